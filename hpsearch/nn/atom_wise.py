@@ -1,0 +1,33 @@
+"""The atom-wise layer: a dense layer applied to every atom."""
+
+# T copies, A atoms
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class AtomWise(nn.Module):
+    """F'_u = Σ_u' F_u' W_u'u / sqrt(fan_in) + b_u, for each of T copies (section 2).
+
+    Weights are stored unit-normal and scaled at use, so that Adam's step, which is relative to the
+    stored scale, means the same in every layer. Biases start at zero.
+
+    Args:
+        copies: T, layers side by side that share nothing.
+        fan_in: features that enter.
+        fan_out: features that leave.
+        bias: whether there is a bias.
+    """
+
+    def __init__(self, copies: int, fan_in: int, fan_out: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(copies, fan_in, fan_out))
+        self.bias = nn.Parameter(torch.zeros(copies, 1, fan_out)) if bias else None
+        self.scale = max(fan_in, 1) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T or 1, A, fan_in]`` to ``[T, A, fan_out]``."""
+        out = torch.matmul(x * self.scale, self.weight)
+        return out if self.bias is None else out + self.bias

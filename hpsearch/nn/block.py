@@ -1,0 +1,75 @@
+"""The convolution & gated block: Eq. 3 followed by the gated nonlinearity of section 2."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from hpsearch.nn.activations import sigmoid, softplus
+from hpsearch.nn.convolution import Convolution
+from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.radial import RadialBasis, RadialMLP
+
+
+class GatedBlock(nn.Module):
+    """Scalars through softplus; each vector times the sigmoid of a scalar of its own.
+
+    L(F_u^0) = Softplus(F̃_u^0) and L(F_u^1) = Sigmoid(F̃_{u+O}^0) F̃_u^1, where the convolution before
+    it emits the gates as extra scalars behind the others (offset O).
+
+    Args:
+        degrees_out: features that leave; as many gates as vectors enter beside them.
+        beta: sharpness of the softplus.
+    """
+
+    def __init__(self, degrees_out: Degrees, beta: float) -> None:
+        super().__init__()
+        self.offset = degrees_out.scalars
+        self.activation = softplus(beta)
+        self.gate = sigmoid()
+
+    def forward(self, features: Features) -> Features:
+        """Apply to features whose scalars end with the gates."""
+        gates = self.gate(features.scalars[..., self.offset :])
+        return Features(
+            self.activation(features.scalars[..., : self.offset]),
+            features.vectors * gates[..., None, :],
+        )
+
+
+class ConvolutionBlock(nn.Module):
+    """A radial MLP, a convolution and a gated block, for each of T copies.
+
+    Args:
+        copies: T, blocks side by side that share nothing.
+        degrees_in: features that enter.
+        degrees_out: features that leave.
+        basis: the radial basis, shared, since it has no weights.
+        radial_layers: hidden layers of the radial MLP.
+        radial_neurons: width of the radial MLP.
+        beta: sharpness of the softplus activations.
+        mean_atoms: mean number of atoms of the training molecules.
+    """
+
+    def __init__(
+        self,
+        copies: int,
+        degrees_in: Degrees,
+        degrees_out: Degrees,
+        basis: RadialBasis,
+        *,
+        radial_layers: int,
+        radial_neurons: int,
+        beta: float,
+        mean_atoms: float,
+    ) -> None:
+        super().__init__()
+        gated = Degrees(degrees_out.scalars + degrees_out.vectors, degrees_out.vectors)
+        self.radial = RadialMLP(copies, basis, radial_layers, radial_neurons, beta)
+        self.convolution = Convolution(copies, degrees_in, gated, radial_neurons, mean_atoms)
+        self.gate = GatedBlock(degrees_out, beta)
+
+    def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Features:
+        """``[T or 1, A, ...]`` to ``[T, A, ...]``, given the basis ``phi`` ``[P, B]``."""
+        out: Features = self.gate(self.convolution(features, pairs, self.radial(phi)))
+        return out

@@ -1,0 +1,44 @@
+"""Atomic features: scalars (l = 0) and vectors (l = 1) carried side by side."""
+
+# T copies (one per target, or one shared), A atoms, u multiplicity
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Degrees(NamedTuple):
+    """How many features of each degree: e3nn's ``{scalars}x0e + {vectors}x1e``."""
+
+    scalars: int
+    vectors: int
+
+    @property
+    def present(self) -> int:
+        """Degrees present, the sum over l_in of Eq. 13."""
+        return (self.scalars > 0) + (self.vectors > 0)
+
+
+class Features(NamedTuple):
+    """Features of all atoms of a batch.
+
+    Attributes:
+        scalars: ``[T, A, u0]``; they do not rotate.
+        vectors: ``[T, A, 3, u1]``; Cartesian x, y, z components, which rotate with the molecule.
+    """
+
+    scalars: Tensor
+    vectors: Tensor
+
+    @property
+    def degrees(self) -> Degrees:
+        """Multiplicities of both degrees."""
+        return Degrees(self.scalars.shape[-1], self.vectors.shape[-1])
+
+    def __add__(self, other: object) -> Features:
+        """Sum, feature by feature: a residual connection or the self-term."""
+        if not isinstance(other, Features):
+            return NotImplemented
+        return Features(self.scalars + other.scalars, self.vectors + other.vectors)

@@ -1,0 +1,98 @@
+"""Who is near whom in a batch of molecules, in a layout made of few rectangular tensors."""
+
+# A atoms, M molecules, N most atoms of a molecule, K most neighbours of an atom, P unordered pairs
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Neighbourhoods:
+    """Every pair of distinct atoms of one molecule no farther apart than a maximum.
+
+    Each atom has K slots for neighbours; unused ones carry the zero direction and the pair P, whose
+    radial function is zero, so they contribute exactly nothing. The pair a = a is left out
+    (docs/decisions/0011).
+
+    Attributes:
+        neighbour: ``[A, K]`` atom in each slot; 0 in unused slots.
+        direction: ``[A, K, 3]`` unit vector from the atom to the one in the slot; 0 if unused.
+        pair: ``[A, K]`` unordered pair of each slot; P if unused.
+        reverse: ``[A, K]`` flat index ``b*K + k'`` of the slot in which neighbour b lists the atom.
+        distance: ``[P]`` distance of each unordered pair, in Å.
+        slots: ``[2, P]`` flat indices ``a*K + k`` of the two slots of each unordered pair.
+        molecule: ``[A]`` molecule of each atom.
+        molecules: M.
+    """
+
+    neighbour: Tensor
+    direction: Tensor
+    pair: Tensor
+    reverse: Tensor
+    distance: Tensor
+    slots: Tensor
+    molecule: Tensor
+    molecules: int
+
+    @classmethod
+    def of(cls, positions: Tensor, counts: Tensor, maximum_angstrom: float) -> Neighbourhoods:
+        """Neighbourhoods of the atoms at ``positions``.
+
+        Molecules have few atoms (at most 29 in QM9), so all pairs of a molecule are looked at.
+
+        Args:
+            positions: ``[A, 3]`` in Å, molecule after molecule.
+            counts: ``[M]`` atoms of each molecule.
+            maximum_angstrom: largest distance of a pair, in Å.
+        """
+        device = positions.device
+        most = int(counts.max())
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(most, device=device)
+        real = place < counts[:, None]  # [M, N]
+        atom = torch.where(real, starts[:, None] + place, 0)
+        padded = positions[atom]  # [M, N, 3]
+
+        offset = padded[:, None, :, :] - padded[:, :, None, :]  # [M, a, b, 3]: from a to b
+        distance = offset.norm(dim=-1)
+        near = real[:, :, None] & real[:, None, :] & (distance <= maximum_angstrom)
+        near &= place[:, None] != place
+
+        # Number the pairs a < b, and give b > a the number of its mirror image.
+        upper = near & (place[:, None] < place)
+        number = (upper.flatten().cumsum(0) - 1).view_as(upper)
+        number = torch.where(upper, number, number.transpose(1, 2))
+        pairs = int(upper.sum())
+
+        # Move each atom's neighbours to its first slots.
+        slots = max(int(near.sum(-1).max()), 1)
+        order = torch.argsort(near.logical_not().to(torch.uint8), dim=-1, stable=True)[..., :slots]
+        used = near.gather(-1, order)[real]  # [A, K]
+        neighbour = torch.where(used, (starts[:, None, None] + order)[real], 0)
+        pair = torch.where(used, number.gather(-1, order)[real], pairs)
+        vector = offset.gather(2, order[..., None].expand(-1, -1, -1, 3))[real]
+        length = distance.gather(-1, order)[real]
+        # Coincident atoms have no direction; theirs is zero.
+        direction = vector / torch.where(used & (length > 0), length, 1.0)[..., None]
+        direction = direction * used[..., None]
+
+        # The two slots of a pair: sort the used slots by pair; each pair then fills two places.
+        flat = torch.argsort(pair.flatten(), stable=True)[: 2 * pairs].view(pairs, 2)
+        reverse = torch.zeros(pair.numel(), dtype=torch.int64, device=device)
+        reverse[flat[:, 0]] = flat[:, 1]
+        reverse[flat[:, 1]] = flat[:, 0]
+        molecule = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+        return cls(
+            neighbour=neighbour,
+            direction=direction,
+            pair=pair,
+            reverse=reverse.view_as(pair),
+            distance=distance[upper],
+            slots=flat.T.contiguous(),
+            molecule=molecule,
+            molecules=len(counts),
+        )

@@ -1,0 +1,142 @@
+"""The multi-target network of section 4.3 and Figure 3."""
+
+# T targets, A atoms, M molecules, P unordered pairs
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.config import NetworkConfig
+from hpsearch.nn.activations import relu
+from hpsearch.nn.atom_wise import AtomWise
+from hpsearch.nn.block import ConvolutionBlock
+from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.radial import RadialBasis
+from hpsearch.targets import ELEMENTS
+
+
+class Featurization(nn.Module):
+    """Embedding, then convolution & gated blocks; shared by all targets.
+
+    A residual connection joins a block's input and output where their widths agree, so never
+    across the first block, whose input is the embedding.
+    """
+
+    def __init__(self, config: NetworkConfig, basis: RadialBasis, mean_atoms: float) -> None:
+        super().__init__()
+        # With a one-hot input one weight makes each feature: unit-normal needs no scale.
+        self.embedding = nn.Parameter(torch.randn(len(ELEMENTS), config.embedding_size))
+        self.residual = config.residual
+        width = Degrees(config.featurization_scalars, config.featurization_vectors)
+        entering = [Degrees(config.embedding_size, 0)] + [width] * (config.featurization_blocks - 1)
+        self.blocks = nn.ModuleList(
+            ConvolutionBlock(1, degrees, width, basis, **_block_options(config, mean_atoms))
+            for degrees in entering
+        )
+
+    def forward(self, elements: Tensor, pairs: Neighbourhoods, phi: Tensor) -> Features:
+        """``[A]`` element indices to features ``[1, A, ...]``."""
+        scalars = self.embedding[elements][None]
+        features = Features(scalars, scalars.new_zeros(1, len(elements), 3, 0))
+        for number, block in enumerate(self.blocks):
+            out = block(features, pairs, phi)
+            features = out + features if self.residual and number > 0 else out
+        return features
+
+
+class OutputBlocks(nn.Module):
+    """One output block per target, side by side: no weights and no gradients are shared.
+
+    Each has its own convolutions, of which the last emits scalars only, and its own atom-wise
+    layers with rectified linear units, of which the last emits a single scalar.
+    """
+
+    def __init__(
+        self, config: NetworkConfig, targets: int, basis: RadialBasis, mean_atoms: float
+    ) -> None:
+        super().__init__()
+        between = Degrees(config.output_scalars, config.output_vectors)
+        widths = [
+            Degrees(config.featurization_scalars, config.featurization_vectors),
+            *[between] * (config.output_blocks - 1),
+            Degrees(config.output_mlp_neurons, 0),
+        ]
+        self.blocks = nn.ModuleList(
+            ConvolutionBlock(targets, first, last, basis, **_block_options(config, mean_atoms))
+            for first, last in pairwise(widths)
+        )
+        neurons = config.output_mlp_neurons
+        fan_outs = [neurons] * (config.output_mlp_layers - 1) + [1]
+        self.atom_wise = nn.ModuleList(
+            AtomWise(targets, neurons, fan_out, bias=True) for fan_out in fan_outs
+        )
+        self.activation = relu()
+
+    def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Tensor:
+        """Features ``[1, A, ...]`` to each atom's contribution ``[T, A]``."""
+        for block in self.blocks:
+            features = block(features, pairs, phi)
+        x = features.scalars
+        for number, layer in enumerate(self.atom_wise):
+            x = layer(self.activation(x) if number > 0 else x)
+        return x.squeeze(-1)
+
+
+class MultiTargetNetwork(nn.Module):
+    """Molecules to normalised targets: shared featurization, one output block per target.
+
+    The output for a molecule is Σ_a R_a, the sum of Eq. 16 without its shift and scale, which
+    belong to the statistics of the training molecules.
+
+    Args:
+        config: the architecture.
+        targets: T, number of output blocks.
+        mean_atoms: mean number of atoms of the training molecules.
+    """
+
+    def __init__(self, config: NetworkConfig, targets: int, mean_atoms: float) -> None:
+        super().__init__()
+        self.config = config
+        self.basis = RadialBasis(
+            config.radial_basis, config.radial_functions, config.radial_maximum_angstrom
+        )
+        self.featurization = Featurization(config, self.basis, mean_atoms)
+        self.output_blocks = OutputBlocks(config, targets, self.basis, mean_atoms)
+
+    @property
+    def weights(self) -> int:
+        """Number of trainable weights."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, elements: Tensor, positions: Tensor, counts: Tensor) -> Tensor:
+        """Normalised outputs.
+
+        Args:
+            elements: ``[A]`` indices into ``targets.ELEMENTS``.
+            positions: ``[A, 3]`` in Å, molecule after molecule.
+            counts: ``[M]`` atoms of each molecule.
+
+        Returns:
+            ``[M, T]``: (t̂ - s)/σ for each molecule and target (Eqs 16 and 17).
+        """
+        pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
+        phi = self.basis(pairs.distance)
+        features = self.featurization(elements, pairs, phi)
+        per_atom = self.output_blocks(features, pairs, phi)
+        total = per_atom.new_zeros(per_atom.shape[0], pairs.molecules)
+        outputs: Tensor = total.index_add(1, pairs.molecule, per_atom).T
+        return outputs
+
+
+def _block_options(config: NetworkConfig, mean_atoms: float) -> dict[str, Any]:
+    return {
+        "radial_layers": config.radial_mlp_layers,
+        "radial_neurons": config.radial_mlp_neurons,
+        "beta": config.softplus_beta,
+        "mean_atoms": mean_atoms,
+    }

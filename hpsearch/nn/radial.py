@@ -1,0 +1,112 @@
+"""Functions of the distance: three radial bases and the radial MLP."""
+
+# P pairs, B basis functions, T copies, H hidden neurons
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.nn.activations import shifted_softplus
+from hpsearch.nn.atom_wise import AtomWise
+
+SHORTEST_DISTANCE_ANGSTROM = 0.9
+"""Below every bond of QM9; where the average over distances that occur begins."""
+
+LARGEST_DISTANCE_ANGSTROM = 11.4
+"""Diameter of QM9's largest molecule; where the average over distances that occur ends."""
+
+
+class RadialBasis(nn.Module):
+    """φ: distances to B functions of them; exactly zero beyond the maximum.
+
+    - ``cosine``: cos²(π/2 (d - μ_B)/Δ) for |d - μ_B| ≤ Δ (Eq. 2; cos², not cos).
+    - ``gaussian``: exp(-(d - μ_B)²/(2Δ²)), SchNet's expansion.
+    - ``bessel``: sqrt(2/c) sin(nπd/c)/d, DimeNet's; at d = 0 its limit sqrt(2/c) nπ/c.
+
+    The centres μ_B are equally spaced from 0 to the maximum c, Δ apart.
+
+    Args:
+        name: one of the three.
+        functions: B, at least 2.
+        maximum_angstrom: c, in Å.
+
+    Attributes:
+        mean_square: E Σ_B φ_B², averaged over distances that occur in molecules; 3/4 for cos².
+    """
+
+    centres: Tensor
+
+    def __init__(self, name: str, functions: int, maximum_angstrom: float) -> None:
+        super().__init__()
+        self.maximum_angstrom = maximum_angstrom
+        self._basis = {"cosine": self._cosine, "gaussian": self._gaussian, "bessel": self._bessel}[
+            name
+        ]
+        centres = torch.linspace(0.0, maximum_angstrom, functions, dtype=torch.float64)
+        self.spacing = maximum_angstrom / (functions - 1)
+        self.register_buffer("centres", centres.to(torch.get_default_dtype()), persistent=False)
+        self.mean_square = self._mean_square(centres)
+
+    def _mean_square(self, centres: Tensor) -> float:
+        first = min(SHORTEST_DISTANCE_ANGSTROM, self.maximum_angstrom / 2)
+        last = min(LARGEST_DISTANCE_ANGSTROM, self.maximum_angstrom)
+        distance = torch.linspace(first, last, 4_001, dtype=torch.float64)
+        return float(self._basis(distance, centres).square().sum(-1).mean())
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """``[P]`` distances in Å to ``[P, B]``."""
+        inside = distance <= self.maximum_angstrom
+        return self._basis(distance, self.centres) * inside[:, None]
+
+    def _cosine(self, distance: Tensor, centres: Tensor) -> Tensor:
+        x = (distance[:, None] - centres) / self.spacing
+        return torch.cos(0.5 * math.pi * x.clamp(-1.0, 1.0)).square()
+
+    def _gaussian(self, distance: Tensor, centres: Tensor) -> Tensor:
+        x = (distance[:, None] - centres) / self.spacing
+        return torch.exp(-0.5 * x.square())
+
+    def _bessel(self, distance: Tensor, centres: Tensor) -> Tensor:
+        frequency = torch.arange(1, len(centres) + 1, dtype=distance.dtype, device=distance.device)
+        frequency = frequency * (math.pi / self.maximum_angstrom)
+        # sin(kd)/d = k sinc(kd/π), finite at d = 0.
+        value = frequency * torch.sinc(distance[:, None] * frequency / math.pi)
+        return math.sqrt(2.0 / self.maximum_angstrom) * value
+
+
+class RadialMLP(nn.Module):
+    """g(d): the radial MLP up to its last hidden layer, for each of T copies.
+
+    No biases and an activation that keeps zero, so g = 0 where every basis function is 0. The first
+    layer is divided by sqrt(E Σ_B φ²), not by sqrt(B), since only a few basis functions differ from
+    zero at any distance (docs/decisions/0010). The last, linear layer belongs to the convolution:
+    R_uv(d) = Σ_h W_uvh g_h(d) / sqrt(H).
+
+    Args:
+        copies: T.
+        basis: the radial basis.
+        layers: hidden layers, at least one.
+        neurons: H, width of each.
+        beta: sharpness of the softplus.
+    """
+
+    def __init__(
+        self, copies: int, basis: RadialBasis, layers: int, neurons: int, beta: float
+    ) -> None:
+        super().__init__()
+        self.activation = shifted_softplus(beta)
+        self.first = nn.Parameter(torch.randn(copies, len(basis.centres), neurons))
+        self.first_scale = basis.mean_square**-0.5
+        self.hidden = nn.ModuleList(
+            AtomWise(copies, neurons, neurons, bias=False) for _ in range(layers - 1)
+        )
+
+    def forward(self, phi: Tensor) -> Tensor:
+        """``[P, B]`` to ``[T, P, H]``."""
+        g: Tensor = self.activation(torch.matmul(phi * self.first_scale, self.first))
+        for layer in self.hidden:
+            g = self.activation(layer(g))
+        return g

@@ -173,11 +173,11 @@ class Convolution(nn.Module):
         """One copy: ``[A, u0]`` scalars and ``[A, 3, u1]`` vectors."""
         T_scalar, T_vector, scalars = inputs
         A, K = pairs.pair.shape
-        u0, u1 = self.degrees_out
+        u1 = self.degrees_out.vectors
         g = _spread_pairs(radial, pairs)  # [A, K, H]
         g_transposed = g.transpose(1, 2)
 
-        out_scalars = torch.bmm(g_transposed, T_scalar).flatten(1) @ to_scalars.reshape(-1, u0)
+        out_scalars = torch.bmm(g_transposed, T_scalar).flatten(1) @ to_scalars.flatten(0, 1)
         out_vectors = scalars.new_zeros(A, 3, u1)
         if u1 and scalars.shape[1]:
             Z = (scalars @ scalars_to_vectors.flatten(1)).view(A, -1, u1)
@@ -185,8 +185,8 @@ class Convolution(nn.Module):
             out_vectors = torch.bmm(pairs.direction.transpose(1, 2) * math.sqrt(3), M)
         if u1 and T_vector.shape[-1]:
             aggregate = torch.bmm(g_transposed, T_vector.flatten(2)).view(A, g.shape[2], 3, -1)
-            aggregate = aggregate.transpose(1, 2).reshape(3 * A, -1)
-            product = aggregate @ vectors_to_vectors.reshape(-1, u1)
+            aggregate = aggregate.transpose(1, 2).flatten(2).flatten(0, 1)
+            product = aggregate @ vectors_to_vectors.flatten(0, 1)
             out_vectors = out_vectors + product.view(A, 3, u1)
         return out_scalars, out_vectors
 

@@ -1,0 +1,118 @@
+"""Checkpoint files of one run: written beside and renamed, named by their content, never pickled.
+
+A file is called ``<stem>-<epoch>-<digest>.safetensors``; the digest is of its bytes, so a damaged
+file is known by its name. Tensors are safetensors, everything else is JSON in the file's header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import HpsearchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHECKPOINT = "checkpoint"
+"""Stem of files from which training continues."""
+
+BEST = "best"
+"""Stem of files that hold the weights of the best epoch so far."""
+
+_NAME = re.compile(r"(?P<stem>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})\.safetensors")
+
+
+def write(
+    directory: Path, stem: str, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]
+) -> Path:
+    """Write one file whole or not at all.
+
+    Raises:
+        HpsearchError: the disk is full or the folder cannot be written; older files stay whole.
+    """
+    from safetensors.torch import save
+
+    data = save(tensors, metadata={"state": json.dumps(state)})
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    path = directory / f"{stem}-{epoch:05d}-{digest}.safetensors"
+    beside = directory / f".{path.name}.{os.getpid()}.partial"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        _sync_folder(directory)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise HpsearchError(
+            f"cannot write the checkpoint {path}: {error.strerror or error}; free space or choose "
+            "another folder and run the same command again: it goes on from the epoch before"
+        ) from error
+    return path
+
+
+def _sync_folder(directory: Path) -> None:
+    # Without this a power cut may undo the rename after the file itself is safe.
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and state of a file; ``None`` if it is missing or damaged."""
+    from safetensors.torch import load
+
+    match = _NAME.fullmatch(path.name)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if match is None or hashlib.sha256(data).hexdigest()[:16] != match["digest"]:
+        return None
+    header = int.from_bytes(data[:8], "little")
+    state = json.loads(data[8 : 8 + header])["__metadata__"]["state"]
+    return load(data), json.loads(state)
+
+
+def files(directory: Path, stem: str) -> list[Path]:
+    """Files of ``stem``, newest epoch first."""
+    found = [
+        (int(match["epoch"]), path)
+        for path in (directory.iterdir() if directory.is_dir() else ())
+        if (match := _NAME.fullmatch(path.name)) and match["stem"] == stem
+    ]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def whole(directory: Path, stem: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Undamaged files of ``stem``, newest epoch first."""
+    for path in files(directory, stem):
+        content = read(path)
+        if content is not None:
+            yield content
+
+
+def discard(directory: Path, *, keep_best: bool) -> None:
+    """Remove what is only needed to continue a run that has ended, and half-written files.
+
+    Args:
+        directory: the run's folder; it may be missing.
+        keep_best: whether the best epoch's weights stay.
+    """
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        match = _NAME.fullmatch(path.name)
+        ended = match is not None and not (keep_best and match["stem"] == BEST)
+        if ended or path.name.endswith(".partial"):
+            path.unlink(missing_ok=True)

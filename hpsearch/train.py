@@ -1,0 +1,395 @@
+"""Training one network: epochs, schedule, checkpoints and the weights of the best epoch.
+
+Torch and the data only: no database, no Ray. One ``Training`` is one run of a search or ablation.
+"""
+
+# M molecules, T targets
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpsearch import checkpoint
+from hpsearch.config import TrainingConfig, TrialConfig
+from hpsearch.data.molecule import MoleculeBatch, Molecules
+from hpsearch.data.split import Split, make_split
+from hpsearch.data.statistics import TargetStatistics
+from hpsearch.errors import HpsearchError
+from hpsearch.nn import MultiTargetNetwork
+from hpsearch.nn.loss import molecule_losses, multi_target_loss
+from hpsearch.runs import Completion, EpochMetrics, RunFacts
+
+EVALUATION_BATCH = 64
+"""Molecules a batch without gradients; bounds memory, has no effect on results."""
+
+WARM_UP_FRACTION = 0.05
+"""Part of a ``cosine`` schedule's steps over which the learning rate rises."""
+
+
+class NonFiniteLoss(HpsearchError):
+    """The loss is not finite: the run has diverged.
+
+    Attributes:
+        epoch: epoch in which it happened, from 1.
+        step: optimizer step in which it happened, from 1, over all epochs.
+    """
+
+    def __init__(self, epoch: int, step: int, learning_rate: float) -> None:
+        super().__init__(
+            f"the loss is not finite at step {step} (epoch {epoch}, learning rate "
+            f"{learning_rate:.3g})"
+        )
+        self.epoch = epoch
+        self.step = step
+
+
+class Schedule:
+    """The learning rate over time, by the name in the configuration.
+
+    Args:
+        optimizer: whose learning rate is set.
+        config: names the schedule and holds its values.
+        steps: optimizer steps of all epochs together.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int
+    ) -> None:
+        self._by_step: torch.optim.lr_scheduler.LambdaLR | None = None
+        self._by_epoch: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        if config.schedule == "plateau":
+            self._by_epoch = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimizer,
+                factor=config.plateau_factor,
+                patience=config.plateau_patience,
+                min_lr=config.minimum_learning_rate,
+                threshold=0.0,
+            )
+        else:
+            lowest = min(config.minimum_learning_rate / config.learning_rate, 1.0)
+            warm_up = max(1, round(WARM_UP_FRACTION * steps))
+
+            def factor(step: int) -> float:
+                if step < warm_up:
+                    return (step + 1) / (warm_up + 1)
+                progress = min((step - warm_up) / max(1, steps - warm_up), 1.0)
+                return lowest + (1.0 - lowest) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+            self._by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+    def after_step(self) -> None:
+        """Call after every optimizer step."""
+        if self._by_step is not None:
+            self._by_step.step()
+
+    def after_epoch(self, validation_loss: float) -> None:
+        """Call after every epoch."""
+        if self._by_epoch is not None:
+            self._by_epoch.step(validation_loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-safe state."""
+        state: dict[str, Any] = (self._by_epoch or self._by_step).state_dict()  # type: ignore[union-attr]
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        (self._by_epoch or self._by_step).load_state_dict(state)  # type: ignore[union-attr]
+
+
+class Training:
+    """One network in training; continues from the newest whole checkpoint in its folder.
+
+    Everything random is a function of the configuration's seed: the weights, and the order of
+    molecules as a function of seed and epoch. So a run that is continued on the same machine goes
+    on bit for bit.
+
+    Args:
+        config: the run.
+        molecules: the data set.
+        directory: folder of the run's checkpoints; made at the first one.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: the configuration asks for more molecules than there are.
+        HpsearchError: the folder's checkpoint belongs to another run.
+
+    Attributes:
+        facts: what is known before the first epoch.
+        history: metrics of all epochs so far, those before a resume included.
+        statistics: of the training molecules (Eqs 14-16).
+    """
+
+    def __init__(
+        self, config: TrialConfig, molecules: Molecules, directory: Path, device: str = "cpu"
+    ) -> None:
+        self.config = config
+        self.directory = directory
+        self.device = torch.device(device)
+        self.history: list[EpochMetrics] = []
+        self._molecules = molecules
+        self.split: Split = make_split(molecules, config.data)
+        self.statistics = TargetStatistics.fit(molecules, self.split.train, config.targets)
+        self._scale = torch.from_numpy(self.statistics.reporting_scale)
+        self._training_targets = self._normalised(self.split.train).to(torch.get_default_dtype())
+        self._validation_targets = self._normalised(self.split.validation)
+
+        mean_atoms = float(molecules.atom_counts[self.split.train].mean())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            network = MultiTargetNetwork(config.network, len(config.targets), mean_atoms)
+        self.network = network.to(self.device)
+        self._optimizer = torch.optim.Adam(
+            self.network.parameters(), lr=config.training.learning_rate, fused=True
+        )
+        self._steps_per_epoch = math.ceil(len(self.split.train) / config.training.batch_size)
+        self._schedule = Schedule(
+            self._optimizer, config.training, self._steps_per_epoch * config.training.epochs
+        )
+        self.facts = RunFacts(
+            weights=self.network.weights,
+            host=platform.node(),
+            device=self._device_name(),
+            data_hash=molecules.content_hash,
+            split_hash=self.split.hash,
+            zero_output_loss=float(self._validation_targets.square().sum(1).mean()),
+        )
+        self._resume()
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs trained so far."""
+        return len(self.history)
+
+    @property
+    def best_epoch(self) -> int:
+        """Epoch of the lowest validation loss, the first one of equals; 0 before any."""
+        if not self.history:
+            return 0
+        return min(self.history, key=lambda metrics: metrics.validation_loss).epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether the most epochs are reached or early stopping has struck."""
+        patience = self.config.training.early_stopping_patience
+        stale = self.epochs_done - self.best_epoch
+        return self.epochs_done >= self.config.training.epochs or stale >= patience
+
+    def run_epoch(self) -> EpochMetrics:
+        """Train one epoch, evaluate on the validation molecules, write the checkpoint.
+
+        Raises:
+            NonFiniteLoss: the training or validation loss is not finite.
+            HpsearchError: the checkpoint cannot be written.
+        """
+        started = time.perf_counter()
+        epoch = self.epochs_done + 1
+        training_loss = self._train(epoch)
+        loss, losses, maes = self.evaluate(self.split.validation, self._validation_targets)
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(epoch, epoch * self._steps_per_epoch, self._learning_rate)
+        self._schedule.after_epoch(loss)
+        metrics = EpochMetrics(
+            epoch=epoch,
+            learning_rate=self._learning_rate,
+            seconds=time.perf_counter() - started,
+            training_loss=training_loss,
+            validation_loss=loss,
+            target_losses=losses,
+            target_maes=maes,
+        )
+        self.history.append(metrics)
+        self._save()
+        return metrics
+
+    def complete(self, evaluate_test: bool) -> Completion:
+        """The run's result, with the weights of the best validation epoch in the network.
+
+        Args:
+            evaluate_test: whether the test set is opened.
+
+        Raises:
+            HpsearchError: the best epoch's weights are missing or damaged.
+        """
+        self._load_best()
+        best = self.history[self.best_epoch - 1]
+        test_loss: float | None = None
+        test_maes: dict[str, float] = {}
+        if evaluate_test:
+            test_loss, _, test_maes = self.evaluate(
+                self.split.test, self._normalised(self.split.test)
+            )
+        return Completion(
+            epochs=self.epochs_done,
+            best_epoch=best.epoch,
+            best_validation_loss=best.validation_loss,
+            test_loss=test_loss,
+            test_maes=test_maes,
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self, rows: np.ndarray[Any, Any], normalised: Tensor
+    ) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Evaluate the network as it is.
+
+        Args:
+            rows: molecules.
+            normalised: ``[M, T]`` their normalised targets, float64.
+
+        Returns:
+            Eq. 18, Eq. 17 averaged per target, and the MAE per target in reporting units.
+        """
+        self.network.eval()
+        outputs = torch.cat([self._outputs(batch) for batch in self._batches(rows)]).cpu().double()
+        # In normalised units the error is exact; units come back in float64 (docs/decisions/0012).
+        losses = molecule_losses(outputs, normalised).mean(0)
+        maes = (outputs - normalised).abs().mean(0) * self._scale
+        names = self.config.targets
+        return (
+            float(losses.sum()),
+            dict(zip(names, losses.tolist(), strict=True)),
+            dict(zip(names, maes.tolist(), strict=True)),
+        )
+
+    def _train(self, epoch: int) -> float:
+        self.network.train()
+        rows = self.split.train
+        size = self.config.training.batch_size
+        order = np.random.default_rng([self.config.training.seed, epoch]).permutation(len(rows))
+        # A GPU is asked for its losses now and then only, since each answer waits for it.
+        check_every = 1 if self.device.type == "cpu" else 50
+        pending: list[Tensor] = []
+        total = 0.0
+        for step in range(self._steps_per_epoch):
+            chosen = order[step * size : (step + 1) * size]
+            targets = self._training_targets[torch.from_numpy(chosen)].to(self.device)
+            loss = multi_target_loss(self._outputs(self._molecules.batch(rows[chosen])), targets)
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+            self._schedule.after_step()
+            pending.append(loss.detach() * len(chosen))
+            if len(pending) == check_every or step + 1 == self._steps_per_epoch:
+                losses = torch.stack(pending).double().cpu()
+                wrong = (~losses.isfinite()).nonzero()
+                if len(wrong):
+                    first = step + 1 - len(pending) + int(wrong[0]) + 1
+                    before = (epoch - 1) * self._steps_per_epoch
+                    raise NonFiniteLoss(epoch, before + first, self._learning_rate)
+                total += float(losses.sum())
+                pending.clear()
+        return total / len(rows)
+
+    def _outputs(self, batch: MoleculeBatch) -> Tensor:
+        outputs: Tensor = self.network(
+            batch.elements.to(self.device),
+            batch.positions.to(self.device, torch.get_default_dtype()),
+            batch.counts.to(self.device),
+        )
+        return outputs
+
+    def _batches(self, rows: np.ndarray[Any, Any]) -> Iterator[MoleculeBatch]:
+        for start in range(0, len(rows), EVALUATION_BATCH):
+            yield self._molecules.batch(rows[start : start + EVALUATION_BATCH])
+
+    def _normalised(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(self.statistics.normalise(self._molecules, rows))
+
+    @property
+    def _learning_rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def _device_name(self) -> str:
+        if self.device.type == "cpu":
+            return "cpu"
+        return torch.cuda.get_device_name(self.device)
+
+    # --- checkpoints ---
+
+    def _save(self) -> None:
+        epoch = self.epochs_done
+        if self.best_epoch == epoch:
+            weights = self._weights()
+            checkpoint.write(self.directory, checkpoint.BEST, epoch, weights, self._identity())
+        tensors = {f"network.{name}": value for name, value in self._weights().items()}
+        for number, state in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+        state = {
+            **self._identity(),
+            "history": [asdict(metrics) for metrics in self.history],
+            "schedule": self._schedule.state_dict(),
+            "learning_rate": self._learning_rate,
+        }
+        checkpoint.write(self.directory, checkpoint.CHECKPOINT, epoch, tensors, state)
+        # The checkpoint before this one stays, in case this one is damaged; so does its best epoch.
+        for path in checkpoint.files(self.directory, checkpoint.CHECKPOINT)[2:]:
+            path.unlink(missing_ok=True)
+        for path in checkpoint.files(self.directory, checkpoint.BEST)[2:]:
+            path.unlink(missing_ok=True)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.contiguous() for name, value in self.network.state_dict().items()}
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "fingerprint": self.config.fingerprint,
+            "data_hash": self.facts.data_hash,
+            "split_hash": self.facts.split_hash,
+            "statistics": self.statistics.to_dict(),
+        }
+
+    def _resume(self) -> None:
+        content = next(checkpoint.whole(self.directory, checkpoint.CHECKPOINT), None)
+        if content is None:
+            return
+        tensors, state = content
+        mine = self._identity()
+        for key in ("fingerprint", "data_hash", "split_hash"):
+            if state[key] != mine[key]:
+                raise HpsearchError(
+                    f"the checkpoint in {self.directory} must belong to this run; its {key} is "
+                    f"{state[key][:12]}, the run's is {mine[key][:12]}; move the folder away"
+                )
+        self.network.load_state_dict(_with_prefix(tensors, "network."))
+        optimizer = self._optimizer.state_dict()
+        optimizer["state"] = {
+            number: _with_prefix(tensors, f"optimizer.{number}.")
+            for number, _ in enumerate(self.network.parameters())
+        }
+        self._optimizer.load_state_dict(optimizer)
+        self._schedule.load_state_dict(state["schedule"])
+        for group in self._optimizer.param_groups:
+            group["lr"] = state["learning_rate"]
+        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
+
+    def _load_best(self) -> None:
+        name = f"{checkpoint.BEST}-{self.best_epoch:05d}-*.safetensors"
+        for path in self.directory.glob(name):
+            content = checkpoint.read(path)
+            if content is not None and content[1]["fingerprint"] == self.config.fingerprint:
+                self.network.load_state_dict(content[0])
+                return
+        raise HpsearchError(
+            f"the weights of the best epoch {self.best_epoch} must lie in {self.directory}; they "
+            "are missing or damaged; remove the folder to train this run again"
+        )
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

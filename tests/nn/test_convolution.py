@@ -1,0 +1,156 @@
+import math
+
+import oracle
+import pytest
+import torch
+
+from hpsearch.nn.convolution import Convolution
+from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.radial import RadialBasis, RadialMLP
+
+COUNTS = torch.tensor([5, 1, 7])
+MAXIMUM = 3.0
+
+
+def positions():
+    return torch.randn(13, 3) * 1.5
+
+
+def random_features(copies, degrees, atoms=13):
+    return Features(
+        torch.randn(copies, atoms, degrees.scalars),
+        torch.randn(copies, atoms, 3, degrees.vectors),
+    )
+
+
+def neighbour_part(convolution, features, pairs, g):
+    """The convolution without its self-term."""
+    out = convolution(features, pairs, g)
+    self_term = convolution._self_term(features)
+    return Features(out.scalars - self_term.scalars, out.vectors - self_term.vectors)
+
+
+@pytest.mark.parametrize("copies, shared", [(1, True), (3, True), (3, False)])
+@pytest.mark.parametrize("degrees_out", [(5, 2), (5, 0), (0, 2), (1, 0)])
+@pytest.mark.parametrize("degrees_in", [(4, 3), (4, 0), (0, 3), (1, 0), (0, 1)])
+def test_outputs_and_gradients_equal_e3nns_tensor_product(degrees_in, degrees_out, copies, shared):
+    degrees_in, degrees_out = Degrees(*degrees_in), Degrees(*degrees_out)
+    place = positions()
+    basis = RadialBasis("cosine", 8, MAXIMUM)
+    mlp = RadialMLP(copies, basis, 2, 6, 5.0)
+    convolution = Convolution(copies, degrees_in, degrees_out, 6, mean_atoms=18.0)
+    features = random_features(1 if shared else copies, degrees_in)
+    features = Features(*(x.requires_grad_() for x in features))
+    pairs = Neighbourhoods.of(place, COUNTS, MAXIMUM)
+
+    out = neighbour_part(convolution, features, pairs, mlp(basis(pairs.distance)))
+    mine = torch.stack([oracle.flatten(out, t) for t in range(copies)])
+    theirs = torch.stack(
+        oracle.convolve(
+            convolution,
+            degrees_in,
+            features,
+            lambda d: mlp(basis(d)),
+            place,
+            COUNTS,
+            MAXIMUM,
+            18.0,
+        )
+    )
+    assert torch.allclose(mine, theirs, atol=1e-12)
+    assert mine.abs().max() > 1e-3
+
+    wanted = [*features, convolution.to_scalars, convolution.scalars_to_vectors]
+    wanted += [convolution.vectors_to_vectors, *mlp.parameters()]
+    wanted = [x for x in wanted if x.numel()]
+    upstream = torch.randn_like(mine)
+    gradients = [
+        torch.autograd.grad(out, wanted, upstream, retain_graph=True, allow_unused=True)
+        for out in (mine, theirs)
+    ]
+    for parameter, a, b in zip(wanted, *gradients, strict=True):
+        zero = torch.zeros_like(parameter)
+        assert torch.allclose(zero if a is None else a, zero if b is None else b, atol=1e-10)
+
+
+def test_second_moments_stay_one_as_eq_13_promises():
+    # Eq. 13's premise: normal features, normal radial functions, one neighbour.
+    S, V, H, A = 40, 30, 64, 600
+    degrees = Degrees(S, V)
+    convolution = Convolution(1, degrees, Degrees(32, 32), H, mean_atoms=1.0)
+    place = torch.randn(A, 3)
+    place[1::2] = place[::2] + torch.nn.functional.normalize(torch.randn(A // 2, 3), dim=1)
+    pairs = Neighbourhoods.of(place, torch.full((A // 2,), 2), 2.0)
+    g = torch.randn(1, A // 2, H)
+    out = neighbour_part(convolution, random_features(1, degrees, A), pairs, g)
+    assert out.scalars.square().mean().item() == pytest.approx(1.0, abs=0.1)
+    assert out.vectors.square().mean().item() == pytest.approx(1.0, abs=0.1)
+
+
+def test_vectors_rotate_and_scalars_do_not():
+    from e3nn import o3
+
+    rotation = o3.rand_matrix()
+    degrees = Degrees(4, 3)
+    place = positions()
+    basis = RadialBasis("bessel", 6, MAXIMUM)
+    mlp = RadialMLP(1, basis, 1, 5, 5.0)
+    convolution = Convolution(1, degrees, Degrees(5, 4), 5, mean_atoms=18.0)
+    features = random_features(1, degrees)
+
+    def apply(place, features):
+        pairs = Neighbourhoods.of(place, COUNTS, MAXIMUM)
+        return convolution(features, pairs, mlp(basis(pairs.distance)))
+
+    turned = Features(features.scalars, torch.einsum("ij,tajv->taiv", rotation, features.vectors))
+    before, after = apply(place, features), apply(place @ rotation.T, turned)
+    assert torch.allclose(after.scalars, before.scalars, atol=1e-12)
+    assert torch.allclose(
+        after.vectors, torch.einsum("ij,tajv->taiv", rotation, before.vectors), atol=1e-12
+    )
+    assert not torch.allclose(after.vectors, before.vectors, atol=1e-2)
+
+
+def test_reflections_are_told_apart():
+    # Paths are those of SE(3): 1 x 1 -> 1 through l_f = 1 knows left from right (notes of 0011).
+    degrees = Degrees(0, 2)
+    basis = RadialBasis("cosine", 6, MAXIMUM)
+    mlp = RadialMLP(1, basis, 1, 5, 5.0)
+    convolution = Convolution(1, degrees, Degrees(0, 2), 5, mean_atoms=18.0)
+    place = positions()
+    features = random_features(1, degrees)
+
+    def apply(sign):
+        pairs = Neighbourhoods.of(sign * place, COUNTS, MAXIMUM)
+        flipped = Features(features.scalars, sign * features.vectors)
+        return convolution(flipped, pairs, mlp(basis(pairs.distance))).vectors
+
+    assert not torch.allclose(apply(-1.0), -apply(1.0), atol=1e-3)
+
+
+def test_one_scalar_and_one_neighbour_by_hand():
+    # out = n R S / sqrt(mean atoms) with n sqrt(4π)^-1 = 1, R = W g(d) for H = 1.
+    convolution = Convolution(1, Degrees(1, 0), Degrees(1, 1), 1, mean_atoms=4.0)
+    with torch.no_grad():
+        convolution.to_scalars.fill_(2.0)
+        convolution.scalars_to_vectors.fill_(3.0)
+        convolution.self_scalars.weight.fill_(0.5)
+    place = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    pairs = Neighbourhoods.of(place, torch.tensor([2]), 2.0)
+    features = Features(torch.tensor([[[1.0], [10.0]]]), torch.zeros(1, 2, 3, 0))
+    out = convolution(features, pairs, torch.tensor([[[7.0]]]))
+    assert out.scalars[0, 0, 0].item() == pytest.approx(0.5 * 1.0 + 2.0 * 7.0 * 10.0 / 2.0)
+    expected = torch.tensor([0.0, 0.0, math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0])
+    assert torch.allclose(out.vectors[0, 0, :, 0], expected)
+    assert torch.allclose(out.vectors[0, 1, :, 0], -expected / 10.0)
+
+
+def test_an_atom_without_neighbours_keeps_only_its_self_term():
+    degrees = Degrees(4, 3)
+    convolution = Convolution(2, degrees, Degrees(5, 2), 6, mean_atoms=18.0)
+    pairs = Neighbourhoods.of(positions() * 100, COUNTS, 1.0)
+    features = random_features(1, degrees)
+    out = neighbour_part(convolution, features, pairs, torch.zeros(2, 0, 6))
+    assert out.scalars.abs().max() == 0
+    assert out.vectors.abs().max() == 0

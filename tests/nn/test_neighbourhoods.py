@@ -1,0 +1,61 @@
+import oracle
+import torch
+
+from hpsearch.nn.neighbourhoods import Neighbourhoods
+
+
+def used_slots(pairs):
+    """{(a, b): (distance, direction)} from the slots in use."""
+    found = {}
+    A, K = pairs.pair.shape
+    for a in range(A):
+        for k in range(K):
+            p = int(pairs.pair[a, k])
+            if p < len(pairs.distance):
+                b = int(pairs.neighbour[a, k])
+                assert (a, b) not in found
+                found[a, b] = (float(pairs.distance[p]), pairs.direction[a, k])
+    return found
+
+
+def test_every_pair_within_the_maximum_once_each_way():
+    counts = torch.tensor([4, 1, 9, 2])
+    positions = torch.randn(16, 3) * 2
+    pairs = Neighbourhoods.of(positions, counts, 2.5)
+    found = used_slots(pairs)
+    a, b = oracle.edges(positions, counts, 2.5)
+    assert sorted(found) == sorted(zip(a.tolist(), b.tolist(), strict=True))
+    for (i, j), (distance, direction) in found.items():
+        vector = positions[j] - positions[i]
+        assert abs(distance - vector.norm()) < 1e-12
+        assert torch.allclose(direction, vector / vector.norm())
+    assert len(pairs.distance) * 2 == len(found)
+
+
+def test_reverse_and_slots_name_the_same_pair_from_both_ends():
+    counts = torch.tensor([6, 5])
+    pairs = Neighbourhoods.of(torch.randn(11, 3), counts, 1.5)
+    K = pairs.pair.shape[1]
+    flat_pair, flat_neighbour = pairs.pair.flatten(), pairs.neighbour.flatten()
+    used = (flat_pair < len(pairs.distance)).nonzero().flatten()
+    for slot in used.tolist():
+        back = int(pairs.reverse.flatten()[slot])
+        assert flat_pair[back] == flat_pair[slot]
+        assert back // K == flat_neighbour[slot]
+        assert flat_neighbour[back] == slot // K
+    assert torch.equal(flat_pair[pairs.slots[0]], torch.arange(len(pairs.distance)))
+    assert torch.equal(flat_pair[pairs.slots[1]], torch.arange(len(pairs.distance)))
+    assert not torch.equal(pairs.slots[0], pairs.slots[1])
+
+
+def test_molecules_do_not_see_each_other():
+    positions = torch.zeros(2, 3)
+    pairs = Neighbourhoods.of(positions, torch.tensor([1, 1]), 5.0)
+    assert len(pairs.distance) == 0
+    assert pairs.direction.abs().max() == 0
+
+
+def test_coincident_atoms_have_no_direction():
+    pairs = Neighbourhoods.of(torch.zeros(2, 3), torch.tensor([2]), 5.0)
+    assert pairs.distance.tolist() == [0.0]
+    assert pairs.direction.abs().max() == 0

@@ -1,0 +1,20 @@
+"""The SQL store: experiments, runs, epochs and results beside Optuna's tables in one database.
+
+The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL several.
+"""
+
+from hpsearch.store.address import DEFAULT_URL, default_url
+from hpsearch.store.names import check_name, experiment_folder
+from hpsearch.store.records import Experiment, Kind, StoredRun
+from hpsearch.store.store import Store
+
+__all__ = [
+    "DEFAULT_URL",
+    "Experiment",
+    "Kind",
+    "Store",
+    "StoredRun",
+    "check_name",
+    "default_url",
+    "experiment_folder",
+]

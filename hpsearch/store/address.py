@@ -1,0 +1,153 @@
+"""Where a store is: its URL, read once, whose password never leaves this module as text."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpsearch.errors import InputError
+
+DEFAULT_URL = "sqlite:///storage/hpsearch.db"
+"""The store where neither an option nor the environment names one."""
+
+ENVIRONMENT_VARIABLE = "HPSEARCH_STORAGE"
+EXAMPLES = f"{DEFAULT_URL} or postgresql://user@host/database"
+CONNECT_SECONDS = 10
+BUSY_SECONDS = 10.0
+_SECRETS = ("password", "sslpassword")
+_POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+def default_url() -> str:
+    """The URL in ``HPSEARCH_STORAGE``, else :data:`DEFAULT_URL`."""
+    return os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_URL
+
+
+@final
+class Address:
+    """A parsed store URL: SQLite's made absolute, PostgreSQL's served by psycopg 3.
+
+    Attributes:
+        label: for messages: the absolute path, or the URL with its password hidden.
+        path: the SQLite file; ``None`` for PostgreSQL.
+    """
+
+    def __init__(self, text: str) -> None:
+        """Parse ``text``.
+
+        Raises:
+            InputError: ``text`` is no URL of a SQLite file or a PostgreSQL database.
+        """
+        url = _parse(text)
+        if url.drivername in ("sqlite", "sqlite+pysqlite"):
+            self.path: Path | None = _sqlite_path(url)
+            self.label = str(self.path)
+        elif url.drivername in _POSTGRESQL:
+            self.path = None
+            url = url.set(drivername="postgresql+psycopg")
+            self.label = _without_secrets(url)
+        else:
+            raise InputError(
+                f"a store must be SQLite or PostgreSQL (psycopg), as in {EXAMPLES}; "
+                f"got a URL that begins with '{url.drivername}:'"
+            )
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"Address({self.label!r})"
+
+    @property
+    def bare_url(self) -> str:
+        """A URL that names the dialect and nothing else; the connection comes from `connector`.
+
+        Optuna keeps the URL that it is given, formats it (a brace in a password raises) and
+        writes it into a configuration; so it gets one that holds no secret and no path.
+        """
+        return "sqlite://" if self.path else "postgresql+psycopg://"
+
+    def connector(self, *, create: bool) -> Callable[[], Any]:
+        """A function that opens one new driver connection.
+
+        Args:
+            create: whether a missing SQLite file may be made.
+        """
+        if self.path is not None:
+            return _sqlite_connector(self.path, create)
+        dialect_class = self._url.get_dialect()
+        dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
+        arguments, options = dialect.create_connect_args(self._url)
+        # Without it a host that swallows packets holds the command for minutes.
+        options.setdefault("connect_timeout", CONNECT_SECONDS)
+        options.setdefault("application_name", "hpsearch")
+        return lambda: dialect.connect(*arguments, **options)
+
+    def one_line(self, error: BaseException) -> str:
+        """What ``error`` says, on one line and without a secret."""
+        text = " ".join(str(getattr(error, "orig", None) or error).split())
+        for secret in _secrets(self._url):
+            text = text.replace(secret, "***")
+        return text
+
+
+def _parse(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (SQLAlchemyError, ValueError):
+        # A text with an @ may hold a password, so it is not repeated.
+        got = "got one that cannot be parsed" if "@" in text else f"got '{text}'"
+        hint = ""
+        if text and ":" not in text and "@" not in text:
+            hint = f"; a SQLite file is written sqlite:///{text}"
+        raise InputError(f"a store must be a URL as {EXAMPLES}; {got}{hint}") from None
+
+
+def _sqlite_path(url: URL) -> Path:
+    name = url.database or ""
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise InputError(
+            f"a store must outlive its command, so SQLite needs a file, as in {DEFAULT_URL}; "
+            f"got '{url.render_as_string()}'"
+        )
+    if url.query:
+        raise InputError(f"a SQLite store takes no options; got '{url.render_as_string()}'")
+    if "\0" in name:
+        raise InputError("the path of a store must not contain a NUL character")
+    return Path(name).expanduser().absolute()
+
+
+def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connection]:
+    # The mode makes SQLite itself refuse to create a file for a reader, even one that is deleted
+    # between our check and the connection.
+    uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(
+            uri,
+            uri=True,
+            timeout=BUSY_SECONDS,
+            # Transactions begin by the hooks in `engine`, not by the driver's guess, which takes
+            # the write lock too late: two processes then read the same rows before either writes.
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    return connect
+
+
+def _secrets(url: URL) -> list[str]:
+    found = [str(url.password)] if url.password else []
+    for key in _SECRETS:
+        value = url.query.get(key, ())
+        found += [value] if isinstance(value, str) else list(value)
+    return [secret for secret in found if secret]
+
+
+def _without_secrets(url: URL) -> str:
+    shown = url.difference_update_query(_SECRETS).set(drivername="postgresql")
+    return shown.render_as_string(hide_password=True)

@@ -1,0 +1,123 @@
+"""Queries behind the store's data frames; the columns are documented at the methods of `Store`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Connection, Select, select
+
+from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+
+_WHICH = (
+    experiments.c.kind,
+    experiments.c.name.label("experiment"),
+    runs.c.key,
+)
+
+
+def _of(query: Select[Any], experiment_id: int | None) -> Select[Any]:
+    if experiment_id is None:
+        return query
+    return query.where(experiments.c.id == experiment_id)
+
+
+def all_experiments() -> Select[Any]:
+    """One row per experiment."""
+    c = experiments.c
+    return select(c.id, c.kind, c.name, c.provenance, c.created_at, c.launched_at).order_by(
+        c.launched_at, c.id
+    )
+
+
+def all_runs(experiment_id: int | None) -> Select[Any]:
+    """One row per run."""
+    c = runs.c
+    query = select(
+        *_WHICH,
+        c.id.label("run_id"),
+        c.configuration,
+        c.fingerprint,
+        c.directory,
+        c.weights,
+        c.host,
+        c.device,
+        c.data_hash,
+        c.split_hash,
+        c.zero_output_loss,
+        c.created_at,
+        c.started_at,
+    ).join_from(runs, experiments)
+    return _of(query, experiment_id).order_by(c.id)
+
+
+def all_epochs(experiment_id: int | None) -> Select[Any]:
+    """One row per run and epoch."""
+    c = epochs.c
+    query = (
+        select(
+            *_WHICH,
+            c.epoch,
+            c.learning_rate,
+            c.seconds,
+            c.training_loss,
+            c.validation_loss,
+            c.created_at,
+        )
+        .join_from(epochs, runs)
+        .join(experiments)
+    )
+    return _of(query, experiment_id).order_by(c.run_id, c.epoch)
+
+
+def all_target_errors(experiment_id: int | None) -> Select[Any]:
+    """One row per run, epoch and target."""
+    c = target_errors.c
+    query = (
+        select(*_WHICH, c.epoch, c.target, c.loss, c.mae)
+        .join_from(target_errors, runs, c.run_id == runs.c.id)
+        .join(experiments)
+    )
+    return _of(query, experiment_id).order_by(c.run_id, c.epoch, c.target)
+
+
+def all_results(experiment_id: int | None) -> Select[Any]:
+    """One row per finished ablation run."""
+    c = results.c
+    query = (
+        select(
+            *_WHICH,
+            runs.c.weights,
+            c.state,
+            c.epochs,
+            c.best_epoch,
+            c.best_validation_loss,
+            c.test_loss,
+            c.failure_kind,
+            c.failure_message,
+            c.failure_traceback,
+            c.failure_epoch,
+            c.failure_step,
+            c.finished_at,
+        )
+        .join_from(results, runs)
+        .join(experiments)
+    )
+    return _of(query, experiment_id).order_by(c.run_id)
+
+
+def all_test_errors(experiment_id: int | None) -> Select[Any]:
+    """One row per completed ablation run and target."""
+    c = test_errors.c
+    query = (
+        select(*_WHICH, c.target, c.mae)
+        .join_from(test_errors, runs, c.run_id == runs.c.id)
+        .join(experiments)
+    )
+    return _of(query, experiment_id).order_by(c.run_id, c.target)
+
+
+def read_frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
+    """The query's rows; an empty frame has the columns too."""
+    rows = connection.execute(query)
+    return pd.DataFrame(rows.all(), columns=list(rows.keys()))

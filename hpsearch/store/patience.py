@@ -1,0 +1,98 @@
+"""Waiting for a database that is locked, restarting or briefly out of reach."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from hpsearch.errors import HpsearchError
+from hpsearch.store.address import Address
+
+Result = TypeVar("Result")
+
+PATIENCE_SECONDS = 120.0
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 5.0
+
+_SQLITE_BUSY = 5
+_SQLITE_LOCKED = 6
+_POSTGRESQL_TRANSIENT = (
+    "08",  # connection exceptions
+    "40001",  # serialization failure
+    "40P01",  # deadlock
+    "53300",  # too many connections
+    "55P03",  # lock not available
+    "57P01",  # shut down by an administrator
+    "57P02",  # shut down by a crash
+    "57P03",  # starting up
+)
+
+
+def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> Result:
+    """``action()``, repeated while the database cannot serve it.
+
+    ``action`` must be safe to repeat: a commit may have arrived although its answer did not.
+
+    Args:
+        action: one or more whole transactions.
+        address: names the store in the error.
+        seconds: from the first failure until waiting ends.
+
+    Raises:
+        HpsearchError: the database refused for a lasting reason, or for longer than ``seconds``.
+    """
+    deadline: float | None = None
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return action()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            reason = address.one_line(driver_error(error) or error)
+            if not is_transient(error):
+                raise HpsearchError(f"the store {address.label} failed: {reason}") from error
+            now = time.monotonic()
+            deadline = now + seconds if deadline is None else deadline
+            if now >= deadline:
+                raise HpsearchError(
+                    f"the store {address.label} could not be used for {seconds:.0f} s: {reason}; "
+                    "the same command goes on from here"
+                ) from error
+            # Jitter, so that several processes do not come back at the same instant.
+            time.sleep(min(pause, deadline - now) * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def driver_error(error: BaseException) -> DBAPIError | None:
+    """The database driver's error that ``error`` is or wraps; Optuna hides it as a cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DBAPIError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call can succeed later."""
+    found = driver_error(error)
+    if found is None or found.orig is None:
+        return False
+    if found.connection_invalidated:
+        return True
+    code = getattr(found.orig, "sqlite_errorcode", None)
+    if code is not None:
+        # The low byte is the primary code: BUSY_SNAPSHOT and its kin are BUSY.
+        return code & 0xFF in (_SQLITE_BUSY, _SQLITE_LOCKED)
+    name = type(found.orig).__module__
+    if not name.startswith("psycopg"):
+        return False
+    state = getattr(found.orig, "sqlstate", None)
+    if state is None:
+        # No state means that the server could not be asked.
+        return type(found.orig).__name__ in ("OperationalError", "ConnectionTimeout")
+    return any(state.startswith(prefix) for prefix in _POSTGRESQL_TRANSIENT)

@@ -1,0 +1,109 @@
+"""Values as the tables hold them, and the one statement that writes them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from hpsearch.runs import Completion, Outcome
+from hpsearch.store.records import Experiment, Kind
+from hpsearch.store.tables import experiments
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[dict[str, Any]],
+    *,
+    key: Sequence[str],
+    replace: Sequence[str],
+) -> None:
+    """Insert ``rows``; one whose ``key`` exists takes over only the columns in ``replace``."""
+    if not rows:
+        return
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(list(rows))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(key),
+            set_={column: statement.excluded[column] for column in replace},
+        )
+    )
+
+
+def find_experiment(connection: Connection, kind: Kind, name: str) -> Experiment | None:
+    """The experiment's row."""
+    c = experiments.c
+    row = connection.execute(
+        select(experiments).where(c.kind == kind, c.name == name)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Experiment(
+        id=row.id,
+        kind=kind,
+        name=row.name,
+        identity=row.identity,
+        provenance=json.loads(row.provenance),
+        created_at=row.created_at,
+        launched_at=row.launched_at,
+    )
+
+
+def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:
+    """An ablation run's verdict."""
+    row: dict[str, Any] = {
+        "run_id": run_id,
+        "state": "failed",
+        "epochs": None,
+        "best_epoch": None,
+        "best_validation_loss": None,
+        "test_loss": None,
+        "failure_kind": None,
+        "failure_message": None,
+        "failure_traceback": None,
+        "failure_epoch": None,
+        "failure_step": None,
+        "finished_at": now(),
+    }
+    if isinstance(outcome, Completion):
+        return row | {
+            "state": "complete",
+            "epochs": outcome.epochs,
+            "best_epoch": outcome.best_epoch,
+            "best_validation_loss": finite(outcome.best_validation_loss),
+            "test_loss": finite(outcome.test_loss),
+        }
+    return row | {
+        "failure_kind": outcome.kind,
+        "failure_message": plain(outcome.message),
+        "failure_traceback": plain(outcome.traceback),
+        "failure_epoch": outcome.epoch,
+        "failure_step": outcome.step,
+    }
+
+
+def to_json(value: Any) -> str:
+    """``value`` as JSON; a NaN is refused rather than stored."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def now() -> datetime:
+    """UTC without a zone: SQLite keeps none."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or ``None`` (NULL) for one that is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def plain(text: str) -> str:
+    """``text`` without what PostgreSQL cannot store: NUL and lone surrogates."""
+    return text.replace("\0", "�").encode("utf-8", "replace").decode()

@@ -1,0 +1,75 @@
+"""The schema's version: made and upgraded by the steps in ``storage/``, checked when opened."""
+
+from __future__ import annotations
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from hpsearch.errors import InputError
+from hpsearch.shipped import folder
+from hpsearch.store.tables import VERSION_TABLE
+
+_UPGRADE_LOCK = 4_811_274_306
+"""Any number that no other program takes as an advisory lock in the same database."""
+
+
+def configuration(connection: Connection) -> Config:
+    """Alembic's configuration for ``storage/env.py``, on an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(folder("storage")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def scripts(connection: Connection) -> ScriptDirectory:
+    """The steps in ``storage/versions``."""
+    return ScriptDirectory.from_config(configuration(connection))
+
+
+def current(connection: Connection) -> str | None:
+    """The version that the database's own tables have; ``None`` if there are none."""
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def upgrade(connection: Connection, label: str) -> None:
+    """Bring our tables to the newest version, within the connection's transaction.
+
+    Raises:
+        InputError: the tables are of a version that this code does not know.
+    """
+    if connection.dialect.name == "postgresql":
+        # SQLite's transaction holds the only write lock; here two launches would both migrate.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+    refuse_newer(current(connection), scripts(connection), label)
+    command.upgrade(configuration(connection), "head")
+
+
+def check(connection: Connection, label: str) -> None:
+    """Accept tables of exactly the version that this code was written for.
+
+    Raises:
+        InputError: there are none, or they are older or newer.
+    """
+    found = current(connection)
+    if found is None:
+        raise InputError(f"{label} is not a study store; `hpsearch launch` makes one")
+    known = scripts(connection)
+    refuse_newer(found, known, label)
+    if found != known.get_current_head():
+        raise InputError(
+            f"the store {label} has the older schema {found}; `hpsearch launch` upgrades it to "
+            f"{known.get_current_head()}"
+        )
+
+
+def refuse_newer(found: str | None, known: ScriptDirectory, label: str) -> None:
+    """Raise if ``found`` is a version that none of the ``known`` steps makes."""
+    if found is not None and found not in {step.revision for step in known.walk_revisions()}:
+        raise InputError(
+            f"the store {label} has the schema {found}, made by a newer hpsearch than this one, "
+            f"which knows {known.get_current_head()}; upgrade hpsearch"
+        )

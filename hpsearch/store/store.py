@@ -1,0 +1,416 @@
+"""`Store`: records experiments, runs and epochs, and reads them back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NoReturn, Self, TypeVar, final
+
+import pandas as pd
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from hpsearch.config import TrialConfig
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import Completion, EpochMetrics, Outcome, RunFacts
+from hpsearch.store import frames, opening
+from hpsearch.store.address import Address
+from hpsearch.store.engine import make_engine, writer
+from hpsearch.store.names import check_name
+from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
+from hpsearch.store.records import Curve, Experiment, Kind, StoredRun
+from hpsearch.store.rows import find_experiment, finite, now, plain, result_row, to_json, upsert
+from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+
+Result = TypeVar("Result")
+
+
+@final
+class Store:
+    """One database of experiments.
+
+    Every write is one transaction and may be repeated without harm, so each waits for a database
+    that is locked or restarting. Make one by :meth:`create` or :meth:`open`, close it at the end.
+
+    Attributes:
+        label: for messages: the file's absolute path, or the URL with its password hidden.
+        patience_seconds: how long a call waits for the database.
+    """
+
+    def __init__(self, address: Address, *, create: bool, patience_seconds: float) -> None:
+        self.label = address.label
+        self.patience_seconds = patience_seconds
+        self._address = address
+        self._engine = make_engine(address, create=create)
+        self._writer = writer(self._engine)
+
+    @classmethod
+    def create(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
+        """The store at ``url``, made or upgraded where needed.
+
+        Raises:
+            InputError: the URL cannot be parsed or reached, or holds a newer schema.
+        """
+        address = Address(url)
+        opening.make_folder(address)
+        store = cls(address, create=True, patience_seconds=patience_seconds)
+        store._first_use(lambda: opening.make_tables(address, store._writer))
+        return store
+
+    @classmethod
+    def open(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
+        """The store at ``url``, which must exist; nothing is made or changed by opening it.
+
+        Raises:
+            InputError: there is no store, it has another schema, or it cannot be reached.
+        """
+        address = Address(url)
+        opening.require_file(address)
+        store = cls(address, create=False, patience_seconds=patience_seconds)
+        store._first_use(lambda: opening.check_tables(address, store._engine))
+        return store
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+        for name in ("optuna_storage", "optuna_reader"):
+            if name in self.__dict__:
+                storage = self.__dict__.pop(name)
+                storage.remove_session()
+                storage.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self.label!r})"
+
+    def __reduce__(self) -> NoReturn:
+        # A pickle would carry the password, and only the driver may use the database.
+        raise TypeError("a Store cannot be pickled; workers never open the database")
+
+    # --- Optuna -----------------------------------------------------------------------------------
+
+    @cached_property
+    def optuna_storage(self) -> RDBStorage:
+        """Optuna's storage for the driver: on SQLite each of its transactions locks at once."""
+        return self.wait(lambda: opening.optuna_storage(self._address, writes=True))
+
+    @cached_property
+    def optuna_reader(self) -> RDBStorage:
+        """Optuna's storage for those who look: it never makes the driver wait."""
+        return self.wait(lambda: opening.optuna_storage(self._address, writes=False))
+
+    def wait(self, action: Callable[[], Result]) -> Result:
+        """``action()``, repeated while the database is locked or away; it must be repeatable.
+
+        Raises:
+            HpsearchError: the database stayed away for ``patience_seconds``, or refused for good.
+        """
+        return wait_for(action, self._address, self.patience_seconds)
+
+    # --- Writing ----------------------------------------------------------------------------------
+
+    def begin_experiment(self, kind: Kind, name: str, provenance: dict[str, Any]) -> Experiment:
+        """The experiment called ``name``, made with ``provenance`` unless it exists.
+
+        An existing one keeps its provenance. Either way it is now the one launched last.
+
+        Raises:
+            InputError: the name cannot be stored.
+        """
+        check_name(name, kind)
+        values = {
+            "kind": kind,
+            "name": name,
+            "identity": uuid.uuid4().hex,
+            "provenance": to_json(provenance),
+            "created_at": now(),
+            "launched_at": now(),
+        }
+
+        def work(connection: Connection) -> Experiment:
+            upsert(
+                connection,
+                experiments,
+                [values],
+                key=("kind", "name"),
+                replace=("launched_at",),
+            )
+            found = find_experiment(connection, kind, name)
+            assert found is not None
+            return found
+
+        return self._write(work)
+
+    def update_provenance(self, experiment_id: int, **changes: Any) -> dict[str, Any]:
+        """Set entries of the experiment's provenance; returns all of it."""
+        return self._change_provenance(experiment_id, lambda stored: {**stored, **changes})
+
+    def settle(self, experiment_id: int, **values: Any) -> dict[str, Any]:
+        """Set entries that are still missing or ``None``; returns all of the provenance.
+
+        Of several who settle the same entry the first one wins and all are told the same.
+        """
+
+        def fill(stored: dict[str, Any]) -> dict[str, Any]:
+            missing = {key: value for key, value in values.items() if stored.get(key) is None}
+            return {**stored, **missing}
+
+        return self._change_provenance(experiment_id, fill)
+
+    def record_run(
+        self, experiment_id: int, key: str, config: TrialConfig, directory: str
+    ) -> StoredRun:
+        """The run ``key``, made unless it exists.
+
+        A run recorded with another configuration is forgotten with its epochs and results: its
+        key has been given anew, which happens only when rows were deleted by hand.
+        """
+        fingerprint = config.fingerprint
+        values = {
+            "experiment_id": experiment_id,
+            "key": key,
+            "configuration": to_json(config.to_dict()),
+            "fingerprint": fingerprint,
+            "directory": directory,
+            "created_at": now(),
+        }
+        this = (runs.c.experiment_id == experiment_id) & (runs.c.key == key)
+
+        def work(connection: Connection) -> StoredRun:
+            connection.execute(delete(runs).where(this & (runs.c.fingerprint != fingerprint)))
+            upsert(
+                connection,
+                runs,
+                [values],
+                key=("experiment_id", "key"),
+                replace=("directory",),
+            )
+            run_id = connection.execute(select(runs.c.id).where(this)).scalar_one()
+            return StoredRun(run_id, key, config, directory)
+
+        return self._write(work)
+
+    def record_facts(self, run_id: int, facts: RunFacts) -> None:
+        """What the run's worker knows before the first epoch; a later worker's replaces it."""
+        values = {
+            "weights": facts.weights,
+            "host": plain(facts.host),
+            "device": plain(facts.device),
+            "data_hash": facts.data_hash,
+            "split_hash": facts.split_hash,
+            "zero_output_loss": finite(facts.zero_output_loss),
+            "started_at": now(),
+        }
+        self._write(lambda c: c.execute(update(runs).where(runs.c.id == run_id).values(values)))
+
+    def record_epoch(self, run_id: int, metrics: EpochMetrics) -> None:
+        """One epoch with its targets' errors; repeated, the later numbers stand.
+
+        A number that is not finite is stored as NULL, so that no minimum is ever NaN.
+        """
+        key = {"run_id": run_id, "epoch": metrics.epoch}
+        row = {
+            **key,
+            "learning_rate": finite(metrics.learning_rate),
+            "seconds": finite(metrics.seconds),
+            "training_loss": finite(metrics.training_loss),
+            "validation_loss": finite(metrics.validation_loss),
+            "created_at": now(),
+        }
+        errors = [
+            {
+                **key,
+                "target": target,
+                "loss": finite(metrics.target_losses.get(target)),
+                "mae": finite(metrics.target_maes.get(target)),
+            }
+            for target in dict.fromkeys([*metrics.target_losses, *metrics.target_maes])
+        ]
+        measured = ("learning_rate", "seconds", "training_loss", "validation_loss")
+
+        def work(connection: Connection) -> None:
+            upsert(connection, epochs, [row], key=("run_id", "epoch"), replace=measured)
+            upsert(
+                connection,
+                target_errors,
+                errors,
+                key=("run_id", "epoch", "target"),
+                replace=("loss", "mae"),
+            )
+
+        self._write(work)
+
+    def record_result(self, run_id: int, outcome: Outcome) -> None:
+        """An ablation run's verdict. A completion stands for ever; a failure may be replaced."""
+        row = result_row(run_id, outcome)
+        columns = [name for name in row if name != "run_id"]
+        maes = outcome.test_maes if isinstance(outcome, Completion) else {}
+        errors = [
+            {"run_id": run_id, "target": target, "mae": finite(mae)} for target, mae in maes.items()
+        ]
+
+        def work(connection: Connection) -> None:
+            stands = select(results.c.state).where(results.c.run_id == run_id).with_for_update()
+            if connection.execute(stands).scalar_one_or_none() == "complete":
+                return
+            upsert(connection, results, [row], key=("run_id",), replace=columns)
+            upsert(connection, test_errors, errors, key=("run_id", "target"), replace=("mae",))
+
+        self._write(work)
+
+    # --- Reading ----------------------------------------------------------------------------------
+
+    def experiment(self, kind: Kind, name: str) -> Experiment | None:
+        """The experiment called ``name``, or ``None``."""
+        return self._read(lambda connection: find_experiment(connection, kind, name))
+
+    def latest(self, kind: Kind) -> str | None:
+        """Name of the experiment of that kind which was launched last, or ``None``."""
+        query = (
+            select(experiments.c.name)
+            .where(experiments.c.kind == kind)
+            .order_by(experiments.c.launched_at.desc(), experiments.c.id.desc())
+            .limit(1)
+        )
+        return self._read(lambda connection: connection.execute(query).scalar_one_or_none())
+
+    def latest_study(self) -> str:
+        """Name of the study that was launched last.
+
+        Raises:
+            InputError: there is none.
+        """
+        name = self.latest("study")
+        if name is None:
+            raise InputError(f"the store {self.label} holds no study; `hpsearch launch` makes one")
+        return name
+
+    def run(self, experiment_id: int, key: str) -> StoredRun | None:
+        """The run ``key`` of an experiment, or ``None``."""
+        columns = (runs.c.id, runs.c.configuration, runs.c.directory)
+        query = select(*columns).where(runs.c.experiment_id == experiment_id, runs.c.key == key)
+        row = self._read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            return None
+        config = TrialConfig.from_dict(json.loads(row.configuration))
+        return StoredRun(row.id, key, config, row.directory)
+
+    def curve(self, run_id: int) -> Curve:
+        """What the run's recorded epochs say."""
+        loss = epochs.c.validation_loss
+        these = epochs.c.run_id == run_id
+        totals = select(func.count(), func.avg(epochs.c.seconds)).where(these)
+        lowest = select(epochs.c.epoch, loss).where(these, loss.is_not(None))
+        lowest = lowest.order_by(loss, epochs.c.epoch).limit(1)
+
+        def work(connection: Connection) -> Curve:
+            count, seconds = connection.execute(totals).one()
+            best = connection.execute(lowest).one_or_none()
+            epoch, value = (None, None) if best is None else best
+            return Curve(count, epoch, value, seconds)
+
+        return self._read(work)
+
+    def experiments(self) -> pd.DataFrame:
+        """Every experiment, the one launched last at the end.
+
+        Columns: id, kind, name, provenance (dict), created_at, launched_at (UTC).
+        """
+        frame = self._read(lambda c: frames.read_frame(c, frames.all_experiments()))
+        frame["provenance"] = frame["provenance"].map(json.loads)
+        return frame
+
+    def runs(self, experiment_id: int | None = None) -> pd.DataFrame:
+        """Every run of an experiment, or of all, in the order they were made.
+
+        Columns: kind, experiment (name), key, run_id, configuration (dict), fingerprint,
+        directory, weights, host, device, data_hash, split_hash, zero_output_loss, created_at,
+        started_at (UTC). Empty from weights on until the run's worker has started.
+        """
+        frame = self._read(lambda c: frames.read_frame(c, frames.all_runs(experiment_id)))
+        frame["configuration"] = frame["configuration"].map(json.loads)
+        return frame
+
+    def epochs(self, experiment_id: int | None = None) -> pd.DataFrame:
+        """Every recorded epoch, by run and epoch.
+
+        Columns: kind, experiment, key, epoch, learning_rate, seconds, training_loss,
+        validation_loss, created_at (UTC).
+        """
+        return self._read(lambda c: frames.read_frame(c, frames.all_epochs(experiment_id)))
+
+    def target_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
+        """Validation errors after each epoch, by run, epoch and target.
+
+        Columns: kind, experiment, key, epoch, target, loss (normalised), mae (reporting unit).
+        """
+        return self._read(lambda c: frames.read_frame(c, frames.all_target_errors(experiment_id)))
+
+    def results(self, experiment_id: int | None = None) -> pd.DataFrame:
+        """Verdicts of ablation runs.
+
+        Columns: kind, experiment, key, weights, state (complete or failed), epochs, best_epoch,
+        best_validation_loss, test_loss, failure_kind, failure_message, failure_traceback,
+        failure_epoch, failure_step, finished_at (UTC).
+        """
+        return self._read(lambda c: frames.read_frame(c, frames.all_results(experiment_id)))
+
+    def test_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
+        """Test errors of completed ablation runs.
+
+        Columns: kind, experiment, key, target, mae (reporting unit).
+        """
+        return self._read(lambda c: frames.read_frame(c, frames.all_test_errors(experiment_id)))
+
+    # --- Transactions -----------------------------------------------------------------------------
+
+    def _change_provenance(
+        self, experiment_id: int, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> dict[str, Any]:
+        this = experiments.c.id == experiment_id
+        query = select(experiments.c.provenance).where(this).with_for_update()
+
+        def work(connection: Connection) -> dict[str, Any]:
+            changed = change(json.loads(connection.execute(query).scalar_one()))
+            connection.execute(update(experiments).where(this).values(provenance=to_json(changed)))
+            return changed
+
+        return self._write(work)
+
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
+        def transaction() -> Result:
+            with self._writer.begin() as connection:
+                return work(connection)
+
+        return self.wait(transaction)
+
+    def _read(self, work: Callable[[Connection], Result]) -> Result:
+        def transaction() -> Result:
+            with self._engine.connect() as connection:
+                return work(connection)
+
+        return self.wait(transaction)
+
+    def _first_use(self, action: Callable[[], None]) -> None:
+        # Here a failure is far more often a wrong URL than a database that is away for a moment,
+        # so PostgreSQL's is reported at once. A SQLite file that is locked is in use: it exists.
+        try:
+            if self._address.path is None:
+                action()
+            else:
+                self.wait(action)
+        except InputError:
+            self.close()
+            raise
+        except (HpsearchError, SQLAlchemyError, StorageInternalError) as error:
+            self.close()
+            raise opening.refusal(self._address, error) from None

@@ -1,0 +1,114 @@
+"""Our tables. The steps in ``storage/versions`` make them; a test holds the two equal."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+PREFIX = "hpsearch_"
+VERSION_TABLE = "hpsearch_alembic_version"
+"""Alembic's default name is taken by Optuna, in the same database."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+experiments = Table(
+    f"{PREFIX}experiments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("identity", String(32), nullable=False),
+    Column("provenance", Text, nullable=False),
+    Column("created_at", DateTime, nullable=False),
+    Column("launched_at", DateTime, nullable=False),
+    UniqueConstraint("kind", "name"),
+)
+
+runs = Table(
+    f"{PREFIX}runs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), nullable=False),
+    Column("key", String(200), nullable=False),
+    Column("configuration", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("directory", Text, nullable=False),
+    Column("weights", BigInteger),
+    Column("host", Text),
+    Column("device", Text),
+    Column("data_hash", String(200)),
+    Column("split_hash", String(200)),
+    Column("zero_output_loss", Double),
+    Column("created_at", DateTime, nullable=False),
+    Column("started_at", DateTime),
+    UniqueConstraint("experiment_id", "key"),
+)
+
+epochs = Table(
+    f"{PREFIX}epochs",
+    metadata,
+    Column("run_id", ForeignKey(runs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("learning_rate", Double),
+    Column("seconds", Double),
+    Column("training_loss", Double),
+    Column("validation_loss", Double),
+    Column("created_at", DateTime, nullable=False),
+)
+
+target_errors = Table(
+    f"{PREFIX}target_errors",
+    metadata,
+    Column("run_id", Integer, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("target", String(20), primary_key=True),
+    Column("loss", Double),
+    Column("mae", Double),
+    ForeignKeyConstraint(
+        ["run_id", "epoch"], [epochs.c.run_id, epochs.c.epoch], ondelete="CASCADE"
+    ),
+)
+
+results = Table(
+    f"{PREFIX}results",
+    metadata,
+    Column("run_id", ForeignKey(runs.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("state", String(20), nullable=False),
+    Column("epochs", Integer),
+    Column("best_epoch", Integer),
+    Column("best_validation_loss", Double),
+    Column("test_loss", Double),
+    Column("failure_kind", String(20)),
+    Column("failure_message", Text),
+    Column("failure_traceback", Text),
+    Column("failure_epoch", Integer),
+    Column("failure_step", BigInteger),
+    Column("finished_at", DateTime, nullable=False),
+)
+
+test_errors = Table(
+    f"{PREFIX}test_errors",
+    metadata,
+    Column("run_id", ForeignKey(results.c.run_id, ondelete="CASCADE"), primary_key=True),
+    Column("target", String(20), primary_key=True),
+    Column("mae", Double),
+)

@@ -1,0 +1,1 @@
+"""Molecules, splits and the normalisation of targets."""

@@ -1,0 +1,152 @@
+"""QM9 as its authors published it: one ``.xyz`` file a molecule, usually in a ``.tar.bz2``."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hpsearch.data.molecule import Molecules
+from hpsearch.errors import InputError
+from hpsearch.targets import TARGETS
+
+LARGEST_INDEX = 133_885
+
+_NUMBER_OF_SYMBOL = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
+# 'gdb', the index and three rotational constants stand before the targets, which have our order.
+_FIRST_TARGET = 5
+# A row of the list starts with the index; the list's own total ("3054 compounds") does not count.
+_LISTED = re.compile(r"\s*(\d+)(?:\s*$|\s+(?!compound|molecule))", re.IGNORECASE)
+_PROGRESS = 20_000
+
+Say = Callable[[str], None]
+"""Takes lines about the progress of what lasts longer than a second."""
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def read_archive(
+    archive: Path,
+    uncharacterized: Path | None = None,
+    say: Say = silent,
+) -> Molecules:
+    """The molecules of the original files, ascending by QM9's index, in memory.
+
+    Args:
+        archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
+        uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` keeps all.
+        say: takes lines about the progress.
+
+    Raises:
+        InputError: a file is missing or not as published.
+    """
+    left_out = _read_uncharacterized(uncharacterized) if uncharacterized else set()
+    identifiers, atom_counts = array("q"), array("q")
+    numbers, positions, targets = array("B"), array("d"), array("d")
+    for name, text in _texts(archive):
+        try:
+            molecule = _parse(text)
+        except (ValueError, IndexError) as error:
+            raise InputError(
+                f"{archive}: {name} must be a molecule as QM9 publishes it: {error}"
+            ) from error
+        if molecule.identifier in left_out:
+            continue
+        identifiers.append(molecule.identifier)
+        atom_counts.append(len(molecule.numbers))
+        numbers.extend(molecule.numbers)
+        positions.extend(molecule.positions)
+        targets.extend(molecule.targets)
+        if len(identifiers) % _PROGRESS == 0:
+            say(f"read {len(identifiers):,} molecules from {archive.name}")
+    if not identifiers:
+        raise InputError(f"{archive} must hold .xyz files of QM9; found none to read")
+    molecules = Molecules.assemble(
+        identifiers,
+        atom_counts,
+        numbers,
+        np.asarray(positions).reshape(-1, 3),
+        np.asarray(targets).reshape(-1, len(TARGETS)),
+    )
+    return molecules.select(np.argsort(molecules.identifiers))
+
+
+class _Parsed(NamedTuple):
+    """One file: index, atomic numbers [N], positions [3 N] in Å, targets [T] in native units."""
+
+    identifier: int
+    numbers: list[int]
+    positions: list[float]
+    targets: list[float]
+
+
+def _parse(text: str) -> _Parsed:
+    """The molecule of one file; exponents are written ``1.2*^-6``.
+
+    Raises:
+        ValueError: a line does not have its numbers.
+        IndexError: the file is too short.
+    """
+    lines = text.replace("*^", "e").splitlines()
+    atoms = int(lines[0])
+    fields = lines[1].split()
+    if len(fields) != _FIRST_TARGET + len(TARGETS) or fields[0] != "gdb":
+        raise ValueError(f"line 2 must be 'gdb', the index and 15 numbers; got '{lines[1][:60]}'")
+    rows = [line.split() for line in lines[2 : 2 + atoms]]
+    if len(rows) != atoms:
+        raise ValueError(f"it must have {atoms} atoms, has {len(rows)}")
+    return _Parsed(
+        int(fields[1]),
+        [_number(row[0]) for row in rows],
+        [float(value) for row in rows for value in (row[1], row[2], row[3])],
+        [float(value) for value in fields[_FIRST_TARGET:]],
+    )
+
+
+def _number(symbol: str) -> int:
+    try:
+        return _NUMBER_OF_SYMBOL[symbol]
+    except KeyError:
+        raise ValueError(f"its elements must be H, C, N, O or F; got '{symbol}'") from None
+
+
+def _texts(archive: Path) -> Iterator[tuple[str, str]]:
+    """Name and content of every ``.xyz`` file of a folder or of a tar file."""
+    if archive.is_dir():
+        for path in archive.glob("*.xyz"):
+            yield path.name, path.read_text(encoding="latin-1")
+        return
+    try:
+        # A stream, since going back in a bz2 file means reading it again from its start.
+        with tarfile.open(archive, mode="r|*") as tar:
+            while (member := tar.next()) is not None:
+                stream = tar.extractfile(member) if member.name.endswith(".xyz") else None
+                if stream is not None:
+                    yield Path(member.name).name, stream.read().decode("latin-1")
+                # tarfile remembers every member, which for QM9 is more memory than the molecules.
+                del tar.members[:]  # type: ignore[attr-defined]
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise InputError(
+            f"'{archive}' must be dsgdb9nsd.xyz.tar.bz2 or a folder with its .xyz files: {error}"
+        ) from error
+
+
+def _read_uncharacterized(path: Path) -> set[int]:
+    """Indices in ``uncharacterized.txt``, between lines of explanation."""
+    try:
+        lines = path.read_text(encoding="latin-1").splitlines()
+    except OSError as error:
+        raise InputError(f"'{path}' must be QM9's uncharacterized.txt: {error.strerror}") from error
+    found = {int(match[1]) for line in lines if (match := _LISTED.match(line))}
+    if not found or min(found) < 1 or max(found) > LARGEST_INDEX:
+        raise InputError(
+            f"'{path}' must list indices between 1 and {LARGEST_INDEX}, one at the start of a line"
+        )
+    return found

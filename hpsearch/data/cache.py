@@ -1,0 +1,195 @@
+"""A table of molecules in files that many processes map into memory.
+
+A cache is a folder with one ``.npy`` file for each column and ``meta.json``. It is written beside
+its place and renamed into it, so that a reader finds all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.data.molecule import UNITS, Molecules
+from hpsearch.errors import HpsearchError
+from hpsearch.targets import TARGETS
+
+FORMAT = 1
+
+_COLUMNS: dict[str, np.dtype[Any]] = {
+    "element_indices": np.dtype(np.uint8),
+    "positions": np.dtype(np.float32),
+    "offsets": np.dtype(np.int64),
+    "targets": np.dtype(np.float64),
+    "identifiers": np.dtype(np.int32),
+}
+_ATTEMPTS = 5
+
+
+class DamagedCacheError(Exception):
+    """The folder is there and cannot be used.
+
+    Attributes:
+        source: what the molecules were read from, where that is still legible.
+    """
+
+    def __init__(self, reason: str, source: str | None = None) -> None:
+        super().__init__(" ".join(reason.split()))
+        self.source = source
+
+
+def cache_directory() -> Path:
+    """Folder of all caches.
+
+    ``$HPSEARCH_CACHE``, else ``$XDG_CACHE_HOME/hpsearch``, else ``~/.cache/hpsearch``.
+    """
+    if own := os.environ.get("HPSEARCH_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "hpsearch"
+    return Path.home() / ".cache" / "hpsearch"
+
+
+def open_table(folder: Path) -> Molecules:
+    """The molecules in ``folder``, mapped and not read.
+
+    Checked are ``meta.json``, the units, and each file's type, shape and size; the numbers
+    themselves by ``Molecules.computed_hash``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        DamagedCacheError: a check failed.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(folder)
+    meta = _read_meta(folder)
+    source = _legible(meta.get("source"))
+    try:
+        molecules, atoms = int(meta["molecules"]), int(meta["atoms"])
+        shapes = {
+            "element_indices": (atoms,),
+            "positions": (atoms, 3),
+            "offsets": (molecules + 1,),
+            "targets": (molecules, len(TARGETS)),
+            "identifiers": (molecules,),
+        }
+        columns = {
+            name: _map(folder / f"{name}.npy", kind, shapes[name], int(meta["bytes"][name]))
+            for name, kind in _COLUMNS.items()
+        }
+        table = Molecules(**columns, recorded_hash=str(meta["content_hash"]))
+    except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
+        raise DamagedCacheError(str(error), source) from error
+    # Columns that are well formed one by one may still not belong together.
+    if table.offsets[0] != 0 or table.offsets[-1] != atoms or (table.atom_counts < 1).any():
+        raise DamagedCacheError("offsets.npy does not fit the atoms", source)
+    return table
+
+
+def read_source(folder: Path) -> str | None:
+    """What the cache says its molecules were read from, if that is legible."""
+    try:
+        return _legible(_read_meta(folder).get("source"))
+    except DamagedCacheError as damage:
+        return damage.source
+
+
+def _legible(source: object) -> str | None:
+    return source if isinstance(source, str) else None
+
+
+def write_table(molecules: Molecules, folder: Path, source: str) -> None:
+    """Put ``molecules`` into ``folder``, all of it or nothing, in place of what is there.
+
+    Any number of processes may do it at once; one of their tables stays.
+
+    Raises:
+        HpsearchError: the folder cannot be written, the disk is full.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
+            fresh = Path(staging) / "fresh"
+            fresh.mkdir()
+            content_hash = molecules.computed_hash()
+            _write_files(molecules, fresh, source, content_hash)
+            _move_into_place(fresh, folder, Path(staging), content_hash)
+    except OSError as error:
+        needed = sum(getattr(molecules, name).nbytes for name in _COLUMNS) / 1e6
+        raise HpsearchError(
+            f"the cache of molecules ({needed:.0f} MB) must be written to '{folder}', and was not: "
+            f"{error.strerror or error}; make room there or set HPSEARCH_CACHE to another folder"
+        ) from error
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedCacheError(f"meta.json: {error}") from error
+    if not isinstance(meta, dict):
+        raise DamagedCacheError("meta.json must hold an object")
+    source = _legible(meta.get("source"))
+    if meta.get("format") != FORMAT:
+        raise DamagedCacheError(f"its format must be {FORMAT}, got {meta.get('format')}", source)
+    if meta.get("units") != UNITS:
+        raise DamagedCacheError(f"its units must be {UNITS}, got {meta.get('units')}", source)
+    return meta
+
+
+def _map(path: Path, kind: np.dtype[Any], shape: tuple[int, ...], size: int) -> Any:
+    """The array in ``path`` as a plain array over the mapped file."""
+    if path.stat().st_size != size:
+        raise ValueError(f"{path.name} must have {size} bytes, has {path.stat().st_size}")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype != kind or array.shape != shape:
+        raise ValueError(f"{path.name} must hold {kind} {shape}, holds {array.dtype} {array.shape}")
+    # Indexing a memmap builds memmaps; a plain view of the same pages is several times faster.
+    return np.asarray(array)
+
+
+def _write_files(molecules: Molecules, folder: Path, source: str, content_hash: str) -> None:
+    sizes = {}
+    for name in _COLUMNS:
+        path = folder / f"{name}.npy"
+        np.save(path, getattr(molecules, name), allow_pickle=False)
+        sizes[name] = path.stat().st_size
+    meta = {
+        "format": FORMAT,
+        "source": source,
+        "molecules": len(molecules),
+        "atoms": len(molecules.element_indices),
+        "units": UNITS,
+        "content_hash": content_hash,
+        "bytes": sizes,
+    }
+    text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
+    (folder / "meta.json").write_text(text, encoding="utf-8")
+
+
+def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str) -> None:
+    """Rename ``fresh`` to ``folder``, unless another process has just put the same there."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            fresh.rename(folder)
+            return
+        except OSError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        if _holds(folder, content_hash):
+            return
+        # Who has mapped the old files keeps them: they live on without a name.
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(staging / f"old-{attempt}")
+
+
+def _holds(folder: Path, content_hash: str) -> bool:
+    try:
+        return open_table(folder).computed_hash() == content_hash
+    except (FileNotFoundError, DamagedCacheError):
+        return False

@@ -1,0 +1,204 @@
+"""Which molecules train, which choose and which test."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpsearch.config import DataConfig
+from hpsearch.data.molecule import Integers, Molecules
+from hpsearch.errors import InputError
+
+_SETS = ("train", "validation", "test")
+_NPZ_NAMES = {"train_idx": "train", "val_idx": "validation", "test_idx": "test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Three disjoint sets of rows, in random order or in a split file's.
+
+    Attributes:
+        train: rows that are trained on.
+        validation: rows that choose the epoch and the winner.
+        test: rows that are opened at the end.
+        hash: SHA-256 of the three sets of identifiers. It depends neither on the order within a
+            set nor on which other molecules the table has.
+    """
+
+    train: Integers
+    validation: Integers
+    test: Integers
+    hash: str
+
+    @classmethod
+    def of(
+        cls, molecules: Molecules, train: Integers, validation: Integers, test: Integers
+    ) -> Split:
+        """The split of ``molecules`` into the given rows."""
+        digest = hashlib.sha256()
+        for name, rows in zip(_SETS, (train, validation, test), strict=True):
+            identifiers = np.sort(molecules.identifiers[rows]).astype("<i8")
+            digest.update(f"{name} {len(identifiers)}\n".encode())
+            digest.update(identifiers.tobytes())
+        return cls(train, validation, test, digest.hexdigest())
+
+
+def make_split(molecules: Molecules, config: DataConfig) -> Split:
+    """The split that ``config`` describes.
+
+    Without a split file: one seeded permutation of all molecules; validation is cut from its
+    front, training follows, testing is cut from the far end. So a larger training set holds a
+    smaller one. With a split file, the file decides and the configured sizes and seed are ignored.
+
+    Raises:
+        InputError: there are too few molecules, or the split file is wrong.
+    """
+    if config.split_file is not None:
+        return read_split(Path(config.split_file), molecules)
+    total = len(molecules)
+    before_test = config.validation_size + config.train_size
+    test = total - before_test if config.test_size is None else config.test_size
+    if test < 1 or before_test + test > total:
+        wanted = "the rest" if config.test_size is None else f"{config.test_size:,}"
+        raise InputError(
+            f"train_size + validation_size + test_size must fit the {total:,} molecules and leave "
+            f"some to test; got {config.train_size:,} + {config.validation_size:,} + {wanted}"
+        )
+    order = _permutation(molecules, config.split_seed)
+    return Split.of(
+        molecules,
+        train=order[config.validation_size : before_test],
+        validation=order[: config.validation_size],
+        test=order[total - test :],
+    )
+
+
+def save_split(split: Split, molecules: Molecules, path: Path) -> None:
+    """Write the three lists of identifiers as JSON, for :func:`read_split` and other programs.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = zip(_SETS, (split.train, split.validation, split.test), strict=True)
+    lists = {name: molecules.identifiers[numbers].tolist() for name, numbers in rows}
+    try:
+        path.write_text(json.dumps(lists) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the split must be written to '{path}': {error.strerror}") from error
+
+
+def read_split(path: Path, molecules: Molecules) -> Split:
+    """The split in a file.
+
+    Args:
+        path: JSON ``{"train": [...], "validation": [...], "test": [...]}`` with QM9 indices, or
+            SchNetPack's ``.npz`` with the row numbers ``train_idx``, ``val_idx`` and ``test_idx``.
+        molecules: the molecules that the file is about; it may leave some out.
+
+    Raises:
+        InputError: the file cannot be read, is not of this form, names a molecule twice or one
+            that ``molecules`` does not have, or has less than 2 molecules to train on, 1 to
+            validate or 1 to test.
+    """
+    try:
+        if path.suffix == ".npz":
+            rows = _rows_of_numbers(_read_npz(path), len(molecules))
+        else:
+            rows = _rows_of_identifiers(_read_json(path), molecules)
+        _check(rows, molecules)
+    except OSError as error:
+        raise InputError(f"the split file '{path}' must be readable: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
+    return Split.of(molecules, **rows)
+
+
+def _permutation(molecules: Molecules, seed: int) -> Integers:
+    """All rows in seeded random order; the same molecules in any table, whatever its order."""
+    # RandomState's stream is frozen by numpy's policy; that of the newer Generator may change.
+    random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    by_identifier = np.argsort(molecules.identifiers)
+    return by_identifier[random.permutation(len(molecules))].astype(np.int64)
+
+
+def _read_json(path: Path) -> dict[str, NDArray[np.int64]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"must be JSON: {error}") from error
+    if not isinstance(content, dict) or set(content) != set(_SETS):
+        got = ", ".join(map(repr, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"must be an object with exactly {', '.join(_SETS)}; got {got}")
+    for name, values in content.items():
+        if not isinstance(values, list) or not all(type(value) is int for value in values):
+            raise ValueError(f"'{name}' must be a list of whole numbers")
+    try:
+        return {name: np.array(content[name], dtype=np.int64) for name in _SETS}
+    except OverflowError:
+        raise ValueError("identifiers must be QM9 indices; got a number beyond 64 bits") from None
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[np.int64]]:
+    try:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as content:
+            arrays: dict[str, NDArray[Any]] = {key: content[key] for key in content.files}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"must be an .npz file: {error}") from error
+    missing = set(_NPZ_NAMES) - set(arrays)
+    if missing:
+        raise ValueError(f"must hold {', '.join(_NPZ_NAMES)}; got {', '.join(arrays) or 'nothing'}")
+    for key in _NPZ_NAMES:
+        if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
+            raise ValueError(f"'{key}' must be a list of whole numbers")
+    return {name: arrays[key].astype(np.int64) for key, name in _NPZ_NAMES.items()}
+
+
+def _rows_of_numbers(sets: Mapping[str, Integers], total: int) -> dict[str, Integers]:
+    """Row numbers, checked to exist."""
+    for name, rows in sets.items():
+        wrong = rows[(rows < 0) | (rows >= total)]
+        if len(wrong):
+            raise ValueError(f"'{name}' must have rows from 0 to {total - 1}; got {wrong[0]}")
+    return dict(sets)
+
+
+def _rows_of_identifiers(sets: Mapping[str, Integers], molecules: Molecules) -> dict[str, Integers]:
+    """Rows of the molecules with the given identifiers."""
+    order = np.argsort(molecules.identifiers)
+    known = molecules.identifiers[order].astype(np.int64)
+    rows = {}
+    for name, identifiers in sets.items():
+        place = np.minimum(np.searchsorted(known, identifiers), len(known) - 1)
+        unknown = identifiers[known[place] != identifiers]
+        if len(unknown):
+            raise ValueError(
+                f"'{name}' must have identifiers of the {len(known):,} molecules; {unknown[0]} is "
+                f"none of theirs (and {len(unknown) - 1:,} more are not)"
+            )
+        rows[name] = order[place].astype(np.int64)
+    return rows
+
+
+def _check(sets: Mapping[str, Integers], molecules: Molecules) -> None:
+    """Refuse sets that are too small, repeat a molecule or share one."""
+    for name, rows in sets.items():
+        least = 2 if name == "train" else 1
+        if len(rows) < least:
+            raise ValueError(f"'{name}' must have at least {least} molecules; got {len(rows)}")
+    every = np.concatenate(list(sets.values()))
+    owner = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets.values()])
+    order = np.argsort(every, kind="stable")
+    repeated = np.flatnonzero(np.diff(every[order]) == 0)
+    if len(repeated):
+        first, second = (list(sets)[owner[order[repeated[0] + step]]] for step in (0, 1))
+        molecule = molecules.identifiers[every[order[repeated[0]]]]
+        where = f"twice in '{first}'" if first == second else f"in '{first}' and in '{second}'"
+        raise ValueError(f"every molecule must stand in one place; {molecule} stands {where}")

@@ -1,0 +1,42 @@
+"""The ablation of section 4.4: a winner's variants, each trained anew for every target.
+
+A *cell* is one variant, one target, one repeat: a single-target network trained once and tested
+once. The plan names the cells and is a pure function of the export and the options, so the same
+command again means the same cells; what is already in the store is not run again.
+"""
+
+from hpsearch.ablation.cells import CELL_COLUMNS, STATES, CellState, cell_table
+from hpsearch.ablation.plan import AblationPlan, Cell, Overrides, ablation_training, repeat_seed
+from hpsearch.ablation.summary import DataSummary, check_split
+from hpsearch.ablation.variants import (
+    VARIANT_NAMES,
+    VARIANTS,
+    Variant,
+    drop_vectors,
+    relative_cost,
+    require_vectors,
+    select_variants,
+)
+from hpsearch.ablation.work import Ablation
+
+__all__ = [
+    "CELL_COLUMNS",
+    "STATES",
+    "VARIANTS",
+    "VARIANT_NAMES",
+    "Ablation",
+    "AblationPlan",
+    "Cell",
+    "CellState",
+    "DataSummary",
+    "Overrides",
+    "Variant",
+    "ablation_training",
+    "cell_table",
+    "check_split",
+    "drop_vectors",
+    "relative_cost",
+    "repeat_seed",
+    "require_vectors",
+    "select_variants",
+]

@@ -1,0 +1,223 @@
+"""Which networks an ablation trains, and how: a pure function of the export and the options."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+from hpsearch.ablation.rebuild import Config, rebuild
+from hpsearch.ablation.variants import Variant, require_vectors, select_variants
+from hpsearch.config import (
+    DataConfig,
+    NetworkConfig,
+    ScheduleName,
+    TrainingConfig,
+    TrialConfig,
+    fingerprint,
+)
+from hpsearch.errors import InputError
+from hpsearch.targets import canonical_targets
+from hpsearch.winner import Winner
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the command changes in the training and the data of every cell; ``None`` leaves it."""
+
+    epochs: int | None = None
+    schedule: ScheduleName | None = None
+    early_stopping_patience: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    split_seed: int | None = None
+
+    def apply(self, config: Config) -> Config:
+        """``config`` with the options that it has a field for.
+
+        Raises:
+            InputError: a value is not allowed.
+        """
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = type(config).model_fields
+        return rebuild(config, **{k: v for k, v in given.items() if v is not None and k in known})
+
+    def refuse_sizes(self, split_file: str) -> None:
+        """Refuses sizes and a seed beside a split file, which would silently win over them.
+
+        Raises:
+            InputError: one is given.
+        """
+        for name in ("train_size", "validation_size", "test_size", "split_seed"):
+            if (value := getattr(self, name)) is not None:
+                raise InputError(
+                    f"{name} must be left out, since the split file '{split_file}' decides the "
+                    f"molecules; got {value}"
+                )
+
+
+_OF_THE_SEARCH = (
+    "epochs",
+    "schedule",
+    "plateau_factor",
+    "plateau_patience",
+    "minimum_learning_rate",
+    "early_stopping_patience",
+)
+"""How long and how a *search* trains; an ablation trains to the end instead (section 2.1)."""
+
+
+def ablation_training(search: TrainingConfig) -> TrainingConfig:
+    """The winner's batch size and learning rate with the paper's schedule to the end.
+
+    A search stops after ten epochs; the ablation trains for at most 200, with the plateau schedule
+    and an early stopping patience of 50, which are ``TrainingConfig``'s defaults.
+    """
+    defaults = {name: TrainingConfig.model_fields[name].default for name in _OF_THE_SEARCH}
+    return rebuild(search, **defaults)
+
+
+def repeat_seed(seed: int, repeat: int) -> int:
+    """Seed of the weights and of the order of batches in a repeat.
+
+    It does not depend on the variant or the target: the arms of one repeat are paired.
+    """
+    digest = hashlib.sha256(f"{seed}/{repeat}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the ablation.
+
+    Attributes:
+        variant: name of the variant.
+        target: name of the target.
+        repeat: counted from 0.
+        config: the run's configuration, with this one target.
+    """
+
+    variant: str
+    target: str
+    repeat: int
+    config: TrialConfig
+
+    @property
+    def key(self) -> str:
+        """``variant/target/repeat``."""
+        return f"{self.variant}/{self.target}/{self.repeat}"
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """Variants × targets × repeats of one exported configuration.
+
+    Attributes:
+        name: the experiment's name in the store.
+        network: the winner's network.
+        training: of every cell; its seed is the one that the repeats' seeds derive from.
+        data: of every cell.
+        targets: each trained by itself, in Table 1's order.
+        variants: the arms.
+        repeats: networks per variant and target.
+        expected_split: hash of the search's split where the cells use the same one, else ``None``.
+    """
+
+    name: str
+    network: NetworkConfig
+    training: TrainingConfig
+    data: DataConfig
+    targets: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    repeats: int = 1
+    expected_split: str | None = None
+
+    @classmethod
+    def make(
+        cls,
+        winner: Winner,
+        *,
+        targets: Iterable[str] = (),
+        variants: Iterable[str] = (),
+        repeats: int = 1,
+        overrides: Overrides = Overrides(),
+        name: str | None = None,
+        stem: str | None = None,
+    ) -> AblationPlan:
+        """The plan for ``winner``; without targets its own, without variants all of them.
+
+        Args:
+            winner: the exported configuration.
+            targets: names; ``all`` for the twelve.
+            variants: names; ``all`` for the five.
+            repeats: networks per variant and target.
+            overrides: changes to the training and the data.
+            name: the experiment's name; by default ``stem`` or the winner's name, with the first
+                digits of the plan's identity.
+            stem: name of the exported file without its ending.
+
+        Raises:
+            InputError: a name is unknown, a value not allowed, or the winner has no vectors.
+        """
+        if repeats < 1:
+            raise InputError(f"the number of repeats must be at least 1; got {repeats}")
+        search = winner.config
+        require_vectors(search.network)
+        if search.data.split_file is not None:
+            overrides.refuse_sizes(search.data.split_file)
+        data = overrides.apply(search.data)
+        plan = cls(
+            name=name or "",
+            network=search.network,
+            training=overrides.apply(ablation_training(search.training)),
+            data=data,
+            targets=canonical_targets(tuple(targets) or search.targets),
+            variants=select_variants(variants),
+            repeats=repeats,
+            expected_split=_split_hash(winner) if data == search.data else None,
+        )
+        return plan if name else replace(plan, name=f"{stem or winner.name}-{plan.identity[:8]}")
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of what all cells share: network, training and data.
+
+        Targets, variants and repeats are no part of it: adding some adds cells to the same
+        experiment.
+        """
+        return fingerprint(
+            {
+                "network": self.network.model_dump(mode="json"),
+                "training": self.training.model_dump(mode="json"),
+                "data": self.data.model_dump(mode="json"),
+                "split": self.expected_split,
+            }
+        )
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, repeat by repeat, in Table 1's order."""
+        return tuple(
+            Cell(variant.name, target, repeat, self._config(variant, target, repeat))
+            for repeat in range(self.repeats)
+            for target in self.targets
+            for variant in self.variants
+        )
+
+    def _config(self, variant: Variant, target: str, repeat: int) -> TrialConfig:
+        seed = repeat_seed(self.training.seed, repeat)
+        return TrialConfig(
+            targets=(target,),
+            network=variant.derive(self.network),
+            training=rebuild(self.training, seed=seed),
+            data=self.data,
+        )
+
+
+def _split_hash(winner: Winner) -> str | None:
+    return None if winner.provenance is None else winner.provenance.split_hash

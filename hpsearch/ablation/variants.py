@@ -1,0 +1,128 @@
+"""The arms of the ablation: what each changes in the winner's network (section 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hpsearch.ablation.rebuild import rebuild
+from hpsearch.config import NetworkConfig
+from hpsearch.errors import InputError
+
+VECTOR_DIMENSION = 3
+"""Components of a vector, hence scalars in its place: 29 vectors, 87 scalars in section 2.1."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One arm of the ablation: a name and what it changes in the winner's network.
+
+    Attributes:
+        name: as in Table 1 and in the cells' keys.
+        description: what differs from the winner, in a few words.
+        derive: the winner's network to this arm's; validates what it returns.
+    """
+
+    name: str
+    description: str
+    derive: Callable[[NetworkConfig], NetworkConfig]
+
+
+def _as_it_is(network: NetworkConfig) -> NetworkConfig:
+    return network
+
+
+def drop_vectors(network: NetworkConfig) -> NetworkConfig:
+    """``network`` with every vector replaced by three scalars: as many components, none rotating.
+
+    The number of *features* stays, the number of *weights* does not: a convolution between scalars
+    alone has more radial weights than one with the same components split into scalars and vectors.
+    """
+    return rebuild(
+        network,
+        featurization_scalars=network.featurization_scalars
+        + VECTOR_DIMENSION * network.featurization_vectors,
+        featurization_vectors=0,
+        output_scalars=network.output_scalars + VECTOR_DIMENSION * network.output_vectors,
+        output_vectors=0,
+    )
+
+
+def _deep(network: NetworkConfig) -> NetworkConfig:
+    flat = drop_vectors(network)
+    return rebuild(flat, featurization_blocks=flat.featurization_blocks + 1)
+
+
+def _outdeep(network: NetworkConfig) -> NetworkConfig:
+    flat = drop_vectors(network)
+    return rebuild(flat, output_mlp_layers=flat.output_mlp_layers + 1)
+
+
+def _both_deep(network: NetworkConfig) -> NetworkConfig:
+    return _outdeep(_deep(network))
+
+
+VARIANTS: tuple[Variant, ...] = (
+    Variant("L1Net", "the winner as it is", _as_it_is),
+    Variant("L0Net", "three scalars in place of each vector", drop_vectors),
+    Variant("L0NetDeep", "L0Net with one more featurization block", _deep),
+    Variant("L0NetOutdeep", "L0Net with one more hidden atom-wise layer", _outdeep),
+    Variant("L0NetBothDeep", "L0Net with one more of both", _both_deep),
+)
+"""The five networks of section 4.4, in the order of Figure 4."""
+
+VARIANT_NAMES: tuple[str, ...] = tuple(variant.name for variant in VARIANTS)
+
+
+def select_variants(
+    names: Iterable[str], available: tuple[Variant, ...] = VARIANTS
+) -> tuple[Variant, ...]:
+    """The variants called ``names``, without regard to case, in the order of ``available``.
+
+    ``all`` stands for every variant, and so does no name.
+
+    Raises:
+        InputError: a name is unknown.
+    """
+    known = {variant.name.lower(): variant.name for variant in available}
+    wanted: set[str] = set()
+    for name in names:
+        if name.lower() != "all" and name.lower() not in known:
+            listed = ", ".join(variant.name for variant in available)
+            raise InputError(f"a variant must be one of {listed}; got '{name}'")
+        wanted |= set(known.values()) if name.lower() == "all" else {known[name.lower()]}
+    return tuple(variant for variant in available if not wanted or variant.name in wanted)
+
+
+def require_vectors(network: NetworkConfig) -> None:
+    """Refuses a network without rotating features, of which nothing can be ablated.
+
+    Raises:
+        InputError: there are no vectors.
+    """
+    if network.featurization_vectors + network.output_vectors == 0:
+        raise InputError(
+            "an ablation needs a configuration with vectors to drop; got featurization_vectors 0 "
+            "and output_vectors 0: every variant would be the same L0Net; export a trial with "
+            "vectors, or give the file some"
+        )
+
+
+def relative_cost(network: NetworkConfig) -> int:
+    """A number that grows with the time of a step: the radial weights of all convolutions.
+
+    Good for ordering the arms of one plan; not seconds. A convolution has one radial head per pair
+    of features and allowed filter degree: one for 0→0, 0→1 and 1→0, three for 1→1; each vector that
+    comes out also takes a scalar that gates it.
+    """
+    inputs = (network.embedding_size, 0)
+    layer = (network.featurization_scalars, network.featurization_vectors)
+    between = (network.output_scalars, network.output_vectors)
+    outputs = [layer] * network.featurization_blocks + [between] * (network.output_blocks - 1)
+    total = 0
+    for scalars, vectors in [*outputs, (network.output_mlp_neurons, 0)]:
+        paths = (scalars + vectors) * sum(inputs) + vectors * (inputs[0] + 3 * inputs[1])
+        total += network.radial_mlp_neurons * paths
+        inputs = (scalars, vectors)
+    atom_wise = (network.output_mlp_layers - 1) * network.output_mlp_neurons**2
+    return total + atom_wise

@@ -1,0 +1,201 @@
+"""One launch of an ablation's plan, as work for the executor."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from hpsearch.ablation.cells import STATES, CellState
+from hpsearch.ablation.plan import AblationPlan
+from hpsearch.ablation.summary import DataSummary
+from hpsearch.ablation.variants import relative_cost
+from hpsearch.errors import InputError
+from hpsearch.runs import Assignment, Completion, EpochMetrics, Outcome, RunFacts
+from hpsearch.store import Experiment, Store, experiment_folder
+from hpsearch.winner import Winner
+
+
+class Ablation:
+    """One launch of a plan: a source of assignments that keeps their results (``runs.Work``).
+
+    A cell that is complete in the store is never run again. One that an earlier launch left
+    unfinished goes on from its folder, one that failed is tried once more, in the next launch
+    only: a network that diverges would otherwise be trained for ever.
+
+    Attributes:
+        experiment: the ablation in the store.
+        plan: what is to be run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        experiment: Experiment,
+        plan: AblationPlan,
+        run_ids: dict[str, int],
+        complete: set[str],
+        directory: Path,
+        expected_split: str | None,
+    ) -> None:
+        self.experiment = experiment
+        self.plan = plan
+        self._store = store
+        self._run_ids = run_ids
+        self._directory = directory
+        self._expected_split = expected_split
+        self._states: dict[str, CellState] = {
+            cell.key: "complete" if cell.key in complete else "waiting" for cell in plan.cells
+        }
+        # Longest first: a long run started last would leave the other places idle at the end.
+        # `sorted` is stable, so among equals the first repeat and Table 1's order come first.
+        self._queue = [
+            cell
+            for cell in sorted(plan.cells, key=lambda c: -relative_cost(c.config.network))
+            if cell.key not in complete
+        ]
+
+    @classmethod
+    def launch(
+        cls,
+        store: Store,
+        winner: Winner,
+        plan: AblationPlan,
+        runs_root: Path,
+        data: DataSummary | None = None,
+    ) -> Self:
+        """Begins the ablation, or continues the one of this name.
+
+        Args:
+            store: keeps the runs.
+            winner: the exported configuration, kept as provenance.
+            plan: the cells.
+            runs_root: absolute path of the folder that holds the experiments' folders.
+            data: the molecules; makes every cell's split the same and gives the report its
+                baselines.
+
+        Raises:
+            InputError: the store has an ablation of this name of other runs or other molecules.
+        """
+        earlier = store.experiment("ablation", plan.name)
+        if earlier is not None:
+            _check_same_runs(store, earlier, plan, data)
+        export = winner.model_dump(mode="json")
+        experiment = store.begin_experiment(
+            "ablation", plan.name, {"identity": plan.identity, "winner": export}
+        )
+        _record_plan(store, experiment, plan, data)
+        directory = runs_root / experiment_folder(experiment.name, experiment.identity)
+        run_ids = {
+            cell.key: store.record_run(
+                experiment.id, cell.key, cell.config, str(directory / cell.key)
+            ).id
+            for cell in plan.cells
+        }
+        results = store.results(experiment.id)
+        complete = set(results.loc[results["state"] == "complete", "key"])
+        expected = plan.expected_split if data is None else data.split_hash
+        expected = experiment.provenance.get("split_hash") or expected
+        return cls(store, experiment, plan, run_ids, complete, directory, expected)
+
+    def next(self) -> Assignment | None:
+        """The costliest cell that is still waiting, or ``None``."""
+        if not self._queue:
+            return None
+        cell = self._queue.pop(0)
+        self._states[cell.key] = "running"
+        return Assignment(
+            key=cell.key,
+            config=cell.config,
+            directory=str(self._directory / cell.key),
+            evaluate_test=True,
+            expected_split=self._expected_split,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has been handed out; what fails waits for the next launch."""
+        return not self._queue
+
+    def started(self, key: str, facts: RunFacts) -> None:
+        """A worker has built the cell's network and data; the first cell's data are all cells'.
+
+        Raises:
+            InputError: the molecules or the split are not those of the ablation's other cells,
+                which therefore could not be compared.
+        """
+        self._store.record_facts(self._run_ids[key], facts)
+        given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
+        settled = self._store.settle(self.experiment.id, **given)
+        self._expected_split = settled["split_hash"]
+        for what, value in given.items():
+            if settled[what] != value:
+                raise InputError(
+                    f"every cell of the ablation '{self.plan.name}' must see the same molecules; "
+                    f"the {what.replace('_', ' ')} was {settled[what][:12]}, the cell {key} on "
+                    f"{facts.host} has {value[:12]}; restore the data or choose a new name"
+                )
+
+    def epoch(self, key: str, metrics: EpochMetrics) -> None:
+        """An epoch of the cell has ended."""
+        self._store.record_epoch(self._run_ids[key], metrics)
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """The cell has ended."""
+        self._store.record_result(self._run_ids[key], outcome)
+        if self._states[key] != "complete":
+            self._states[key] = "complete" if isinstance(outcome, Completion) else "failed"
+
+    def counts(self) -> dict[CellState, int]:
+        """Cells of this launch's plan in each state."""
+        states = list(self._states.values())
+        return {state: states.count(state) for state in STATES}
+
+
+def _check_same_runs(
+    store: Store, earlier: Experiment, plan: AblationPlan, data: DataSummary | None
+) -> None:
+    """Refuses to mix different runs or molecules under one name.
+
+    Raises:
+        InputError: the stored ablation is another one.
+    """
+    if earlier.provenance.get("identity") != plan.identity:
+        raise InputError(
+            f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
+            "it began with; these are others: leave the name out or choose a new one"
+        )
+    began_with = earlier.provenance.get("data_hash")
+    if data is not None and began_with not in (None, data.data_hash):
+        raise InputError(
+            f"the ablation '{plan.name}' must go on with the molecules that it began with, whose "
+            f"hash is {began_with[:12]}; got {data.data_hash[:12]}; choose a new name"
+        )
+    stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
+    for cell in plan.cells:
+        if stored.get(cell.key, cell.config.fingerprint) != cell.config.fingerprint:
+            # Recording it again would forget the result that it has.
+            raise InputError(
+                f"the cell {cell.key} of the ablation '{plan.name}' must be the network that it "
+                f"was; the variant {cell.variant} derives another one now; choose a new name"
+            )
+
+
+def _record_plan(
+    store: Store, experiment: Experiment, plan: AblationPlan, data: DataSummary | None
+) -> None:
+    """Adds this launch's arms, molecules and baselines to those of earlier launches."""
+    stored = experiment.provenance
+    changes: dict[str, Any] = {
+        "variants": {
+            **stored.get("variants", {}),
+            **{variant.name: variant.description for variant in plan.variants},
+        }
+    }
+    if data is not None:
+        earlier = (stored.get("data") or {}).get("baselines", {})
+        merged = {kind: {**earlier.get(kind, {}), **new} for kind, new in data.baselines.items()}
+        changes["data"] = {**asdict(data), "baselines": merged}
+    store.update_provenance(experiment.id, **changes)
+    if data is not None:
+        store.settle(experiment.id, data_hash=data.data_hash, split_hash=data.split_hash)

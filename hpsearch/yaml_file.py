@@ -1,0 +1,598 @@
+"""YAML files read strictly: plain data, the line of every key, and one-line errors.
+
+PyYAML follows YAML 1.1, which reads ``1e-6`` as text, ``010`` as 8 and ``1:30`` as 90, and it keeps
+the last of two equal keys. None of that is what a person means in a search space, so all of it is
+refused here, with the line and the mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import stat
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from hpsearch.errors import InputError
+
+Position = tuple[str | int, ...]
+"""Where a value stands: keys and list indices from the top of the file."""
+
+T = TypeVar("T")
+
+MAX_BYTES = 256_000
+"""A space has about 3 kB. PyYAML takes seconds for a megabyte, so a wrong file is refused early."""
+
+MAX_DEPTH = 16
+"""Mappings and lists inside each other; a space needs five. Keeps the recursion bounded."""
+
+_LONGEST_SHOWN = 60
+_LONGEST_NUMBER = 64
+_LARGEST_INTEGER = 2**63 - 1
+
+_UNPRINTABLE = re.compile(
+    "[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
+_LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?", re.ASCII)
+_OCTAL = re.compile(r"[-+]?0[0-9_]+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain data with the place in the file that each value came from.
+
+    Attributes:
+        source: the file's name as the user wrote it, or words for data that is in no file.
+        data: the top-level mapping.
+        text: the file's text; empty without a file.
+        key_lines: line of each key, counted from 1.
+        value_lines: line on which each value starts.
+        written: each scalar as the file spells it.
+    """
+
+    source: str
+    data: dict[str, Any]
+    text: str = ""
+    key_lines: Mapping[Position, int] = field(default_factory=dict)
+    value_lines: Mapping[Position, int] = field(default_factory=dict)
+    written: Mapping[Position, str] = field(default_factory=dict)
+
+    def error(self, position: Position, message: str, *, key: bool = False) -> InputError:
+        """An :class:`InputError` that begins with the file and the line of ``position``.
+
+        Args:
+            position: of the value; where the file has none, the nearest enclosing one counts.
+            message: what must hold, what came, the mend.
+            key: report the line of the key rather than of its value.
+        """
+        return located(self.source, self._line(position, key), message)
+
+    def _line(self, position: Position, key: bool) -> int | None:
+        if not self.value_lines:
+            return None
+        for length in range(len(position), 0, -1):
+            place = position[:length]
+            # A missing value is missed at its parent's key, not at the parent's first line.
+            by_key = key or length < len(position)
+            lines = self.key_lines if by_key and place in self.key_lines else self.value_lines
+            if place in lines:
+                return lines[place]
+        return 1
+
+    def at(self, position: Position) -> Any:
+        """The value at ``position``; ``None`` where there is none."""
+        value: Any = self.data
+        for step in position:
+            if not _has(value, step):
+                return None
+            value = value[step]
+        return value
+
+    def got(self, position: Position) -> str:
+        """Words for the value at ``position``, as the file spells it."""
+        value = self.at(position)
+        if isinstance(value, dict):
+            return "a mapping"
+        if isinstance(value, list):
+            return "a list"
+        written = self.written.get(position)
+        if isinstance(value, str):
+            return f"the text {one_line(repr(value))}"
+        if value is None:
+            return "nothing"
+        plain = str(value).lower() if isinstance(value, bool) else str(value)
+        if isinstance(value, bool) and written is not None and written.lower() != plain:
+            return f"{one_line(written)}, which YAML reads as {plain}"
+        return one_line(written or plain)
+
+
+def read_yaml(path: str | Path) -> Document:
+    """The file at ``path``, read strictly.
+
+    Raises:
+        InputError: it is missing, unreadable, too large, or not one plain YAML mapping.
+    """
+    source = one_line(str(path), longest=300)
+    return _Reader(source, _read_text(Path(path), source)).document()
+
+
+def parse_yaml(text: str, source: str) -> Document:
+    """``text`` read as strictly as :func:`read_yaml` reads the file called ``source``.
+
+    Raises:
+        InputError: it is not one plain YAML mapping.
+    """
+    _refuse_unprintable(text, source)
+    return _Reader(source, text).document()
+
+
+def validate(kind: type[T] | TypeAdapter[T], document: Document, at: Position = ()) -> T:
+    """The value at ``at``, checked by a pydantic model, type or adapter.
+
+    Raises:
+        InputError: the value is not valid: one line with file, line, what must hold, what came
+            and, where it can be told, the mend.
+    """
+    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
+    try:
+        return adapter.validate_python(document.at(at))
+    except ValidationError as error:
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        raise _first_error(error, document, at, model) from None
+
+
+def dotted(position: Position) -> str:
+    """``("parameters", "x", "choices", 2)`` as ``parameters.x.choices[2]``."""
+    text = ""
+    for step in position:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return one_line(text)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend for a name that is not among ``known``."""
+    names = list(known)
+    close = difflib.get_close_matches(name[:_LONGEST_SHOWN], names, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"choose from {', '.join(names)}" if names else "delete it"
+
+
+def yaml_number(value: float) -> str:
+    """``value`` spelled so that YAML 1.1 reads back the same number: 1e-06 as ``1.0e-6``."""
+    mantissa, _, exponent = repr(value).partition("e")
+    if not exponent:
+        return mantissa
+    sign = "-" if exponent.startswith("-") else "+"
+    whole = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{whole}e{sign}{abs(int(exponent))}"
+
+
+def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """``text`` fit for an error message: no line break or control character, not too long."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
+    return shown if len(text) <= longest else f"{shown[: longest - 1]}…"
+
+
+def located(source: str, line: int | None, message: str) -> InputError:
+    """An error whose single line begins with the place."""
+    place = source if line is None else f"{source}:{line}"
+    return InputError(f"{place}: {message}")
+
+
+def _has(value: Any, step: str | int) -> bool:
+    if isinstance(value, dict):
+        return step in value
+    return isinstance(value, list) and isinstance(step, int) and step < len(value)
+
+
+# Reading the file -------------------------------------------------------------------------------
+
+
+def _read_text(path: Path, source: str) -> str:
+    try:
+        # A pipe or a device would block or never end; a directory has no text.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise located(source, None, "must be a file, got a directory or a device")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise located(source, None, "must be a file, got no such file; check the path") from None
+    except PermissionError:
+        raise located(
+            source, None, "must be readable, got no permission; change its mode or owner"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise located(source, None, f"must be readable, got: {reason}") from None
+    if len(content) > MAX_BYTES:
+        raise located(
+            source, 1, f"must be at most {MAX_BYTES:,} bytes, got more; is it the right file?"
+        )
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise located(
+            source,
+            line,
+            f"must be UTF-8 text, got byte 0x{content[error.start]:02x}; save as UTF-8",
+        ) from None
+    _refuse_unprintable(text, source)
+    return text
+
+
+def _refuse_unprintable(text: str, source: str) -> None:
+    if found := _UNPRINTABLE.search(text):
+        raise located(
+            source,
+            text.count("\n", 0, found.start()) + 1,
+            f"must be printable text, got the control character {found[0]!a}; delete it",
+        )
+
+
+class _Reader:
+    """Builds plain data from PyYAML's events, which still show anchors, tags and documents.
+
+    Working on events rather than on the composed nodes refuses an alias before it is followed.
+    """
+
+    def __init__(self, source: str, text: str) -> None:
+        self._source = source
+        self._text = text
+        self._loader = yaml.SafeLoader(text)
+        self._key_lines: dict[Position, int] = {}
+        self._value_lines: dict[Position, int] = {}
+        self._written: dict[Position, str] = {}
+
+    def document(self) -> Document:
+        self._next()  # the stream's start
+        start = self._next()
+        if isinstance(start, yaml.StreamEndEvent):
+            raise located(self._source, 1, "must hold a mapping of keys, got an empty file")
+        data = self._value(self._next(), (), "the file")
+        if not isinstance(data, dict):
+            raise located(
+                self._source, 1, f"must hold a mapping, got {_WORDS[type(data)]}; write key: value"
+            )
+        self._next()  # the document's end
+        after = self._next()
+        if not isinstance(after, yaml.StreamEndEvent):
+            self._refuse(after, "must hold one document, got a second; remove the line ---")
+        return Document(
+            self._source, data, self._text, self._key_lines, self._value_lines, self._written
+        )
+
+    def _next(self) -> yaml.Event:
+        try:
+            event: yaml.Event = self._loader.get_event()  # type: ignore[no-untyped-call]
+            return event
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            problem = one_line(error.problem or error.context or "a mistake", longest=120)
+            raise located(
+                self._source,
+                _line(mark),
+                f"must be valid YAML, got: {problem}; {_syntax_mend(problem)}",
+            ) from None
+        except (yaml.YAMLError, ValueError, OverflowError):
+            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF".
+            raise located(
+                self._source,
+                _line(self._loader.get_mark()),
+                "must be valid YAML, got an impossible character escape; write the character",
+            ) from None
+
+    def _refuse(self, event: yaml.Event, message: str) -> NoReturn:
+        raise located(self._source, _line(event.start_mark), message)
+
+    def _value(self, event: yaml.Event, position: Position, name: str) -> Any:
+        self._refuse_anchor_and_tag(event, name)
+        if len(position) > MAX_DEPTH:
+            self._refuse(event, f"must nest at most {MAX_DEPTH} levels, got more; flatten it")
+        self._value_lines[position] = _line(event.start_mark)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(position)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(position)
+        assert isinstance(event, yaml.ScalarEvent)
+        self._written[position] = event.value
+        return self._scalar(event, name)
+
+    def _refuse_anchor_and_tag(self, event: yaml.Event, name: str) -> None:
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            mark = "*" if isinstance(event, yaml.AliasEvent) else "&"
+            written = one_line(f"{mark}{getattr(event, 'anchor', '')}")
+            self._refuse(event, f"{name} must not use anchors, got {written}; write the value out")
+        if (tag := getattr(event, "tag", None)) is not None:
+            self._refuse(event, f"{name} must have no tag, got {one_line(tag)}; delete the tag")
+
+    def _mapping(self, position: Position) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key = self._key(event, position)
+            place = (*position, key)
+            if key in values:
+                self._refuse(
+                    event,
+                    f"{dotted(place)} must be given once, got it again after line "
+                    f"{self._key_lines[place]}; delete one",
+                )
+            self._key_lines[place] = _line(event.start_mark)
+            values[key] = self._value(self._next(), place, dotted(place))
+        return values
+
+    def _key(self, event: yaml.Event, position: Position) -> str:
+        where = dotted(position) or "the file"
+        self._refuse_anchor_and_tag(event, f"a key of {where}")
+        if not isinstance(event, yaml.ScalarEvent):
+            self._refuse(event, f"a key of {where} must be text, got a mapping or a list")
+        if self._tag(event) != "str":
+            self._refuse(
+                event,
+                f"a key of {where} must be text, got {one_line(event.value) or 'nothing'}, which "
+                "YAML does not read as text; put it in quotes",
+            )
+        return str(event.value)
+
+    def _sequence(self, position: Position) -> list[Any]:
+        values: list[Any] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            place = (*position, len(values))
+            values.append(self._value(event, place, dotted(place)))
+        return values
+
+    def _tag(self, event: yaml.ScalarEvent) -> str:
+        resolve = self._loader.resolve
+        tag = resolve(yaml.ScalarNode, event.value, event.implicit)  # type: ignore[no-untyped-call]
+        return str(tag).rpartition(":")[2]
+
+    def _scalar(self, event: yaml.ScalarEvent, name: str) -> Any:
+        tag, written = self._tag(event), event.value
+        if tag == "str":
+            self._refuse_misread_text(event, name)
+            return written
+        if tag == "null":
+            return None
+        if tag == "bool":
+            return yaml.SafeLoader.bool_values[written.lower()]
+        if tag in ("int", "float"):
+            return self._number(event, tag, name)
+        self._refuse(
+            event,
+            f"{name} must be a number or text, got {one_line(written)}, which YAML reads as a "
+            f"{tag}; put it in quotes if text is meant",
+        )
+
+    def _refuse_misread_text(self, event: yaml.ScalarEvent, name: str) -> None:
+        if event.style is None and _LOOKS_LIKE_A_NUMBER.fullmatch(event.value):
+            self._refuse(
+                event,
+                f"{name} must be a number, got the text '{one_line(event.value)}'; "
+                f"write {_respelled(event.value)}",
+            )
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in event.value):
+            self._refuse(event, f"{name} must be printable text, got an escaped NUL or surrogate")
+
+    def _number(self, event: yaml.ScalarEvent, tag: str, name: str) -> int | float:
+        written = event.value
+        if len(written) > _LONGEST_NUMBER:
+            self._refuse(event, f"{name} must be a number of some digits, got {one_line(written)}")
+        node = yaml.ScalarNode(tag, written)
+        try:
+            loader = self._loader
+            value: int | float = (
+                loader.construct_yaml_int(node)
+                if tag == "int"
+                else loader.construct_yaml_float(node)
+            )
+        except (ValueError, OverflowError):
+            self._refuse(event, f"{name} must be a number, got {one_line(written)}")
+        if isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+            self._refuse(event, f"{name} must be below 2^63, got {one_line(written)}")
+        if ":" in written or _OCTAL.fullmatch(written):
+            self._refuse(
+                event,
+                f"{name} must be a plain decimal number, got {one_line(written)}, which YAML "
+                f"reads as {value}; write the number meant, or put it in quotes if text is meant",
+            )
+        return value
+
+
+_WORDS: dict[type, str] = {
+    list: "a list",
+    str: "text",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "nothing",
+}
+
+
+def _line(mark: Any) -> int:
+    """Line of PyYAML's mark, counted from 1; what has no mark is at the top."""
+    return 1 if mark is None else int(mark.line) + 1
+
+
+def _respelled(written: str) -> str:
+    digits = written.replace("_", "")
+    if re.fullmatch(r"[-+]?\d{1,18}", digits):
+        return str(int(digits))
+    value = float(digits)
+    if not math.isfinite(value):
+        return "a smaller number"
+    # 1e6 is usually meant as a count; a whole number also passes where a float is due.
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else yaml_number(value)
+
+
+def _syntax_mend(problem: str) -> str:
+    if "\\t" in problem:
+        return "indent with spaces instead of tabs"
+    return "check the indentation, the colons and the brackets around this line"
+
+
+# Turning pydantic's errors into one line --------------------------------------------------------
+
+_KIND_WORDS = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "finite_number": "a finite number",
+}
+_BOUND_WORDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def _first_error(
+    error: ValidationError, document: Document, at: Position, model: type[BaseModel] | None
+) -> InputError:
+    """The error to show: an unknown key first, since a misspelt key is also a missing one."""
+    details = error.errors(include_url=False, include_context=True)
+    details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
+    detail = details[0]
+    position = _position(document, at, detail["loc"])
+    name = dotted(position) or "the file"
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known_keys(model, detail["loc"])
+        return document.error(
+            position,
+            f"{name} must be a known key, got {one_line(str(position[-1]))}; "
+            f"{nearest(str(position[-1]), known)}",
+            key=True,
+        )
+    if kind in ("missing", "union_tag_not_found"):
+        place = (*position, _discriminator(context)) if kind != "missing" else position
+        return document.error(place, f"{dotted(place)} must be given, got nothing; add it")
+    if kind == "union_tag_invalid":
+        position = (*position, _discriminator(context))
+        tags = str(context["expected_tags"]).replace("'", "")
+        return document.error(
+            position, f"{dotted(position)} must be one of {tags}, got {document.got(position)}"
+        )
+    if kind == "value_error":
+        return document.error(
+            position, _own_words(name, str(context["error"]), document.got(position))
+        )
+    must, mend = _must(kind, context, detail["msg"], document, position)
+    return document.error(position, f"{name} must {must}, got {document.got(position)}{mend}")
+
+
+def _own_words(name: str, message: str, got: str) -> str:
+    """A validator's message: a bare ``must ...``, or a sentence that says what came."""
+    if message.startswith("must "):
+        return f"{name} {message}" if ", got " in message else f"{name} {message}, got {got}"
+    return f"{name}: {message}"
+
+
+def _discriminator(context: Mapping[str, Any]) -> str:
+    return str(context["discriminator"]).strip("'")
+
+
+def _must(
+    kind: str, context: Mapping[str, Any], message: str, document: Document, position: Position
+) -> tuple[str, str]:
+    """What must hold and the mend, for the errors that a value can have."""
+    value = document.at(position)
+    if kind in _KIND_WORDS:
+        return f"be {_KIND_WORDS[kind]}", _kind_mend(kind, value)
+    if kind in _BOUND_WORDS:
+        word, bound = _BOUND_WORDS[kind]
+        return f"be {word} {context[bound]}", "; raise it" if bound[0] == "g" else "; lower it"
+    if kind in ("too_short", "too_long"):
+        limit = context.get("min_length", context.get("max_length"))
+        return f"have {'at least' if kind == 'too_short' else 'at most'} {limit} entries", ""
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+        close = difflib.get_close_matches(str(value)[:_LONGEST_SHOWN], choices, n=1)
+        words = choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
+        return f"be {words}", f"; did you mean {close[0]}?" if close else ""
+    if kind == "string_pattern_mismatch":
+        return f"match {context['pattern']}", "; rename it"
+    return f"be valid ({one_line(message, longest=120)})", ""
+
+
+def _kind_mend(kind: str, value: Any) -> str:
+    if kind == "string_type":
+        return "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
+    if isinstance(value, str) and kind in ("int_type", "float_type", "finite_number"):
+        if _LOOKS_LIKE_A_NUMBER.fullmatch(value):
+            return f"; write {_respelled(value)} without quotes"
+        return "; write a number"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    return {
+        "a list": "; write a list in brackets",
+        "true or false": "; write true or false",
+        "a mapping": "; write key: value under it",
+    }.get(_KIND_WORDS[kind], "")
+
+
+def _position(document: Document, at: Position, location: Position) -> Position:
+    """Where pydantic's ``location`` stands in the file: without the names of union members."""
+    position, value = at, document.at(at)
+    for index, step in enumerate(location):
+        inside = _has(value, step)
+        if not inside and index + 1 < len(location):
+            continue
+        if not inside and not isinstance(value, dict):
+            continue
+        position = (*position, step)
+        value = value[step] if inside else None
+    return position
+
+
+def _known_keys(model: type[BaseModel] | None, location: Position) -> Collection[str]:
+    """Keys of the model in which the unknown key at ``location`` stands."""
+    kind: Any = model
+    for step in location[:-1]:
+        kind = _inner(kind, step)
+    return list(kind.model_fields) if _is_model(kind) else ()
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _inner(kind: Any, step: str | int) -> Any:
+    """The type of what stands under ``step`` in a value of type ``kind``."""
+    if _is_model(kind):
+        info = kind.model_fields.get(step)
+        return None if info is None else _bare(info.annotation)
+    if get_origin(kind) in (Union, UnionType):
+        members = (_bare(member) for member in get_args(kind))
+        return next((m for m in members if _is_model(m) and _carries_tag(m, step)), None)
+    arguments = get_args(kind)
+    return _bare(arguments[-1] if isinstance(step, str) else arguments[0]) if arguments else None
+
+
+def _bare(kind: Any) -> Any:
+    """``kind`` without constraints; of an optional one, the type that it has when given."""
+    if get_origin(kind) is Annotated:
+        return _bare(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        given = [member for member in get_args(kind) if member is not NoneType]
+        return _bare(given[0]) if len(given) == 1 else kind
+    return kind
+
+
+def _carries_tag(model: type[BaseModel], tag: str | int) -> bool:
+    return any(tag in get_args(info.annotation) for info in model.model_fields.values())

@@ -32,6 +32,9 @@ from hpsearch.runs import Completion, EpochMetrics, RunFacts
 EVALUATION_BATCH = 64
 """Molecules a batch without gradients; bounds memory, has no effect on results."""
 
+CALIBRATION_MOLECULES = 64
+"""Training molecules on which a fresh network is normalised."""
+
 WARM_UP_FRACTION = 0.05
 """Part of a ``cosine`` schedule's steps over which the learning rate rises."""
 
@@ -144,10 +147,9 @@ class Training:
         self._training_targets = self._normalised(self.split.train).to(torch.get_default_dtype())
         self._validation_targets = self._normalised(self.split.validation)
 
-        mean_atoms = float(molecules.atom_counts[self.split.train].mean())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            network = MultiTargetNetwork(config.network, len(config.targets), mean_atoms)
+            network = MultiTargetNetwork(config.network, len(config.targets))
         self.network = network.to(self.device)
         self._optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.training.learning_rate, fused=True
@@ -164,7 +166,8 @@ class Training:
             split_hash=self.split.hash,
             zero_output_loss=float(self._validation_targets.square().sum(1).mean()),
         )
-        self._resume()
+        if not self._resume():
+            self._calibrate()
 
     @property
     def epochs_done(self) -> int:
@@ -291,12 +294,16 @@ class Training:
                 pending.clear()
         return total / len(rows)
 
+    def _calibrate(self) -> None:
+        batch = self._molecules.batch(self.split.train[:CALIBRATION_MOLECULES])
+        self.network.calibrate(*self._inputs(batch))
+
+    def _inputs(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        batch = batch.to(self.device)
+        return batch.elements, batch.positions.to(torch.get_default_dtype()), batch.counts
+
     def _outputs(self, batch: MoleculeBatch) -> Tensor:
-        outputs: Tensor = self.network(
-            batch.elements.to(self.device),
-            batch.positions.to(self.device, torch.get_default_dtype()),
-            batch.counts.to(self.device),
-        )
+        outputs: Tensor = self.network(*self._inputs(batch))
         return outputs
 
     def _batches(self, rows: np.ndarray[Any, Any]) -> Iterator[MoleculeBatch]:
@@ -350,10 +357,10 @@ class Training:
             "statistics": self.statistics.to_dict(),
         }
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
         content = next(checkpoint.whole(self.directory, checkpoint.CHECKPOINT), None)
         if content is None:
-            return
+            return False
         tensors, state = content
         mine = self._identity()
         for key in ("fingerprint", "data_hash", "split_hash"):
@@ -365,14 +372,17 @@ class Training:
         self.network.load_state_dict(_with_prefix(tensors, "network."))
         optimizer = self._optimizer.state_dict()
         optimizer["state"] = {
-            number: _with_prefix(tensors, f"optimizer.{number}.")
+            number: moments
             for number, _ in enumerate(self.network.parameters())
+            # A weight without elements gets no gradient and so no state.
+            if (moments := _with_prefix(tensors, f"optimizer.{number}."))
         }
         self._optimizer.load_state_dict(optimizer)
         self._schedule.load_state_dict(state["schedule"])
         for group in self._optimizer.param_groups:
             group["lr"] = state["learning_rate"]
         self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
+        return True
 
     def _load_best(self) -> None:
         name = f"{checkpoint.BEST}-{self.best_epoch:05d}-*.safetensors"

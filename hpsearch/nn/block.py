@@ -48,7 +48,6 @@ class ConvolutionBlock(nn.Module):
         radial_layers: hidden layers of the radial MLP.
         radial_neurons: width of the radial MLP.
         beta: sharpness of the softplus activations.
-        mean_atoms: mean number of atoms of the training molecules.
     """
 
     def __init__(
@@ -61,12 +60,11 @@ class ConvolutionBlock(nn.Module):
         radial_layers: int,
         radial_neurons: int,
         beta: float,
-        mean_atoms: float,
     ) -> None:
         super().__init__()
         gated = Degrees(degrees_out.scalars + degrees_out.vectors, degrees_out.vectors)
         self.radial = RadialMLP(copies, basis, radial_layers, radial_neurons, beta)
-        self.convolution = Convolution(copies, degrees_in, gated, radial_neurons, mean_atoms)
+        self.convolution = Convolution(copies, degrees_in, gated, radial_neurons)
         self.gate = GatedBlock(degrees_out, beta)
 
     def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Features:

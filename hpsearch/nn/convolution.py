@@ -65,22 +65,24 @@ def _spread_pairs(values: Tensor, pairs: Neighbourhoods) -> Tensor:
 class Convolution(nn.Module):
     """Eq. 3 plus the self-term, for each of T copies that share nothing.
 
-    The sum over neighbours is divided by the square root of the mean number of atoms of a training
-    molecule, which Eq. 13 leaves out. The pair a = a is replaced by a linear map of each degree
-    (docs/decisions/0011).
+    Eq. 13 does not count the neighbours: the sum over them is divided by the square root of their
+    effective number, which :meth:`calibrate` measures. The pair a = a is replaced by a linear map
+    of each degree (docs/decisions/0011); the two terms are added and divided by sqrt(2).
 
     Args:
         copies: T.
         degrees_in: features of each atom that enter.
         degrees_out: features that leave.
         hidden: H, width of the radial MLP.
-        mean_atoms: mean number of atoms of the training molecules.
 
     Attributes:
+        effective_neighbours: ``[T]`` what the second moment of the neighbours' sum is divided by.
         to_scalars: ``[T, H, S + V, u0]`` weights of the paths (0,0,0) and (0,1,1).
         scalars_to_vectors: ``[T, S, H, u1]`` weights of the path (1,0,1).
         vectors_to_vectors: ``[T, H, 3 V, u1]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
     """
+
+    effective_neighbours: Tensor
 
     def __init__(
         self,
@@ -88,7 +90,6 @@ class Convolution(nn.Module):
         degrees_in: Degrees,
         degrees_out: Degrees,
         hidden: int,
-        mean_atoms: float,
     ) -> None:
         super().__init__()
         S, V = degrees_in
@@ -99,7 +100,8 @@ class Convolution(nn.Module):
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, hidden, 3 * V, u1))
         self.self_scalars = AtomWise(copies, S, u0, bias=False)
         self.self_vectors = AtomWise(copies, V, u1, bias=False)
-        common = (hidden * mean_atoms * degrees_in.present) ** -0.5
+        self.register_buffer("effective_neighbours", torch.ones(copies))
+        common = (hidden * degrees_in.present) ** -0.5
         self.from_scalar = common * max(S, 1) ** -0.5
         self.from_vector = common * max(V, 1) ** -0.5
 
@@ -114,6 +116,29 @@ class Convolution(nn.Module):
         Returns:
             Features of ``degrees_out``, ``[T, A, ...]``.
         """
+        neighbours = self.neighbour_sum(features, pairs, radial)
+        scale = self.effective_neighbours.rsqrt()[:, None, None]
+        own = self._self_term(features)
+        return Features(
+            (neighbours.scalars * scale + own.scalars) * math.sqrt(0.5),
+            (neighbours.vectors * scale[..., None] + own.vectors) * math.sqrt(0.5),
+        )
+
+    @torch.no_grad()
+    def calibrate(self, features: Features, pairs: Neighbourhoods, radial: Tensor) -> None:
+        """Measure the effective number of neighbours: the second moment of the sum over them.
+
+        Neighbours count fully only as far as their contributions are independent; after a softplus
+        they are not, and with a mean number of atoms in its place the features of deep networks
+        grow from block to block (docs/decisions/0010). Never below one, so nothing is amplified
+        where most atoms have no neighbour.
+        """
+        total = self.neighbour_sum(features, pairs, radial)
+        components = torch.cat((total.scalars.flatten(1), total.vectors.flatten(1)), dim=1)
+        self.effective_neighbours.copy_(components.square().mean(1).clamp(min=1.0))
+
+    def neighbour_sum(self, features: Features, pairs: Neighbourhoods, radial: Tensor) -> Features:
+        """Eq. 3 itself, normalised by Eq. 13; arguments and result as of the convolution."""
         shared = features.scalars.shape[0] == 1
         inputs = [
             self._inputs(Features(scalars, vectors), pairs)
@@ -131,11 +156,10 @@ class Convolution(nn.Module):
                 )
             )
         ]
-        neighbours = Features(
+        return Features(
             torch.stack([scalars for scalars, _ in convolved]),
             torch.stack([vectors for _, vectors in convolved]),
         )
-        return neighbours + self._self_term(features)
 
     def _inputs(self, features: Features, pairs: Neighbourhoods) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on weights: both T and the scaled scalars.

@@ -36,9 +36,3 @@ class Features(NamedTuple):
     def degrees(self) -> Degrees:
         """Multiplicities of both degrees."""
         return Degrees(self.scalars.shape[-1], self.vectors.shape[-1])
-
-    def __add__(self, other: object) -> Features:
-        """Sum, feature by feature: a residual connection or the self-term."""
-        if not isinstance(other, Features):
-            return NotImplemented
-        return Features(self.scalars + other.scalars, self.vectors + other.vectors)

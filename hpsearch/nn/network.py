@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from hpsearch.config import NetworkConfig
 from hpsearch.nn.activations import relu
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.block import ConvolutionBlock
+from hpsearch.nn.convolution import Convolution
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.radial import RadialBasis
@@ -24,10 +26,11 @@ class Featurization(nn.Module):
     """Embedding, then convolution & gated blocks; shared by all targets.
 
     A residual connection joins a block's input and output where their widths agree, so never
-    across the first block, whose input is the embedding.
+    across the first block, whose input is the embedding. The sum is divided by sqrt(2), which keeps
+    its second moment.
     """
 
-    def __init__(self, config: NetworkConfig, basis: RadialBasis, mean_atoms: float) -> None:
+    def __init__(self, config: NetworkConfig, basis: RadialBasis) -> None:
         super().__init__()
         # With a one-hot input one weight makes each feature: unit-normal needs no scale.
         self.embedding = nn.Parameter(torch.randn(len(ELEMENTS), config.embedding_size))
@@ -35,7 +38,7 @@ class Featurization(nn.Module):
         width = Degrees(config.featurization_scalars, config.featurization_vectors)
         entering = [Degrees(config.embedding_size, 0)] + [width] * (config.featurization_blocks - 1)
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(1, degrees, width, basis, **_block_options(config, mean_atoms))
+            ConvolutionBlock(1, degrees, width, basis, **_block_options(config))
             for degrees in entering
         )
 
@@ -45,7 +48,7 @@ class Featurization(nn.Module):
         features = Features(scalars, scalars.new_zeros(1, len(elements), 3, 0))
         for number, block in enumerate(self.blocks):
             out = block(features, pairs, phi)
-            features = out + features if self.residual and number > 0 else out
+            features = _residual(features, out) if self.residual and number > 0 else out
         return features
 
 
@@ -56,9 +59,7 @@ class OutputBlocks(nn.Module):
     layers with rectified linear units, of which the last emits a single scalar.
     """
 
-    def __init__(
-        self, config: NetworkConfig, targets: int, basis: RadialBasis, mean_atoms: float
-    ) -> None:
+    def __init__(self, config: NetworkConfig, targets: int, basis: RadialBasis) -> None:
         super().__init__()
         between = Degrees(config.output_scalars, config.output_vectors)
         widths = [
@@ -67,7 +68,7 @@ class OutputBlocks(nn.Module):
             Degrees(config.output_mlp_neurons, 0),
         ]
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(targets, first, last, basis, **_block_options(config, mean_atoms))
+            ConvolutionBlock(targets, first, last, basis, **_block_options(config))
             for first, last in pairwise(widths)
         )
         neurons = config.output_mlp_neurons
@@ -76,6 +77,13 @@ class OutputBlocks(nn.Module):
             AtomWise(targets, neurons, fan_out, bias=True) for fan_out in fan_outs
         )
         self.activation = relu()
+
+    @property
+    def last_bias(self) -> Tensor:
+        """``[T, 1, 1]`` bias of the layer that emits each atom's contribution."""
+        bias = self.atom_wise[-1].bias
+        assert isinstance(bias, Tensor)
+        return bias
 
     def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Tensor:
         """Features ``[1, A, ...]`` to each atom's contribution ``[T, A]``."""
@@ -96,17 +104,40 @@ class MultiTargetNetwork(nn.Module):
     Args:
         config: the architecture.
         targets: T, number of output blocks.
-        mean_atoms: mean number of atoms of the training molecules.
     """
 
-    def __init__(self, config: NetworkConfig, targets: int, mean_atoms: float) -> None:
+    def __init__(self, config: NetworkConfig, targets: int) -> None:
         super().__init__()
         self.config = config
         self.basis = RadialBasis(
             config.radial_basis, config.radial_functions, config.radial_maximum_angstrom
         )
-        self.featurization = Featurization(config, self.basis, mean_atoms)
-        self.output_blocks = OutputBlocks(config, targets, self.basis, mean_atoms)
+        self.featurization = Featurization(config, self.basis)
+        self.output_blocks = OutputBlocks(config, targets, self.basis)
+
+    @torch.no_grad()
+    def calibrate(self, elements: Tensor, positions: Tensor, counts: Tensor) -> None:
+        """Normalise a fresh network on some training molecules, so that it can be trained at once.
+
+        Convolution after convolution measures its effective number of neighbours, so that features
+        have a second moment of order one; then every output block's last bias makes its atoms'
+        contributions average to zero, which section 4.3 assumes of the start. Arguments as of
+        :meth:`forward`.
+        """
+
+        def measure(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
+            assert isinstance(convolution, Convolution)
+            convolution.calibrate(*arguments)
+
+        hooks = [
+            module.register_forward_pre_hook(measure)
+            for module in self.modules()
+            if isinstance(module, Convolution)
+        ]
+        per_atom, _ = self._per_atom(elements, positions, counts)
+        for hook in hooks:
+            hook.remove()
+        self.output_blocks.last_bias.sub_(per_atom.mean(1)[:, None, None])
 
     @property
     def weights(self) -> int:
@@ -124,19 +155,29 @@ class MultiTargetNetwork(nn.Module):
         Returns:
             ``[M, T]``: (t̂ - s)/σ for each molecule and target (Eqs 16 and 17).
         """
-        pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
-        phi = self.basis(pairs.distance)
-        features = self.featurization(elements, pairs, phi)
-        per_atom = self.output_blocks(features, pairs, phi)
+        per_atom, pairs = self._per_atom(elements, positions, counts)
         total = per_atom.new_zeros(per_atom.shape[0], pairs.molecules)
         outputs: Tensor = total.index_add(1, pairs.molecule, per_atom).T
         return outputs
 
+    def _per_atom(
+        self, elements: Tensor, positions: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Neighbourhoods]:
+        pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
+        phi = self.basis(pairs.distance)
+        return self.output_blocks(self.featurization(elements, pairs, phi), pairs, phi), pairs
 
-def _block_options(config: NetworkConfig, mean_atoms: float) -> dict[str, Any]:
+
+def _residual(before: Features, after: Features) -> Features:
+    half = math.sqrt(0.5)
+    return Features(
+        (before.scalars + after.scalars) * half, (before.vectors + after.vectors) * half
+    )
+
+
+def _block_options(config: NetworkConfig) -> dict[str, Any]:
     return {
         "radial_layers": config.radial_mlp_layers,
         "radial_neurons": config.radial_mlp_neurons,
         "beta": config.softplus_beta,
-        "mean_atoms": mean_atoms,
     }

@@ -45,7 +45,6 @@ def convolve(
     positions,
     counts,
     maximum,
-    mean_atoms,
 ):
     """Eq. 3 by e3nn's TensorProduct, per copy, in e3nn's layout; ``radial(d)`` is ``[T, E, H]``."""
     a, b = edges(positions, counts, maximum)
@@ -76,15 +75,13 @@ def convolve(
     g = radial(vector.norm(dim=1))
     results = []
     for t in range(g.shape[0]):
-        weights = [
-            path_weights(convolution, t, degrees_in, path).flatten(1) for path in paths
-        ]
+        weights = [path_weights(convolution, t, degrees_in, path).flatten(1) for path in paths]
         hidden = g.shape[2]
         per_edge = torch.cat([g[t] @ w / math.sqrt(hidden) for w in weights], dim=1)
         x = flatten(features, t if features.scalars.shape[0] > 1 else 0)
         messages = product(x[b], harmonics, per_edge)
         total = messages.new_zeros(len(positions), out_irreps.dim).index_add(0, a, messages)
-        results.append(total / math.sqrt(mean_atoms))
+        results.append(total)
     return results
 
 

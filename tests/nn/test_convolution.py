@@ -24,13 +24,6 @@ def random_features(copies, degrees, atoms=13):
     )
 
 
-def neighbour_part(convolution, features, pairs, g):
-    """The convolution without its self-term."""
-    out = convolution(features, pairs, g)
-    self_term = convolution._self_term(features)
-    return Features(out.scalars - self_term.scalars, out.vectors - self_term.vectors)
-
-
 @pytest.mark.parametrize("copies, shared", [(1, True), (3, True), (3, False)])
 @pytest.mark.parametrize("degrees_out", [(5, 2), (5, 0), (0, 2), (1, 0)])
 @pytest.mark.parametrize("degrees_in", [(4, 3), (4, 0), (0, 3), (1, 0), (0, 1)])
@@ -39,12 +32,12 @@ def test_outputs_and_gradients_equal_e3nns_tensor_product(degrees_in, degrees_ou
     place = positions()
     basis = RadialBasis("cosine", 8, MAXIMUM)
     mlp = RadialMLP(copies, basis, 2, 6, 5.0)
-    convolution = Convolution(copies, degrees_in, degrees_out, 6, mean_atoms=18.0)
+    convolution = Convolution(copies, degrees_in, degrees_out, 6)
     features = random_features(1 if shared else copies, degrees_in)
     features = Features(*(x.requires_grad_() for x in features))
     pairs = Neighbourhoods.of(place, COUNTS, MAXIMUM)
 
-    out = neighbour_part(convolution, features, pairs, mlp(basis(pairs.distance)))
+    out = convolution.neighbour_sum(features, pairs, mlp(basis(pairs.distance)))
     mine = torch.stack([oracle.flatten(out, t) for t in range(copies)])
     theirs = torch.stack(
         oracle.convolve(
@@ -55,7 +48,6 @@ def test_outputs_and_gradients_equal_e3nns_tensor_product(degrees_in, degrees_ou
             place,
             COUNTS,
             MAXIMUM,
-            18.0,
         )
     )
     assert torch.allclose(mine, theirs, atol=1e-12)
@@ -78,12 +70,12 @@ def test_second_moments_stay_one_as_eq_13_promises():
     # Eq. 13's premise: normal features, normal radial functions, one neighbour.
     S, V, H, A = 40, 30, 64, 600
     degrees = Degrees(S, V)
-    convolution = Convolution(1, degrees, Degrees(32, 32), H, mean_atoms=1.0)
+    convolution = Convolution(1, degrees, Degrees(32, 32), H)
     place = torch.randn(A, 3)
     place[1::2] = place[::2] + torch.nn.functional.normalize(torch.randn(A // 2, 3), dim=1)
     pairs = Neighbourhoods.of(place, torch.full((A // 2,), 2), 2.0)
     g = torch.randn(1, A // 2, H)
-    out = neighbour_part(convolution, random_features(1, degrees, A), pairs, g)
+    out = convolution.neighbour_sum(random_features(1, degrees, A), pairs, g)
     assert out.scalars.square().mean().item() == pytest.approx(1.0, abs=0.1)
     assert out.vectors.square().mean().item() == pytest.approx(1.0, abs=0.1)
 
@@ -96,7 +88,7 @@ def test_vectors_rotate_and_scalars_do_not():
     place = positions()
     basis = RadialBasis("bessel", 6, MAXIMUM)
     mlp = RadialMLP(1, basis, 1, 5, 5.0)
-    convolution = Convolution(1, degrees, Degrees(5, 4), 5, mean_atoms=18.0)
+    convolution = Convolution(1, degrees, Degrees(5, 4), 5)
     features = random_features(1, degrees)
 
     def apply(place, features):
@@ -117,7 +109,7 @@ def test_reflections_are_told_apart():
     degrees = Degrees(0, 2)
     basis = RadialBasis("cosine", 6, MAXIMUM)
     mlp = RadialMLP(1, basis, 1, 5, 5.0)
-    convolution = Convolution(1, degrees, Degrees(0, 2), 5, mean_atoms=18.0)
+    convolution = Convolution(1, degrees, Degrees(0, 2), 5)
     place = positions()
     features = random_features(1, degrees)
 
@@ -130,27 +122,30 @@ def test_reflections_are_told_apart():
 
 
 def test_one_scalar_and_one_neighbour_by_hand():
-    # out = n R S / sqrt(mean atoms) with n sqrt(4π)^-1 = 1, R = W g(d) for H = 1.
-    convolution = Convolution(1, Degrees(1, 0), Degrees(1, 1), 1, mean_atoms=4.0)
+    # Σ = n R S with n / sqrt(4π) = 1, R = W g(d) for H = 1; out = (Σ / sqrt(4) + self) / sqrt(2).
+    convolution = Convolution(1, Degrees(1, 0), Degrees(1, 1), 1)
     with torch.no_grad():
         convolution.to_scalars.fill_(2.0)
         convolution.scalars_to_vectors.fill_(3.0)
         convolution.self_scalars.weight.fill_(0.5)
+        convolution.effective_neighbours.fill_(4.0)
     place = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     pairs = Neighbourhoods.of(place, torch.tensor([2]), 2.0)
     features = Features(torch.tensor([[[1.0], [10.0]]]), torch.zeros(1, 2, 3, 0))
     out = convolution(features, pairs, torch.tensor([[[7.0]]]))
-    assert out.scalars[0, 0, 0].item() == pytest.approx(0.5 * 1.0 + 2.0 * 7.0 * 10.0 / 2.0)
-    expected = torch.tensor([0.0, 0.0, math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0])
+    by_hand = (0.5 * 1.0 + 2.0 * 7.0 * 10.0 / 2.0) / math.sqrt(2.0)
+    assert out.scalars[0, 0, 0].item() == pytest.approx(by_hand)
+    length = math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0 / math.sqrt(2.0)
+    expected = torch.tensor([0.0, 0.0, length])
     assert torch.allclose(out.vectors[0, 0, :, 0], expected)
     assert torch.allclose(out.vectors[0, 1, :, 0], -expected / 10.0)
 
 
 def test_an_atom_without_neighbours_keeps_only_its_self_term():
     degrees = Degrees(4, 3)
-    convolution = Convolution(2, degrees, Degrees(5, 2), 6, mean_atoms=18.0)
+    convolution = Convolution(2, degrees, Degrees(5, 2), 6)
     pairs = Neighbourhoods.of(positions() * 100, COUNTS, 1.0)
     features = random_features(1, degrees)
-    out = neighbour_part(convolution, features, pairs, torch.zeros(2, 0, 6))
+    out = convolution.neighbour_sum(features, pairs, torch.zeros(2, 0, 6))
     assert out.scalars.abs().max() == 0
     assert out.vectors.abs().max() == 0

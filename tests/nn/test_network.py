@@ -1,0 +1,182 @@
+import pytest
+import torch
+from e3nn import o3
+
+from hpsearch.config import NetworkConfig
+from hpsearch.data import qm9
+from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
+from hpsearch.nn.loss import multi_target_loss
+
+SMALL = {
+    "embedding_size": 7,
+    "featurization_scalars": 6,
+    "featurization_vectors": 3,
+    "featurization_blocks": 3,
+    "radial_functions": 9,
+    "radial_maximum_angstrom": 5.0,
+    "radial_mlp_layers": 2,
+    "radial_mlp_neurons": 8,
+    "output_mlp_layers": 2,
+    "output_mlp_neurons": 5,
+}
+SHAPES = {
+    "L1": {},
+    "L0": {"featurization_vectors": 0},
+    "deep": {"featurization_blocks": 4},
+    "two output convolutions": {"output_blocks": 2, "output_scalars": 4, "output_vectors": 2},
+    "no scalars": {"featurization_scalars": 0},
+    "one scalar": {"featurization_scalars": 1, "featurization_vectors": 0, "embedding_size": 1},
+    "one of everything": {
+        "embedding_size": 1,
+        "featurization_scalars": 1,
+        "featurization_vectors": 1,
+        "featurization_blocks": 1,
+        "radial_functions": 2,
+        "radial_mlp_neurons": 1,
+        "radial_mlp_layers": 1,
+        "output_mlp_layers": 1,
+        "output_mlp_neurons": 1,
+    },
+    "cutoff below every bond": {"radial_maximum_angstrom": 0.5},
+    "wide": {"radial_maximum_angstrom": 30.0},
+}
+BASES = ["cosine", "gaussian", "bessel"]
+
+
+def config(basis="cosine", **changes):
+    return NetworkConfig(radial_basis=basis, **{**SMALL, **changes})
+
+
+def batch(rows=(20_000, 5, 90_000, 0)):
+    import numpy as np
+
+    molecules = qm9.load().batch(np.array(rows))
+    return molecules.elements, molecules.positions.double(), molecules.counts
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_invariant_under_rotation_translation_and_permutation(shape, basis):
+    network = MultiTargetNetwork(config(basis, **SHAPES[shape]), targets=3)
+    elements, positions, counts = batch()
+    outputs = network(elements, positions, counts)
+    assert outputs.shape == (4, 3)
+    assert outputs.isfinite().all()
+
+    turned = positions @ o3.rand_matrix().T + torch.randn(3)
+    assert torch.allclose(network(elements, turned, counts), outputs, rtol=1e-10, atol=1e-10)
+
+    order = torch.cat([start + torch.randperm(count) for start, count in starts(counts)])
+    permuted = network(elements[order], positions[order], counts)
+    assert torch.allclose(permuted, outputs, rtol=1e-10, atol=1e-10)
+
+
+def starts(counts):
+    ends = counts.cumsum(0)
+    return zip((ends - counts).tolist(), counts.tolist(), strict=True)
+
+
+@pytest.mark.parametrize("shape", ["L1", "L0", "wide"])
+def test_each_molecule_alone_gives_the_same_as_in_a_batch(shape):
+    network = MultiTargetNetwork(config(**SHAPES[shape]), targets=2)
+    elements, positions, counts = batch()
+    together = network(elements, positions, counts)
+    for m, (start, count) in enumerate(starts(counts)):
+        part = slice(start, start + count)
+        alone = network(elements[part], positions[part], counts[m : m + 1])
+        assert torch.allclose(alone[0], together[m], rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", ["L1", "two output convolutions"])
+def test_no_gradient_from_one_output_block_into_another(shape):
+    network = MultiTargetNetwork(config(**SHAPES[shape]), targets=3)
+    network(*batch())[:, 1].sum().backward()
+    for name, parameter in network.output_blocks.named_parameters():
+        if parameter.numel():
+            largest = parameter.grad.flatten(1).abs().amax(1)
+            assert largest[[0, 2]].tolist() == [0.0, 0.0], name
+            assert largest[1] > 0, name
+    assert network.featurization.embedding.grad.abs().max() > 0
+
+
+def test_changing_one_output_block_changes_only_its_target():
+    network = MultiTargetNetwork(config(), targets=3)
+    before = network(*batch())
+    with torch.no_grad():
+        for parameter in network.output_blocks.parameters():
+            parameter[2] += 0.1
+    after = network(*batch())
+    assert torch.equal(before[:, :2], after[:, :2])
+    assert not torch.allclose(before[:, 2], after[:, 2], rtol=1e-3)
+
+
+def test_a_single_atom_has_an_output():
+    network = MultiTargetNetwork(config(), targets=2)
+    out = network(torch.tensor([1]), torch.zeros(1, 3), torch.tensor([1]))
+    assert out.isfinite().all()
+
+
+def test_gradients_are_exact():
+    network = MultiTargetNetwork(config(**SHAPES["two output convolutions"]), targets=2)
+    elements, positions, counts = batch((0, 1))
+    normalised = torch.randn(2, 2)
+    parameters = [p for p in network.parameters() if p.numel()]
+
+    def loss(*_):
+        return multi_target_loss(network(elements, positions, counts), normalised)
+
+    assert torch.autograd.gradcheck(loss, parameters, fast_mode=True)
+
+
+def test_residual_joins_equal_widths_only():
+    plain = MultiTargetNetwork(config(residual=False), targets=1)
+    residual = MultiTargetNetwork(config(residual=True), targets=1)
+    residual.load_state_dict(plain.state_dict())
+    assert not torch.allclose(plain(*batch()), residual(*batch()))
+    # One block: nothing to join, even where the embedding is as wide as the block.
+    same = {"featurization_blocks": 1, "embedding_size": 6, "featurization_vectors": 0}
+    plain = MultiTargetNetwork(config(residual=False, **same), targets=1)
+    residual = MultiTargetNetwork(config(residual=True, **same), targets=1)
+    residual.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(*batch()), residual(*batch()))
+
+
+def test_beyond_the_maximum_a_neighbour_contributes_nothing():
+    network = MultiTargetNetwork(config(radial_maximum_angstrom=2.0), targets=1)
+    elements = torch.tensor([1, 3, 2])
+    near = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [50.0, 0.0, 0.0]])
+    far = torch.tensor([[0.0, 0.0, 0.0], [1.2, 0.0, 0.0], [90.0, 10.0, 0.0]])
+    counts = torch.tensor([3])
+    assert torch.equal(network(elements, near, counts), network(elements, far, counts))
+    assert len(Neighbourhoods.of(near, counts, 2.0).distance) == 1
+
+
+CALIBRATED = {
+    **SHAPES,
+    "five blocks": {"featurization_blocks": 5},
+    "three radial layers": {"radial_mlp_layers": 3, "output_mlp_layers": 3},
+    "1.2 Å": {"radial_maximum_angstrom": 1.2},
+}
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("shape", sorted(set(CALIBRATED) - {"one scalar", "one of everything"}))
+def test_features_of_real_molecules_have_second_moments_of_order_one(shape, basis):
+    wide = {"embedding_size": 48, "radial_mlp_neurons": 48, "output_mlp_neurons": 32}
+    changes = {**wide, "featurization_scalars": 40, "featurization_vectors": 12}
+    network = MultiTargetNetwork(config(basis, **{**changes, **CALIBRATED[shape]}), targets=12)
+    network.calibrate(*batch(range(0, 120_000, 3_000)))
+    moments = []
+    for block in [*network.featurization.blocks, *network.output_blocks.blocks]:
+        for part in (block.convolution, block):
+            part.register_forward_hook(lambda _m, _i, out: moments.append(second_moments(out)))
+    outputs = network(*batch(range(1_000, 121_000, 3_000)))
+    for scalars, vectors in moments:
+        assert 0.3 < scalars < 3.0 or scalars == 0
+        assert vectors < 3.0
+    # Contributions average to zero, so a molecule's sum is far below N.
+    assert outputs.square().mean() < 18.0**2
+
+
+def second_moments(features):
+    return tuple(x.detach().square().mean().item() if x.numel() else 0.0 for x in features)

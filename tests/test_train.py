@@ -1,0 +1,263 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hpsearch import checkpoint
+from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.data import qm9
+from hpsearch.data.baselines import baselines
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.train import NonFiniteLoss, Training
+
+NETWORK = {
+    "embedding_size": 8,
+    "featurization_scalars": 6,
+    "featurization_vectors": 2,
+    "featurization_blocks": 1,
+    "radial_basis": "cosine",
+    "radial_functions": 12,
+    "radial_maximum_angstrom": 4.0,
+    "radial_mlp_layers": 1,
+    "radial_mlp_neurons": 8,
+    "output_mlp_layers": 1,
+    "output_mlp_neurons": 8,
+}
+PAPERS_RATE = 6.53e-3
+
+
+def config(targets=("mu", "U0"), network=None, data=None, **training):
+    training = {"batch_size": 16, "learning_rate": PAPERS_RATE, "epochs": 3, **training}
+    sizes = {"train_size": 64, "validation_size": 32, "test_size": 40, **(data or {})}
+    return TrialConfig(
+        targets=targets,
+        network=NetworkConfig(**{**NETWORK, **(network or {})}),
+        training=TrainingConfig(**training),
+        data=DataConfig(**sizes),
+    )
+
+
+@pytest.fixture(scope="module")
+def molecules():
+    return qm9.load()
+
+
+def train(config, molecules, directory, epochs=None):
+    training = Training(config, molecules, directory)
+    while not training.finished and epochs != training.epochs_done:
+        training.run_epoch()
+    return training
+
+
+def weights_equal(a, b):
+    pairs = zip(a.network.state_dict().values(), b.network.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def without_seconds(history):
+    return [{**vars(metrics), "seconds": None} for metrics in history]
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_a_continued_run_equals_an_uninterrupted_one_bit_for_bit(molecules, tmp_path, schedule):
+    settings = {"schedule": schedule, "epochs": 4, "plateau_patience": 0, "plateau_factor": 0.1}
+    whole = train(config(**settings), molecules, tmp_path / "whole")
+    train(config(**settings), molecules, tmp_path / "parts", epochs=2)
+    parts = train(config(**settings), molecules, tmp_path / "parts")
+    assert without_seconds(parts.history) == without_seconds(whole.history)
+    assert len({metrics.learning_rate for metrics in whole.history}) > 1
+    assert weights_equal(parts, whole)
+    for a, b in zip(
+        parts._optimizer.state_dict()["state"].values(),
+        whole._optimizer.state_dict()["state"].values(),
+        strict=True,
+    ):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(molecules, tmp_path):
+    first = train(config(epochs=1), molecules, tmp_path / "a")
+    again = train(config(epochs=1), molecules, tmp_path / "b")
+    other = train(config(epochs=1, seed=1), molecules, tmp_path / "c")
+    assert without_seconds(first.history) == without_seconds(again.history)
+    assert other.history[0].validation_loss != first.history[0].validation_loss
+
+
+@pytest.mark.parametrize("vectors", [0, 8])
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_the_papers_rate_trains_from_the_first_epoch(molecules, tmp_path, vectors, blocks):
+    wide = {
+        "embedding_size": 32,
+        "featurization_scalars": 24 if vectors else 48,
+        "featurization_vectors": vectors,
+        "featurization_blocks": blocks,
+        "radial_mlp_neurons": 32,
+        "output_mlp_neurons": 32,
+        "output_mlp_layers": 2,
+    }
+    data = {"train_size": 400, "validation_size": 100}
+    training = Training(config(["all"], wide, data), molecules, tmp_path)
+    fresh, _, _ = training.evaluate(training.split.validation, training._validation_targets)
+    assert fresh < 3 * training.facts.zero_output_loss
+    loss = training.run_epoch().validation_loss
+    assert loss < 0.8 * training.facts.zero_output_loss
+    assert loss < fresh
+
+
+def test_a_small_network_passes_the_composition_fit_of_its_own_training_molecules(
+    molecules, tmp_path
+):
+    # It can fit 32 molecules far better than five element counts can.
+    settings = config(
+        ["U0"],
+        {"featurization_scalars": 16, "embedding_size": 16, "output_mlp_neurons": 16},
+        {"train_size": 32, "validation_size": 8},
+        epochs=80,
+        batch_size=8,
+        learning_rate=2e-2,
+        schedule="cosine",
+    )
+    training = train(settings, molecules, tmp_path)
+    rows = training.split.train
+    _, _, maes = training.evaluate(rows, training._normalised(rows))
+    assert maes["U0"] < baselines(molecules, rows, rows, ["U0"])["composition"]["U0"] / 3
+
+
+def test_metrics_are_those_of_the_equations(molecules, tmp_path):
+    training = train(config(epochs=1), molecules, tmp_path)
+    rows = training.split.validation
+    with torch.no_grad():
+        outputs = training._outputs(molecules.batch(rows)).double()
+    predicted = training.statistics.restore(outputs.numpy(), molecules, rows)
+    metrics = training.history[0]
+    for t, (name, column) in enumerate([("mu", 0), ("U0", 7)]):
+        errors = predicted[:, t] - molecules.targets[rows, column]
+        factor = 27_211.386245988 if name == "U0" else 1.0
+        assert metrics.target_maes[name] == pytest.approx(abs(errors).mean() * factor, rel=1e-5)
+        sigma = training.statistics.deviation[t]
+        assert metrics.target_losses[name] == pytest.approx(
+            ((errors / sigma) ** 2).mean(), rel=1e-5
+        )
+    assert metrics.validation_loss == pytest.approx(sum(metrics.target_losses.values()))
+
+
+def test_the_best_epochs_weights_are_tested(molecules, tmp_path):
+    # A rate that is high enough for later epochs to be worse than an earlier one.
+    training = train(config(epochs=6, learning_rate=0.2), molecules, tmp_path)
+    losses = [metrics.validation_loss for metrics in training.history]
+    assert training.best_epoch == 1 + losses.index(min(losses)) < 6
+    completion = training.complete(evaluate_test=True)
+    again, _, _ = training.evaluate(training.split.validation, training._validation_targets)
+    assert again == completion.best_validation_loss == min(losses)
+    assert completion.test_maes.keys() == {"mu", "U0"}
+    assert math.isfinite(completion.test_loss)
+
+
+def test_the_test_set_stays_shut_unless_asked(molecules, tmp_path):
+    completion = train(config(epochs=1), molecules, tmp_path).complete(evaluate_test=False)
+    assert completion.test_loss is None
+    assert completion.test_maes == {}
+
+
+def test_early_stopping(molecules, tmp_path):
+    training = train(
+        config(epochs=50, learning_rate=0.5, early_stopping_patience=2), molecules, tmp_path
+    )
+    assert training.epochs_done == training.best_epoch + 2 < 50
+    assert Training(training.config, molecules, tmp_path).finished
+
+
+def test_a_loss_that_is_not_finite_names_its_step(molecules, tmp_path):
+    training = Training(config(learning_rate=1e30), molecules, tmp_path)
+    with pytest.raises(NonFiniteLoss, match=r"step 2 \(epoch 1") as caught:
+        training.run_epoch()
+    assert (caught.value.epoch, caught.value.step) == (1, 2)
+    assert checkpoint.files(tmp_path, checkpoint.CHECKPOINT) == []
+
+
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(molecules, tmp_path):
+    whole = train(config(epochs=4), molecules, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    train(config(epochs=4), molecules, broken, epochs=3)
+    newest, before = checkpoint.files(broken, checkpoint.CHECKPOINT)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    resumed = Training(config(epochs=4), molecules, broken)
+    assert resumed.epochs_done == 2
+    before.write_bytes(before.read_bytes()[:-1])
+    assert Training(config(epochs=4), molecules, broken).epochs_done == 0
+    while not resumed.finished:
+        resumed.run_epoch()
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert weights_equal(resumed, whole)
+
+
+def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
+    train(config(epochs=1), molecules, tmp_path)
+    with pytest.raises(HpsearchError, match="must belong to this run"):
+        Training(config(epochs=2), molecules, tmp_path)
+
+
+def test_missing_best_weights_are_an_error_not_a_wrong_result(molecules, tmp_path):
+    training = train(config(epochs=1), molecules, tmp_path)
+    for path in checkpoint.files(tmp_path, checkpoint.BEST):
+        path.unlink()
+    with pytest.raises(HpsearchError, match="missing or damaged"):
+        training.complete(evaluate_test=False)
+
+
+def test_a_full_disk_ends_in_words_and_leaves_the_older_files(molecules, tmp_path, monkeypatch):
+    training = train(config(epochs=3), molecules, tmp_path, epochs=1)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HpsearchError, match=r"No space left on device.*run the same command"):
+        training.run_epoch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_checkpoints_hold_no_pickle_and_their_provenance(molecules, tmp_path):
+    train(config(epochs=3), molecules, tmp_path)
+    assert len(checkpoint.files(tmp_path, checkpoint.CHECKPOINT)) == 2
+    for path in tmp_path.iterdir():
+        assert path.suffix == ".safetensors"
+        _, state = checkpoint.read(path)
+        assert json.dumps(state)
+        assert state["split_hash"] and state["data_hash"] == molecules.content_hash
+        assert state["statistics"]
+    checkpoint.discard(tmp_path, keep_best=True)
+    assert checkpoint.files(tmp_path, checkpoint.CHECKPOINT) == []
+    assert checkpoint.files(tmp_path, checkpoint.BEST)
+    checkpoint.discard(tmp_path, keep_best=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_molecules_than_exist(molecules, tmp_path):
+    with pytest.raises(InputError, match=r"130,?831"):
+        Training(config(data={"train_size": 500_000}), molecules, tmp_path)
+
+
+def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
+    script = (
+        "import os, sys, json, pathlib\n"
+        "from hpsearch.config import TrialConfig\n"
+        "from hpsearch.data import qm9\n"
+        "from hpsearch.train import Training\n"
+        "config = TrialConfig.from_dict(json.loads(sys.argv[1]))\n"
+        "training = Training(config, qm9.load(), pathlib.Path(sys.argv[2]))\n"
+        "training.run_epoch()\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    settings = config(epochs=2)
+    command = [sys.executable, "-c", script, json.dumps(settings.to_dict()), str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == -9
+    resumed = train(settings, molecules, tmp_path)
+    assert [metrics.epoch for metrics in resumed.history] == [1, 2]

@@ -1,0 +1,55 @@
+# The commands a person types. Everything happens in .venv, from the versions in requirements.lock.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SPACE ?= search_spaces/quick.yaml
+
+.PHONY: help quickstart install test check format acceptance bench lock clean
+
+help:
+	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
+	@echo "make test        style, types and tests (under ten minutes)"
+	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
+	@echo "make bench       seconds a training step"
+	@echo "make lock        write requirements.lock anew from the newest allowed versions"
+
+quickstart: install
+	$(BIN)/hpsearch launch $(SPACE)
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "hpsearch needs Python 3.11 or newer; name one with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+test: check
+	$(BIN)/python -m pytest -m "not acceptance"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+acceptance: install
+	$(BIN)/python -m pytest -m acceptance --timeout 1800
+
+bench: install
+	$(BIN)/python benchmarks/step.py
+
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet . --group dev
+	.venv-lock/bin/python -m pip freeze --exclude hpsearch | sed 's/+cpu//' > requirements.lock
+	rm -rf .venv-lock
+
+clean:
+	rm -rf .venv build dist

@@ -5,15 +5,17 @@ The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL 
 
 from hpsearch.store.address import DEFAULT_URL, default_url
 from hpsearch.store.names import check_name, experiment_folder
-from hpsearch.store.records import Experiment, Kind, StoredRun
+from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.store import Store
 
 __all__ = [
     "DEFAULT_URL",
+    "Curve",
     "Experiment",
     "Kind",
     "Store",
     "StoredRun",
+    "TrialState",
     "check_name",
     "default_url",
     "experiment_folder",

@@ -127,15 +127,27 @@ def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connecti
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             uri,
             uri=True,
             timeout=BUSY_SECONDS,
-            # Transactions begin by the hooks in `engine`, not by the driver's guess, which takes
+            # Transactions begin by the hook in `engine`, not by the driver's guess, which takes
             # the write lock too late: two processes then read the same rows before either writes.
             isolation_level=None,
             check_same_thread=False,
         )
+        try:
+            if create:
+                # Readers and one writer do not wait for each other. The file keeps this setting.
+                connection.execute("PRAGMA journal_mode=WAL")
+            # NORMAL may lose the last commits at a power cut: a trial that the user has seen
+            # complete would be gone. FULL costs a sync per commit, some dozens per trial.
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+        except sqlite3.Error:
+            connection.close()
+            raise
+        return connection
 
     return connect
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from hpsearch.errors import InputError
 from hpsearch.store import schema
 from hpsearch.store.address import Address
-from hpsearch.store.engine import engine_options, prepare
+from hpsearch.store.engine import engine_options, set_beginning
 from hpsearch.store.patience import driver_error, is_transient
 
 _TRIES = 10
@@ -83,7 +83,7 @@ def optuna_storage(address: Address, *, writes: bool, create: bool = False) -> R
         )
     except RuntimeError as error:
         raise InputError(f"the store {address.label}: {address.one_line(error)}") from None
-    prepare(storage.engine, create=False, always_writes=writes)
+    set_beginning(storage.engine, always_writes=writes)
     return storage
 
 

@@ -66,3 +66,18 @@ class Curve:
     best_epoch: int | None
     best_validation_loss: float | None
     seconds_per_epoch: float | None
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """One row of a study in Optuna's table, as it stands now.
+
+    Attributes:
+        number: of the trial, from 0.
+        trial_id: Optuna's key.
+        state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
+    """
+
+    number: int
+    trial_id: int
+    state: str

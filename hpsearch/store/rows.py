@@ -8,17 +8,17 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, column, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.runs import Completion, Outcome
-from hpsearch.store.records import Experiment, Kind
+from hpsearch.store.records import Experiment, Kind, TrialState
 from hpsearch.store.tables import experiments
 
 
 def upsert(
     connection: Connection,
-    table: Table,
+    into: Table,
     rows: Sequence[dict[str, Any]],
     *,
     key: Sequence[str],
@@ -28,7 +28,7 @@ def upsert(
     if not rows:
         return
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(table).values(list(rows))
+    statement = insert(into).values(list(rows))
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=list(key),
@@ -54,6 +54,28 @@ def find_experiment(connection: Connection, kind: Kind, name: str) -> Experiment
         created_at=row.created_at,
         launched_at=row.launched_at,
     )
+
+
+_optuna_studies = table("studies", column("study_id"), column("study_name"))
+_optuna_trials = table(
+    "trials", column("trial_id"), column("number"), column("study_id"), column("state")
+)
+
+
+def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
+    """Rows of the study, by number; ``None`` if Optuna has no study of that name."""
+    studies, trials = _optuna_studies.c, _optuna_trials.c
+    study_id = connection.execute(
+        select(studies.study_id).where(studies.study_name == study)
+    ).scalar_one_or_none()
+    if study_id is None:
+        return None
+    query = (
+        select(trials.number, trials.trial_id, trials.state)
+        .where(trials.study_id == study_id)
+        .order_by(trials.number, trials.trial_id)
+    )
+    return [TrialState(*row) for row in connection.execute(query)]
 
 
 def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:

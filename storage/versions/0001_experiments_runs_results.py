@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("launched_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_hpsearch_experiments"),
-        sa.UniqueConstraint("kind", "name", name="uq_hpsearch_experiments_kind"),
+        sa.UniqueConstraint("kind", "name", name="uq_hpsearch_experiments_kind_name"),
     )
     op.create_table(
         "hpsearch_runs",
@@ -42,7 +42,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("started_at", sa.DateTime()),
         sa.PrimaryKeyConstraint("id", name="pk_hpsearch_runs"),
-        sa.UniqueConstraint("experiment_id", "key", name="uq_hpsearch_runs_experiment_id"),
+        sa.UniqueConstraint("experiment_id", "key", name="uq_hpsearch_runs_experiment_id_key"),
         sa.ForeignKeyConstraint(
             ["experiment_id"],
             ["hpsearch_experiments.id"],
@@ -75,7 +75,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["run_id", "epoch"],
             ["hpsearch_epochs.run_id", "hpsearch_epochs.epoch"],
-            name="fk_hpsearch_target_errors_run_id",
+            name="fk_hpsearch_target_errors_run_id_epoch",
             ondelete="CASCADE",
         ),
     )

@@ -1,0 +1,7 @@
+"""A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
+
+from hpsearch.study.failures import Breakdown
+from hpsearch.study.search import Found, Search
+from hpsearch.study.study import Counts, Study
+
+__all__ = ["Breakdown", "Counts", "Found", "Search", "Study"]

@@ -1,0 +1,338 @@
+"""`Search`: one launch of a study, from what an earlier one left to the last verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, final
+
+import optuna
+from optuna.trial import Trial
+from pydantic import ValidationError
+
+from hpsearch.config import TrialConfig
+from hpsearch.errors import InputError
+from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.search_space import SearchSpace
+from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
+from hpsearch.study.failures import Breakdown, Failures
+from hpsearch.study.samplers import SeededPerTrial
+from hpsearch.study.terms import first_terms, launch_terms, require_same_space
+from hpsearch.study.trial_rows import TrialRows
+
+RUNS_ROOT = Path("storage/runs")
+
+LONGEST_TRACEBACK = 8_000
+_USED = "its number had been given before, to a trial that was deleted since"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a launch found in the store.
+
+    Attributes:
+        complete: trials with a verdict.
+        reclaimed: runs that an earlier launch left unfinished, and this one continues.
+        left: trials still to be asked.
+    """
+
+    complete: int
+    reclaimed: int
+    left: int
+
+    def __str__(self) -> str:
+        return f"{self.complete} complete, {self.reclaimed} reclaimed, {self.left} left"
+
+
+@dataclass
+class _Flight:
+    trial_id: int
+    run_id: int
+    reported: dict[int, float]
+
+
+@final
+class Search:
+    """Drives a study until it has the wanted number of complete trials; a `hpsearch.runs.Work`.
+
+    Nothing that matters is kept here: whatever instant the process dies at, the next launch
+    finds the rows and goes on. Only one launch may drive a study at a time.
+
+    Failures are counted per launch: to launch again is a person's decision that it may now work.
+
+    Attributes:
+        name: of the study.
+        space: what is searched.
+        found: what the launch found.
+        breakdown: why it gave up; ``None`` while it has not.
+    """
+
+    def __init__(
+        self, store: Store, space: SearchSpace, experiment: Experiment, rows: TrialRows, root: Path
+    ) -> None:
+        self.name = experiment.name
+        self.space = space
+        self.breakdown: Breakdown | None = None
+        self._store = store
+        self._experiment_id = experiment.id
+        self._rows = rows
+        self._folder = root / experiment_folder(experiment.name, experiment.identity)
+        self._split_hash: str | None = experiment.provenance["split_hash"]
+        self._flights: dict[str, _Flight] = {}
+        self._failures = Failures(space.trials)
+        self.found = self._look_around()
+
+    @classmethod
+    def launch(
+        cls,
+        store: Store,
+        space: SearchSpace,
+        name: str | None = None,
+        runs_root: Path = RUNS_ROOT,
+    ) -> Self:
+        """Create the study called ``name``, or continue it.
+
+        Args:
+            store: made by `Store.create`.
+            space: what is searched; for an existing study its own, where the number of trials,
+                comments and the description may differ.
+            name: of the study; by default the space's.
+            runs_root: folder that holds the runs of all studies.
+
+        Raises:
+            InputError: the name cannot be stored, the sampler is unknown, or the study was
+                launched with another space. Nothing has been written.
+        """
+        name = check_name(space.name if name is None else name)
+        # The launch prints what there is to say; Optuna would log every verdict besides.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sampler = SeededPerTrial(space)
+        _require_consistent(store, space, name)
+        experiment = store.begin_experiment("study", name, first_terms(space))
+        require_same_space(name, experiment.provenance, space)
+        store.update_provenance(experiment.id, **launch_terms(space))
+        rows = TrialRows(store, name, sampler)
+        rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
+        return cls(store, space, experiment, rows, runs_root.absolute())
+
+    # --- Work -------------------------------------------------------------------------------------
+
+    def next(self) -> Assignment | None:
+        """A run that was left unfinished, else a new one while verdicts are missing."""
+        while self.breakdown is None:
+            rows = self._rows.states()
+            left_behind = self._left_behind(rows)
+            in_flight = _count(rows, "RUNNING") - len(left_behind)
+            if _count(rows, "COMPLETE") + in_flight >= self.space.trials:
+                for row in left_behind:
+                    self._give_up(row, f"only {self.space.trials} trials are wanted now")
+                return None
+            if left_behind:
+                assignment = self._continue(left_behind[0])
+            else:
+                assignment = self._assign(self._rows.ask(), new=True)
+            if assignment is not None:
+                return assignment
+        return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all wanted trials are complete, or the launch has given up."""
+        if self.breakdown is not None:
+            return True
+        rows = self._rows.states()
+        enough = _count(rows, "COMPLETE") >= self.space.trials
+        return enough and not self._left_behind(rows)
+
+    def started(self, key: str, facts: RunFacts) -> None:
+        """Record the run's facts; the first run's data and split become the study's.
+
+        Raises:
+            InputError: the data or the split are not those of the study's other runs. The launch
+                must end: no later run would fare better, and the rows can be continued once the
+                data are back.
+        """
+        flight = self._flight(key)
+        if flight is None:
+            return
+        self._store.record_facts(flight.run_id, facts)
+        given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
+        settled = self._store.settle(self._experiment_id, **given)
+        self._split_hash = settled["split_hash"]
+        for what, value in given.items():
+            if settled[what] != value:
+                raise InputError(
+                    f"every run of the study '{self.name}' must see the same molecules; the "
+                    f"{what.replace('_', ' ')} was {settled[what][:12]}, run {key} on "
+                    f"{facts.host} has {value[:12]}; restore the data or start a new study"
+                )
+        self._rows.annotate(
+            flight.trial_id,
+            {
+                "weights": facts.weights,
+                "host": facts.host,
+                "device": facts.device,
+                **given,
+                "zero_output_loss": facts.zero_output_loss,
+            },
+        )
+
+    def epoch(self, key: str, metrics: EpochMetrics) -> None:
+        """Record an epoch, first in our own table: it holds more, and Optuna's repeats its loss."""
+        flight = self._flight(key)
+        if flight is None:
+            return
+        self._store.record_epoch(flight.run_id, metrics)
+        loss = metrics.validation_loss
+        if math.isfinite(loss) and flight.reported.get(metrics.epoch) != loss:
+            self._rows.report(flight.trial_id, metrics.epoch, loss)
+            flight.reported[metrics.epoch] = loss
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        """Tell the run's verdict, once: its value is the lowest validation loss recorded."""
+        flight = self._flight(key)
+        if flight is None:
+            return
+        curve = self._store.curve(flight.run_id)
+        if isinstance(outcome, Completion) and curve.best_validation_loss is None:
+            outcome = Failure("diverged", "no epoch had a validation loss that is a number")
+        self._rows.annotate(
+            flight.trial_id,
+            {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch},
+        )
+        if isinstance(outcome, Completion):
+            assert curve.best_validation_loss is not None
+            self._rows.complete(flight.trial_id, curve.best_validation_loss)
+            self._failures.note_completion()
+        else:
+            self._fail(flight.trial_id, outcome)
+        self._flights.pop(key, None)
+
+    # --- Rows -------------------------------------------------------------------------------------
+
+    def _look_around(self) -> Found:
+        rows = self._rows.states()
+        left_behind = 0
+        for row in self._left_behind(rows):
+            trial = self._rows.read(row.trial_id)
+            if trial is not None and "failure" in trial.user_attrs:
+                # Its verdict was known, and the launch died before it was told.
+                self._rows.fail(row.trial_id)
+            else:
+                left_behind += trial is not None
+        complete = _count(rows, "COMPLETE")
+        reclaimed = min(left_behind, max(self.space.trials - complete, 0))
+        return Found(complete, reclaimed, max(self.space.trials - complete - reclaimed, 0))
+
+    def _left_behind(self, rows: list[TrialState]) -> list[TrialState]:
+        """RUNNING rows that nobody runs: a dead launch's, or asked twice for want of an answer."""
+        flying = {flight.trial_id for flight in self._flights.values()}
+        return [row for row in rows if row.state == "RUNNING" and row.trial_id not in flying]
+
+    def _continue(self, row: TrialState) -> Assignment | None:
+        key = str(row.number)
+        if key in self._flights:
+            self._give_up(row, _USED)
+            return None
+        try:
+            run = self._store.run(self._experiment_id, key)
+        except ValidationError as error:
+            self._give_up(row, f"its stored configuration is not valid any more: {_line(error)}")
+            return None
+        if run is None:
+            trial = self._rows.reopen(row.trial_id)
+            return None if trial is None else self._assign(trial, new=False)
+        frozen = self._rows.read(row.trial_id)
+        if frozen is None:
+            return None
+        return self._take_off(key, row.trial_id, run.config, frozen.intermediate_values)
+
+    def _assign(self, trial: Trial, *, new: bool) -> Assignment | None:
+        key, trial_id = str(trial.number), trial._trial_id
+        if new and (key in self._flights or self._store.run(self._experiment_id, key) is not None):
+            self._give_up(TrialState(trial.number, trial_id, "RUNNING"), _USED)
+            return None
+        try:
+            config = self._rows.draw(trial, self.space.suggest)
+        except ValidationError as error:
+            reason = f"the space allowed an invalid draw: {_line(error)}"
+            self._fail(trial_id, Failure("exception", reason))
+            return None
+        return None if config is None else self._take_off(key, trial_id, config, {})
+
+    def _take_off(
+        self, key: str, trial_id: int, config: TrialConfig, reported: dict[int, float]
+    ) -> Assignment:
+        directory = str(self._folder / key)
+        run = self._store.record_run(self._experiment_id, key, config, directory)
+        self._rows.annotate(trial_id, _described(config))
+        self._flights[key] = _Flight(trial_id, run.id, dict(reported))
+        return Assignment(key, config, directory, expected_split=self._split_hash)
+
+    def _flight(self, key: str) -> _Flight | None:
+        """The run under way; ``None`` for one that has ended, here or in an earlier launch."""
+        return self._flights.get(key)
+
+    # --- Failures ---------------------------------------------------------------------------------
+
+    def _give_up(self, row: TrialState, reason: str) -> None:
+        self._rows.annotate(row.trial_id, {"failure_reason": reason, "failure": "given_up"})
+        self._rows.fail(row.trial_id)
+
+    def _fail(self, trial_id: int, failure: Failure) -> None:
+        attributes = {
+            "failure_reason": failure.message,
+            "failure_traceback": failure.traceback[-LONGEST_TRACEBACK:],
+            "failure_epoch": failure.epoch,
+            "failure_step": failure.step,
+            # Last, because it says that the others are there: see _look_around.
+            "failure": failure.kind,
+        }
+        known = {key: value for key, value in attributes.items() if value not in ("", None)}
+        self._rows.annotate(trial_id, known)
+        self._rows.fail(trial_id)
+        self.breakdown = self.breakdown or self._failures.note(failure)
+        if self.breakdown is not None:
+            for row in self._left_behind(self._rows.states()):
+                self._give_up(row, "the search was given up before it could be continued")
+
+
+def _require_consistent(store: Store, space: SearchSpace, name: str) -> None:
+    """Raise where a launch would mix two studies; reads only."""
+    experiment = store.experiment("study", name)
+    in_optuna = store.trial_states(name) is not None
+    if experiment is None and in_optuna:
+        raise InputError(
+            f"the store {store.label} has a study '{name}' that hpsearch did not make; "
+            "choose another name with --study NAME"
+        )
+    if experiment is None:
+        return
+    require_same_space(name, experiment.provenance, space)
+    if not in_optuna and len(store.runs(experiment.id)):
+        raise InputError(
+            f"the trials of the study '{name}' were deleted or renamed outside hpsearch; "
+            "choose another name with --study NAME"
+        )
+
+
+def _described(config: TrialConfig) -> dict[str, Any]:
+    """What a reader of the dashboard wants beside the parameters: widths are derived from them."""
+    network = config.network
+    return {
+        "featurization_scalars": network.featurization_scalars,
+        "featurization_vectors": network.featurization_vectors,
+        "output_scalars": network.output_scalars,
+        "output_vectors": network.output_vectors,
+        "config": config.to_dict(),
+    }
+
+
+def _count(rows: list[TrialState], state: str) -> int:
+    return sum(row.state == state for row in rows)
+
+
+def _line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,0 +1,235 @@
+"""`Study`: what the store says of a search, for those who look."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, final
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.search_space import SearchSpace
+from hpsearch.store import Curve, Experiment, Store, StoredRun
+from hpsearch.study.failures import shape
+from hpsearch.study.search import RUNS_ROOT, Search
+from hpsearch.targets import target
+from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A study's rows by state.
+
+    Attributes:
+        complete: with a verdict.
+        running: asked and not told; more than the launch runs if an earlier one died.
+        failed: without a verdict, replaced by others.
+        pruned: stopped early by a scheduler.
+        waiting: put in line by hand.
+        wanted: complete trials that the last launch asked for.
+    """
+
+    complete: int
+    running: int
+    failed: int
+    pruned: int
+    waiting: int
+    wanted: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.complete} of {self.wanted} complete"]
+        for name in ("running", "failed", "pruned", "waiting"):
+            if number := getattr(self, name):
+                parts.append(f"{number} {name}")
+        return ", ".join(parts)
+
+
+@final
+class Study:
+    """A study as stored; every call reads anew.
+
+    Attributes:
+        name: of the study.
+    """
+
+    def __init__(self, store: Store, experiment: Experiment, study_id: int) -> None:
+        self.name = experiment.name
+        self._store = store
+        self._experiment = experiment
+        self._study_id = study_id
+
+    @classmethod
+    def launch(
+        cls, store: Store, space: SearchSpace, name: str | None = None, runs_root: Path = RUNS_ROOT
+    ) -> Search:
+        """Create or continue a study and drive it: see `Search.launch`."""
+        return Search.launch(store, space, name, runs_root)
+
+    @classmethod
+    def open(cls, store: Store, name: str | None = None) -> Self:
+        """The study called ``name``, or the one launched last.
+
+        Raises:
+            InputError: there is no such study.
+            HpsearchError: its trials were deleted or renamed outside hpsearch.
+        """
+        name = store.latest_study() if name is None else name
+        experiment = store.experiment("study", name)
+        if experiment is None:
+            frame = store.experiments()
+            names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
+            raise InputError(
+                f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
+            )
+        try:
+            study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
+        except KeyError:
+            raise HpsearchError(
+                f"the trials of the study '{name}' were deleted or renamed outside hpsearch"
+            ) from None
+        return cls(store, experiment, study_id)
+
+    @property
+    def experiment_id(self) -> int:
+        """For the store's data frames."""
+        return self._experiment.id
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The space, the hashes of data and split, and the versions of the last launch."""
+        experiment = self._store.experiment("study", self.name)
+        return {} if experiment is None else experiment.provenance
+
+    def counts(self) -> Counts:
+        """Rows by state."""
+        found = Counter(row.state for row in self._store.trial_states(self.name) or [])
+        return Counts(
+            complete=found["COMPLETE"],
+            running=found["RUNNING"],
+            failed=found["FAIL"],
+            pruned=found["PRUNED"],
+            waiting=found["WAITING"],
+            wanted=self.provenance["space"]["content"]["trials"],
+        )
+
+    def trials(self) -> pd.DataFrame:
+        """One row per trial, by number.
+
+        Columns: number, state, value (lowest validation loss, once complete), epochs (recorded),
+        last_loss, best_loss (so far), weights, host, device, seconds_per_epoch, started, ended
+        (local time), failure (kind), failure_reason, and ``params_<name>`` for each parameter.
+        """
+        rows = [_table_row(trial) for trial in self._trials()]
+        parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
+        return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
+
+    def winner(self) -> Winner:
+        """The complete trial of the lowest validation loss, with its origin.
+
+        Only a trial whose value is the lowest loss among its recorded epochs can win; one that
+        was told by hand, in a dashboard say, is passed over.
+
+        Raises:
+            HpsearchError: no trial is complete.
+        """
+        trials = self._trials()
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        for trial in sorted(complete, key=lambda trial: (trial.value or 0.0, trial.number)):
+            run = self._store.run(self._experiment.id, str(trial.number))
+            if run is None or trial.value is None or "zero_output_loss" not in trial.user_attrs:
+                continue
+            curve = self._store.curve(run.id)
+            best = curve.best_validation_loss
+            if best is not None and math.isclose(best, trial.value, rel_tol=1e-12):
+                return self._export(trial, run, curve)
+        reason = most_common_failure(trials)
+        raise HpsearchError(
+            f"the study '{self.name}' has no winner: {self.counts()}"
+            + (f"; most often: {reason}" if reason else "")
+        )
+
+    def _export(self, trial: FrozenTrial, run: StoredRun, curve: Curve) -> Winner:
+        stored = self.provenance
+        errors = self._store.target_errors(self._experiment.id)
+        errors = errors[(errors["key"] == run.key) & (errors["epoch"] == curve.best_epoch)]
+        facts = trial.user_attrs
+        origin = Provenance(
+            study=self.name,
+            trial=trial.number,
+            validation_loss=float(curve.best_validation_loss or 0.0),
+            zero_output_loss=float(facts["zero_output_loss"]),
+            validation_maes={
+                name: MeanAbsoluteError(mae=float(mae), unit=target(name).unit)
+                for name in run.config.targets
+                for mae in errors.loc[errors["target"] == name, "mae"].dropna()
+            },
+            data_hash=stored["data_hash"],
+            split_hash=stored["split_hash"],
+            space_name=stored["space"]["content"]["name"],
+            space_hash=stored["space"]["hash"],
+            versions=stored["versions"],
+            git_commit=stored["git_commit"],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return Winner(name=self.name, config=run.config, provenance=origin)
+
+    def _trials(self) -> list[FrozenTrial]:
+        storage = self._store.optuna_reader
+        try:
+            found = self._store.wait(lambda: storage.get_all_trials(self._study_id, deepcopy=False))
+        except KeyError:
+            raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
+        return sorted(found, key=lambda trial: trial.number)
+
+
+_COLUMNS = (
+    "number",
+    "state",
+    "value",
+    "epochs",
+    "last_loss",
+    "best_loss",
+    "weights",
+    "host",
+    "device",
+    "seconds_per_epoch",
+    "started",
+    "ended",
+    "failure",
+    "failure_reason",
+)
+
+
+def _table_row(trial: FrozenTrial) -> dict[str, Any]:
+    losses = trial.intermediate_values
+    facts = trial.user_attrs
+    row = {name: facts.get(name) for name in _COLUMNS} | {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        "epochs": len(losses),
+        "last_loss": losses[max(losses)] if losses else None,
+        "best_loss": min(losses.values(), default=None),
+        "started": trial.datetime_start,
+        "ended": trial.datetime_complete,
+    }
+    return row | {f"params_{name}": value for name, value in trial.params.items()}
+
+
+def most_common_failure(trials: list[FrozenTrial]) -> str | None:
+    """The reason that most failed trials share, numbers aside; ``None`` if none failed."""
+    reasons = [
+        trial.user_attrs.get("failure_reason", "told without a reason")
+        for trial in trials
+        if trial.state == TrialState.FAIL
+    ]
+    if not reasons:
+        return None
+    shapes = [shape(reason) for reason in reasons]
+    most_common, _ = Counter(shapes).most_common(1)[0]
+    return str(reasons[shapes.index(most_common)])

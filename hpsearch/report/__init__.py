@@ -1,0 +1,26 @@
+"""What a search and an ablation found: Table 1 with our numbers beside the paper's, as files.
+
+Everything comes from the store. Tables are pandas frames first; the renderers turn them into text
+for Markdown, HTML and LaTeX, while CSV keeps the frames' full precision.
+"""
+
+from hpsearch.report.document import Subject, sections, subject, table1_sections
+from hpsearch.report.render import Section, plain
+from hpsearch.report.tables import averages, search_table, table1
+from hpsearch.report.write import FORMATS, Written, write_files, write_report
+
+__all__ = [
+    "FORMATS",
+    "Section",
+    "Subject",
+    "Written",
+    "averages",
+    "plain",
+    "search_table",
+    "sections",
+    "subject",
+    "table1",
+    "table1_sections",
+    "write_files",
+    "write_report",
+]

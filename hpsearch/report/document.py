@@ -1,0 +1,403 @@
+"""The report's sections: what was searched, what was ablated, and what it may be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hpsearch import published
+from hpsearch.ablation import VARIANTS, cell_table
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.published import COMPARISONS
+from hpsearch.report.render import Section
+from hpsearch.report.tables import (
+    BASELINES,
+    TRIAL_COLUMNS,
+    ablation_experiment,
+    arms_of,
+    averages,
+    search_table,
+    table1,
+)
+from hpsearch.store import Store
+from hpsearch.study import Study
+
+BLANK = ""
+
+PACKAGED_MOLECULES = 130_831
+"""Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""
+
+_PAPER_MOLECULES = 133_885
+
+_HEADINGS = {
+    "relative_L1_L0": "%E(L1,L0)",
+    "relative_Deep_L0": "%E(Deep,L0)",
+    "delta_L1_Deep": "ΔE(L1,Deep)",
+    "relative_L1_Deep": "%E(L1,Deep)",
+}
+
+_UNITS = {"a0^3": "a₀³", "a0^2": "a₀²"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        study: name of the search, ``None`` for none.
+        ablation: name of the ablation, ``None`` for none.
+    """
+
+    study: str | None
+    ablation: str | None
+
+    @property
+    def name(self) -> str:
+        """The ablation's name, else the study's."""
+        return self.ablation or self.study or BLANK
+
+
+def subject(store: Store, name: str | None = None) -> Subject:
+    """The study and the ablation that ``name`` stands for, by default what was launched last.
+
+    An ablation brings the study that its configuration was exported from, where the store has it;
+    a study brings the ablation of its export that was launched last.
+
+    Raises:
+        InputError: the store has nothing, or nothing of that name.
+    """
+    experiments = store.experiments()
+    if experiments.empty:
+        raise InputError(
+            f"the store {store.label} holds nothing to report; `hpsearch launch` makes a study"
+        )
+    found = experiments if name is None else experiments[experiments["name"] == name]
+    if found.empty:
+        names = ", ".join(experiments["name"])
+        raise InputError(f"a report must be of one of {names}; got '{name}'")
+    last = found.iloc[-1]
+    ablations = experiments[experiments["kind"] == "ablation"]
+    if last["kind"] == "ablation":
+        origin = _study_of(last["provenance"])
+        studies = set(experiments.loc[experiments["kind"] == "study", "name"])
+        return Subject(origin if origin in studies else None, last["name"])
+    derived = ablations[ablations["provenance"].map(_study_of) == last["name"]]
+    return Subject(last["name"], None if derived.empty else derived["name"].iloc[-1])
+
+
+def _study_of(provenance: dict[str, Any]) -> str | None:
+    origin = (provenance.get("winner") or {}).get("provenance")
+    return None if origin is None else str(origin["study"])
+
+
+def sections(store: Store, about: Subject) -> list[Section]:
+    """The whole report: Table 1 first, since it is what one opens a report for."""
+    found: list[Section] = []
+    if about.ablation is not None:
+        found += table1_sections(store, about.ablation)
+        found += failure_sections(store, about.ablation)
+        found.append(origin_section(store, about.ablation))
+    if about.study is not None:
+        found += search_sections(Study.open(store, about.study))
+    return found
+
+
+# --- The ablation --------------------------------------------------------------------------------
+
+
+def table1_sections(store: Store, ablation: str) -> list[Section]:
+    """Table 1 in three parts: errors, their differences, the arms."""
+    table = table1(store, ablation)
+    cells = cell_table(store, ablation_experiment(store, ablation).id)
+    data = ablation_experiment(store, ablation).provenance.get("data") or {}
+    arms = arms_of(cells)
+    return [
+        _errors(table, arms, data),
+        _differences(table),
+        _arms(cells, arms, store, ablation),
+    ]
+
+
+def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) -> Section:
+    train = _train_molecules(table)
+    others, theirs = published.NETWORKS[:3], published.NETWORKS[3:]
+    columns = [*BASELINES, *arms, *(f"paper_{name}" for name in published.NETWORKS)]
+    rows = [
+        (row["symbol"], _unit(row), *(number(row[column]) for column in columns))
+        for _, row in table.iterrows()
+    ]
+    return Section(
+        "Table 1: test errors",
+        _error_remarks(train, data),
+        ("Target", "Unit", "Mean", "Composition", *arms, *others, *theirs),
+        tuple(rows),
+        (
+            *("", ""),
+            *["without a geometry"] * len(BASELINES),
+            *[_ours(train)] * len(arms),
+            *["published, other sizes"] * len(others),
+            *[_paper(train)] * len(theirs),
+        ),
+    )
+
+
+def _train_molecules(table: pd.DataFrame) -> int:
+    return int(table["train_molecules"].max()) if len(table) else 0
+
+
+def _unit(row: pd.Series[Any]) -> str:
+    unit = str(row["unit"])
+    return _UNITS.get(unit, unit)
+
+
+def _ours(train: int) -> str:
+    return f"ours, {train:,} molecules"
+
+
+def _paper(train: int) -> str:
+    comparable = "" if train >= published.TRAIN_MOLECULES else ", not comparable"
+    return f"paper, {published.TRAIN_MOLECULES:,} molecules{comparable}"
+
+
+def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
+    remarks = [_sizes(train, data)]
+    remarks.append(
+        "The published columns are printed in arXiv:2008.08461: its L·Nets were trained on "
+        f"{published.TRAIN_MOLECULES:,} and tested on {published.TEST_MOLECULES:,} molecules, one "
+        "run per cell; the sizes of SchNet, SchNetPack and Cormorant differed. Mean and "
+        "composition are predictions without a geometry: the training molecules' mean, and a "
+        "linear fit to the numbers of atoms of each element."
+    )
+    if train < published.TRAIN_MOLECULES:
+        remarks.append(
+            f"Errors fall with the number of training molecules: {train:,} are not "
+            f"{published.TRAIN_MOLECULES:,}, so our columns cannot be compared with the paper's, "
+            "and the order of the arms may be another one there."
+        )
+    remarks.append(
+        f"The paper split all {_PAPER_MOLECULES:,} molecules of QM9. The packaged copy has "
+        f"{PACKAGED_MOLECULES:,}, so a full test set has "
+        f"{PACKAGED_MOLECULES - published.TRAIN_MOLECULES - 1000:,} molecules, not "
+        f"{published.TEST_MOLECULES:,}."
+    )
+    return tuple(remarks)
+
+
+def _sizes(train: int, data: dict[str, Any]) -> str:
+    start = "Mean absolute errors on test molecules, averaged over the completed repeats"
+    if not data:
+        return f"{start}; trained on {train:,} molecules."
+    return (
+        f"{start}; trained on {data['train']:,} molecules, the epoch chosen on "
+        f"{data['validation']:,}, tested on {data['test']:,}."
+    )
+
+
+def _differences(table: pd.DataFrame) -> Section:
+    train = _train_molecules(table)
+    columns = [*COMPARISONS, *(f"paper_{name}" for name in COMPARISONS)]
+    rows = [
+        (row["symbol"], _unit(row), *(_difference(column, row[column]) for column in columns))
+        for _, row in table.iterrows()
+    ]
+    means = averages(table)
+    mean = (_difference(column, means.get(column)) for column in columns)
+    rows.append((f"average of {len(table)}", BLANK, *mean))
+    l1, deep = (_paper_average(column) for column in ("relative_L1_L0", "relative_Deep_L0"))
+    remarks = (
+        "ΔE(X,Y) is X's error less Y's; %E(X,Y) is the same in per cent of the L0Net's error, in "
+        "the last column too. Negative: X is better. Averages are over the targets in the table "
+        "that have the value; errors in different units are not averaged. Over all twelve targets "
+        f"the paper's %E(L1,L0) averages to {l1} and its %E(Deep,L0) to {deep}.",
+    )
+    header = ("Target", "Unit of ΔE", *_HEADINGS.values(), *_HEADINGS.values())
+    groups = ("", "", *[_ours(train)] * len(COMPARISONS), *[_paper(train)] * len(COMPARISONS))
+    return Section("Table 1: differences", remarks, header, tuple(rows), groups)
+
+
+def _paper_average(column: str) -> str:
+    values = [published.compare(errors)[column] for errors in published.MAES.values()]
+    return percent(sum(values) / len(values))
+
+
+def _difference(column: str, value: object) -> str:
+    if value is None or pd.isna(value):  # type: ignore[call-overload]
+        return BLANK
+    return number(value, sign=True) if "delta" in column else percent(value)
+
+
+def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: str) -> Section:
+    stored = ablation_experiment(store, ablation).provenance.get("variants", {})
+    descriptions = {**{variant.name: variant.description for variant in VARIANTS}, **stored}
+    reference = _weights(cells, "L1Net")
+    rows = []
+    for arm in arms:
+        mine = cells[cells["variant"] == arm]
+        states = mine["state"].value_counts()
+        weights = _weights(cells, arm)
+        ratio = weights / reference if weights and reference else None
+        rows.append(
+            (
+                arm,
+                descriptions.get(arm, BLANK),
+                BLANK if weights is None else f"{weights:,}",
+                BLANK if ratio is None else f"{ratio:.2f}",
+                f"{states.get('complete', 0)} of {len(mine)}",
+                str(states.get("failed", 0)),
+                duration(mine["seconds"].sum()),
+            )
+        )
+    remarks = (
+        "Dropping vectors keeps the number of features, not the number of weights: read the errors "
+        "beside the weights.",
+    )
+    header = ("Arm", "Network", "Weights", "of L1Net's", "Complete", "Failed", "Trained")
+    return Section("The arms", remarks, header, tuple(rows))
+
+
+def _weights(cells: pd.DataFrame, arm: str) -> int | None:
+    counts = cells.loc[cells["variant"] == arm, "weights"].dropna()
+    return None if counts.empty else int(counts.iloc[0])
+
+
+def failure_sections(store: Store, ablation: str) -> list[Section]:
+    """The cells that failed and why; nothing if none did."""
+    cells = cell_table(store, ablation_experiment(store, ablation).id)
+    failed = cells[cells["state"] == "failed"]
+    if failed.empty:
+        return []
+    rows = tuple((row["key"], row["reason"]) for _, row in failed.iterrows())
+    remark = "The same command again tries them once more."
+    return [Section("Cells that failed", (remark,), ("Cell", "Reason"), rows)]
+
+
+def origin_section(store: Store, ablation: str) -> Section:
+    """Where the configuration comes from, and what every cell was trained with."""
+    experiment = ablation_experiment(store, ablation)
+    winner = experiment.provenance.get("winner") or {}
+    runs = store.runs(experiment.id)
+    config: dict[str, Any] = dict(winner.get("config") or {})
+    if len(runs):
+        # The search's own training is not the ablation's, and the seed differs by repeat.
+        config.update({part: runs["configuration"].iloc[0][part] for part in ("training", "data")})
+    assumed = winner.get("assumed") or []
+    rows = _settings(config, assumed)
+    return Section("The configuration", _origin(winner, assumed), ("Setting", "Value"), rows)
+
+
+def _origin(winner: dict[str, Any], assumed: list[str]) -> tuple[str, ...]:
+    remarks = [f"{winner.get('name', 'The configuration')} was written by hand."]
+    if (origin := winner.get("provenance")) is not None:
+        of_study = f"Trial {origin['trial']} of the study {origin['study']}"
+        remarks = [f"{of_study}, exported {origin['created']}."]
+    if assumed:
+        remarks.append(f"Not stated by its source, assumed: {', '.join(assumed)}.")
+    return tuple(remarks)
+
+
+def _settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"{part}.{name}", (value(entry) or "null") + _mark(f"{part}.{name}" in assumed))
+        for part in ("network", "training", "data")
+        for name, entry in config.get(part, {}).items()
+        if f"{part}.{name}" != "training.seed"
+    )
+
+
+def _mark(assumed: bool) -> str:
+    return " (assumed)" if assumed else BLANK
+
+
+# --- The search ----------------------------------------------------------------------------------
+
+
+def search_sections(study: Study) -> list[Section]:
+    """The winner, the trials, and what each trial had drawn."""
+    table = search_table(study)
+    parameters = [name for name in table.columns if name not in TRIAL_COLUMNS]
+    return [
+        _winner(study),
+        Section(
+            f"The trials of {study.name}",
+            (f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18).",),
+            ("Trial", "State", "Loss", "Epochs", "Weights", "Seconds per epoch", "Reason"),
+            tuple(_trial(trial, row) for trial, row in table.iterrows()),
+        ),
+        Section(
+            "What the trials drew",
+            (),
+            ("Trial", *(name.replace("_", " ") for name in parameters)),
+            tuple(
+                (str(trial), *(value(row[name]) for name in parameters))
+                for trial, row in table.iterrows()
+            ),
+        ),
+    ]
+
+
+def _trial(trial: object, row: pd.Series[Any]) -> tuple[str, ...]:
+    return (
+        str(trial),
+        row["state"],
+        number(row["value"]),
+        value(row["epochs"]),
+        value(row["weights"]),
+        number(row["seconds_per_epoch"]),
+        value(row["reason"]),
+    )
+
+
+def _winner(study: Study) -> Section:
+    title = f"The winner of {study.name}"
+    try:
+        winner = study.winner()
+    except HpsearchError as error:
+        return Section(title, (f"{error}.",))
+    origin = winner.provenance
+    assert origin is not None
+    rows = _settings(winner.config.to_dict())
+    remark = (
+        f"Trial {origin.trial}, by its validation loss of {number(origin.validation_loss)} (a "
+        f"network whose output is zero has {number(origin.zero_output_loss)}), summed over "
+        f"{len(winner.config.targets)} targets, trained on "
+        f"{winner.config.data.train_size:,} molecules."
+    )
+    return Section(title, (remark,), ("Setting", "Value"), rows)
+
+
+# --- Numbers as text -----------------------------------------------------------------------------
+
+
+def number(value: Any, *, sign: bool = False) -> str:
+    """Four significant digits without an exponent for large ones; blank if not known."""
+    if value is None or pd.isna(value):
+        return BLANK
+    plus = "+" if sign else ""
+    return f"{value:{plus},.0f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
+
+
+def percent(fraction: Any) -> str:
+    """A signed percentage with one decimal."""
+    return f"{100 * fraction:+.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def value(entry: Any) -> str:
+    """Any stored value as text; blank if not known."""
+    if entry is None or (not isinstance(entry, str) and pd.isna(entry)):
+        return BLANK
+    if isinstance(entry, (bool, str)):
+        return str(entry).lower() if isinstance(entry, bool) else entry
+    if float(entry) == int(entry):
+        return f"{int(entry):,}"
+    return f"{entry:.4g}"

@@ -1,0 +1,208 @@
+"""Sections of text and tables as Markdown, HTML and plain LaTeX."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, sentences and at most one table whose cells are already text.
+
+    Attributes:
+        title: the heading.
+        remarks: sentences between the heading and the table.
+        header: the columns' headings; empty without a table.
+        rows: the cells, row by row.
+        groups: a heading above each column's own, empty for none; equal neighbours share one.
+    """
+
+    title: str
+    remarks: tuple[str, ...] = ()
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    groups: tuple[str, ...] = ()
+
+    @property
+    def spans(self) -> list[tuple[str, int]]:
+        """Each run of equal groups with its number of columns."""
+        return [(name, len(list(same))) for name, same in groupby(self.groups)]
+
+
+def plain(section: Section) -> str:
+    """The section's title and table for a terminal, columns aligned; without its remarks."""
+    lines = [section.header, *section.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(section.header))]
+    first, last = 0, 0
+    above = []
+    for name, count in section.spans:
+        last = first + count
+        room = sum(widths[first:last]) + 2 * (count - 1)
+        if len(name) > room:
+            widths[last - 1] += len(name) - room
+            room = len(name)
+        above.append(name.center(room))
+        first = last
+    rows = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    heads = ["  ".join(above)] if section.groups else []
+    return "\n".join(line.rstrip() for line in [section.title, *heads, *rows]) + "\n"
+
+
+def markdown(sections: Iterable[Section]) -> str:
+    """The sections as Markdown."""
+    return "\n".join(_markdown_section(section) for section in sections)
+
+
+def _markdown_section(section: Section) -> str:
+    parts = [f"## {_markdown_text(section.title)}\n"]
+    parts += [f"{_markdown_text(remark)}\n" for remark in section.remarks]
+    if section.header:
+        groups = section.groups or ("",) * len(section.header)
+        named = zip(section.header, groups, strict=True)
+        header = tuple(f"{name} ({group})" if group else name for name, group in named)
+        head, *rows = (
+            tuple(_markdown_text(cell) for cell in line) for line in (header, *section.rows)
+        )
+        lines = [head, ("---",) * len(head), *rows]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    return "\n".join(parts)
+
+
+def _markdown_text(text: str) -> str:
+    """``text`` on one line, so that it neither ends a cell nor starts emphasis or HTML."""
+    flat = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
+    for character in "|*_`":
+        flat = flat.replace(character, f"\\{character}")
+    return flat
+
+
+_STYLE = """
+body { font-family: sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #888; vertical-align: bottom; }
+.groups th { border-bottom: none; text-align: center; font-weight: normal; }
+.groups th:not(:empty) { border-left: 1px solid #ddd; border-right: 1px solid #ddd; }
+""".strip()
+
+
+def html_document(title: str, sections: Iterable[Section], links: Mapping[str, str]) -> str:
+    """The sections as one HTML document without scripts; ``links`` maps headings to files."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    if links:
+        items = (f'<a href="{html.escape(href)}">{html.escape(t)}</a>' for t, href in links.items())
+        parts.append(f"<p>{' · '.join(items)}</p>")
+    parts += [_html_section(section) for section in sections]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _html_section(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    parts += [f"<p>{html.escape(remark)}</p>" for remark in section.remarks]
+    if section.header:
+        head = _html_row(section.header, "th")
+        if section.groups:
+            spans = "".join(
+                f'<th colspan="{count}">{html.escape(name)}</th>' for name, count in section.spans
+            )
+            head = f'<tr class="groups">{spans}</tr>\n{head}'
+        body = "\n".join(_html_row(row, "td") for row in section.rows)
+        parts.append(
+            f'<div class="wide"><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n'
+            "</table></div>"
+        )
+    return "\n".join(parts)
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+_LATEX_CHARACTERS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": r"{[}",
+    "]": r"{]}",
+    "μ": r"$\mu$",
+    "α": r"$\alpha$",
+    "ε": r"$\epsilon$",
+    "Δ": r"$\Delta$",
+    "⟨": r"$\langle$",
+    "⟩": r"$\rangle$",
+    "²": r"$^2$",
+    "³": r"$^3$",
+    "₀": r"$_0$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "→": r"$\to$",
+    "–": "--",
+    "−": r"$-$",
+    "Å": r"\AA{}",
+}
+"""Everything our tables hold beyond letters, for plain LaTeX without a package.
+
+Brackets are braced because a cell that starts with one would be read as an argument of ``\\\\``.
+"""
+
+
+def latex_escape(text: str) -> str:
+    """``text`` for LaTeX; a character without an equivalent becomes a question mark."""
+    flat = " ".join(text.split())
+    return "".join(
+        _LATEX_CHARACTERS.get(character, character if character.isascii() else "?")
+        for character in flat
+    )
+
+
+def latex(sections: Iterable[Section]) -> str:
+    r"""The sections' tables as plain ``tabular`` environments, to be read by ``\input``."""
+    return "\n".join(_latex_section(section) for section in sections)
+
+
+def _latex_section(section: Section) -> str:
+    lines = [rf"\paragraph{{{latex_escape(section.title)}}}"]
+    lines += [latex_escape(remark) for remark in section.remarks]
+    if section.header:
+        # Small and tight: the widest table has fourteen columns.
+        lines += ["", r"{\noindent\scriptsize\setlength{\tabcolsep}{2pt}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(section.header) - 1)}}}", r"\hline"]
+        if section.groups:
+            spans = (
+                rf"\multicolumn{{{n}}}{{c}}{{{latex_escape(name)}}}" for name, n in section.spans
+            )
+            lines.append(" & ".join(spans) + r" \\")
+        lines += [_latex_row(section.header), r"\hline"]
+        lines += [_latex_row(row) for row in section.rows]
+        lines += [r"\hline", r"\end{tabular}\par}", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(latex_escape(cell) for cell in cells) + r" \\"

@@ -1,0 +1,145 @@
+"""Writes a report's files into a folder, each whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpsearch.ablation import cell_table
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.report.document import Subject, sections, subject, table1_sections
+from hpsearch.report.render import html_document, latex, markdown
+from hpsearch.report.tables import ablation_experiment, search_table, table1
+from hpsearch.store import Store
+from hpsearch.study import Study
+
+FORMATS = ("html", "csv", "md", "latex")
+
+Documents = tuple[dict[str, str], list[str]]
+RenderPages = Callable[[Store, str | None], Documents]
+"""``pages.render_pages``: file name to HTML document, and problems. Handed in, since this module
+draws nothing and must not import plotly."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a report.
+
+    Attributes:
+        paths: the files written.
+        problems: one line for each page that could not be drawn.
+    """
+
+    paths: tuple[Path, ...]
+    problems: tuple[str, ...] = ()
+
+
+def check_formats(formats: Collection[str]) -> tuple[str, ...]:
+    """The formats in their order, without repeats.
+
+    Raises:
+        InputError: one is unknown, or there is none.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise InputError(f"a format must be one of {', '.join(FORMATS)}; got '{name}'")
+    if not formats:
+        raise InputError(f"at least one format is needed; choose from {', '.join(FORMATS)}")
+    return tuple(name for name in FORMATS if name in formats)
+
+
+def write_report(
+    store: Store,
+    directory: Path,
+    name: str | None = None,
+    formats: Collection[str] = FORMATS,
+    pages: RenderPages | None = None,
+) -> Written:
+    """Writes the report of the study or ablation called ``name``, by default the latest launched.
+
+    Args:
+        store: where the runs are.
+        directory: made if need be; files of an earlier report in it are replaced.
+        name: of an ablation or of a study.
+        formats: of ``FORMATS``; ``html`` brings the pages.
+        pages: draws the pages; ``None`` for a report without.
+
+    Raises:
+        InputError: there is nothing to report, or a format is unknown.
+        HpsearchError: the files cannot be written.
+    """
+    wanted = check_formats(formats)
+    about = subject(store, name)
+    documents: dict[str, str] = {}
+    problems: list[str] = []
+    if "html" in wanted and pages is not None:
+        documents, problems = _pages(store, about, pages)
+    files = {**documents, **_texts(store, about, wanted, documents)}
+    return Written(write_files(directory, files), tuple(problems))
+
+
+def _pages(store: Store, about: Subject, pages: RenderPages) -> Documents:
+    """The pages of the ablation and of the study; where both draw one, the study's is renamed."""
+    documents: dict[str, str] = {}
+    problems: dict[str, None] = {}
+    for name in (about.ablation, about.study):
+        if name is None:
+            continue
+        drawn, complaints = pages(store, name)
+        for file, text in drawn.items():
+            documents[f"search_{file}" if file in documents else file] = text
+        problems.update(dict.fromkeys(complaints))
+    return documents, list(problems)
+
+
+def _texts(
+    store: Store, about: Subject, formats: Collection[str], pages: Mapping[str, str]
+) -> dict[str, str]:
+    files: dict[str, str] = {}
+    everything = sections(store, about)
+    title = f"hpsearch report: {about.name}"
+    if "md" in formats:
+        files["report.md"] = f"# {title}\n\n{markdown(everything)}"
+    if "html" in formats:
+        links = {Path(file).stem.replace("_", " "): file for file in pages}
+        files["report.html"] = html_document(title, everything, links)
+    if about.ablation is not None:
+        if "latex" in formats:
+            files["table1.tex"] = latex(table1_sections(store, about.ablation))
+        if "csv" in formats:
+            experiment = ablation_experiment(store, about.ablation)
+            files["table1.csv"] = table1(store, about.ablation).to_csv()
+            files["cells.csv"] = cell_table(store, experiment.id).to_csv(index=False)
+    if about.study is not None and "csv" in formats:
+        files["trials.csv"] = search_table(Study.open(store, about.study)).to_csv()
+    return files
+
+
+def write_files(directory: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
+    """Writes every file into a hidden folder in ``directory``, then renames them.
+
+    A full disk or a kill so leaves the earlier files whole.
+
+    Raises:
+        InputError: ``directory`` is a file.
+        HpsearchError: the files cannot be written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"the report must go into a folder; '{directory}' is a file")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # In the folder itself: beside it may be another file system, where a rename is a copy.
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+    except OSError as error:
+        raise HpsearchError(f"'{directory}' must be writable, got: {error.strerror}") from None
+    try:
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        return tuple((partial / name).replace(directory / name) for name in files)
+    except OSError as error:
+        raise HpsearchError(f"'{directory}' must be writable, got: {error.strerror}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

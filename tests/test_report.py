@@ -1,0 +1,499 @@
+"""Table 1 from a store that is filled with made-up numbers, and the paper's own recomputed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hpsearch import published
+from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.config import DataConfig
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.report import averages, search_table, sections, subject, table1, write_report
+from hpsearch.report.document import duration, number, percent, value
+from hpsearch.report.render import Section, html_document, latex, latex_escape, markdown, plain
+from hpsearch.report.write import write_files
+from hpsearch.runs import Completion, EpochMetrics, Failure, RunFacts
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+from hpsearch.store import Store
+from hpsearch.study import Study
+from hpsearch.targets import TARGET_NAMES, TARGETS
+from hpsearch.winner import Winner
+
+PRINTED = {
+    "mu": (-0.501, 0.055, -0.048, -0.556),
+    "alpha": (-0.235, 0.000, -0.027, -0.235),
+    "homo": (-0.022, -0.038, 0.721, 0.015),
+    "lumo": (-0.133, -0.068, -2.571, -0.064),
+    "gap": (-0.040, -0.035, -0.330, -0.005),
+    "r2": (-0.389, -0.340, -0.028, -0.048),
+    "zpve": (-0.135, -0.002, -0.239, -0.132),
+    "U0": (-0.325, -0.073, -5.023, -0.252),
+    "U": (-0.304, -0.018, -5.699, -0.287),
+    "H": (-0.316, -0.012, -6.386, -0.304),
+    "G": (-0.303, -0.065, -4.755, -0.237),
+    "Cv": (-0.114, 0.057, -0.006, -0.171),
+}
+"""The right-hand columns as printed in Table 1 of arXiv:2008.08461."""
+
+HALF_DIGIT = 0.0005 + 1e-9
+"""The paper rounded to three decimals, after it had computed."""
+
+
+# --- The paper's numbers
+
+
+@pytest.mark.parametrize("name", TARGET_NAMES)
+def test_the_papers_columns_recompute_from_its_errors(name):
+    errors = published.MAES[name]
+    computed = published.compare(errors)
+    # What the rounding of two errors and of their quotient can amount to.
+    slack = HALF_DIGIT + 2 * HALF_DIGIT * (1 + abs(PRINTED[name][3])) / errors["L0Net"]
+    for column, printed in zip(published.COMPARISONS, PRINTED[name], strict=True):
+        allowed = 3 * HALF_DIGIT if column.startswith("delta") else slack
+        assert computed[column] == pytest.approx(printed, abs=allowed), column
+
+
+def test_the_last_column_divides_by_the_l0nets_error():
+    # U0: by L0NetDeep's error it would be -0.272.
+    assert published.compare(published.MAES["U0"])["relative_L1_Deep"] == pytest.approx(
+        (13.464 - 18.487) / 19.943
+    )
+    assert PRINTED["U0"][3] == -0.252
+
+
+def test_the_papers_averages_are_the_abstracts():
+    columns = [published.compare(published.MAES[name]) for name in TARGET_NAMES]
+    assert sum(c["relative_L1_L0"] for c in columns) / 12 == pytest.approx(-0.23, abs=0.005)
+    assert sum(c["relative_Deep_L0"] for c in columns) / 12 == pytest.approx(-0.04, abs=0.005)
+
+
+def test_a_comparison_without_its_networks_is_left_out():
+    assert published.compare({}) == {}
+    assert set(published.compare({"L1Net": 1.0, "L0Net": 2.0})) == {"relative_L1_L0"}
+    assert set(published.compare({"L1Net": 1.0, "L0NetDeep": 2.0})) == {"delta_L1_Deep"}
+    assert "relative_L1_L0" not in published.compare({"L1Net": 1.0, "L0Net": 0.0})
+
+
+# --- A store of made-up numbers
+
+FACTS = RunFacts(4321, "somewhere", "cpu", "data", "split", 33.0)
+ERRORS = {"L1Net": 0.5, "L0Net": 1.0, "L0NetDeep": 0.75}
+WEIGHTS = {"L1Net": 1000, "L0Net": 2000, "L0NetDeep": 3000}
+BASELINES = {"mean": {"mu": 7.25, "U0": 8123.4}, "composition": {"mu": 6.125, "U0": 777.0}}
+
+
+def metrics(epoch, config, loss=1.0):
+    names = config.targets
+    return EpochMetrics(
+        epoch,
+        1e-3,
+        2.5,
+        loss,
+        loss / epoch,
+        dict.fromkeys(names, loss / epoch / len(names)),
+        dict.fromkeys(names, 10.0 / epoch),
+    )
+
+
+def run_search(store, trials=3):
+    """A study whose first trial diverged and whose trial k has the loss 1/k."""
+    space = SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    search = Study.launch(store, space, name="made-up")
+    for index in range(trials + 1):
+        assignment = search.next()
+        search.started(assignment.key, FACTS)
+        if index == 0:
+            failure = Failure("diverged", "the loss is not finite at step 7 | x", epoch=1, step=7)
+            search.finish(assignment.key, failure)
+            continue
+        for epoch in (1, 2):
+            search.epoch(assignment.key, metrics(epoch, assignment.config, 2.0 / index))
+        search.finish(assignment.key, Completion(2, 2, 1.0 / index))
+    assert search.finished
+    return Study.open(store)
+
+
+def the_winner(study):
+    """The search's winner, with vectors whatever was drawn."""
+    config = study.winner().config.to_dict()
+    config["network"].update(featurization_scalars=10, featurization_vectors=5)
+    return study.winner().model_copy(
+        update={"config": type(study.winner().config).from_dict(config)}
+    )
+
+
+def run_ablation(store, winner, *, skip=(), fail=(), train=1000, **options):
+    """An ablation of mu and U0 whose errors are ``ERRORS``, times ten for U0."""
+    options = {"targets": ["mu", "U0"], "variants": ["L1Net", "L0Net", "L0NetDeep"], **options}
+    plan = AblationPlan.make(winner, stem="best", **options)
+    data = DataSummary(130_831, train, 500, 2000, "data", "split", BASELINES)
+    ablation = Ablation.launch(store, winner, plan, Path("/nowhere"), data)
+    while (assignment := ablation.next()) is not None:
+        variant, target, repeat = assignment.key.split("/")
+        if assignment.key in skip:
+            continue
+        ablation.started(assignment.key, RunFacts(WEIGHTS[variant], "h", "cpu", "data", "split", 3))
+        ablation.epoch(assignment.key, metrics(1, assignment.config))
+        ablation.epoch(assignment.key, metrics(2, assignment.config))
+        error = ERRORS[variant] * (10 if target == "U0" else 1) + 0.125 * int(repeat)
+        outcome = Completion(2, 2, 0.5, 0.5, {target: error})
+        if assignment.key in fail:
+            outcome = Failure("diverged", "no end of losses", epoch=1, step=2)
+        ablation.finish(assignment.key, outcome)
+    return plan.name
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A store with one search and one complete ablation of two repeats."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('store')}/store.db"
+    with Store.create(url) as store:
+        study = run_search(store)
+        run_ablation(store, the_winner(study), repeats=2)
+    return url
+
+
+@pytest.fixture
+def store(url):
+    with Store.open(url) as store:
+        yield store
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    with Store.create(f"sqlite:///{tmp_path}/fresh.db") as store:
+        yield store
+
+
+def the_ablation(store):
+    return subject(store).ablation
+
+
+# --- Table 1
+
+
+def test_table_1_holds_ours_and_the_papers(store):
+    table = table1(store, the_ablation(store))
+    assert list(table.index) == ["mu", "U0"]
+    mu = table.loc["mu"]
+    assert (mu["symbol"], mu["unit"], mu["train_molecules"]) == ("μ", "D", 1000)
+    assert (mu["mean"], mu["composition"]) == (7.25, 6.125)
+    # Repeats 0 and 1 differ by 0.125.
+    assert (mu["L1Net"], mu["L0Net"], mu["L0NetDeep"]) == (0.5625, 1.0625, 0.8125)
+    assert mu["relative_L1_L0"] == (0.5625 - 1.0625) / 1.0625
+    assert mu["relative_Deep_L0"] == (0.8125 - 1.0625) / 1.0625
+    assert mu["delta_L1_Deep"] == 0.5625 - 0.8125
+    assert mu["relative_L1_Deep"] == (0.5625 - 0.8125) / 1.0625
+    assert [mu[f"{arm}_weights"] for arm in WEIGHTS] == list(WEIGHTS.values())
+    assert [mu[f"{arm}_runs"] for arm in WEIGHTS] == [2, 2, 2]
+    assert [mu[f"paper_{name}"] for name in published.NETWORKS] == [
+        0.033,
+        0.021,
+        0.038,
+        0.043,
+        0.086,
+        0.091,
+    ]
+    assert mu["paper_relative_L1_L0"] == (0.043 - 0.086) / 0.086
+
+
+def test_percentages_are_averaged_and_errors_are_not(store):
+    table = table1(store, the_ablation(store))
+    means = averages(table)
+    assert means["relative_L1_L0"] == pytest.approx(table["relative_L1_L0"].mean())
+    assert means["paper_relative_L1_L0"] == pytest.approx(
+        ((0.043 - 0.086) / 0.086 + (13.464 - 19.943) / 19.943) / 2
+    )
+    assert not [name for name in means if "relative" not in name]
+
+
+def test_what_has_not_been_run_is_blank_and_not_guessed(fresh):
+    winner = the_winner(run_search(fresh))
+    skip, fail = ["L0Net/mu/0"], ["L0NetDeep/U0/0"]
+    name = run_ablation(fresh, winner, skip=skip, fail=fail)
+    table = table1(fresh, name)
+    assert table["L0Net"].isna().tolist() == [True, False]
+    assert table["relative_L1_L0"].isna().tolist() == [True, False]
+    assert table["delta_L1_Deep"].isna().tolist() == [False, True]
+    assert table["L0Net_runs"].isna().tolist() == [True, False]
+    assert averages(table)["relative_L1_L0"] == table.loc["U0", "relative_L1_L0"]
+    text = markdown(sections(fresh, subject(fresh)))
+    assert "no end of losses" in text
+    assert "nan" not in text.lower()
+    assert "<na>" not in text.lower()
+
+
+def test_arms_that_were_not_planned_are_empty_columns(fresh):
+    winner = the_winner(run_search(fresh))
+    table = table1(fresh, run_ablation(fresh, winner, variants=["L1Net"]))
+    assert table["L0Net"].isna().all()
+    assert averages(table).keys() == {f"paper_{c}" for c in published.COMPARISONS if "rel" in c}
+
+
+def test_more_arms_than_table_1_get_columns_of_their_own(fresh):
+    winner = the_winner(run_search(fresh))
+    WEIGHTS["L0NetOutdeep"], ERRORS["L0NetOutdeep"] = 2500, 0.9
+    try:
+        table = table1(fresh, run_ablation(fresh, winner, variants=["L0NetOutdeep"]))
+    finally:
+        del WEIGHTS["L0NetOutdeep"], ERRORS["L0NetOutdeep"]
+    assert table["L0NetOutdeep"].tolist() == [0.9, 9.0]
+
+
+# --- The search
+
+
+def test_the_trials_are_told_with_their_reasons(store):
+    table = search_table(Study.open(store, "made-up"))
+    assert table["state"].tolist() == ["failed", "complete", "complete", "complete"]
+    assert table["value"].iloc[1:].tolist() == [1.0, 0.5, pytest.approx(1 / 3)]
+    assert table["reason"].iloc[0] == "the loss is not finite at step 7 | x"
+    assert table["weights"].tolist() == [4321] * 4
+    assert table["seconds_per_epoch"].iloc[1] == 2.5
+    assert "learning_rate" in table.columns
+
+
+# --- What a report is about
+
+
+def test_by_default_the_report_is_of_the_last_launch(fresh):
+    with pytest.raises(InputError, match="nothing to report"):
+        subject(fresh)
+    winner = the_winner(run_search(fresh))
+    assert subject(fresh).ablation is None
+    name = run_ablation(fresh, winner)
+    assert (subject(fresh).study, subject(fresh).ablation) == ("made-up", name)
+    assert subject(fresh, "made-up") == subject(fresh, name) == subject(fresh)
+    with pytest.raises(InputError, match=f"one of made-up, {name}; got 'nothing'"):
+        subject(fresh, "nothing")
+
+
+def test_a_configuration_written_by_hand_has_no_study(fresh):
+    study = run_search(fresh)
+    by_hand = Winner(name="mine", config=the_winner(study).config, assumed=("network.residual",))
+    name = run_ablation(fresh, by_hand)
+    assert subject(fresh).study is None
+    text = markdown(sections(fresh, subject(fresh, name)))
+    assert "mine was written by hand" in text
+    assert "assumed: network.residual" in text.replace("\\", "")
+
+
+# --- Files
+
+
+def test_the_files_hold_the_numbers(store, tmp_path):
+    written = write_report(store, tmp_path / "out" / "report")
+    assert {path.name for path in written.paths} == {
+        "report.html",
+        "report.md",
+        "table1.csv",
+        "cells.csv",
+        "trials.csv",
+        "table1.tex",
+    }
+    assert sorted(written.paths) == sorted((tmp_path / "out" / "report").iterdir())
+    page = (tmp_path / "out/report/report.html").read_text()
+    for text in (
+        "0.5625",
+        "1.062",
+        "0.8125",
+        "-47.1 %",
+        "8,123",
+        "6.125",
+        "1,000",
+        "13.46",
+        "-32.5 %",
+    ):
+        assert f"<td>{text}</td>" in page, text
+    for remark in ("109,000", "20,831", "23,885", "cannot be compared", "not comparable"):
+        assert remark in page
+
+
+def test_csv_keeps_every_digit(store, tmp_path):
+    write_report(store, tmp_path, formats=["csv"])
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table1.csv").read_text())))
+    assert [row["target"] for row in rows] == ["mu", "U0"]
+    assert float(rows[0]["relative_L1_L0"]) == (0.5625 - 1.0625) / 1.0625
+    cells = list(csv.DictReader(io.StringIO((tmp_path / "cells.csv").read_text())))
+    assert len(cells) == 12
+    assert {path.name for path in tmp_path.iterdir()} == {"table1.csv", "cells.csv", "trials.csv"}
+
+
+def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):
+    asked = []
+
+    def pages(_, name):
+        asked.append(name)
+        return {"learning_curves.html": f"curves of {name}"}, ["broken.py:3: oops"]
+
+    written = write_report(store, tmp_path, formats=["html"], pages=pages)
+    assert asked == [the_ablation(store), "made-up"]
+    assert written.problems == ("broken.py:3: oops",)
+    assert (tmp_path / "learning_curves.html").read_text() == f"curves of {asked[0]}"
+    assert (tmp_path / "search_learning_curves.html").read_text() == "curves of made-up"
+    assert 'href="learning_curves.html"' in (tmp_path / "report.html").read_text()
+    assert write_report(store, tmp_path / "x", formats=["md"], pages=pages).problems == ()
+
+
+def test_a_full_training_set_is_not_called_incomparable(fresh):
+    winner = the_winner(run_search(fresh))
+    run_ablation(fresh, winner, train=109_000)
+    text = markdown(sections(fresh, subject(fresh)))
+    assert "cannot be compared" not in text
+    assert "20,831 molecules, not 23,885" in text
+
+
+def test_an_unknown_format_is_refused_and_nothing_written(store, tmp_path):
+    with pytest.raises(InputError, match="one of html, csv, md, latex; got 'pdf'"):
+        write_report(store, tmp_path / "out", formats=["pdf"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_over_an_old_one_replaces_its_files_and_no_others(store, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "report.md").write_text("old")
+    write_report(store, tmp_path, formats=["md"])
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert (tmp_path / "report.md").read_text().startswith("# hpsearch report")
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="must go into a folder"):
+        write_files(tmp_path / "taken", {})
+    with pytest.raises(HpsearchError, match="must be writable"):
+        write_files(tmp_path / "taken" / "inner", {})
+
+
+# --- Rendering
+
+ODD = Section(
+    "50 % of_it",
+    ("a & b <script> $x$ {y} #1 ~ ^ \\ |",),
+    ("Target", "a|b"),
+    (("⟨R²⟩", "[1]"), ("C_v", "a₀³")),
+)
+
+
+def test_html_is_escaped():
+    page = html_document("<t>", [ODD], {"a&b": 'x".html'})
+    assert "<script>" not in page
+    assert "<title>&lt;t&gt;</title>" in page
+    assert '<a href="x&quot;.html">a&amp;b</a>' in page
+
+
+def test_a_cell_cannot_break_a_markdown_table():
+    lines = markdown([ODD]).splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+
+GROUPED = Section("t", (), ("a", "b", "c", "d"), (("1", "2", "3", "4"),), ("", "x", "x", "y"))
+
+
+def test_groups_stand_above_their_columns():
+    page = html_document("t", [GROUPED], {})
+    assert '<th colspan="1"></th><th colspan="2">x</th><th colspan="1">y</th>' in page
+    assert "| a | b (x) | c (x) | d (y) |" in markdown([GROUPED])
+    assert r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{x}" in latex([GROUPED])
+    check_latex(latex([GROUPED]))
+
+
+def test_the_terminal_gets_aligned_columns():
+    section = Section("t", (), ("a", "b", "cc"), (("long", "1", ""),), ("", "x", "a wide group"))
+    assert plain(section) == (
+        "t\n"
+        "      x  a wide group\n"
+        "a     b            cc\n"
+        "long  1\n"
+    )  # fmt: skip
+
+
+def test_latex_escapes_what_is_special():
+    assert latex_escape("%_&#${}~^\\") == (
+        r"\%\_\&\#\$\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}"
+    )
+    assert latex_escape("⟨R²⟩ a₀³") == r"$\langle$R$^2$$\rangle$ a$_0$$^3$"
+    assert latex_escape("字") == "?"
+
+
+def test_every_target_symbol_and_unit_has_latex():
+    for target in TARGETS:
+        assert "?" not in latex_escape(f"{target.symbol} {target.unit}")
+
+
+def columns_of(row):
+    spans = [int(count) for count in re.findall(r"\\multicolumn\{(\d+)\}", row)]
+    return sum(spans) or re.sub(r"\\&", "", row).count("&") + 1
+
+
+def check_latex(text):
+    """Plain LaTeX that balances: braces, environments, math, and the cells of every row."""
+    bare = re.sub(r"\\[\\{}$&#%_]", "", text.replace(r"\\", ""))
+    depth = 0
+    for character in bare:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert bare.count("$") % 2 == 0
+    assert text.isascii()
+    assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)
+    for body in re.findall(r"\\begin\{tabular\}\{(.*?)\\end\{tabular\}", text, re.DOTALL):
+        specification, _, rows = body.partition("}")
+        cells = [columns_of(row) for row in rows.split(r"\\")[:-1]]
+        assert set(cells) == {len(specification)}
+
+
+def test_the_latex_balances(store, tmp_path):
+    write_report(store, tmp_path, formats=["latex"])
+    text = (tmp_path / "table1.tex").read_text()
+    check_latex(text)
+    assert text.count(r"\begin{tabular}") == 3
+    check_latex(latex([ODD]))
+    with pytest.raises(AssertionError):
+        check_latex(text.replace(r"\%E", "{E"))
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+def test_the_latex_compiles(store, tmp_path):
+    write_report(store, tmp_path, formats=["latex"])
+    whole = r"\documentclass{article}\begin{document}\input{table1.tex}\end{document}"
+    (tmp_path / "whole.tex").write_text(whole)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "whole.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_numbers_as_text():
+    assert [number(x) for x in (0.0432, 13.4642, 8176.4, 12345678.0, None)] == [
+        "0.0432",
+        "13.46",
+        "8,176",
+        "12,345,678",
+        "",
+    ]
+    assert [number(x, sign=True) for x in (0.5, -2.571, 1500)] == ["+0.5", "-2.571", "+1,500"]
+    assert [duration(x) for x in (0.0, 59.4, 90.0, 5400.0)] == ["0 s", "59 s", "1.5 min", "1.5 h"]
+    assert [percent(x) for x in (-0.5014, 0.0, 1.0)] == ["-50.1 %", "+0.0 %", "+100.0 %"]
+    assert [value(x) for x in (True, 84, 11.1, 6.53e-3, "cosine", None)] == [
+        "true",
+        "84",
+        "11.1",
+        "0.00653",
+        "cosine",
+        "",
+    ]
+
+
+def test_the_default_data_configuration_is_the_papers():
+    # The remark on the full test set rests on these sizes.
+    assert DataConfig().train_size == published.TRAIN_MOLECULES
+    assert DataConfig().validation_size == 1000

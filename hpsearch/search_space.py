@@ -23,7 +23,7 @@ from hpsearch.yaml_file import Document, parse_yaml, read_yaml, validate
 if TYPE_CHECKING:
     import optuna
 
-SamplerName = Literal["random", "tpe"]
+SamplerName = Literal["random", "tpe", "gp", "qmc"]
 
 
 def _listed(names: object) -> object:
@@ -62,8 +62,9 @@ class SearchSpace(Entry):
         name: of the space; the default name of its study.
         description: free text; the only key that the hash leaves out.
         trials: networks to train to a verdict.
-        sampler: ``random`` or ``tpe`` (tree-structured Parzen estimator).
-        startup_trials: random trials before ``tpe`` begins to learn; ``random`` ignores it.
+        sampler: ``random``, ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process)
+            or ``qmc`` (quasi-Monte Carlo).
+        startup_trials: random trials before ``tpe`` or ``gp`` begin to learn; others ignore it.
         seed: of the sampler and, with the trial's number, of every trial's training.
         targets: names of the targets, trained at once.
         network: fixed values of the network, by field.

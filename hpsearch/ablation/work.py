@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+from hpsearch import checkpoint
 from hpsearch.ablation.cells import STATES, CellState
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.ablation.summary import DataSummary
@@ -143,6 +144,8 @@ class Ablation:
     def finish(self, key: str, outcome: Outcome) -> None:
         """The cell has ended."""
         self._store.record_result(self._run_ids[key], outcome)
+        # Only now: until the result is stored, the folder is what a next launch continues from.
+        checkpoint.discard(self._directory / key, keep_best=isinstance(outcome, Completion))
         if self._states[key] != "complete":
             self._states[key] = "complete" if isinstance(outcome, Completion) else "failed"
 

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import Trial
 from pydantic import ValidationError
 
+from hpsearch import checkpoint
 from hpsearch.config import TrialConfig
 from hpsearch.errors import InputError
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
@@ -50,6 +51,7 @@ class _Flight:
     trial_id: int
     run_id: int
     reported: dict[int, float]
+    directory: Path
 
 
 @final
@@ -69,7 +71,13 @@ class Search:
     """
 
     def __init__(
-        self, store: Store, space: SearchSpace, experiment: Experiment, rows: TrialRows, root: Path
+        self,
+        store: Store,
+        space: SearchSpace,
+        experiment: Experiment,
+        rows: TrialRows,
+        root: Path,
+        evaluate_test: bool,
     ) -> None:
         self.name = experiment.name
         self.space = space
@@ -77,6 +85,7 @@ class Search:
         self._store = store
         self._experiment_id = experiment.id
         self._rows = rows
+        self._evaluate_test = evaluate_test
         self._folder = root / experiment_folder(experiment.name, experiment.identity)
         self._split_hash: str | None = experiment.provenance["split_hash"]
         self._flights: dict[str, _Flight] = {}
@@ -90,6 +99,8 @@ class Search:
         space: SearchSpace,
         name: str | None = None,
         runs_root: Path = RUNS_ROOT,
+        *,
+        evaluate_test: bool = False,
     ) -> Self:
         """Create the study called ``name``, or continue it.
 
@@ -99,6 +110,8 @@ class Search:
                 comments and the description may differ.
             name: of the study; by default the space's.
             runs_root: folder that holds the runs of all studies.
+            evaluate_test: whether finished trials record their test loss too, so that the paper's
+                choice on the test set can be repeated; it takes no part in the search.
 
         Raises:
             InputError: the name cannot be stored, the sampler is unknown, or the study was
@@ -114,7 +127,7 @@ class Search:
         store.update_provenance(experiment.id, **launch_terms(space))
         rows = TrialRows(store, name, sampler)
         rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
-        return cls(store, space, experiment, rows, runs_root.absolute())
+        return cls(store, space, experiment, rows, runs_root.absolute(), evaluate_test)
 
     # --- Work -------------------------------------------------------------------------------------
 
@@ -126,7 +139,7 @@ class Search:
             in_flight = _count(rows, "RUNNING") - len(left_behind)
             if _count(rows, "COMPLETE") + in_flight >= self.space.trials:
                 for row in left_behind:
-                    self._give_up(row, f"only {self.space.trials} trials are wanted now")
+                    self._give_up(row, "enough trials are complete without it")
                 return None
             if left_behind:
                 assignment = self._continue(left_behind[0])
@@ -203,27 +216,33 @@ class Search:
         )
         if isinstance(outcome, Completion):
             assert curve.best_validation_loss is not None
+            if outcome.test_loss is not None:
+                self._rows.annotate(flight.trial_id, {"test_loss": outcome.test_loss})
             self._rows.complete(flight.trial_id, curve.best_validation_loss)
             self._failures.note_completion()
         else:
             self._fail(flight.trial_id, outcome)
         self._flights.pop(key, None)
+        # Only now: until the verdict is told, the folder is what a next launch continues from.
+        checkpoint.discard(flight.directory, keep_best=isinstance(outcome, Completion))
 
     # --- Rows -------------------------------------------------------------------------------------
 
     def _look_around(self) -> Found:
         rows = self._rows.states()
-        left_behind = 0
+        complete = _count(rows, "COMPLETE")
+        room = max(self.space.trials - complete, 0)
+        reclaimed = 0
         for row in self._left_behind(rows):
             trial = self._rows.read(row.trial_id)
             if trial is not None and "failure" in trial.user_attrs:
                 # Its verdict was known, and the launch died before it was told.
                 self._rows.fail(row.trial_id)
+            elif reclaimed < room:
+                reclaimed += 1
             else:
-                left_behind += trial is not None
-        complete = _count(rows, "COMPLETE")
-        reclaimed = min(left_behind, max(self.space.trials - complete, 0))
-        return Found(complete, reclaimed, max(self.space.trials - complete - reclaimed, 0))
+                self._give_up(row, f"only {self.space.trials} trials are wanted now")
+        return Found(complete, reclaimed, room - reclaimed)
 
     def _left_behind(self, rows: list[TrialState]) -> list[TrialState]:
         """RUNNING rows that nobody runs: a dead launch's, or asked twice for want of an answer."""
@@ -267,8 +286,14 @@ class Search:
         directory = str(self._folder / key)
         run = self._store.record_run(self._experiment_id, key, config, directory)
         self._rows.annotate(trial_id, _described(config))
-        self._flights[key] = _Flight(trial_id, run.id, dict(reported))
-        return Assignment(key, config, directory, expected_split=self._split_hash)
+        self._flights[key] = _Flight(trial_id, run.id, dict(reported), Path(directory))
+        return Assignment(
+            key,
+            config,
+            directory,
+            evaluate_test=self._evaluate_test,
+            expected_split=self._split_hash,
+        )
 
     def _flight(self, key: str) -> _Flight | None:
         """The run under way; ``None`` for one that has ended, here or in an earlier launch."""

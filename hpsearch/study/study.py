@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -65,10 +65,16 @@ class Study:
 
     @classmethod
     def launch(
-        cls, store: Store, space: SearchSpace, name: str | None = None, runs_root: Path = RUNS_ROOT
+        cls,
+        store: Store,
+        space: SearchSpace,
+        name: str | None = None,
+        runs_root: Path = RUNS_ROOT,
+        *,
+        evaluate_test: bool = False,
     ) -> Search:
         """Create or continue a study and drive it: see `Search.launch`."""
-        return Search.launch(store, space, name, runs_root)
+        return Search.launch(store, space, name, runs_root, evaluate_test=evaluate_test)
 
     @classmethod
     def open(cls, store: Store, name: str | None = None) -> Self:
@@ -128,18 +134,34 @@ class Study:
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def winner(self) -> Winner:
+    def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
         """The complete trial of the lowest validation loss, with its origin.
 
         Only a trial whose value is the lowest loss among its recorded epochs can win; one that
         was told by hand, in a dashboard say, is passed over.
 
+        Args:
+            select_on: ``test`` takes the lowest test loss instead, as the paper did (section 4.3);
+                its test errors are then no measure of new molecules.
+
         Raises:
+            InputError: test losses are wanted and were not recorded.
             HpsearchError: no trial is complete.
         """
         trials = self._trials()
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        for trial in sorted(complete, key=lambda trial: (trial.value or 0.0, trial.number)):
+        rank = {trial.number: trial.value or 0.0 for trial in complete}
+        if select_on == "test":
+            rank = {
+                t.number: t.user_attrs["test_loss"] for t in complete if "test_loss" in t.user_attrs
+            }
+            if len(rank) < len(complete):
+                raise InputError(
+                    f"the choice on the test set needs the test loss of every trial; "
+                    f"{len(complete) - len(rank)} of {len(complete)} have none; launch a study "
+                    "with --open-test-set"
+                )
+        for trial in sorted(complete, key=lambda trial: (rank[trial.number], trial.number)):
             run = self._store.run(self._experiment.id, str(trial.number))
             if run is None or trial.value is None or "zero_output_loss" not in trial.user_attrs:
                 continue

@@ -1,0 +1,655 @@
+"""The commands. Each reads what the user gave, calls the layers below and prints what they return.
+
+Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from hpsearch import __version__
+from hpsearch.errors import HpsearchError, InputError
+
+if TYPE_CHECKING:
+    from hpsearch.config import DataConfig
+    from hpsearch.data.molecule import Molecules
+    from hpsearch.progress import Progress
+    from hpsearch.runs import Work
+    from hpsearch.store import Store
+    from hpsearch.tune import Event
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def _example(text: str) -> str:
+    return f"\b\nExample:\n  {text}"
+
+
+def _options(*decorators: Decorator) -> Decorator:
+    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+_storage = click.option(
+    "--storage",
+    metavar="URL",
+    help="The store: sqlite:///FILE or postgresql://USER@HOST/DATABASE (password from the "
+    "environment or .pgpass). Default: $HPSEARCH_STORAGE, else sqlite:///storage/hpsearch.db.",
+)
+_sizes = _options(
+    click.option("--train-size", type=int, metavar="N", help="Training molecules."),
+    click.option("--validation-size", type=int, metavar="N", help="Validation molecules."),
+    click.option("--test-size", type=int, metavar="N", help="Test molecules; default all left."),
+)
+_epochs = click.option("--epochs", type=int, metavar="N", help="Most epochs of a run.")
+_targets = click.option(
+    "--targets", metavar="NAMES", help="Targets, separated by commas, e.g. mu,U0; or all."
+)
+
+
+def _placement(noun: str) -> Decorator:
+    """Options that say where runs are placed; ``noun`` is what a run is called."""
+    return _options(
+        click.option(
+            "--max-concurrent",
+            type=int,
+            metavar="N",
+            help=f"Most {noun}s at a time; default as many as there is room for.",
+        ),
+        click.option(
+            f"--cpus-per-{noun}",
+            "cpus_per_run",
+            type=float,
+            default=1.0,
+            show_default=True,
+            help=f"CPU cores of a {noun}.",
+        ),
+        click.option(
+            f"--gpus-per-{noun}",
+            "gpus_per_run",
+            type=float,
+            default=0.0,
+            show_default=True,
+            help=f"GPUs of a {noun}; a fraction shares one.",
+        ),
+        click.option(
+            "--address", metavar="ADDRESS", help="A running Ray cluster: auto, or host:port."
+        ),
+        click.option(
+            "--runs",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="FOLDER",
+            help="Folder of the checkpoints, which a cluster's machines must share. Default: runs "
+            "beside the SQLite file, else storage/runs.",
+        ),
+    )
+
+
+def _say(line: str) -> None:
+    click.echo(line)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nA first search on real molecules, its winner, an ablation, a report:\n"
+    "  hpsearch launch search_spaces/quick.yaml\n"
+    "  hpsearch export-best -o best.yaml\n"
+    "  hpsearch ablate best.yaml --targets mu,U0 --epochs 2 --train-size 200\n"
+    "  hpsearch report -o report/",
+)
+@click.version_option(__version__, prog_name="hpsearch")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Search the architecture of equivariant molecular networks on QM9, then ablate the winner."""
+
+
+@cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
+@click.argument("space")
+@click.option("--study", metavar="NAME", help="The study; default the space's name.")
+@_storage
+@click.option("--trials", type=int, metavar="N", help="Trials to train to a verdict.")
+@_epochs
+@_sizes
+@_targets
+@click.option("--seed", type=int, metavar="N", help="Seed of the sampler and of every trial.")
+@click.option("--sampler", metavar="NAME", help="random, tpe, gp or qmc.")
+@click.option(
+    "--open-test-set",
+    is_flag=True,
+    help="Also record every trial's test loss, as the paper did; then it is no test set any more.",
+)
+@_placement("trial")
+def launch(
+    space: str,
+    study: str | None,
+    storage: str | None,
+    runs: Path | None,
+    open_test_set: bool,
+    targets: str | None,
+    max_concurrent: int | None,
+    cpus_per_run: float,
+    gpus_per_run: float,
+    address: str | None,
+    **overrides: Any,
+) -> None:
+    """Run the study of the search space SPACE, or go on with it.
+
+    SPACE is a YAML file, looked up in the working folder and then among the shipped ones. The same
+    command again continues what is missing; a larger --trials extends the study.
+    """
+    from hpsearch.search_space import SearchSpace
+    from hpsearch.shipped import find_space
+    from hpsearch.study import Study
+
+    chosen = SearchSpace.load(find_space(space)).with_overrides(
+        **overrides, targets=_names(targets) or None
+    )
+    _check_molecules(chosen.data)
+    with _create_store(storage) as store:
+        search = Study.launch(
+            store, chosen, study, _runs_root(storage, runs), evaluate_test=open_test_set
+        )
+        _say(f"study {search.name} in {store.label}")
+        _say(f"found: {search.found}")
+        _say(f"follow it with: {_again('dashboard', storage)}")
+        missing = search.found.left + search.found.reclaimed
+        epochs = chosen.training.get("epochs", 1)
+        _drive(
+            search,
+            _progress("trial", missing * int(epochs)),
+            max_concurrent=max_concurrent,
+            cpus_per_run=cpus_per_run,
+            gpus_per_run=gpus_per_run,
+            address=address,
+        )
+        if search.breakdown is not None:
+            raise HpsearchError(str(search.breakdown))
+        _print_winner(store, search.name, storage)
+
+
+def _print_winner(store: Store, name: str, storage: str | None) -> None:
+    from hpsearch.data.baselines import baselines
+    from hpsearch.data.split import make_split
+    from hpsearch.study import Study
+
+    study = Study.open(store, name)
+    winner = study.winner()
+    origin = winner.provenance
+    assert origin is not None
+    _say(f"{study.counts()}")
+    _say(
+        f"winner: trial {origin.trial}, validation loss {origin.validation_loss:,.4g} "
+        f"({origin.validation_loss / origin.zero_output_loss:.1%} of zero output's)"
+    )
+    molecules = _molecules()
+    split = make_split(molecules, winner.config.data)
+    naive = baselines(molecules, split.train, split.validation, winner.config.targets)
+    _say(f"\n{'target':8}{'winner':>12}{'composition':>13}{'mean':>12}  unit (validation MAE)")
+    for target, error in origin.validation_maes.items():
+        _say(
+            f"{target:8}{error.mae:12.4g}{naive['composition'][target]:13.4g}"
+            f"{naive['mean'][target]:12.4g}  {error.unit}"
+        )
+    beaten = sum(
+        error.mae < naive["composition"][target] for target, error in origin.validation_maes.items()
+    )
+    _say(f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}")
+    _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
+
+
+@cli.command(epilog=_example("hpsearch status --json"))
+@click.argument("study", required=False)
+@_storage
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def status(study: str | None, storage: str | None, as_json: bool) -> None:
+    """Say how a study stands; without STUDY the one launched last."""
+    import json
+
+    from hpsearch.study import Study
+
+    with _open_store(storage) as store:
+        found = Study.open(store, study)
+        trials = found.trials()
+        if as_json:
+            rows = json.loads(trials.to_json(orient="records", date_format="iso"))
+            counts = vars(found.counts())
+            _say(json.dumps({"study": found.name, "counts": counts, "trials": rows}))
+            return
+        _say(f"study {found.name} in {store.label}: {found.counts()}")
+        _say(f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}")
+        for row in trials.to_dict("records"):
+            _say(
+                f"{row['number']:5} {row['state'].lower():9}{row['epochs']:7}"
+                f"{_number(row['best_loss'], '11.4g')}{_number(row['seconds_per_epoch'], '9.1f')}"
+                f"{_number(row['weights'], '12,.0f')}  {row['failure_reason'] or ''}".rstrip()
+            )
+
+
+def _number(value: Any, form: str) -> str:
+    width = int("".join(c for c in form.split(".")[0] if c.isdigit()))
+    known = value is not None and value == value
+    return format(float(value), form) if known else "-".rjust(width)
+
+
+@cli.command(epilog=_example("hpsearch dashboard --port 8080"))
+@_storage
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=8080, show_default=True, help="Port to listen on.")
+def dashboard(storage: str | None, host: str, port: int) -> None:
+    """Open the Optuna dashboard on the store, with our pages under /pages.
+
+    It has no login and lets whoever reaches it change a study: it listens on this machine only.
+    """
+    from hpsearch.dashboard import serve
+
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        raise InputError(
+            f"the dashboard has no login, so --host must be this machine (127.0.0.1), got '{host}';"
+            f" from elsewhere use: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
+        )
+    with _open_store(storage) as store:
+        serve(store, host, port, _say)
+
+
+@cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
+@click.argument("study", required=False)
+@_storage
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file to write.",
+)
+@click.option(
+    "--select-on",
+    type=click.Choice(["validation", "test"]),
+    default="validation",
+    show_default=True,
+    help="test repeats the paper's choice: then the reported test errors are no longer honest.",
+)
+def export_best(
+    study: str | None,
+    storage: str | None,
+    output: Path,
+    select_on: Literal["validation", "test"],
+) -> None:
+    """Write the best trial's configuration, with its provenance, to a YAML file."""
+    from hpsearch.study import Study
+
+    with _open_store(storage) as store:
+        winner = Study.open(store, study).winner(select_on=select_on)
+    winner.write(output)
+    origin = winner.provenance
+    assert origin is not None
+    _say(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
+    _say(f"next: {_again('ablate', storage)} {output}, or hpsearch train {output} --targets U0")
+
+
+@cli.command(
+    epilog=_example("hpsearch ablate best.yaml --targets mu,U0 --variants L1Net,L0Net --repeats 3")
+)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="The ablation; default the file's name and a hash.")
+@_storage
+@_targets
+@click.option(
+    "--variants",
+    metavar="NAMES",
+    help="L1Net, L0Net, L0NetDeep, L0NetOutdeep, L0NetBothDeep, separated by commas; default all.",
+)
+@click.option("--repeats", type=int, default=1, show_default=True, help="Runs of every cell.")
+@_epochs
+@click.option("--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs).")
+@click.option("--batch-size", type=int, metavar="N", help="Molecules a step.")
+@click.option("--learning-rate", type=float, metavar="RATE", help="Adam's initial rate.")
+@_sizes
+@click.option("--seed", type=int, metavar="N", help="Seed that the repeats' seeds derive from.")
+@_placement("run")
+def ablate(
+    file: Path,
+    name: str | None,
+    storage: str | None,
+    runs: Path | None,
+    targets: str | None,
+    variants: str | None,
+    repeats: int,
+    max_concurrent: int | None,
+    cpus_per_run: float,
+    gpus_per_run: float,
+    address: str | None,
+    **overrides: Any,
+) -> None:
+    """Train single-target variants of the configuration in FILE and test each once.
+
+    FILE comes from export-best, or is one of the shipped configurations. Runs that are in the store
+    are not repeated: the same command again runs what is missing, and more targets, variants or
+    repeats add to it. By default a run has the paper's 200 epochs.
+    """
+    from hpsearch.ablation import Ablation, AblationPlan, DataSummary, Overrides
+
+    winner = _winner(file)
+    plan = AblationPlan.make(
+        winner,
+        targets=_names(targets),
+        variants=_names(variants),
+        repeats=repeats,
+        overrides=Overrides(**overrides),
+        name=name,
+        stem=file.stem,
+    )
+    data = DataSummary.of(_molecules(), winner, plan)
+    with _create_store(storage) as store:
+        ablation = Ablation.launch(store, winner, plan, _runs_root(storage, runs), data)
+        counts = ablation.counts()
+        waiting = counts["waiting"]
+        _say(f"ablation {plan.name} in {store.label}")
+        _say(f"found: {counts['complete']} complete, {waiting} to run")
+        _say(
+            f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
+        )
+        _drive(
+            ablation,
+            _progress("run", waiting * plan.training.epochs),
+            max_concurrent=max_concurrent,
+            cpus_per_run=cpus_per_run,
+            gpus_per_run=gpus_per_run,
+            address=address,
+        )
+        counts = ablation.counts()
+        _say(f"{counts['complete']} complete, {counts['failed']} failed")
+        _say(f"next: {_again('report', storage)} -o report/")
+        if counts["failed"]:
+            raise HpsearchError(
+                f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; the "
+                "same command tries them again"
+            )
+
+
+@cli.command(epilog=_example("hpsearch report -o report/ --format html,csv"))
+@click.argument("name", required=False)
+@_storage
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The folder to write into.",
+)
+@click.option(
+    "--format",
+    "formats",
+    default="html,csv,md,latex",
+    show_default=True,
+    metavar="NAMES",
+    help="Formats, separated by commas.",
+)
+def report(name: str | None, storage: str | None, output: Path, formats: str) -> None:
+    """Write the report of the study or ablation NAME; without it, of the one launched last."""
+    from hpsearch.pages import render_pages
+    from hpsearch.report import write_report
+
+    with _open_store(storage) as store:
+        written = write_report(store, output, name, _names(formats), render_pages)
+    for path in written.paths:
+        _say(str(path))
+    for problem in written.problems:
+        click.echo(f"page left out: {problem}", err=True)
+
+
+@cli.command(epilog=_example("hpsearch train best.yaml --targets U0 -o u0/"))
+@click.argument("file", type=click.Path(path_type=Path))
+@_targets
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder of the weights and checkpoints.",
+)
+@_epochs
+@click.option("--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs).")
+@_sizes
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+def train(file: Path, targets: str | None, output: Path, device: str, **overrides: Any) -> None:
+    """Train the configuration in FILE as it is, in this process, and test it once.
+
+    The same command again continues. The best epoch's weights lie in the folder as safetensors.
+    """
+    from hpsearch.ablation import Overrides
+    from hpsearch.process import prepare_worker
+
+    winner = _winner(file)
+    changes = Overrides(**overrides)
+    config = winner.config.model_copy(
+        update={
+            "training": changes.apply(winner.config.training),
+            "data": changes.apply(winner.config.data),
+        }
+    )
+    if targets:
+        from hpsearch.targets import canonical_targets
+
+        config = config.model_copy(update={"targets": canonical_targets(_names(targets))})
+    molecules = _molecules()
+    prepare_worker(_cores())
+    from hpsearch.train import Training
+
+    training = Training(config, molecules, output.absolute(), device)
+    progress = _progress("run", config.training.epochs - training.epochs_done)
+    progress.started(output.name, training.facts)
+    while not training.finished:
+        progress.epoch(output.name, training.run_epoch())
+    progress.finished(output.name, training.complete(evaluate_test=True))
+    _say(f"weights: {output}")
+
+
+@cli.group()
+def data() -> None:
+    """Prepare and describe the molecules."""
+
+
+@data.command(epilog=_example("hpsearch data prepare"))
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    help="QM9's original archive (dsgdb9nsd.xyz.tar.bz2) or a folder of its files; default: the "
+    "installed package.",
+)
+@click.option(
+    "--uncharacterized",
+    type=click.Path(path_type=Path),
+    help="QM9's uncharacterized.txt; its molecules are left out.",
+)
+def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
+    """Make the memory-mapped cache of QM9 that all runs of this machine share."""
+    from hpsearch.data import qm9
+
+    if archive is None:
+        qm9.load(say=_say)
+        molecules = qm9.verify(say=_say)
+    else:
+        molecules = qm9.prepare(archive, uncharacterized, say=_say)
+    _say(f"{len(molecules):,} molecules in {qm9.cache_directory()}, hash {molecules.content_hash}")
+
+
+@data.command(epilog=_example("hpsearch data describe"))
+@_sizes
+@click.option("--split-seed", type=int, default=0, show_default=True)
+def describe(split_seed: int, **sizes: Any) -> None:
+    """Say what the molecules are: counts, units, split, statistics, naive errors, hashes."""
+    from hpsearch.config import DataConfig
+    from hpsearch.data.baselines import baselines
+    from hpsearch.data.split import make_split
+    from hpsearch.data.statistics import TargetStatistics
+    from hpsearch.targets import TARGET_NAMES, target
+
+    molecules = _molecules()
+    given = {name: size for name, size in sizes.items() if size is not None}
+    split = make_split(molecules, _validated(DataConfig, split_seed=split_seed, **given))
+    statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
+    naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
+    counts = molecules.atom_counts
+    atoms = f"{counts.min()}-{counts.max()} atoms, mean {counts.mean():.2f}"
+    _say(f"{len(molecules):,} molecules of {atoms}")
+    _say(f"content {molecules.content_hash}")
+    _say(
+        f"split {split.hash}: {len(split.train):,} training, {len(split.validation):,} validation, "
+        f"{len(split.test):,} test molecules"
+    )
+    _say(
+        "\nper-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
+    )
+    _say(f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit")
+    factors = [target(name).reporting_factor for name in TARGET_NAMES]
+    for t, name in enumerate(TARGET_NAMES):
+        _say(
+            f"{name:8}{statistics.mean[t] * factors[t]:12.5g}"
+            f"{statistics.deviation[t] * factors[t]:12.5g}{naive['mean'][name]:14.4g}"
+            f"{naive['composition'][name]:13.4g}  {target(name).unit}"
+        )
+
+
+# --- Shared by the commands -----------------------------------------------------------------------
+
+
+def _create_store(url: str | None) -> Store:
+    from hpsearch.store import Store, default_url
+
+    return Store.create(url or default_url())
+
+
+def _open_store(url: str | None) -> Store:
+    from hpsearch.store import Store, default_url
+
+    return Store.open(url or default_url())
+
+
+def _runs_root(url: str | None, given: Path | None) -> Path:
+    from hpsearch.store import default_url
+    from hpsearch.store.address import Address
+
+    if given is not None:
+        return given
+    database = Address(url or default_url()).path
+    return Path("storage/runs") if database is None else database.parent / "runs"
+
+
+def _molecules() -> Molecules:
+    from hpsearch.data import qm9
+
+    return qm9.load(say=_say)
+
+
+def _check_molecules(config: DataConfig) -> None:
+    """Refuse sizes and split files that do not fit, before anything is written or started."""
+    from hpsearch.data.split import make_split
+
+    make_split(_molecules(), config)
+
+
+def _winner(file: Path) -> Any:
+    from hpsearch.shipped import find_space
+    from hpsearch.winner import Winner
+
+    if not file.exists() and file.suffix in (".yaml", ".yml") and len(file.parts) == 1:
+        from hpsearch.shipped import folder
+
+        if not (folder("search_spaces") / file.name).is_file():
+            raise InputError(
+                f"the configuration must be a file that export-best wrote, '{file}' does not "
+                f"exist; write it with: hpsearch export-best -o {file}"
+            )
+    return Winner.read(find_space(str(file)))
+
+
+def _validated(model: Any, **values: Any) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _progress(noun: str, epochs_left: int) -> Progress:
+    from hpsearch.progress import Progress
+
+    return Progress(noun, epochs_left, _say)
+
+
+def _drive(work: Work, progress: Progress, **placement: Any) -> None:
+    from hpsearch import tune
+
+    def tell(event: Event) -> None:
+        match event:
+            case tune.Started(key, facts):
+                progress.started(key, facts)
+            case tune.EpochEnded(key, metrics):
+                progress.epoch(key, metrics)
+            case tune.Finished(key, outcome):
+                progress.finished(key, outcome)
+
+    tune.run(work, on_event=tell, **placement)
+
+
+def _again(command: str, storage: str | None) -> str:
+    """The command on the same store, for messages; without a password, which a URL may hold."""
+    if storage is None:
+        return f"hpsearch {command}"
+    from hpsearch.store.address import Address
+
+    address = Address(storage)
+    return f"hpsearch {command} --storage {'sqlite:///' if address.path else ''}{address.label}"
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
+
+
+def main() -> None:
+    """Run a command; errors are one line on standard error and an exit code."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        code = cli.main(standalone_mode=False)
+    except HpsearchError as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(f"hpsearch: {error}", err=True)
+        code = error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f"; see: {context.command_path} --help" if context else ""
+        click.echo(f"hpsearch: {error.format_message().rstrip('.')}{hint}", err=True)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nhpsearch: interrupted; the same command goes on where it stopped", err=True)
+        code = INTERRUPTED
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

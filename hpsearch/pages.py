@@ -1,0 +1,180 @@
+"""Opens the pages in ``dashboards/``: one file, one Plotly figure, one static HTML document.
+
+A page is a Python file with ``TITLE`` and ``figure(store, name=None)``; it is opened by path, so a
+person adds one without touching the engine. What such a file does wrong is told in one line.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import plotly.graph_objects as go
+
+from hpsearch import shipped
+from hpsearch.errors import HpsearchError
+from hpsearch.report import Written, write_files
+from hpsearch.store import Store
+
+FigureFunction = Callable[[Store, str | None], "go.Figure | None"]
+
+_DOCUMENT = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+</head>
+<body style="margin: 0; font-family: sans-serif">
+{figure}
+</body>
+</html>
+"""
+
+
+class PageError(HpsearchError):
+    """A page cannot be loaded or drawn: which file, which line, what went wrong."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One file of ``dashboards/``.
+
+    Attributes:
+        name: the file's name without its ending; names the HTML file too.
+        title: heading of the document.
+        path: the file.
+        function: its ``figure``.
+    """
+
+    name: str
+    title: str
+    path: Path
+    function: FigureFunction
+
+    def figure(self, store: Store, name: str | None = None) -> go.Figure | None:
+        """The page's figure for the study or ablation called ``name``, by default the latest.
+
+        Returns:
+            The figure, or ``None`` where the store holds nothing for this page.
+
+        Raises:
+            PageError: the page fails, or returns something else.
+        """
+        try:
+            drawn = self.function(store, name)
+        except HpsearchError as error:
+            raise PageError(f"{self.path}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise PageError(_in_one_line(self.path, error)) from error
+        if drawn is not None and not isinstance(drawn, go.Figure):
+            raise PageError(
+                f"{self.path}: figure must return a plotly.graph_objects.Figure or None; "
+                f"got {type(drawn).__name__}"
+            )
+        return drawn
+
+    def html(self, store: Store, name: str | None = None) -> str | None:
+        """The figure as a document that needs no network: plotly.js is inside, once."""
+        drawn = self.figure(store, name)
+        if drawn is None:
+            return None
+        # The page's name as the element's, so that the same store gives the same document.
+        body = drawn.to_html(
+            full_html=False, include_plotlyjs=True, default_height="100vh", div_id=self.name
+        )
+        return _DOCUMENT.format(title=html.escape(self.title), figure=body)
+
+
+def folder() -> Path:
+    """Where the pages are, in the checkout or in the wheel."""
+    return shipped.folder("dashboards")
+
+
+def page_files(directory: Path | None = None) -> list[Path]:
+    """The pages' files by name; a leading underscore or dot hides one."""
+    files = (directory or folder()).glob("*.py")
+    return sorted(path for path in files if not path.name.startswith(("_", ".")))
+
+
+def load_page(path: Path) -> Page:
+    """Runs the file at ``path`` and takes its title and its figure.
+
+    Raises:
+        PageError: the file fails, or lacks ``TITLE`` or ``figure``.
+    """
+    module = _run(path)
+    title, function = getattr(module, "TITLE", None), getattr(module, "figure", None)
+    if not isinstance(title, str):
+        raise PageError(f"{path}: a page needs a text TITLE, e.g. TITLE = 'Learning curves'")
+    if not callable(function):
+        raise PageError(f"{path}: a page needs a function figure(store, name=None)")
+    return Page(path.stem, title, path, function)
+
+
+def load_pages(directory: Path | None = None) -> tuple[list[Page], list[str]]:
+    """Every page that loads, and one line for each that does not."""
+    pages: list[Page] = []
+    problems: list[str] = []
+    for path in page_files(directory):
+        try:
+            pages.append(load_page(path))
+        except PageError as error:
+            problems.append(str(error))
+    return pages, problems
+
+
+def render_pages(
+    store: Store, name: str | None = None, directory: Path | None = None
+) -> tuple[dict[str, str], list[str]]:
+    """File name to HTML document of every page that has something to show, and the problems."""
+    pages, problems = load_pages(directory)
+    documents: dict[str, str] = {}
+    for page in pages:
+        try:
+            document = page.html(store, name)
+        except PageError as error:
+            problems.append(str(error))
+            continue
+        if document is not None:
+            documents[f"{page.name}.html"] = document
+    return documents, problems
+
+
+def write_pages(
+    store: Store, directory: Path, name: str | None = None, pages: Path | None = None
+) -> Written:
+    """Writes the pages in the folder ``pages`` as HTML files into ``directory``.
+
+    A page that fails costs only itself: the others are written, its line is in ``problems``.
+    """
+    documents, problems = render_pages(store, name, pages)
+    return Written(write_files(directory, documents), tuple(problems))
+
+
+def _run(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"hpsearch_page_{path.stem}", path)
+    if specification is None or specification.loader is None:
+        raise PageError(f"{path}: a page must be a Python file")
+    module = importlib.util.module_from_spec(specification)
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise PageError(_in_one_line(path, error)) from error
+    return module
+
+
+def _in_one_line(path: Path, error: BaseException) -> str:
+    """``file:line: kind: message``, with the deepest line that lies in the page's own file."""
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    message = " ".join(str(error).split())
+    return f"{where}: {type(error).__name__}: {message}"

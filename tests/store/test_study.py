@@ -1,0 +1,644 @@
+"""A study through launches that end well, badly and not at all, on both stores."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from store_examples import FACTS, metrics
+
+from hpsearch import shipped
+from hpsearch.config import TrialConfig
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import Assignment, Completion, Failure, Work
+from hpsearch.search_space import SearchSpace
+from hpsearch.store import Store
+from hpsearch.study import Found, Search, Study
+from hpsearch.study.failures import FAILURES_PER_TRIAL, SAME_FAILURES
+from hpsearch.study.samplers import SAMPLERS, SeededPerTrial
+from hpsearch.winner import Winner
+
+QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
+DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step=7)
+BROKEN = Failure("exception", "ValueError: bad shape 3", "Traceback: the first one")
+
+
+def space(trials: int = 3, **changes: Any) -> SearchSpace:
+    return QUICK.with_overrides(trials=trials, **{"sampler": "random", **changes})
+
+
+def loss_of(assignment: Assignment, epoch: int) -> float:
+    """Falls, then rises: the lowest is not the last."""
+    return 10.0 + int(assignment.key) % 7 + abs(epoch - 2)
+
+
+def train(search: Search, assignment: Assignment, epochs: int = 3, first: int = 1) -> None:
+    search.started(assignment.key, FACTS)
+    for epoch in range(first, epochs + 1):
+        targets = dict.fromkeys(assignment.config.targets, 1.0)
+        search.epoch(
+            assignment.key,
+            metrics(epoch, loss_of(assignment, epoch), target_losses=targets, target_maes=targets),
+        )
+
+
+def complete(search: Search, assignment: Assignment) -> None:
+    train(search, assignment)
+    search.finish(assignment.key, Completion(3, 2, loss_of(assignment, 2)))
+
+
+@dataclass
+class Launches:
+    """Launches of one study, each as a process of its own would make it."""
+
+    store: Store
+    root: Path
+
+    def __call__(self, searched: SearchSpace | None = None, name: str | None = None) -> Search:
+        return Study.launch(self.store, searched or space(), name, self.root)
+
+    def run_out(self, search: Search) -> None:
+        while not search.finished:
+            assignment = search.next()
+            assert assignment is not None, "nothing to start, and not finished"
+            complete(search, assignment)
+
+    def states(self, name: str = "quick") -> Counter[str]:
+        return Counter(row.state for row in self.store.trial_states(name) or [])
+
+    def trial(self, number: int, name: str = "quick") -> optuna.trial.FrozenTrial:
+        study = optuna.load_study(study_name=name, storage=self.store.optuna_reader)
+        return study.get_trials()[number]
+
+
+@pytest.fixture
+def launches(store: Store, tmp_path: Path) -> Launches:
+    return Launches(store, tmp_path / "runs")
+
+
+# --- A search that goes well ----------------------------------------------------------------------
+
+
+def test_a_search_is_a_work(launches: Launches) -> None:
+    work: Work = launches()
+    assert not work.finished
+
+
+def test_every_trial_is_recorded(launches: Launches, url: str) -> None:
+    search = launches()
+    assert str(search.found) == "0 complete, 0 reclaimed, 3 left"
+    launches.run_out(search)
+    assert search.next() is None
+    assert search.breakdown is None
+    assert launches.states() == {"COMPLETE": 3}
+
+    storage = optuna.storages.RDBStorage(url)  # as any reader without hpsearch
+    trials = optuna.load_study(study_name="quick", storage=storage).get_trials()
+    storage.remove_session()
+    storage.engine.dispose()
+    assert [trial.value for trial in trials] == [10.0, 11.0, 12.0]
+    assert trials[1].intermediate_values == {1: 12.0, 2: 11.0, 3: 12.0}
+    attributes = trials[1].user_attrs
+    assert attributes["weights"] == 1234
+    assert attributes["seconds_per_epoch"] == 2.0
+    assert attributes["best_epoch"] == 2
+    assert attributes["split_hash"] == FACTS.split_hash
+    config = TrialConfig.from_dict(attributes["config"])
+    assert attributes["featurization_vectors"] == config.network.featurization_vectors
+    assert trials[1].params["batch_size"] == config.training.batch_size
+
+
+def test_the_two_records_of_an_epoch_agree(launches: Launches) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+    train(search, assignment, epochs=2)
+    train(search, assignment, epochs=2)  # a continued worker tells its earlier epochs again
+    search.epoch(assignment.key, metrics(2, 8.0))  # and may have trained the last one anew
+    assert launches.trial(0).intermediate_values == {1: 11.0, 2: 8.0}
+    assert launches.store.epochs()["validation_loss"].tolist() == [11.0, 8.0]
+    search.finish(assignment.key, Completion(2, 1, 0.5))
+    assert launches.trial(0).value == 8.0  # what is recorded, whatever the worker says
+
+
+def test_verdicts_are_told_once(launches: Launches) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+    complete(search, assignment)
+    search.finish(assignment.key, BROKEN)
+    search.finish(assignment.key, Completion(3, 1, 1.0))
+    search.epoch(assignment.key, metrics(9, 1.0))
+    search.started(assignment.key, replace(FACTS, split_hash="other"))
+    later = launches()
+    later.finish(assignment.key, BROKEN)
+    later.epoch(assignment.key, metrics(9, 1.0))
+    trial = launches.trial(0)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 10.0)
+    assert len(launches.store.epochs()) == 3
+
+
+def test_the_quota_counts_what_is_running(launches: Launches) -> None:
+    search = launches(space(2))
+    first, second = search.next(), search.next()
+    assert first and second and first.key != second.key
+    assert search.next() is None
+    assert not search.finished
+    search.finish(first.key, DIVERGED)
+    third = search.next()
+    assert third is not None and third.key == "2"
+    assert search.next() is None
+
+
+def test_folders_belong_to_one_study_of_one_store(
+    launches: Launches, tmp_path: Path, created: Any
+) -> None:
+    names = ["../../evil", "/etc", "a", "A"]
+    other = created(f"sqlite:///{tmp_path}/other.db")
+    folders = []
+    for store in (launches.store, other):
+        for name in names:
+            assignment = Study.launch(store, space(), name, launches.root).next()
+            assert assignment is not None
+            folder = Path(assignment.directory)
+            assert folder.is_absolute() and folder.name == assignment.key
+            assert folder.resolve().parent.parent == launches.root.resolve()
+            folders.append(folder)
+    assert len(set(folders)) == 8
+    assert not launches.root.exists()  # the worker makes it
+
+
+# --- Launches that die ----------------------------------------------------------------------------
+
+
+def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
+    search = launches(space(4))
+    runs = [search.next() for _ in range(3)]
+    assert all(runs)
+    complete(search, runs[0])  # type: ignore[arg-type]
+    train(search, runs[1], epochs=2)  # type: ignore[arg-type]
+    del search  # and with it the process
+
+    later = launches(space(4))
+    assert later.found == Found(complete=1, reclaimed=2, left=1)
+    continued = [later.next() for _ in range(3)]
+    assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
+    assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
+    assert continued[2] is not None and continued[2].key == "3"
+    assert later.next() is None
+    for assignment in continued:
+        assert assignment is not None
+        complete(later, assignment)
+    assert later.finished
+    assert launches.states() == {"COMPLETE": 4}
+    assert str(launches(space(4)).found) == "4 complete, 0 reclaimed, 0 left"
+
+
+def test_a_death_while_drawing_leaves_no_hole(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = launches(name="undisturbed").next()
+    search = launches()
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "record_run", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search.next()
+    drawn = launches.trial(0).params
+    assert drawn
+
+    later = launches()
+    assert later.found.reclaimed == 1
+    assignment = later.next()
+    assert assignment is not None and undisturbed is not None
+    assert assignment.key == "0"
+    assert assignment.config == undisturbed.config
+    assert launches.trial(0).params == drawn
+
+
+def test_a_death_after_the_ask_leaves_no_hole(launches: Launches) -> None:
+    launches()
+    storage = launches.store.optuna_storage
+    optuna.load_study(study_name="quick", storage=storage).ask()
+    search = launches()
+    launches.run_out(search)
+    assert launches.states() == {"COMPLETE": 3}
+
+
+def test_a_death_before_the_verdict_is_told(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpsearch.study.trial_rows.TrialRows.fail", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search.finish(assignment.key, BROKEN)
+    assert launches.states() == {"RUNNING": 1}
+    later = launches()
+    assert launches.states() == {"FAIL": 1}
+    assert later.found == Found(0, 0, 3)
+
+
+def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None:
+    launches.run_out(launches(space(2)))
+    longer = launches(space(5))
+    assert str(longer.found) == "2 complete, 0 reclaimed, 3 left"
+    for _ in range(3):
+        longer.next()
+    assert Study.open(launches.store).counts().wanted == 5
+    shorter = launches(space(3))
+    assert shorter.found == Found(complete=2, reclaimed=1, left=0)
+    launches.run_out(shorter)
+    # The two that are not wanted any more have ended as well.
+    assert launches.states() == {"COMPLETE": 3, "FAIL": 2}
+    assert launches.trial(4).user_attrs["failure"] == "given_up"
+
+
+def test_no_configuration_comes_twice(launches: Launches) -> None:
+    seen = []
+    for _ in range(4):
+        search = launches(space(12))
+        for _ in range(2):
+            assignment = search.next()
+            assert assignment is not None
+            complete(search, assignment)
+            seen.append(launches.trial(int(assignment.key)).params["learning_rate"])
+    assert len(set(seen)) == 8
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+def test_a_failed_trial_is_replaced_and_says_why(launches: Launches) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+    train(search, assignment, epochs=1)
+    search.finish(assignment.key, replace(DIVERGED, traceback="x" * 20_000 + "end\0"))
+    launches.run_out(search)
+    assert launches.states() == {"FAIL": 1, "COMPLETE": 3}
+    trial = launches.trial(0)
+    assert trial.value is None
+    assert trial.user_attrs["failure"] == "diverged"
+    assert trial.user_attrs["failure_step"] == 7
+    assert trial.user_attrs["failure_reason"] == DIVERGED.message
+    assert trial.user_attrs["failure_traceback"].endswith("end\0")
+    assert len(trial.user_attrs["failure_traceback"]) == 8_000
+
+
+def test_nine_in_ten_may_diverge(launches: Launches) -> None:
+    search = launches(space(2))
+    while not search.finished:
+        assignment = search.next()
+        assert assignment is not None
+        if int(assignment.key) % 10 == 9:
+            complete(search, assignment)
+        else:
+            search.finish(assignment.key, DIVERGED)
+    assert search.breakdown is None
+    assert launches.states() == {"COMPLETE": 2, "FAIL": 18}
+
+
+def test_a_completion_without_a_number_is_a_divergence(launches: Launches) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+    search.started(assignment.key, FACTS)
+    search.epoch(assignment.key, metrics(1, math.nan))
+    search.finish(assignment.key, Completion(1, 1, math.nan))
+    trial = launches.trial(0)
+    assert (trial.state, trial.user_attrs["failure"]) == (TrialState.FAIL, "diverged")
+
+
+def test_the_same_error_from_the_start_ends_the_launch(launches: Launches) -> None:
+    search = launches()
+    for number in range(SAME_FAILURES):
+        assert not search.finished
+        assignment = search.next()
+        assert assignment is not None
+        search.finish(assignment.key, DIVERGED)
+        assignment = search.next()
+        assert assignment is not None
+        failure = replace(BROKEN, message=f"bad shape {number}", traceback=f"Traceback {number}")
+        search.finish(assignment.key, failure)
+    assert search.finished
+    assert search.next() is None
+    assert search.breakdown is not None
+    assert search.breakdown.traceback == "Traceback 0"
+    assert "3 runs in a row failed by the same error" in str(search.breakdown)
+    # What a person launches again is tried again.
+    again = launches()
+    assert again.breakdown is None
+    launches.run_out(again)
+    assert launches.states()["COMPLETE"] == 3
+
+
+def test_a_launch_that_gave_up_leaves_no_row_running(launches: Launches) -> None:
+    search = launches()
+    for number in range(SAME_FAILURES):
+        assignment = search.next()
+        assert assignment is not None
+        if number == SAME_FAILURES - 1:
+            optuna.load_study(study_name="quick", storage=launches.store.optuna_storage).ask()
+        search.finish(assignment.key, BROKEN)
+    assert search.breakdown is not None
+    assert launches.states() == {"FAIL": 4}
+
+
+def test_one_completion_lifts_the_suspicion(launches: Launches) -> None:
+    search = launches()
+    first = search.next()
+    assert first is not None
+    complete(search, first)
+    for _ in range(SAME_FAILURES):
+        assignment = search.next()
+        assert assignment is not None
+        search.finish(assignment.key, BROKEN)
+    assert search.breakdown is None
+
+
+def test_failures_are_bounded(launches: Launches) -> None:
+    search = launches(space(1))
+    for number in range(FAILURES_PER_TRIAL):
+        assert search.breakdown is None, number
+        assignment = search.next()
+        assert assignment is not None
+        search.finish(assignment.key, DIVERGED)
+    assert search.finished
+    assert "25 runs failed, 25 of them diverged" in str(search.breakdown)
+
+
+# --- What others do -------------------------------------------------------------------------------
+
+
+def test_a_trial_told_by_someone_else(launches: Launches) -> None:
+    search = launches()
+    first, second = search.next(), search.next()
+    assert first and second
+    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_reader)
+    train(search, first, epochs=1)
+    train(search, second, epochs=1)
+    other.tell(0, state=TrialState.FAIL)
+    other.tell(1, 0.001)
+    complete(search, first)
+    complete(search, second)
+    assert launches.trial(0).state == TrialState.FAIL
+    assert launches.trial(1).value == 0.001
+    launches.run_out(search)
+    assert launches.states() == {"COMPLETE": 3, "FAIL": 1}
+    origin = Study.open(launches.store).winner().provenance
+    assert origin is not None and origin.trial == 2  # not the value told by hand
+
+
+def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:
+    search = launches()
+    runs = [search.next() for _ in range(2)]
+    _delete(launches.store, 1)
+    for assignment in runs:
+        assert assignment is not None
+        complete(search, assignment)
+    launches.run_out(search)
+    assert launches.states()["COMPLETE"] == 3
+    launches.run_out(launches(space(4)))
+    assert launches.states()["COMPLETE"] == 4
+
+
+def test_a_number_given_twice_is_not_used(launches: Launches) -> None:
+    search = launches()
+    first, second = search.next(), search.next()
+    assert first and second
+    _delete(launches.store, 1)
+    third = search.next()
+    assert third is not None
+    assert third.key == "2"  # 1 is still being trained, in a folder of that name
+    train(search, second)
+    assert launches.trial(1).state == TrialState.FAIL
+    complete(search, third)
+    assert launches.trial(2).state == TrialState.COMPLETE
+
+
+def test_a_study_deleted_by_someone_else(launches: Launches) -> None:
+    search = launches()
+    search.next()
+    optuna.delete_study(study_name="quick", storage=launches.store.optuna_storage)
+    with pytest.raises(HpsearchError, match="was deleted from the store"):
+        search.next()
+    with pytest.raises(HpsearchError, match="deleted or renamed outside"):
+        Study.open(launches.store)
+    with pytest.raises(InputError, match="choose another name with --study"):
+        launches()
+
+
+def test_a_study_that_is_not_ours(launches: Launches) -> None:
+    optuna.create_study(study_name="quick", storage=launches.store.optuna_storage)
+    with pytest.raises(InputError, match="that hpsearch did not make"):
+        launches()
+    assert launches.store.experiments().empty
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+
+def test_another_space_is_refused(launches: Launches) -> None:
+    launches()
+    before = launches.store.experiments().to_dict()
+    with pytest.raises(InputError) as error:
+        launches(space(epochs=2, train_size=30, seed=4))
+    assert "\n" not in str(error.value)
+    assert "data.train_size: 1000 -> 30" in str(error.value)
+    assert "training.epochs: 6 -> 2" in str(error.value)
+    assert "seed: 0 -> 4" in str(error.value)
+    assert launches.store.experiments().to_dict() == before
+    assert launches.states() == {}
+    assert launches(space(epochs=2), name="another").found.complete == 0
+
+
+def test_comments_and_the_description_may_change(launches: Launches) -> None:
+    launches()
+    text = QUICK.text.replace("description:", "# a comment\ndescription: New.") + "\n# the end\n"
+    launches(SearchSpace.parse(text, "x").with_overrides(trials=4, sampler="random"))
+    assert "# the end" in Study.open(launches.store).provenance["space"]["text"]
+
+
+def test_other_data_end_the_launch(launches: Launches) -> None:
+    search = launches()
+    first, second = search.next(), search.next()
+    assert first and second
+    assert first.expected_split is None
+    search.started(first.key, FACTS)
+    for changed in ({"data_hash": "e" * 64}, {"split_hash": "e" * 64}):
+        with pytest.raises(InputError, match=r"hash was .* has eeeeeeeeeeee; restore"):
+            search.started(second.key, replace(FACTS, **changed))
+    third = search.next()
+    assert third is not None
+    assert third.expected_split == FACTS.split_hash
+
+
+def test_names_are_refused_before_anything_is_written(launches: Launches) -> None:
+    for name in ("", "a\nb", "x" * 201):
+        with pytest.raises(InputError, match="the name of a study"):
+            launches(name=name)
+    assert launches.store.experiments().empty
+
+
+def test_sql_is_only_a_name(launches: Launches) -> None:
+    name = "x'; DROP TABLE trials; --"
+    launches.run_out(launches(name=name))
+    assert launches.states(name) == {"COMPLETE": 3}
+    assert Study.open(launches.store, name).winner().name == name
+
+
+# --- Samplers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_draw_by_the_trial_number(name: str) -> None:
+    chosen = QUICK.model_copy(update={"sampler": name, "startup_trials": 2})
+
+    def draws(sampler: SeededPerTrial, trials: int) -> list[TrialConfig]:
+        study = optuna.create_study(sampler=sampler)
+        found = []
+        for number in range(trials):
+            trial = study.ask()
+            found.append(chosen.suggest(trial))
+            study.tell(trial, float(number))
+        return found
+
+    first = draws(SeededPerTrial(chosen), 4)
+    assert first == draws(SeededPerTrial(chosen), 4)
+    assert len({config.training.learning_rate for config in first}) == 4
+    other = draws(SeededPerTrial(chosen.model_copy(update={"seed": 1})), 4)
+    assert first[0].training.learning_rate != other[0].training.learning_rate
+
+
+def test_an_unknown_sampler_is_refused(launches: Launches) -> None:
+    with pytest.raises(InputError, match="one of random, tpe, gp, qmc; got 'best'"):
+        launches(QUICK.model_copy(update={"sampler": "best"}))
+    assert launches.store.experiments().empty
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def test_the_winner_is_the_lowest_on_validation(launches: Launches, tmp_path: Path) -> None:
+    search = launches()
+    launches.run_out(search)
+    winner = Study.open(launches.store).winner()
+    run = launches.store.run(Study.open(launches.store).experiment_id, "0")
+    assert run is not None and winner.config == run.config
+    origin = winner.provenance
+    assert origin is not None
+    assert (origin.study, origin.trial, origin.validation_loss) == ("quick", 0, 10.0)
+    assert origin.zero_output_loss == 12.5
+    assert (origin.data_hash, origin.split_hash) == (FACTS.data_hash, FACTS.split_hash)
+    assert origin.space_hash == space().hash
+    assert set(origin.validation_maes) == set(winner.config.targets)
+    assert origin.validation_maes["U0"].unit == "meV"
+    assert "torch" in origin.versions
+    winner.write(tmp_path / "best.yaml")
+    assert Winner.read(tmp_path / "best.yaml") == winner
+
+
+def test_the_test_set_decides_only_when_asked(launches: Launches) -> None:
+    search = Study.launch(launches.store, space(2), None, launches.root, evaluate_test=True)
+    first, second = search.next(), search.next()
+    assert first and second and first.evaluate_test
+    for assignment, test_loss in ((first, 9.0), (second, 8.0)):
+        train(search, assignment)
+        search.finish(assignment.key, Completion(3, 2, 10.0, test_loss=test_loss))
+    study = Study.open(launches.store)
+    chosen = [study.winner(), study.winner("validation"), study.winner("test")]
+    assert [winner.provenance and winner.provenance.trial for winner in chosen] == [0, 0, 1]
+    longer = launches(space(3))
+    assignment = longer.next()
+    assert assignment is not None and not assignment.evaluate_test
+    complete(longer, assignment)
+    with pytest.raises(InputError, match="1 of 3 have none"):
+        study.winner("test")
+
+
+def test_no_winner_says_why(launches: Launches) -> None:
+    search = launches()
+    for failure in (
+        DIVERGED,
+        BROKEN,
+        replace(DIVERGED, message="the loss of step 9 is not finite"),
+    ):
+        assignment = search.next()
+        assert assignment is not None
+        search.finish(assignment.key, failure)
+    search.next()
+    with pytest.raises(HpsearchError) as error:
+        Study.open(launches.store).winner()
+    assert str(error.value) == (
+        "the study 'quick' has no winner: 0 of 3 complete, 1 running, 3 failed; "
+        "most often: the loss of step 7 is not finite"
+    )
+
+
+def test_counts_and_trials(launches: Launches) -> None:
+    search = launches()
+    first, second = search.next(), search.next()
+    assert first and second
+    complete(search, first)
+    train(search, second, epochs=1)
+    study = Study.open(launches.store, "quick")
+    assert str(study.counts()) == "1 of 3 complete, 1 running"
+    frame = study.trials()
+    assert frame["number"].tolist() == [0, 1]
+    assert frame["state"].tolist() == ["COMPLETE", "RUNNING"]
+    assert frame["best_loss"].tolist() == [10.0, 12.0]
+    assert frame["last_loss"].tolist() == [11.0, 12.0]
+    assert frame["epochs"].tolist() == [3, 1]
+    assert "params_learning_rate" in frame.columns
+
+
+def test_readers_name_what_there_is(launches: Launches) -> None:
+    with pytest.raises(InputError, match="holds no study"):
+        Study.open(launches.store)
+    launches(name="one")
+    launches(name="two")
+    assert Study.open(launches.store).name == "two"
+    with pytest.raises(InputError, match="one, two; got 'three'"):
+        Study.open(launches.store, "three")
+    assert Study.open(launches.store, "one").trials().empty
+
+
+def test_a_reader_sees_a_search_in_another_process(launches: Launches, url: str) -> None:
+    search = launches()
+    with Store.open(url) as store:
+        study = Study.open(store)
+        for expected in (1, 2, 3):
+            assignment = search.next()
+            assert assignment is not None
+            complete(search, assignment)
+            assert study.counts().complete == expected
+
+
+def _delete(store: Store, number: int) -> None:
+    """What a person does with an SQL shell; Optuna has no such call."""
+    states = store.trial_states("quick")
+    assert states is not None
+    trial_id = next(row.trial_id for row in states if row.number == number)
+    with store._writer.begin() as connection:
+        for table in ("params", "values", "user_attributes", "system_attributes"):
+            connection.exec_driver_sql(f"DELETE FROM trial_{table} WHERE trial_id = {trial_id}")
+        connection.exec_driver_sql(
+            f"DELETE FROM trial_intermediate_values WHERE trial_id = {trial_id}"
+        )
+        connection.exec_driver_sql(f"DELETE FROM trials WHERE trial_id = {trial_id}")

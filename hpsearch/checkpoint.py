@@ -111,8 +111,8 @@ def discard(directory: Path, *, keep_best: bool) -> None:
     """
     if not directory.is_dir():
         return
+    # An earlier best epoch's weights stay beside the best ones only while the run may be continued.
+    kept = files(directory, BEST)[:1] if keep_best else []
     for path in directory.iterdir():
-        match = _NAME.fullmatch(path.name)
-        ended = match is not None and not (keep_best and match["stem"] == BEST)
-        if ended or path.name.endswith(".partial"):
+        if path not in kept and (_NAME.fullmatch(path.name) or path.name.endswith(".partial")):
             path.unlink(missing_ok=True)

@@ -187,6 +187,7 @@ def launch(
 def _print_winner(store: Store, name: str, storage: str | None) -> None:
     from hpsearch.data.baselines import baselines
     from hpsearch.data.split import make_split
+    from hpsearch.progress import relative
     from hpsearch.study import Study
 
     study = Study.open(store, name)
@@ -196,7 +197,7 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
     _say(f"{study.counts()}")
     _say(
         f"winner: trial {origin.trial}, validation loss {origin.validation_loss:,.4g} "
-        f"({origin.validation_loss / origin.zero_output_loss:.1%} of zero output's)"
+        f"({relative(origin.validation_loss, origin.zero_output_loss)})"
     )
     molecules = _molecules()
     split = make_split(molecules, winner.config.data)

@@ -25,6 +25,13 @@ def error_text(maes: dict[str, float]) -> str:
     return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
 
 
+def relative(loss: float, zero_output_loss: float) -> str:
+    """``loss`` against that of a network whose output is zero."""
+    ratio = loss / zero_output_loss
+    share = f"{ratio:.1%} of" if ratio < 10 else f"{ratio:,.3g} times"
+    return f"{share} zero output's"
+
+
 class Progress:
     """Prints a run's events and estimates when the last run will have ended.
 
@@ -62,7 +69,7 @@ class Progress:
         facts = self._facts.get(key)
         share = ""
         if facts is not None:
-            share = f" = {metrics.validation_loss / facts.zero_output_loss:.1%} of zero output's"
+            share = f" ({relative(metrics.validation_loss, facts.zero_output_loss)})"
         self._say(
             f"{self._noun} {key}: epoch {metrics.epoch}, validation loss "
             f"{metrics.validation_loss:,.4g}{share}, {metrics.seconds:.1f} s"

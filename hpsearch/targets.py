@@ -90,7 +90,5 @@ def canonical_targets(names: Iterable[str]) -> tuple[str, ...]:
     for name in names:
         wanted |= set(TARGET_NAMES) if name == "all" else {target(name).name}
     if not wanted:
-        raise InputError(
-            f"at least one target is needed; choose from {', '.join(TARGET_NAMES)}"
-        )
+        raise InputError(f"at least one target is needed; choose from {', '.join(TARGET_NAMES)}")
     return tuple(name for name in TARGET_NAMES if name in wanted)

@@ -1,0 +1,761 @@
+"""Ray Tune as a stateless executor: trains the assignments of any ``Work`` on Ray's workers.
+
+The only module that imports ray. Tune chooses where a run goes and notices when its process dies;
+it remembers nothing: every call makes a fresh ``Tuner`` whose files are removed at the end, and
+what continues a run is the run's own checkpoint folder. The ``Work`` stays in the driver's process:
+it is asked by a searcher and told by a callback, which both pickle as nothing, since Tune writes
+either to disk and the ``Work`` may hold a store's URL.
+
+A worker tells the driver about a run in reports, one a step: what it is (:class:`RunFacts`, with
+the epochs of an earlier launch), each epoch, and how it ended.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.runs import (
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    FailureKind,
+    Outcome,
+    RunFacts,
+    Work,
+)
+
+if TYPE_CHECKING:
+    from hpsearch.data.molecule import Molecules
+
+# Ray reads most of these while it is imported.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    # `uv run` would make Ray pack and upload the working folder.
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    # Ray prints the death of a worker even where the workers' own output is switched off.
+    RAY_DEDUP_LOGS_SKIP_REGEX=".",
+    # Short of memory, Ray would kill several workers at once and not only the newest.
+    RAY_worker_killing_policy_by_group="true",
+    # Tune's own result files and messages: the Work keeps the results, the caller prints.
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    RAY_AIR_NEW_OUTPUT="0",
+    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    # Tune would wait up to 15 s for the epochs in progress; :func:`_interruptible` ends at once.
+    TUNE_DISABLE_SIGINT_HANDLER="1",
+    # Snapshots of Tune's state, from which nothing is ever restored.
+    TUNE_GLOBAL_CHECKPOINT_S=str(10**9),
+)
+
+import ray
+from ray import cloudpickle
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayTaskError
+from ray.tune import (
+    Callback,
+    CheckpointConfig,
+    FailureConfig,
+    PlacementGroupFactory,
+    RunConfig,
+    Trainable,
+    TuneConfig,
+    Tuner,
+)
+from ray.tune.search import Searcher
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has built the run's network and data, or continues from its checkpoint."""
+
+    key: str
+    facts: RunFacts
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch of the run has ended."""
+
+    key: str
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run has ended, well or not."""
+
+    key: str
+    outcome: Outcome
+
+
+Event = Started | EpochEnded | Finished
+"""What a caller may print while the runs go on; the Work has been told already."""
+
+
+def run(
+    work: Work,
+    *,
+    on_event: Callable[[Event], None] = lambda event: None,
+    max_concurrent: int | None = None,
+    cpus_per_run: float = 1.0,
+    gpus_per_run: float = 0.0,
+    device: str | None = None,
+    address: str | None = None,
+    scratch: Path | None = None,
+    deadline_seconds: float | None = None,
+) -> None:
+    """Trains what ``work`` assigns until ``work.finished``.
+
+    Args:
+        work: the assignments, and where their results go; called from this thread only.
+        on_event: told of every start, epoch and end, after ``work`` has been.
+        max_concurrent: most runs at a time; ``None`` takes as many as the cluster has room for.
+        cpus_per_run: CPU cores of a run; a fraction shares a core.
+        gpus_per_run: GPUs of a run; a fraction shares a GPU, above one it must be whole.
+        device: torch's device in the worker; ``None`` takes ``cuda`` where runs are given GPUs
+            and ``cpu`` elsewhere.
+        address: ``host:port`` of a running Ray cluster, or ``auto``; ``None`` starts one on this
+            machine and ends it afterwards.
+        scratch: folder for Ray's temporary files; the system's when ``None``, and ``/tmp`` where
+            the path is too long for Ray's sockets.
+        deadline_seconds: longest silence of a run, an epoch's length say, after which its worker
+            is killed as hanging; ``None`` waits for ever.
+
+    Raises:
+        InputError: a run needs more than any machine of the cluster has, or the cluster cannot
+            be reached. Nothing has been asked of ``work``.
+        KeyboardInterrupt: SIGINT came; the workers are down, their runs have not been finished.
+        HpsearchError: Ray itself failed.
+        Exception: whatever ``work`` or ``on_event`` raised, once the workers are down.
+    """
+    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds)
+    place = _Place(cpus_per_run, gpus_per_run)
+    driver = _Driver(work, on_event, place, deadline_seconds)
+    with (
+        _scratch(scratch) as folder,
+        _interruptible(driver),
+        _cluster(address, folder, cpus_per_run),
+        _memory_kills_are_deaths(),
+    ):
+        place.check()
+        tuner = Tuner(
+            _Worker,
+            param_space={
+                "cpus": cpus_per_run,
+                "gpus": gpus_per_run,
+                "device": device or ("cuda" if gpus_per_run > 0 else "cpu"),
+            },
+            tune_config=TuneConfig(
+                search_alg=_Asking(driver),
+                num_samples=-1,
+                # Without a limit the driver's own holds, which moves with the cluster; but with no
+                # number here Tune would let workers start only one after the other.
+                max_concurrent_trials=max_concurrent or _NO_LIMIT,
+                reuse_actors=True,
+                trial_dirname_creator=_trial_directory,
+            ),
+            run_config=RunConfig(
+                name="runs",
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=0),
+                # A class Trainable is saved at its end unless told otherwise; a run saves itself.
+                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[_Telling(driver)],
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except _Stop as stop:
+            raise stop.error from None
+        except (HpsearchError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise HpsearchError(f"Ray Tune failed: {_one_line(error)}") from error
+
+
+_NO_LIMIT = 100_000
+
+
+# The driver's side
+
+
+class _Stop(BaseException):
+    """Carries an error of the Work through Tune, which swallows or rewrites an ``Exception``."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What one run occupies.
+
+    Attributes:
+        cpus: CPU cores.
+        gpus: GPUs.
+    """
+
+    cpus: float
+    gpus: float
+
+    def fitting(self, resources: dict[str, float]) -> int:
+        """How many runs fit beside each other into ``resources``."""
+        cpu_places = math.floor(resources.get("CPU", 0.0) / self.cpus + 1e-6)
+        if self.gpus == 0:
+            return cpu_places
+        return min(cpu_places, math.floor(resources.get("GPU", 0.0) / self.gpus + 1e-6))
+
+    def count(self) -> int:
+        """How many runs fit into the machines that are up."""
+        return sum(self.fitting(machine) for machine in _machines())
+
+    def free(self) -> int:
+        """About how many runs could start now; others may use the cluster too."""
+        return self.fitting(ray.available_resources())
+
+    def check(self) -> None:
+        """Refuses a run that would wait for ever.
+
+        Raises:
+            InputError: no machine is large enough.
+        """
+        machines = _machines()
+        if any(self.fitting(machine) for machine in machines):
+            return
+        sizes = sorted({(m.get("CPU", 0.0), m.get("GPU", 0.0)) for m in machines}, reverse=True)
+        found = " or ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sizes)
+        raise InputError(
+            f"a run must fit into one machine; it was given {self.cpus:g} CPUs and "
+            f"{self.gpus:g} GPUs, but Ray's machines have {found or 'nothing'}; give a run less "
+            "(--cpus-per-trial, --cpus-per-run, --gpus-per-trial, --gpus-per-run)"
+        )
+
+
+def _machines() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@dataclass
+class _Flight:
+    """A run that Tune has and the driver waits for.
+
+    Attributes:
+        key: the assignment's key.
+        trial: Tune's record, from the moment a worker has taken the run.
+        heard: when the worker last spoke (monotonic seconds).
+        finished: whether the Work knows the outcome.
+        overdue: whether its worker was killed for its silence.
+    """
+
+    key: str
+    trial: Any = None
+    heard: float = 0.0
+    finished: bool = False
+    overdue: bool = False
+
+
+@dataclass
+class _Driver:
+    """Stands between the Work and Tune: who is asked when, and who is told what."""
+
+    work: Work
+    on_event: Callable[[Event], None]
+    place: _Place
+    deadline_seconds: float | None
+    interrupted: bool = False
+    _flights: dict[str, _Flight] = field(default_factory=dict)
+    _ask_again: float = 0.0
+
+    def next(self, trial_id: str) -> Assignment | None:
+        """The assignment for a new trial, or ``None`` when there is none, or no room, now."""
+        self.check()
+        if not self._room() or time.monotonic() < self._ask_again:
+            return None
+        with _passing_errors():
+            assignment = self.work.next()
+        if assignment is None:
+            # Only the end of a run changes the answer, as far as this process can know; but Tune
+            # asks ten times a second, and the Work may have to look into a database.
+            self._ask_again = time.monotonic() + 1.0
+            return None
+        self._flights[trial_id] = _Flight(assignment.key)
+        return assignment
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to start and nothing runs."""
+        if self._flights:
+            return False
+        with _passing_errors():
+            return self.work.finished
+
+    def placed(self, trial: Any) -> None:
+        """A worker takes the run up."""
+        flight = self._flights[trial.trial_id]
+        flight.trial, flight.heard = trial, time.monotonic()
+
+    def told(self, trial_id: str, report: dict[str, Any]) -> None:
+        """A worker has spoken."""
+        flight = self._flights[trial_id]
+        flight.heard = time.monotonic()
+        with _passing_errors():
+            if "facts" in report:
+                facts = RunFacts(**report["facts"])
+                self.work.started(flight.key, facts)
+                for earlier in report["epochs"]:
+                    self.work.epoch(flight.key, EpochMetrics(**earlier))
+                self.on_event(Started(flight.key, facts))
+            elif "epoch" in report:
+                metrics = EpochMetrics(**report["epoch"])
+                self.work.epoch(flight.key, metrics)
+                self.on_event(EpochEnded(flight.key, metrics))
+            elif "completion" in report:
+                self._finish(flight, Completion(**report["completion"]))
+            else:
+                self._finish(flight, Failure(**report["failure"]))
+
+    def ended(self, trial_id: str) -> None:
+        """Tune is done with the run and its worker is free."""
+        self._flights.pop(trial_id, None)
+        self._ask_again = 0.0
+
+    def lost(self, trial: Any) -> None:
+        """Tune's error path: the worker died, or retired after a failure that it had reported."""
+        flight = self._flights.get(trial.trial_id)
+        if flight and not flight.finished:
+            failure = _loss(*_tune_error(trial))
+            if flight.overdue:
+                failure = Failure(
+                    "worker_lost",
+                    f"the run was silent for {self.deadline_seconds:g} s, so its worker was killed",
+                )
+            with _passing_errors():
+                self._finish(flight, failure)
+        self.ended(trial.trial_id)
+
+    def check(self) -> None:
+        """Raises the interrupt that came, and kills workers that hang."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        if self.deadline_seconds is None:
+            return
+        for flight in self._flights.values():
+            silent = time.monotonic() - flight.heard
+            if flight.trial and not flight.overdue and silent > self.deadline_seconds:
+                flight.overdue = True
+                ray.kill(flight.trial.temporary_state.ray_actor)
+
+    def _finish(self, flight: _Flight, outcome: Outcome) -> None:
+        flight.finished = True
+        self.work.finish(flight.key, outcome)
+        self.on_event(Finished(flight.key, outcome))
+
+    def _room(self) -> bool:
+        """Whether a run that is asked for now would get a place at once.
+
+        An asked run is a RUNNING row of the study, so it should not wait in Ray's queue. On a
+        cluster that others use as well, one may: that is how a place is reserved.
+        """
+        if len(self._flights) >= self.place.count():
+            return False
+        waiting = sum(flight.trial is None for flight in self._flights.values())
+        return waiting == 0 or waiting < self.place.free()
+
+
+@contextmanager
+def _passing_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _Stop(error) from error
+
+
+class _Asking(Searcher):  # type: ignore[misc]
+    """Tune's searcher: hands on what the Work assigns."""
+
+    def __init__(self, driver: _Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._driver.finished:
+            return str(Searcher.FINISHED)
+        assignment = self._driver.next(trial_id)
+        if assignment is None:
+            return None
+        # Text, because Tune looks into nested dictionaries for values to resolve.
+        return {"assignment": json.dumps(assignment.to_dict())}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing: :class:`_Telling` hears of it with the trial's error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Writes nothing: there is no state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Reads nothing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Telling(Callback):  # type: ignore[misc]
+    """Tune's callback: tells the driver what the workers report."""
+
+    def __init__(self, driver: _Driver) -> None:
+        self._driver = driver
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._driver.check()
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._driver.placed(trial)
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._driver.told(trial.trial_id, json.loads(result["report"]))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._driver.ended(trial.trial_id)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self._driver.lost(trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _trial_directory(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _tune_error(trial: Any) -> tuple[str, bool]:
+    """The error with which Tune gave up ``trial``, and whether it was raised in the worker.
+
+    Read from the trial's folder, where Tune has just put it and whence callbacks are to take it.
+    """
+    text, raised = "", False
+    with suppress(OSError):
+        text = Path(trial.error_file).read_text()
+        # A heading with the number of the failure and the time.
+        text = text.partition("\n")[2].strip()
+    with suppress(Exception), Path(trial.pickled_error_file).open("rb") as file:
+        raised = isinstance(cloudpickle.load(file), RayTaskError)
+    return text, raised
+
+
+def _loss(text: str, raised: bool) -> Failure:
+    """The failure behind an error that reached Tune instead of a report."""
+    if raised:
+        return Failure("exception", _last_line(text), text)
+    # No more of Ray's text than needed: it lists the machine's processes with their arguments, and
+    # among these may be a store's URL.
+    if "running low on memory" in text:
+        used = re.search(r"\S+ used / \S+ limit", text)
+        return Failure(
+            "out_of_memory",
+            "Ray killed the worker because its machine ran low on memory"
+            + (f" ({used.group()})" if used else ""),
+        )
+    detail = text.partition("Worker exit detail:")[2] or text
+    # Ray goes on to list what may have happened, the same list for every death.
+    detail = " ".join(detail.partition("Some common causes include")[0].split())
+    return Failure("worker_lost", f"the worker process died: {detail or 'Ray gives no reason'}")
+
+
+@contextmanager
+def _memory_kills_are_deaths() -> Iterator[None]:
+    """Has Tune take a worker killed for its machine's memory as it takes any dead worker.
+
+    Ray 2.60 raises an error of another family for such a kill, at which Tune's actor manager gives
+    up the whole experiment and with it the neighbours.
+    """
+    original = RayActorManager._actor_task_failed
+
+    def actor_task_failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if not isinstance(exception, (RayActorError, RayTaskError)):
+            exception = RayActorError(error_msg=str(exception))
+        original(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = actor_task_failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = original
+
+
+# The worker's side
+
+
+class _RetiredError(Exception):
+    """The worker must not take another run."""
+
+
+class _Worker(Trainable):  # type: ignore[misc]
+    """A process that trains one assignment after another; a step is one report."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> Any:
+        bundle = {"CPU": config["cpus"]}
+        if config["gpus"] > 0:
+            bundle["GPU"] = config["gpus"]
+        return PlacementGroupFactory([bundle])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        # Nothing slow here, torch's import least of all: a worker that is free takes the run of
+        # one that is still starting, and Tune then ends the latter, which would leave runs shorter
+        # than a start to a single worker.
+        assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
+        self._reports: Iterator[dict[str, Any]] = _reports(
+            assignment, new_config["cpus"], new_config["device"]
+        )
+        return True
+
+    def step(self) -> dict[str, Any]:
+        report = next(self._reports, None)
+        if report is None:
+            raise _RetiredError
+        # After a failure the process may be spoilt (a CUDA error stays, memory is in pieces), so
+        # it says so and, asked to go on, leaves. A divergence harms nothing.
+        spoilt = "failure" in report and report["failure"]["kind"] != "diverged"
+        ended = "completion" in report or "failure" in report
+        if ended:
+            # Frees the network now: the process may stay idle while others share its GPU.
+            self._reports = iter(())
+        return {"report": json.dumps(report), "done": ended and not spoilt}
+
+
+def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[str, Any]]:
+    """Trains one run, yielding what the driver is to know of it."""
+    prepare_worker(cpus)
+    from hpsearch.train import NonFiniteLoss, Training
+
+    training = None
+    try:
+        _check_device(device)
+        training = Training(
+            assignment.config, _molecules(), Path(assignment.directory), device=device
+        )
+        _check_split(assignment, training.facts)
+        # The driver that heard of the earlier epochs may have died before it wrote them down.
+        yield {"facts": asdict(training.facts), "epochs": [asdict(e) for e in training.history]}
+        while not training.finished:
+            yield {"epoch": asdict(training.run_epoch())}
+        yield {"completion": asdict(training.complete(assignment.evaluate_test))}
+    except NonFiniteLoss as error:
+        failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
+        yield {"failure": asdict(failure)}
+    except Exception as error:
+        epoch = training.epochs_done + 1 if training else None
+        kind, message = _diagnosis(error)
+        yield {"failure": asdict(Failure(kind, message, traceback.format_exc(), epoch))}
+
+
+@functools.cache
+def _molecules() -> Molecules:
+    """The molecules, opened once in a process: its runs, and those of others, share the pages."""
+    from hpsearch.data import qm9
+
+    return qm9.load()
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
+            "install a build of torch for its GPU, or run on the CPU (device cpu)"
+        )
+
+
+def _check_split(assignment: Assignment, facts: RunFacts) -> None:
+    if assignment.expected_split not in (None, facts.split_hash):
+        raise InputError(
+            f"the run must use the split {assignment.expected_split}, but its data configuration "
+            f"gives the split {facts.split_hash} on this machine; the molecules, the split file or "
+            "the code that cuts the split have changed"
+        )
+
+
+def _diagnosis(error: Exception) -> tuple[FailureKind, str]:
+    """Kind and one-line message of an exception that ended a run."""
+    import torch
+
+    if isinstance(error, HpsearchError):
+        return "exception", _one_line(error)
+    text = str(error).lower()
+    # torch raises a plain RuntimeError when the host's memory does not suffice.
+    short_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    )
+    kind: FailureKind = "out_of_memory" if short_of_memory else "exception"
+    return kind, f"{type(error).__name__}: {_one_line(error)}"
+
+
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+)
+
+
+# The cluster and its temporary files
+
+
+def _check_request(
+    max_concurrent: int | None, cpus: float, gpus: float, deadline_seconds: float | None
+) -> None:
+    if max_concurrent is not None and max_concurrent < 1:
+        raise InputError(f"the runs at a time must be at least 1; got {max_concurrent}")
+    if not cpus > 0:
+        raise InputError(f"the CPUs of a run must be above 0; got {cpus:g}")
+    if not gpus >= 0 or (gpus > 1 and gpus != int(gpus)):
+        raise InputError(
+            f"the GPUs of a run must be 0, a fraction of one or a whole number; got {gpus:g}"
+        )
+    if deadline_seconds is not None and not deadline_seconds > 0:
+        raise InputError(f"the deadline of an epoch must be above 0 s; got {deadline_seconds:g}")
+
+
+@contextmanager
+def _scratch(parent: Path | None) -> Iterator[Path]:
+    """A fresh folder, removed at the end; its path is short enough for Ray's sockets."""
+    parent = parent or Path(tempfile.gettempdir())
+    # A socket's path may have 107 bytes, of which Ray's own names take up to 70.
+    if len(os.fsencode(parent.resolve())) > 26:
+        parent = Path("/tmp")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent))
+    except OSError as error:
+        raise InputError(
+            f"the folder for temporary files, {parent}, must be writable: {error.strerror}"
+        ) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _cluster(address: str | None, folder: Path, cpus: float) -> Iterator[None]:
+    """Ray, connected to ``address`` or started on this machine, and left again."""
+    try:
+        _connect(address, folder, cpus)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, folder: Path, cpus: float) -> None:
+    environment = {**worker_environment(cpus), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    own: dict[str, Any] = {}
+    if address is None:
+        own = {
+            "include_dashboard": False,
+            "_temp_dir": str(folder),
+            # The smallest that Ray takes: reports are short texts, data does not pass through.
+            "object_store_memory": 80 * 2**20,
+        }
+        # What torch and others write beside their work goes when the cluster goes.
+        environment["TMPDIR"] = str(folder)
+    _check_reachable(address)
+    try:
+        ray.init(
+            address=address or "local",
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
+            runtime_env={"env_vars": environment},
+            **own,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise HpsearchError(f"Ray could not be started: {_one_line(error)}") from error
+        raise _unreachable(address, error) from None
+
+
+def _check_reachable(address: str | None) -> None:
+    """Tries the address for some seconds; Ray would go on trying for more than five minutes."""
+    if address is not None and address.startswith("ray://"):
+        raise InputError(
+            f"the address must be host:port of the cluster's head, or auto; got '{address}', "
+            "a Ray client's address, which cannot run a search"
+        )
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"no Ray cluster answers at '{address}': {_one_line(error)}; start one with "
+        "`ray start --head`, or leave the address out"
+    )
+
+
+@contextmanager
+def _interruptible(driver: _Driver) -> Iterator[None]:
+    """Turns the first SIGINT into an interrupt between two calls of the Work.
+
+    A second one interrupts at once. Ray and Tune leave handlers of their own behind, so all are
+    put back at the end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    }
+
+    def interrupt(number: int, frame: Any) -> None:
+        pass
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "Ray gives no reason"

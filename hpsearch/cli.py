@@ -180,7 +180,9 @@ def launch(
             address=address,
         )
         if search.breakdown is not None:
-            raise HpsearchError(str(search.breakdown))
+            if search.breakdown.traceback:
+                click.echo(search.breakdown.traceback.rstrip(), err=True)
+            raise HpsearchError(search.breakdown.reason)
         _print_winner(store, search.name, storage)
 
 
@@ -405,10 +407,14 @@ def ablate(
 def report(name: str | None, storage: str | None, output: Path, formats: str) -> None:
     """Write the report of the study or ablation NAME; without it, of the one launched last."""
     from hpsearch.pages import render_pages
-    from hpsearch.report import write_report
+    from hpsearch.report import plain, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
         written = write_report(store, output, name, _names(formats), render_pages)
+        ablation = subject(store, name).ablation
+        if ablation is not None:
+            for section in table1_sections(store, ablation):
+                _say(f"{plain(section)}\n")
     for path in written.paths:
         _say(str(path))
     for problem in written.problems:

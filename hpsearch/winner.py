@@ -42,7 +42,8 @@ class Provenance(_Entry):
     Attributes:
         study: name of the study.
         trial: number of its best trial.
-        validation_loss: that trial's loss (Eq. 18), by which it won.
+        selected_on: the molecules that chose it; ``test`` means that their errors are not honest.
+        validation_loss: that trial's loss (Eq. 18).
         zero_output_loss: the loss of a network whose output is zero, on the same molecules.
         validation_maes: errors of the same epoch, by target.
         data_hash: of the molecules' content.
@@ -56,6 +57,7 @@ class Provenance(_Entry):
 
     study: str
     trial: Annotated[int, Field(ge=0)]
+    selected_on: Literal["validation", "test"] = "validation"
     validation_loss: float
     zero_output_loss: float
     validation_maes: dict[str, MeanAbsoluteError]

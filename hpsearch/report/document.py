@@ -293,6 +293,11 @@ def _origin(winner: dict[str, Any], assumed: list[str]) -> tuple[str, ...]:
     if (origin := winner.get("provenance")) is not None:
         of_study = f"Trial {origin['trial']} of the study {origin['study']}"
         remarks = [f"{of_study}, exported {origin['created']}."]
+        if origin.get("selected_on") == "test":
+            remarks.append(
+                "It was chosen by its loss on the search's test molecules, as in the paper; errors "
+                "on those molecules are therefore too low."
+            )
     if assumed:
         remarks.append(f"Not stated by its source, assumed: {', '.join(assumed)}.")
     return tuple(remarks)

@@ -168,14 +168,20 @@ class Study:
             curve = self._store.curve(run.id)
             best = curve.best_validation_loss
             if best is not None and math.isclose(best, trial.value, rel_tol=1e-12):
-                return self._export(trial, run, curve)
+                return self._export(trial, run, curve, select_on)
         reason = most_common_failure(trials)
         raise HpsearchError(
             f"the study '{self.name}' has no winner: {self.counts()}"
             + (f"; most often: {reason}" if reason else "")
         )
 
-    def _export(self, trial: FrozenTrial, run: StoredRun, curve: Curve) -> Winner:
+    def _export(
+        self,
+        trial: FrozenTrial,
+        run: StoredRun,
+        curve: Curve,
+        selected_on: Literal["validation", "test"],
+    ) -> Winner:
         stored = self.provenance
         errors = self._store.target_errors(self._experiment.id)
         errors = errors[(errors["key"] == run.key) & (errors["epoch"] == curve.best_epoch)]
@@ -183,6 +189,7 @@ class Study:
         origin = Provenance(
             study=self.name,
             trial=trial.number,
+            selected_on=selected_on,
             validation_loss=float(curve.best_validation_loss or 0.0),
             zero_output_loss=float(facts["zero_output_loss"]),
             validation_maes={

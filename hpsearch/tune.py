@@ -740,7 +740,7 @@ def _interruptible(driver: _Driver) -> Iterator[None]:
     }
 
     def interrupt(number: int, frame: Any) -> None:
-        pass
+        driver.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, interrupt)

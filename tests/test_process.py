@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hpsearch.process import worker_environment
+
+FLUSHED = """
+from hpsearch.process import prepare_worker
+prepare_worker(2)
+import torch
+assert torch.get_num_threads() == 2
+denormal = torch.full((4_000_000,), 1e-39)
+print(int((denormal * 1.0).count_nonzero()))
+"""
+
+FAULTS = """
+import resource
+import torch
+torch.set_num_threads(1)
+def use():
+    torch.empty(16 * 2**20).fill_(1.0)
+for _ in range(60):
+    use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(code: str, settings: dict[str, str]) -> int:
+    """What ``code`` prints in a fresh process started with ``settings``."""
+    inherited = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("MALLOC_", "GLIBC_", "OMP_", "MKL_"))
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**inherited, **settings},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, "1"), (1, "1"), (2.9, "2"), (8, "8")])
+def test_threads_follow_the_cpus(cpus: float, threads: str) -> None:
+    environment = worker_environment(cpus)
+
+    assert environment["OMP_NUM_THREADS"] == threads
+    assert environment["MKL_NUM_THREADS"] == threads
+
+
+def test_denormals_are_flushed_in_every_thread() -> None:
+    assert run(FLUSHED, worker_environment(2)) == 0
+
+
+def test_freed_memory_is_used_again_instead_of_faulted_in() -> None:
+    by_default = run(FAULTS, {})
+
+    # A 64 MiB buffer has 16,384 pages; by default each of its 20 lives faults them all in.
+    assert by_default >= 20 * 16_384
+    assert run(FAULTS, worker_environment(1)) < by_default / 10

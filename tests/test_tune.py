@@ -1,0 +1,586 @@
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpsearch import tune
+from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.errors import InputError
+from hpsearch.process import worker_environment
+from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+
+SECRET = "correct-horse-battery-staple"
+
+NETWORK = NetworkConfig(
+    embedding_size=4,
+    featurization_scalars=4,
+    featurization_vectors=2,
+    featurization_blocks=1,
+    radial_basis="cosine",
+    radial_functions=4,
+    radial_maximum_angstrom=3.0,
+    radial_mlp_layers=1,
+    radial_mlp_neurons=4,
+    output_mlp_layers=1,
+    output_mlp_neurons=4,
+)
+
+
+def tiny(
+    epochs: int = 2,
+    *,
+    train_size: int = 16,
+    learning_rate: float = 1e-3,
+    embedding_size: int = 4,
+) -> TrialConfig:
+    return TrialConfig(
+        targets=("mu",),
+        network=NETWORK.model_copy(update={"embedding_size": embedding_size}),
+        training=TrainingConfig(batch_size=4, learning_rate=learning_rate, epochs=epochs),
+        data=DataConfig(train_size=train_size, validation_size=4, test_size=4),
+    )
+
+
+@dataclass
+class Listed:
+    """A Work over a list, which notes what it is told."""
+
+    assignments: list[Assignment]
+    secret: str = SECRET
+    facts: dict[str, RunFacts] = field(default_factory=dict)
+    epochs: dict[str, list[EpochMetrics]] = field(default_factory=dict)
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    most_running: int = 0
+
+    def next(self) -> Assignment | None:
+        if not self.assignments:
+            return None
+        assignment = self.assignments.pop(0)
+        self.running.add(assignment.key)
+        self.most_running = max(self.most_running, len(self.running))
+        return assignment
+
+    @property
+    def finished(self) -> bool:
+        return not self.assignments
+
+    def started(self, key: str, facts: RunFacts) -> None:
+        self.facts[key] = facts
+
+    def epoch(self, key: str, metrics: EpochMetrics) -> None:
+        self.epochs.setdefault(key, []).append(metrics)
+
+    def finish(self, key: str, outcome: Outcome) -> None:
+        self.running.discard(key)
+        self.outcomes.setdefault(key, []).append(outcome)
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("the Work must not be pickled or copied")
+
+    def completion(self, key: str) -> Completion:
+        [outcome] = self.outcomes[key]
+        assert isinstance(outcome, Completion), outcome
+        return outcome
+
+    def failure(self, key: str) -> Failure:
+        [outcome] = self.outcomes[key]
+        assert isinstance(outcome, Failure), outcome
+        return outcome
+
+
+def listed(directory: Path, **configs: TrialConfig) -> Listed:
+    return Listed(
+        [Assignment(key, config, str(directory / key)) for key, config in configs.items()]
+    )
+
+
+def worker_processes() -> list[int]:
+    """Processes of Tune's workers below this one."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            title = (folder / "cmdline").read_bytes()
+            raylet = parent(int(folder.name))
+            mine = parent(raylet) == os.getpid()
+        except (OSError, ValueError):
+            continue
+        if title.startswith(b"ray::_Worker") and mine:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def first_epoch_of(key: str, action: Callable[[], None]) -> Callable[[tune.Event], None]:
+    """An ``on_event`` that acts once, when ``key`` ends its first epoch."""
+
+    def on_event(event: tune.Event) -> None:
+        if isinstance(event, tune.EpochEnded) and (event.key, event.metrics.epoch) == (key, 1):
+            action()
+
+    return on_event
+
+
+@pytest.fixture(scope="module")
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for Ray's sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a search of good and bad runs left."""
+
+    work: Listed
+    events: list[tune.Event]
+    environments: list[dict[str, str]]
+    written: bytes
+    printed: str
+    left: list[str]
+    handlers_kept: bool
+
+
+@pytest.fixture(scope="module")
+def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed:
+    """One search, two runs at a time, over most of what can happen to a run."""
+    runs = tmp_path_factory.mktemp("runs")
+    work = listed(
+        runs,
+        good=tiny(3),
+        diverging=tiny(3, learning_rate=1e30),
+        greedy=tiny(train_size=200_000),
+        huge=tiny(embedding_size=10**12),
+    )
+    last = Assignment("tested", tiny(1), str(runs / "tested"), evaluate_test=True)
+    elsewhere = Assignment("elsewhere", tiny(1), str(runs / "elsewhere"), expected_split="0123abc")
+    work.assignments += [elsewhere, last]
+    events: list[tune.Event] = []
+    environments: list[dict[str, str]] = []
+    written = bytearray()
+    remove = shutil.rmtree
+
+    def look_before_removing(path: Any, **options: Any) -> None:
+        for file in Path(path).rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                written.extend(file.read_bytes())
+        remove(path, **options)
+
+    def on_event(event: tune.Event) -> None:
+        events.append(event)
+        if not environments:
+            for process in worker_processes():
+                text = Path(f"/proc/{process}/environ").read_text()
+                environments.append(dict(v.split("=", 1) for v in text.split("\0") if "=" in v))
+
+    scratch = short_folder / "scratch"
+    scratch.mkdir()
+    before = {number: signal.getsignal(number) for number in (2, 10, 15)}
+    saved = (os.dup(1), os.dup(2))
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as capture:
+        patch.setattr("hpsearch.tune.shutil.rmtree", look_before_removing)
+        os.dup2(capture.fileno(), 1)
+        os.dup2(capture.fileno(), 2)
+        try:
+            tune.run(work, on_event=on_event, max_concurrent=2, scratch=scratch)
+        finally:
+            for descriptor, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, descriptor)
+                os.close(original)
+        capture.seek(0)
+        printed = capture.read().decode()
+    return Mixed(
+        work,
+        events,
+        environments,
+        bytes(written),
+        printed,
+        sorted(path.name for path in scratch.iterdir()),
+        before == {number: signal.getsignal(number) for number in before},
+    )
+
+
+def test_a_good_run_reports_facts_every_epoch_and_its_end(mixed: Mixed) -> None:
+    completion = mixed.work.completion("good")
+    epochs = mixed.work.epochs["good"]
+
+    assert [metrics.epoch for metrics in epochs] == [1, 2, 3]
+    assert completion.epochs == 3
+    assert completion.best_validation_loss == min(m.validation_loss for m in epochs)
+    assert completion.test_loss is None
+    assert mixed.work.facts["good"].device == "cpu"
+    assert mixed.work.facts["good"].weights > 0
+    assert [type(event).__name__ for event in mixed.events if event.key == "good"] == [
+        "Started",
+        "EpochEnded",
+        "EpochEnded",
+        "EpochEnded",
+        "Finished",
+    ]
+
+
+def test_the_test_set_is_opened_where_asked(mixed: Mixed) -> None:
+    assert mixed.work.completion("tested").test_maes["mu"] > 0
+
+
+def test_a_divergence_says_where(mixed: Mixed) -> None:
+    failure = mixed.work.failure("diverging")
+
+    assert failure.kind == "diverged"
+    assert failure.epoch == 1
+    assert failure.step is not None and 1 <= failure.step <= 4
+    assert "not finite" in failure.message
+    assert "diverging" in mixed.work.facts
+
+
+def test_an_exception_keeps_its_message_and_traceback(mixed: Mixed) -> None:
+    failure = mixed.work.failure("greedy")
+
+    assert failure.kind == "exception"
+    assert "200000" in failure.message.replace(",", "").replace("_", "")
+    assert "\n" not in failure.message
+    assert failure.traceback.startswith("Traceback")
+
+
+def test_memory_that_does_not_suffice_is_called_so(mixed: Mixed) -> None:
+    assert mixed.work.failure("huge").kind == "out_of_memory"
+
+
+def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) -> None:
+    failure = mixed.work.failure("elsewhere")
+
+    assert failure.kind == "exception"
+    assert "0123abc" in failure.message
+    assert mixed.work.facts["tested"].split_hash in failure.message
+    assert "elsewhere" not in mixed.work.facts
+
+
+def test_every_run_finishes_once(mixed: Mixed) -> None:
+    assert {key: len(outcomes) for key, outcomes in mixed.work.outcomes.items()} == dict.fromkeys(
+        ["good", "diverging", "greedy", "huge", "elsewhere", "tested"], 1
+    )
+
+
+def test_no_more_runs_than_asked_for_at_a_time(mixed: Mixed) -> None:
+    assert mixed.work.most_running == 2
+
+
+def test_workers_are_started_with_the_settings_of_a_training_process(mixed: Mixed) -> None:
+    assert mixed.environments
+    for environment in mixed.environments:
+        assert worker_environment(1).items() <= environment.items()
+
+
+def test_nothing_is_printed(mixed: Mixed) -> None:
+    assert mixed.printed == ""
+
+
+def test_no_file_is_left_and_none_held_the_work(mixed: Mixed) -> None:
+    assert mixed.left == []
+    assert b"experiment_state" in mixed.written or len(mixed.written) > 1000
+    assert SECRET.encode() not in mixed.written
+
+
+def test_signal_handlers_are_put_back(mixed: Mixed) -> None:
+    assert mixed.handlers_kept
+
+
+def test_a_killed_worker_is_one_failure_and_its_neighbour_goes_on(
+    short_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = listed(
+        tmp_path, first=tiny(40, train_size=64), second=tiny(40, train_size=64), third=tiny()
+    )
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        killed.append(worker_processes()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    tune.run(
+        work,
+        on_event=first_epoch_of("first", kill_one),
+        max_concurrent=2,
+        scratch=short_folder,
+    )
+
+    assert len(killed) == 1
+    assert sorted(work.outcomes) == ["first", "second", "third"]
+    [lost] = [key for key, (outcome,) in work.outcomes.items() if isinstance(outcome, Failure)]
+    failure = work.failure(lost)
+    assert lost in {"first", "second"}
+    assert failure.kind == "worker_lost"
+    assert failure.message.startswith("the worker process died: ")
+    assert "\n" not in failure.message
+    for key in {"first", "second", "third"} - {lost}:
+        assert work.completion(key).epochs == work.epochs[key][-1].epoch
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:
+    work = listed(tmp_path, hanging=tiny(1000), next=tiny())
+
+    def freeze() -> None:
+        [worker] = worker_processes()
+        os.kill(worker, signal.SIGSTOP)
+
+    tune.run(
+        work,
+        on_event=first_epoch_of("hanging", freeze),
+        max_concurrent=1,
+        scratch=short_folder,
+        deadline_seconds=12,
+    )
+
+    assert work.failure("hanging").kind == "worker_lost"
+    assert "silent for 12 s" in work.failure("hanging").message
+    assert work.most_running == 1
+    assert work.completion("next").epochs == 2
+
+
+def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
+    short_folder: Path, tmp_path: Path
+) -> None:
+    work = listed(tmp_path, long=tiny(100_000))
+
+    with pytest.raises(KeyboardInterrupt):
+        tune.run(
+            work,
+            on_event=first_epoch_of("long", lambda: os.kill(os.getpid(), signal.SIGINT)),
+            scratch=short_folder,
+        )
+
+    assert worker_processes() == []
+    assert work.outcomes == {}
+    trained = len(work.epochs["long"])
+
+    class Lost(Exception):
+        """Such as a lease that another driver has taken."""
+
+    def refuse() -> None:
+        raise Lost(SECRET)
+
+    again = listed(tmp_path, long=tiny(100_000))
+    started = []
+
+    def on_event(event: tune.Event) -> None:
+        started.append(event)
+        refuse()
+
+    with pytest.raises(Lost, match=SECRET):
+        tune.run(again, on_event=on_event, scratch=short_folder)
+
+    assert [type(event) for event in started] == [tune.Started]
+    assert worker_processes() == []
+    sent = again.epochs["long"]
+    assert [metrics.epoch for metrics in sent] == list(range(1, len(sent) + 1))
+    assert sent[:trained] == work.epochs["long"]
+
+
+def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 2,
+            "num_gpus": 1,
+            "include_dashboard": False,
+            "temp_dir": str(short_folder / "cluster"),
+        },
+    )
+    try:
+        blind = listed(tmp_path, one=tiny())
+        tune.run(blind, address=cluster.address, gpus_per_run=1, scratch=short_folder)
+        told = listed(tmp_path, two=tiny(), three=tiny(1))
+        processes: set[int] = set()
+        tune.run(
+            told,
+            on_event=lambda event: processes.update(worker_processes()),
+            address=cluster.address,
+            gpus_per_run=1,
+            device="cpu",
+            scratch=short_folder,
+        )
+        large = listed(tmp_path, four=tiny())
+        with pytest.raises(InputError, match=r"2 CPUs and 1 GPUs.*--gpus-per-run"):
+            tune.run(large, address=cluster.address, gpus_per_run=2, scratch=short_folder)
+    finally:
+        cluster.shutdown()
+
+    assert blind.failure("one").kind == "exception"
+    assert "no CUDA device" in blind.failure("one").message
+    assert told.completion("two").epochs == 2
+    assert told.completion("three").epochs == 1
+    assert told.most_running == 1
+    assert len(processes) == 1
+    assert len(large.assignments) == 1
+
+
+DRIVER = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_tune import listed, tiny
+from hpsearch import tune
+work = listed(Path({runs!r}), only=tiny(1))
+tune.run(work)
+assert work.completion("only").epochs == 1
+assert "torch" not in sys.modules, "the driver imported torch"
+"""
+
+
+def test_a_driver_is_quiet_needs_no_torch_and_leaves_nothing(
+    short_folder: Path, tmp_path: Path
+) -> None:
+    from hpsearch.data.cache import cache_directory
+
+    home, temporary = short_folder / "home", short_folder / "temp"
+    home.mkdir()
+    temporary.mkdir()
+    code = DRIVER.format(tests=str(Path(__file__).parent), runs=str(tmp_path))
+
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "HPSEARCH_CACHE": str(cache_directory()),
+        },
+        capture_output=True,
+        text=True,
+    )
+
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+    # Ray's key against other users of the machine: one a user, as ssh keeps its own.
+    assert [path.name for path in home.rglob("*")] in ([], [".ray", "auth_token"])
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"max_concurrent": 0}, "at least 1; got 0"),
+        ({"cpus_per_run": 0.0}, "above 0; got 0"),
+        ({"cpus_per_run": float("nan")}, "above 0; got nan"),
+        ({"gpus_per_run": -1.0}, "got -1"),
+        ({"gpus_per_run": 1.5}, "fraction of one or a whole number; got 1.5"),
+        ({"deadline_seconds": 0.0}, "above 0 s; got 0"),
+        ({"address": "ray://head:10001"}, "host:port"),
+        ({"address": "nonsense"}, "no Ray cluster answers at 'nonsense'"),
+        ({"address": "127.0.0.1:9"}, "no Ray cluster answers at '127.0.0.1:9'"),
+        ({"scratch": Path("/proc/none")}, "must be writable"),
+    ],
+)
+def test_a_wrong_request_is_refused_at_once(
+    tmp_path: Path, request_: dict[str, Any], words: str
+) -> None:
+    work = listed(tmp_path, never=tiny())
+    started = time.monotonic()
+
+    with pytest.raises(InputError) as caught:
+        tune.run(work, **request_)
+
+    assert words in str(caught.value)
+    assert len(work.assignments) == 1
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "machine", "places"),
+    [
+        (1.0, 0.0, {"CPU": 2.0}, 2),
+        (0.1, 0.0, {"CPU": 0.3}, 3),
+        (4.0, 0.0, {"CPU": 2.0}, 0),
+        (1.0, 1.0, {"CPU": 16.0, "GPU": 2.0}, 2),
+        (1.0, 0.25, {"CPU": 3.0, "GPU": 1.0}, 3),
+        (1.0, 1.0, {"CPU": 16.0}, 0),
+    ],
+)
+def test_places_are_counted_by_the_scarcer_resource(
+    cpus: float, gpus: float, machine: dict[str, float], places: int
+) -> None:
+    assert tune._Place(cpus, gpus).fitting(machine) == places
+
+
+def test_what_tune_writes_to_disk_is_empty() -> None:
+    driver = tune._Driver(Listed([]), lambda event: None, tune._Place(1, 0), None)
+
+    for part in (tune._Asking(driver), tune._Telling(driver)):
+        assert SECRET.encode() not in pickle.dumps(part)
+        assert vars(copy.deepcopy(part)) == {}
+
+
+def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
+    text = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
+        "10.0.0.1, ID: 89c5) was 22.88GB used / 23.54GB limit (0.97)\nTop 10 memory users: PID\t"
+        f"MEM(GB)\tCOMMAND\n9\t1.4\thpsearch launch --storage postgresql://me:{SECRET}@db/s"
+    )
+
+    failure = tune._loss(text, raised=False)
+
+    assert failure.kind == "out_of_memory"
+    assert "22.88GB used / 23.54GB limit" in failure.message
+    assert SECRET not in failure.message + failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (MemoryError(), "out_of_memory", "MemoryError: MemoryError"),
+        (RuntimeError("CUDA out of memory. Tried"), "out_of_memory", "RuntimeError: CUDA out"),
+        (RuntimeError("sizes must match\nat 3"), "exception", "RuntimeError: sizes must match"),
+        (InputError("too many molecules"), "exception", "too many molecules"),
+        (OSError(28, "No space left on device"), "exception", "OSError: [Errno 28] No space"),
+    ],
+)
+def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:
+    found = tune._diagnosis(error)
+
+    assert found[0] == kind
+    assert found[1].startswith(message)
+    assert "\n" not in found[1]
+
+
+def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
+    from ray.air.execution._internal import RayActorManager
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    caught: list[Exception] = []
+    manager = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda **options: None)
+    task = SimpleNamespace(
+        _tracked_actor=SimpleNamespace(actor_id=1, _on_error=None),
+        _on_error=lambda actor, error: caught.append(error),
+    )
+    error = OutOfMemoryError("the node is running low on memory")
+
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
+    with tune._memory_kills_are_deaths():
+        RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
+
+    [death] = caught
+    assert isinstance(death, RayActorError)
+    assert "running low on memory" in str(death)

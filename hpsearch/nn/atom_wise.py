@@ -7,6 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hpsearch.nn.products import stacked_linear
+
 
 class AtomWise(nn.Module):
     """F'_u = Σ_u' F_u' W_u'u / sqrt(fan_in) + b_u, for each of T copies (section 2).
@@ -23,11 +25,11 @@ class AtomWise(nn.Module):
 
     def __init__(self, copies: int, fan_in: int, fan_out: int, *, bias: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(copies, fan_in, fan_out))
+        self.weight = nn.Parameter(torch.randn(copies, fan_out, fan_in))
         self.bias = nn.Parameter(torch.zeros(copies, 1, fan_out)) if bias else None
         self.scale = max(fan_in, 1) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """``[T or 1, A, fan_in]`` to ``[T, A, fan_out]``."""
-        out = torch.matmul(x * self.scale, self.weight)
+        out = stacked_linear(x * self.scale, self.weight)
         return out if self.bias is None else out + self.bias

@@ -33,7 +33,7 @@ class GatedBlock(nn.Module):
         gates = self.gate(features.scalars[..., self.offset :])
         return Features(
             self.activation(features.scalars[..., : self.offset]),
-            features.vectors * gates[..., None, :],
+            features.vectors * gates[:, None],
         )
 
 
@@ -67,7 +67,16 @@ class ConvolutionBlock(nn.Module):
         self.convolution = Convolution(copies, degrees_in, gated, radial_neurons)
         self.gate = GatedBlock(degrees_out, beta)
 
-    def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Features:
-        """``[T or 1, A, ...]`` to ``[T, A, ...]``, given the basis ``phi`` ``[P, B]``."""
-        out: Features = self.gate(self.convolution(features, pairs, self.radial(phi)))
+    def forward(
+        self,
+        features: Features,
+        pairs: Neighbourhoods,
+        phi: Tensor,
+        embedding: Tensor | None = None,
+    ) -> Features:
+        """``[T or 1, A, ...]`` to ``[T, A, ...]``, given the basis ``phi`` ``[P, B]``.
+
+        With an embedding the features that enter are one-hot elements, as the convolution has it.
+        """
+        out: Features = self.gate(self.convolution(features, pairs, self.radial(phi), embedding))
         return out

@@ -15,13 +15,24 @@ Every one has unit second moment per component when S and V have. The radial fun
 linear layer of the radial MLP, R_uv(d) = Σ_h W_uvh g_h(d)/sqrt(H). So Eq. 3 is linear in W, and W
 can be applied after (or before) the sum over neighbours; nothing of the size edges x u x v exists:
 
-- into scalars, *aggregate first*: A_a[h,c] = Σ_b g_h(d_ab) T_ab[c] with T = [S ; û·V], a small
-  product per atom, then out_a[u] = Σ_hc A_a[h,c] W[h,c,u], one tall product over atoms;
-- vectors into vectors likewise, T having three components i, which share the weights;
-- scalars into vectors, *transform first*: Z_b[h,u] = Σ_v S_b[v] W[v,h,u], then
+- into scalars, *aggregate first*: A_a[h,c] = Σ_b g_h(d_ab) X_ab[c] with X = [S ; û·V], a small
+  product per atom, then out_a[u] = Σ_hc W[u,h,c] A_a[h,c], one tall product over atoms;
+- vectors into vectors likewise: X_i = [V ; V × û ; û (û·V) - V/3]_i for each component i, which
+  share the weights;
+- scalars into vectors, *transform first*: Z_b[h,u] = Σ_v W[h,u,v] S_b[v], then
   M_ba[u] = Σ_h g_h(d_ab) Z_b[h,u], then out_a[i,u] = Σ_b sqrt(3) û_i M_ba[u].
 
 The rule: apply W where the tensor is a scalar, since there it has one component and not three.
+
+The backward pass is written out, because automatic differentiation would keep every A of every
+copy alive (hundreds of megabytes) and scatter where a gather will do. It computes A again, which
+costs as much as reading it back. With G = ∂L/∂out and all sums as above::
+
+    ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
+
+and for the transformed path ∂M = sqrt(3) û·G taken from the other end of each pair, ∂g = ∂M Zᵀ,
+∂Z = gᵀ ∂M, ∂W = ∂Zᵀ S, ∂S = ∂Z W. Weights are stored as ``[T, out, H, in]``, so that every one of
+these is a product of two matrices whose long sides lie along memory.
 """
 
 # T copies, A atoms, K neighbour slots, P unordered pairs, H hidden neurons of the radial MLP,
@@ -38,28 +49,186 @@ from torch import Tensor, nn
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.products import product
 
 
-class _SpreadPairs(torch.autograd.Function):
-    """``[P, H]`` values of unordered pairs to ``[A, K, H]`` slots; zero in unused slots."""
+class _Gather(torch.autograd.Function):
+    """``[A, n]`` rows of atoms to ``[A, K, n]`` rows of neighbours.
+
+    b stands in a's slots as often as a in b's, so the gradient is a gather as well: the sum over
+    b's own slots of what arrived in their mirror images.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, pair: Tensor, slots: Tensor) -> Tensor:
-        ctx.save_for_backward(slots)
-        padded = torch.cat((values, values.new_zeros(1, values.shape[1])))
-        return padded[pair]
+    def forward(ctx: Any, x: Tensor, pairs: Neighbourhoods) -> Tensor:
+        ctx.pairs = pairs
+        return x[pairs.neighbour]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # A pair has exactly two slots: two gathers, where autograd would scatter.
-        (slots,) = ctx.saved_tensors
-        flat = gradients[0].flatten(0, 1)
-        return flat[slots[0]] + flat[slots[1]], None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        pairs = ctx.pairs
+        mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
+        return (mirrored * pairs.used[..., None]).sum(1), None
 
 
-def _spread_pairs(values: Tensor, pairs: Neighbourhoods) -> Tensor:
-    spread: Tensor = _SpreadPairs.apply(values, pairs.pair, pairs.slots)  # type: ignore[no-untyped-call]
-    return spread
+def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
+    gathered: Tensor = _Gather.apply(x, pairs)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+class _Paths:
+    """The products of one copy, forward and backward, for what all copies share.
+
+    Attributes:
+        pairs: the neighbourhoods.
+        into_scalars: X, ``[A, K, S + V]``.
+        into_vectors: X_i, ``[3, A, K, 3 V]``.
+        scalars: S scaled, ``[A, S]``.
+        direction: û, ``[A, K, 3]``.
+    """
+
+    def __init__(
+        self,
+        pairs: Neighbourhoods,
+        into_scalars: Tensor,
+        into_vectors: Tensor,
+        scalars: Tensor,
+        direction: Tensor,
+    ) -> None:
+        self.pairs = pairs
+        self.into_scalars = into_scalars
+        self.into_vectors = into_vectors
+        self.scalars = scalars
+        self.direction = direction * math.sqrt(3)
+
+    def spread(self, radial: Tensor) -> Tensor:
+        """g: ``[P, H]`` of unordered pairs to ``[A, K, H]`` of slots, zero in unused ones."""
+        return torch.cat((radial, radial.new_zeros(1, radial.shape[1])))[self.pairs.pair]
+
+    def collect(self, dg: Tensor) -> Tensor:
+        """The gradient of :meth:`spread`: a pair has exactly two slots."""
+        flat = dg.flatten(0, 1)
+        return flat[self.pairs.slots[0]] + flat[self.pairs.slots[1]]
+
+    def aggregate(self, g: Tensor, x: Tensor) -> Tensor:
+        """A = Σ_b g x, ``[A, K, H]`` and ``[A, K, C]`` to ``[A, H C]``."""
+        return torch.bmm(g.transpose(1, 2), x).flatten(1)
+
+    def aggregate_vectors(self, g: Tensor) -> Tensor:
+        """The same for each component of X_i: ``[3 A, H 3 V]``."""
+        return torch.cat([self.aggregate(g, x) for x in self.into_vectors])
+
+    def transform(self, w: Tensor) -> Tensor:
+        """Z: ``[H, u1, S]`` to ``[A, H, u1]``."""
+        return product(self.scalars, w.flatten(0, 1)).view(-1, *w.shape[:2])
+
+    def mirror(self, m: Tensor) -> Tensor:
+        """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
+        return m.flatten(0, 1)[self.pairs.reverse]
+
+
+class _NeighbourSum(torch.autograd.Function):
+    """The sum over neighbours for T copies; a loop over them, each with a few large products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        pairs: Neighbourhoods,
+        into_scalars: Tensor,
+        into_vectors: Tensor,
+        scalars: Tensor,
+        direction: Tensor,
+        radial: Tensor,
+        w_s: Tensor,
+        w_sv: Tensor,
+        w_vv: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.pairs = pairs
+        tensors = (into_scalars, into_vectors, scalars, direction, radial, w_s, w_sv, w_vv)
+        ctx.save_for_backward(*tensors)
+        T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
+        A = len(pairs.pair)
+        out_scalars = scalars.new_empty(T, A, u0)
+        out_vectors = scalars.new_zeros(T, 3, A, u1)
+        for t in range(T):
+            paths = _paths(pairs, t, into_scalars, into_vectors, scalars, direction)
+            g = paths.spread(radial[t])
+            out_scalars[t] = product(paths.aggregate(g, paths.into_scalars), w_s[t].flatten(1))
+            if w_sv.numel():
+                m = paths.mirror(torch.bmm(g, paths.transform(w_sv[t])))
+                out_vectors[t] = torch.bmm(paths.direction.transpose(1, 2), m).transpose(0, 1)
+            if w_vv.numel():
+                total = product(paths.aggregate_vectors(g), w_vv[t].flatten(1))
+                out_vectors[t] += total.view(3, A, u1)
+        return out_scalars, out_vectors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        G_scalars, G_vectors = gradients
+        into_scalars, into_vectors, scalars, direction, radial, w_s, w_sv, w_vv = ctx.saved_tensors
+        d_into_scalars = torch.zeros_like(into_scalars)
+        d_into_vectors = torch.zeros_like(into_vectors)
+        d_scalars = torch.zeros_like(scalars)
+        d_direction = torch.zeros_like(direction) if ctx.needs_input_grad[4] else None
+        d_radial = torch.empty_like(radial)
+        dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
+        A = len(ctx.pairs.pair)
+        H = radial.shape[2]
+        for t in range(w_s.shape[0]):
+            n = t if len(scalars) > 1 else 0
+            paths = _paths(ctx.pairs, t, into_scalars, into_vectors, scalars, direction)
+            g = paths.spread(radial[t])
+
+            G = G_scalars[t]
+            aggregate = paths.aggregate(g, paths.into_scalars)
+            dw_s[t] = product(G.t(), aggregate.t()).view_as(w_s[t])
+            dA = product(G, w_s[t].flatten(1).t()).view(A, H, -1)
+            dg = torch.bmm(paths.into_scalars, dA.transpose(1, 2))
+            d_into_scalars[n].baddbmm_(g, dA)
+
+            if w_sv.numel():
+                G = G_vectors[t].transpose(0, 1)  # [A, 3, u1]
+                Z = paths.transform(w_sv[t])
+                if d_direction is not None:
+                    m = paths.mirror(torch.bmm(g, Z))
+                    d_direction += torch.bmm(m, G.transpose(1, 2)) * math.sqrt(3)
+                dM = paths.mirror(torch.bmm(paths.direction, G))
+                dg.baddbmm_(dM, Z.transpose(1, 2))
+                dZ = torch.bmm(g.transpose(1, 2), dM).flatten(1)
+                dw_sv[t] = product(dZ.t(), paths.scalars.t()).view_as(w_sv[t])
+                d_scalars[n] += product(dZ, w_sv[t].flatten(0, 1).t())
+
+            if w_vv.numel():
+                G = G_vectors[t].flatten(0, 1)  # [3 A, u1]
+                dw_vv[t] = product(G.t(), paths.aggregate_vectors(g).t()).view_as(w_vv[t])
+                dA = product(G, w_vv[t].flatten(1).t()).view(3, A, H, -1)
+                for i in range(3):
+                    dg.baddbmm_(paths.into_vectors[i], dA[i].transpose(1, 2))
+                    d_into_vectors[n, i].baddbmm_(g, dA[i])
+            d_radial[t] = paths.collect(dg)
+        return (
+            None,
+            d_into_scalars,
+            d_into_vectors,
+            d_scalars,
+            d_direction,
+            d_radial,
+            dw_s,
+            dw_sv,
+            dw_vv,
+        )
+
+
+def _paths(
+    pairs: Neighbourhoods,
+    t: int,
+    into_scalars: Tensor,
+    into_vectors: Tensor,
+    scalars: Tensor,
+    direction: Tensor,
+) -> _Paths:
+    n = t if len(scalars) > 1 else 0
+    return _Paths(pairs, into_scalars[n], into_vectors[n], scalars[n], direction)
 
 
 class Convolution(nn.Module):
@@ -77,27 +246,20 @@ class Convolution(nn.Module):
 
     Attributes:
         effective_neighbours: ``[T]`` what the second moment of the neighbours' sum is divided by.
-        to_scalars: ``[T, H, S + V, u0]`` weights of the paths (0,0,0) and (0,1,1).
-        scalars_to_vectors: ``[T, S, H, u1]`` weights of the path (1,0,1).
-        vectors_to_vectors: ``[T, H, 3 V, u1]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
+        to_scalars: ``[T, u0, H, S + V]`` weights of the paths (0,0,0) and (0,1,1).
+        scalars_to_vectors: ``[T, H, u1, S]`` weights of the path (1,0,1).
+        vectors_to_vectors: ``[T, u1, H, 3 V]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
     """
 
     effective_neighbours: Tensor
 
-    def __init__(
-        self,
-        copies: int,
-        degrees_in: Degrees,
-        degrees_out: Degrees,
-        hidden: int,
-    ) -> None:
+    def __init__(self, copies: int, degrees_in: Degrees, degrees_out: Degrees, hidden: int) -> None:
         super().__init__()
         S, V = degrees_in
         u0, u1 = degrees_out
-        self.degrees_out = degrees_out
-        self.to_scalars = nn.Parameter(torch.randn(copies, hidden, S + V, u0))
-        self.scalars_to_vectors = nn.Parameter(torch.randn(copies, S, hidden, u1))
-        self.vectors_to_vectors = nn.Parameter(torch.randn(copies, hidden, 3 * V, u1))
+        self.to_scalars = nn.Parameter(torch.randn(copies, u0, hidden, S + V))
+        self.scalars_to_vectors = nn.Parameter(torch.randn(copies, hidden, u1, S))
+        self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
         self.self_scalars = AtomWise(copies, S, u0, bias=False)
         self.self_vectors = AtomWise(copies, V, u1, bias=False)
         self.register_buffer("effective_neighbours", torch.ones(copies))
@@ -105,27 +267,40 @@ class Convolution(nn.Module):
         self.from_scalar = common * max(S, 1) ** -0.5
         self.from_vector = common * max(V, 1) ** -0.5
 
-    def forward(self, features: Features, pairs: Neighbourhoods, radial: Tensor) -> Features:
+    def forward(
+        self,
+        features: Features,
+        pairs: Neighbourhoods,
+        radial: Tensor,
+        embedding: Tensor | None = None,
+    ) -> Features:
         """Convolve.
 
         Args:
-            features: ``[T or 1, A, ...]``.
+            features: ``[T or 1, A, ...]``; one-hot elements where an embedding is given.
             pairs: the neighbourhoods.
             radial: ``[T, P, H]``, the radial MLP's last hidden layer.
+            embedding: ``[elements, S]``; the features that enter are its rows.
 
         Returns:
             Features of ``degrees_out``, ``[T, A, ...]``.
         """
-        neighbours = self.neighbour_sum(features, pairs, radial)
-        scale = self.effective_neighbours.rsqrt()[:, None, None]
-        own = self._self_term(features)
+        neighbours = self.neighbour_sum(features, pairs, radial, embedding)
+        scale = self.effective_neighbours.rsqrt()[:, None, None] * math.sqrt(0.5)
+        own = self._self_term(features, embedding)
         return Features(
-            (neighbours.scalars * scale + own.scalars) * math.sqrt(0.5),
-            (neighbours.vectors * scale[..., None] + own.vectors) * math.sqrt(0.5),
+            torch.addcmul(own.scalars, neighbours.scalars, scale),
+            torch.addcmul(own.vectors, neighbours.vectors, scale[..., None]),
         )
 
     @torch.no_grad()
-    def calibrate(self, features: Features, pairs: Neighbourhoods, radial: Tensor) -> None:
+    def calibrate(
+        self,
+        features: Features,
+        pairs: Neighbourhoods,
+        radial: Tensor,
+        embedding: Tensor | None = None,
+    ) -> None:
         """Measure the effective number of neighbours: the second moment of the sum over them.
 
         Neighbours count fully only as far as their contributions are independent; after a softplus
@@ -133,91 +308,67 @@ class Convolution(nn.Module):
         grow from block to block (docs/decisions/0010). Never below one, so nothing is amplified
         where most atoms have no neighbour.
         """
-        total = self.neighbour_sum(features, pairs, radial)
+        total = self.neighbour_sum(features, pairs, radial, embedding)
         components = torch.cat((total.scalars.flatten(1), total.vectors.flatten(1)), dim=1)
         self.effective_neighbours.copy_(components.square().mean(1).clamp(min=1.0))
 
-    def neighbour_sum(self, features: Features, pairs: Neighbourhoods, radial: Tensor) -> Features:
+    def neighbour_sum(
+        self,
+        features: Features,
+        pairs: Neighbourhoods,
+        radial: Tensor,
+        embedding: Tensor | None = None,
+    ) -> Features:
         """Eq. 3 itself, normalised by Eq. 13; arguments and result as of the convolution."""
-        shared = features.scalars.shape[0] == 1
-        inputs = [
-            self._inputs(Features(scalars, vectors), pairs)
-            for scalars, vectors in zip(features.scalars, features.vectors, strict=True)
-        ]
-        convolved = [
-            self._convolve(inputs[0 if shared else t], pairs, g, *weights)
-            for t, (g, *weights) in enumerate(
-                zip(
-                    radial.unbind(),
-                    self.to_scalars.unbind(),
-                    self.scalars_to_vectors.unbind(),
-                    self.vectors_to_vectors.unbind(),
-                    strict=True,
-                )
-            )
-        ]
+        w_s: Tensor = self.to_scalars
+        w_sv: Tensor = self.scalars_to_vectors
+        if embedding is not None:
+            # W (E x) = (W E) x: with a one-hot x, a convolution over five elements.
+            w_s, w_sv = w_s @ embedding.t(), w_sv @ embedding.t()
+        scalars = features.scalars * self.from_scalar
+        vectors = features.vectors * self.from_vector
+        inputs = [_inputs(s, v, pairs) for s, v in zip(scalars, vectors, strict=True)]
+        out: tuple[Tensor, Tensor] = _NeighbourSum.apply(  # type: ignore[no-untyped-call]
+            pairs,
+            torch.stack([into_scalars for into_scalars, _ in inputs]),
+            torch.stack([into_vectors for _, into_vectors in inputs]),
+            scalars,
+            pairs.direction,
+            radial,
+            w_s,
+            w_sv,
+            self.vectors_to_vectors,
+        )
+        return Features(*out)
+
+    def _self_term(self, features: Features, embedding: Tensor | None) -> Features:
+        scalars, vectors = features.scalars * math.sqrt(0.5), features.vectors * math.sqrt(0.5)
+        if embedding is not None:
+            scalars = scalars @ embedding
+        mixed = self.self_vectors(vectors.flatten(1, 2))
         return Features(
-            torch.stack([scalars for scalars, _ in convolved]),
-            torch.stack([vectors for _, vectors in convolved]),
+            self.self_scalars(scalars),
+            mixed.view(mixed.shape[0], *vectors.shape[1:3], mixed.shape[2]),
         )
 
-    def _inputs(self, features: Features, pairs: Neighbourhoods) -> tuple[Tensor, Tensor, Tensor]:
-        """What does not depend on weights: both T and the scaled scalars.
 
-        Returns:
-            ``[A, K, S + V]``, ``[A, K, 3, 3 V]`` and ``[A, S]``.
-        """
-        scalars = features.scalars * self.from_scalar
-        T_scalar = scalars[pairs.neighbour]
-        if features.degrees.vectors == 0:
-            empty = scalars.new_zeros(*pairs.neighbour.shape, 3, 0)
-            return T_scalar, empty, scalars
-        V = (features.vectors * self.from_vector)[pairs.neighbour]  # [A, K, 3, V]
-        u = pairs.direction[..., None]
-        along = (u * V).sum(2)
-        T_vector = torch.cat(
+def _inputs(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
+    """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
+    S = _gather(scalars, pairs)
+    if vectors.shape[-1] == 0:
+        return S, S.new_zeros(3, *S.shape[:2], 0)
+    V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
+    u = pairs.direction[..., None].unbind(2)
+    along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
+    into_vectors = [
+        torch.cat(
             (
-                V * math.sqrt(1 / 3),
-                torch.linalg.cross(V, u.expand_as(V), dim=2) * math.sqrt(1 / 2),
-                (u * along[:, :, None] - V / 3) * math.sqrt(3 / 2),
+                V[i] * math.sqrt(1 / 3),
+                (V[j] * u[k] - V[k] * u[j]) * math.sqrt(1 / 2),
+                (u[i] * along - V[i] / 3) * math.sqrt(3 / 2),
             ),
             dim=-1,
         )
-        return torch.cat((T_scalar, along), dim=-1), T_vector, scalars
-
-    def _convolve(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        pairs: Neighbourhoods,
-        radial: Tensor,
-        to_scalars: Tensor,
-        scalars_to_vectors: Tensor,
-        vectors_to_vectors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """One copy: ``[A, u0]`` scalars and ``[A, 3, u1]`` vectors."""
-        T_scalar, T_vector, scalars = inputs
-        A, K = pairs.pair.shape
-        u1 = self.degrees_out.vectors
-        g = _spread_pairs(radial, pairs)  # [A, K, H]
-        g_transposed = g.transpose(1, 2)
-
-        out_scalars = torch.bmm(g_transposed, T_scalar).flatten(1) @ to_scalars.flatten(0, 1)
-        out_vectors = scalars.new_zeros(A, 3, u1)
-        if u1 and scalars.shape[1]:
-            Z = (scalars @ scalars_to_vectors.flatten(1)).view(A, -1, u1)
-            M = torch.bmm(g, Z).view(A * K, u1)[pairs.reverse]
-            out_vectors = torch.bmm(pairs.direction.transpose(1, 2) * math.sqrt(3), M)
-        if u1 and T_vector.shape[-1]:
-            aggregate = torch.bmm(g_transposed, T_vector.flatten(2)).view(A, g.shape[2], 3, -1)
-            aggregate = aggregate.transpose(1, 2).flatten(2).flatten(0, 1)
-            product = aggregate @ vectors_to_vectors.flatten(0, 1)
-            out_vectors = out_vectors + product.view(A, 3, u1)
-        return out_scalars, out_vectors
-
-    def _self_term(self, features: Features) -> Features:
-        vectors = features.vectors
-        mixed = self.self_vectors(vectors.flatten(1, 2))
-        return Features(
-            self.self_scalars(features.scalars),
-            mixed.view(*mixed.shape[:1], *vectors.shape[1:3], mixed.shape[2]),
-        )
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    ]
+    return torch.cat((S, along), dim=-1), torch.stack(into_vectors)

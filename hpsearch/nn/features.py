@@ -26,7 +26,7 @@ class Features(NamedTuple):
 
     Attributes:
         scalars: ``[T, A, u0]``; they do not rotate.
-        vectors: ``[T, A, 3, u1]``; Cartesian x, y, z components, which rotate with the molecule.
+        vectors: ``[T, 3, A, u1]``; Cartesian components x, y, z, which rotate with the molecule.
     """
 
     scalars: Tensor

@@ -38,6 +38,11 @@ class Neighbourhoods:
     molecule: Tensor
     molecules: int
 
+    @property
+    def used(self) -> Tensor:
+        """``[A, K]`` whether a slot holds a neighbour."""
+        return self.pair < len(self.distance)
+
     @classmethod
     def of(cls, positions: Tensor, counts: Tensor, maximum_angstrom: float) -> Neighbourhoods:
         """Neighbourhoods of the atoms at ``positions``.

@@ -44,11 +44,17 @@ class Featurization(nn.Module):
 
     def forward(self, elements: Tensor, pairs: Neighbourhoods, phi: Tensor) -> Features:
         """``[A]`` element indices to features ``[1, A, ...]``."""
-        scalars = self.embedding[elements][None]
-        features = Features(scalars, scalars.new_zeros(1, len(elements), 3, 0))
+        one_hot = torch.nn.functional.one_hot(elements, len(ELEMENTS)).to(self.embedding.dtype)[
+            None
+        ]
+        features = Features(one_hot, one_hot.new_zeros(1, 3, len(elements), 0))
         for number, block in enumerate(self.blocks):
+            if number == 0:
+                # The embedding is linear, and so is the first convolution in it.
+                features = block(features, pairs, phi, self.embedding)
+                continue
             out = block(features, pairs, phi)
-            features = _residual(features, out) if self.residual and number > 0 else out
+            features = _residual(features, out) if self.residual else out
         return features
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hpsearch.nn.activations import shifted_softplus
 from hpsearch.nn.atom_wise import AtomWise
+from hpsearch.nn.products import stacked_linear
 
 SHORTEST_DISTANCE_ANGSTROM = 0.9
 """Below every bond of QM9; where the average over distances that occur begins."""
@@ -98,7 +99,7 @@ class RadialMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = shifted_softplus(beta)
-        self.first = nn.Parameter(torch.randn(copies, len(basis.centres), neurons))
+        self.first = nn.Parameter(torch.randn(copies, neurons, len(basis.centres)))
         self.first_scale = basis.mean_square**-0.5
         self.hidden = nn.ModuleList(
             AtomWise(copies, neurons, neurons, bias=False) for _ in range(layers - 1)
@@ -106,7 +107,7 @@ class RadialMLP(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """``[P, B]`` to ``[T, P, H]``."""
-        g: Tensor = self.activation(torch.matmul(phi * self.first_scale, self.first))
+        g: Tensor = self.activation(stacked_linear((phi * self.first_scale)[None], self.first))
         for layer in self.hidden:
             g = self.activation(layer(g))
         return g

@@ -1,8 +1,8 @@
 import math
 
-import oracle
 import pytest
 import torch
+from e3nn_form import E3nnConvolution, flatten
 
 from hpsearch.nn.convolution import Convolution
 from hpsearch.nn.features import Degrees, Features
@@ -20,7 +20,7 @@ def positions():
 def random_features(copies, degrees, atoms=13):
     return Features(
         torch.randn(copies, atoms, degrees.scalars),
-        torch.randn(copies, atoms, 3, degrees.vectors),
+        torch.randn(copies, 3, atoms, degrees.vectors),
     )
 
 
@@ -37,17 +37,13 @@ def test_outputs_and_gradients_equal_e3nns_tensor_product(degrees_in, degrees_ou
     features = Features(*(x.requires_grad_() for x in features))
     pairs = Neighbourhoods.of(place, COUNTS, MAXIMUM)
 
-    out = convolution.neighbour_sum(features, pairs, mlp(basis(pairs.distance)))
-    mine = torch.stack([oracle.flatten(out, t) for t in range(copies)])
-    theirs = torch.stack(
-        oracle.convolve(
-            convolution,
-            degrees_in,
-            features,
-            lambda d: mlp(basis(d)),
-            place,
-            COUNTS,
-            MAXIMUM,
+    g = mlp(basis(pairs.distance))
+    form = E3nnConvolution(convolution)
+    mine, theirs = (
+        torch.stack([flatten(out, t) for t in range(copies)])
+        for out in (
+            convolution.neighbour_sum(features, pairs, g),
+            form.neighbour_sum(features, pairs, g),
         )
     )
     assert torch.allclose(mine, theirs, atol=1e-12)
@@ -95,11 +91,11 @@ def test_vectors_rotate_and_scalars_do_not():
         pairs = Neighbourhoods.of(place, COUNTS, MAXIMUM)
         return convolution(features, pairs, mlp(basis(pairs.distance)))
 
-    turned = Features(features.scalars, torch.einsum("ij,tajv->taiv", rotation, features.vectors))
+    turned = Features(features.scalars, torch.einsum("ij,tjav->tiav", rotation, features.vectors))
     before, after = apply(place, features), apply(place @ rotation.T, turned)
     assert torch.allclose(after.scalars, before.scalars, atol=1e-12)
     assert torch.allclose(
-        after.vectors, torch.einsum("ij,tajv->taiv", rotation, before.vectors), atol=1e-12
+        after.vectors, torch.einsum("ij,tjav->tiav", rotation, before.vectors), atol=1e-12
     )
     assert not torch.allclose(after.vectors, before.vectors, atol=1e-2)
 
@@ -131,14 +127,14 @@ def test_one_scalar_and_one_neighbour_by_hand():
         convolution.effective_neighbours.fill_(4.0)
     place = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     pairs = Neighbourhoods.of(place, torch.tensor([2]), 2.0)
-    features = Features(torch.tensor([[[1.0], [10.0]]]), torch.zeros(1, 2, 3, 0))
+    features = Features(torch.tensor([[[1.0], [10.0]]]), torch.zeros(1, 3, 2, 0))
     out = convolution(features, pairs, torch.tensor([[[7.0]]]))
     by_hand = (0.5 * 1.0 + 2.0 * 7.0 * 10.0 / 2.0) / math.sqrt(2.0)
     assert out.scalars[0, 0, 0].item() == pytest.approx(by_hand)
     length = math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0 / math.sqrt(2.0)
     expected = torch.tensor([0.0, 0.0, length])
-    assert torch.allclose(out.vectors[0, 0, :, 0], expected)
-    assert torch.allclose(out.vectors[0, 1, :, 0], -expected / 10.0)
+    assert torch.allclose(out.vectors[0, :, 0, 0], expected)
+    assert torch.allclose(out.vectors[0, :, 1, 0], -expected / 10.0)
 
 
 def test_an_atom_without_neighbours_keeps_only_its_self_term():

@@ -61,7 +61,7 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     RAY_AIR_NEW_OUTPUT="0",
     TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    # Tune would wait up to 15 s for the epochs in progress; :func:`_interruptible` ends at once.
+    # Tune would wait up to 15 s for the epochs in progress; :func:`_end_at_signals` ends at once.
     TUNE_DISABLE_SIGINT_HANDLER="1",
     # Snapshots of Tune's state, from which nothing is ever restored.
     TUNE_GLOBAL_CHECKPOINT_S=str(10**9),
@@ -69,6 +69,7 @@ os.environ.update(
 
 import ray
 from ray import cloudpickle
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune import (
@@ -144,7 +145,8 @@ def run(
     Raises:
         InputError: a run needs more than any machine of the cluster has, or the cluster cannot
             be reached. Nothing has been asked of ``work``.
-        KeyboardInterrupt: SIGINT came; the workers are down, their runs have not been finished.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came, its number is the argument; the workers
+            are down, their runs have not been finished.
         HpsearchError: Ray itself failed.
         Exception: whatever ``work`` or ``on_event`` raised, once the workers are down.
     """
@@ -153,11 +155,12 @@ def run(
     driver = _Driver(work, on_event, place, deadline_seconds)
     with (
         _scratch(scratch) as folder,
-        _interruptible(driver),
+        _handlers_put_back(),
         _cluster(address, folder, cpus_per_run),
         _memory_kills_are_deaths(),
     ):
-        place.check()
+        _end_at_signals(driver)
+        place.check(_machines())
         tuner = Tuner(
             _Worker,
             param_space={
@@ -195,6 +198,34 @@ def run(
 
 
 _NO_LIMIT = 100_000
+
+
+def check_placement(
+    *,
+    max_concurrent: int | None = None,
+    cpus_per_run: float = 1.0,
+    gpus_per_run: float = 0.0,
+    address: str | None = None,
+) -> None:
+    """Refuses what :func:`run` would refuse; for callers that write something before they run.
+
+    Args:
+        max_concurrent: as for :func:`run`.
+        cpus_per_run: as for :func:`run`.
+        gpus_per_run: as for :func:`run`.
+        address: as for :func:`run`; ``None`` counts what this machine has.
+
+    Raises:
+        InputError: as :func:`run`.
+    """
+    _check_request(max_concurrent, cpus_per_run, gpus_per_run, None)
+    place = _Place(cpus_per_run, gpus_per_run)
+    if address is None:
+        # What Ray will count when it starts, which takes seconds.
+        place.check([ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()])
+        return
+    with _scratch(None) as folder, _handlers_put_back(), _cluster(address, folder, cpus_per_run):
+        place.check(_machines())
 
 
 # The driver's side
@@ -235,13 +266,12 @@ class _Place:
         """About how many runs could start now; others may use the cluster too."""
         return self.fitting(ray.available_resources())
 
-    def check(self) -> None:
+    def check(self, machines: list[dict[str, float]]) -> None:
         """Refuses a run that would wait for ever.
 
         Raises:
-            InputError: no machine is large enough.
+            InputError: none of the machines is large enough.
         """
-        machines = _machines()
         if any(self.fitting(machine) for machine in machines):
             return
         sizes = sorted({(m.get("CPU", 0.0), m.get("GPU", 0.0)) for m in machines}, reverse=True)
@@ -284,7 +314,7 @@ class _Driver:
     on_event: Callable[[Event], None]
     place: _Place
     deadline_seconds: float | None
-    interrupted: bool = False
+    interrupted: int = 0
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _ask_again: float = 0.0
 
@@ -358,7 +388,7 @@ class _Driver:
     def check(self) -> None:
         """Raises the interrupt that came, and kills workers that hang."""
         if self.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.interrupted)
         if self.deadline_seconds is None:
             return
         for flight in self._flights.values():
@@ -636,9 +666,9 @@ def _check_request(
 ) -> None:
     if max_concurrent is not None and max_concurrent < 1:
         raise InputError(f"the runs at a time must be at least 1; got {max_concurrent}")
-    if not cpus > 0:
+    if not 0 < cpus < math.inf:
         raise InputError(f"the CPUs of a run must be above 0; got {cpus:g}")
-    if not gpus >= 0 or (gpus > 1 and gpus != int(gpus)):
+    if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
         raise InputError(
             f"the GPUs of a run must be 0, a fraction of one or a whole number; got {gpus:g}"
         )
@@ -725,30 +755,44 @@ def _unreachable(address: str | None, error: Exception) -> InputError:
     )
 
 
-@contextmanager
-def _interruptible(driver: _Driver) -> Iterator[None]:
-    """Turns the first SIGINT into an interrupt between two calls of the Work.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C; a batch system or ``kill``; a terminal that closes."""
 
-    A second one interrupts at once. Ray and Tune leave handlers of their own behind, so all are
-    put back at the end.
-    """
+
+@contextmanager
+def _handlers_put_back() -> Iterator[None]:
+    """Undoes at the end what Ray, Tune and :func:`_end_at_signals` did to signal handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
-        name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    }
-
-    def interrupt(number: int, frame: Any) -> None:
-        driver.interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    signal.signal(signal.SIGINT, interrupt)
+    before = {name: signal.getsignal(name) for name in (*_SIGNALS, signal.SIGUSR1)}
     try:
         yield
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
+
+
+def _end_at_signals(driver: _Driver) -> None:
+    """Turns the first signal to end into an interrupt between two calls of the Work.
+
+    A second one interrupts at once. To be called once Ray is up: its own handler of SIGTERM prints
+    a stack and leaves its processes and files behind.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def at_once(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    def between_calls(number: int, frame: Any) -> None:
+        driver.interrupted = number
+        signal.signal(number, at_once)
+
+    for name in _SIGNALS:
+        # `nohup` has SIGHUP ignored, and it should stay so.
+        if signal.getsignal(name) is not signal.SIG_IGN:
+            signal.signal(name, between_calls)
 
 
 def _one_line(error: BaseException) -> str:

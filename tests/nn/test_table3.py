@@ -1,0 +1,48 @@
+"""The engine's arithmetic against e3nn's for configurations that Table 3 produces."""
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from e3nn_form import e3nn_form
+
+from hpsearch.data import qm9
+from hpsearch.nn import MultiTargetNetwork
+from hpsearch.nn.loss import multi_target_loss
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+
+
+def drawn(count):
+    """Networks of the first random trials of table3.yaml."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = SearchSpace.load(find_space("table3"))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    return [space.suggest(study.ask()).network for _ in range(count)]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_outputs_and_all_gradients_equal_e3nns_form(number):
+    network = MultiTargetNetwork(drawn(8)[number], targets=2)
+    molecules = qm9.load().batch(np.array([3, 12, 25]))
+    inputs = (molecules.elements, molecules.positions.double(), molecules.counts)
+    network.calibrate(*inputs)
+    form = e3nn_form(network)
+    normalised = torch.randn(3, 2)
+    outputs = []
+    for each in (network, form):
+        outputs.append(each(*inputs))
+        multi_target_loss(outputs[-1], normalised).backward()
+    assert torch.allclose(*outputs, rtol=1e-10, atol=1e-10)
+    for (name, mine), theirs in zip(network.named_parameters(), form.parameters(), strict=True):
+        if mine.numel() and theirs.grad is not None:
+            largest = theirs.grad.abs().max()
+            assert largest > 0, name
+            assert (mine.grad - theirs.grad).abs().max() < 1e-10 * largest, name
+
+
+def test_the_draws_differ_where_the_arithmetic_does():
+    networks = drawn(8)
+    assert {network.output_blocks for network in networks} == {1, 2}
+    assert {network.radial_basis for network in networks} == {"cosine", "gaussian", "bessel"}
+    assert len({network.featurization_blocks for network in networks}) > 2

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def write(
         beside.replace(path)
         _sync_folder(directory)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise HpsearchError(
             f"cannot write the checkpoint {path}: {error.strerror or error}; free space or choose "
             "another folder and run the same command again: it goes on from the epoch before"

@@ -5,16 +5,21 @@ Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at 
 
 from __future__ import annotations
 
+import os
+import shlex
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from hpsearch import __version__
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, unwritable
 
 if TYPE_CHECKING:
     from hpsearch.config import DataConfig
@@ -26,8 +31,23 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+
+class Interrupted(HpsearchError):
+    """Ctrl-C, or another signal that ends a command; the exit code is the one that shells give."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__("interrupted; the same command goes on where it stopped")
+        self.exit_code = 128 + number
+
+
+class _Commands(click.Group):
+    """Ends interrupted commands itself: click would put an empty line before the message."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Interrupted(error.args[0] if error.args else signal.SIGINT) from None
 
 
 def _example(text: str) -> str:
@@ -43,6 +63,31 @@ def _options(*decorators: Decorator) -> Decorator:
     return apply
 
 
+def _least(least: float, *, above: bool = False) -> Callable[..., Any]:
+    """Callback that refuses an option's number below ``least``, or equal to it."""
+
+    def check(context: click.Context, option: click.Parameter, value: float | None) -> Any:
+        if value is None or (value > least if above else value >= least):
+            return value
+        raise InputError(
+            f"{option.opts[0]} must be {'above' if above else 'at least'} {least:g}, "
+            f"got {value:g}; raise it"
+        )
+
+    return check
+
+
+def _names(context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Callback that takes a list apart; nothing when the option was not given."""
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise InputError(
+            f"{option.opts[0]} must be names, separated by commas, got '{text}'; leave it out for "
+            "the default"
+        )
+    return names
+
+
 _storage = click.option(
     "--storage",
     metavar="URL",
@@ -50,13 +95,25 @@ _storage = click.option(
     "environment or .pgpass). Default: $HPSEARCH_STORAGE, else sqlite:///storage/hpsearch.db.",
 )
 _sizes = _options(
-    click.option("--train-size", type=int, metavar="N", help="Training molecules."),
-    click.option("--validation-size", type=int, metavar="N", help="Validation molecules."),
-    click.option("--test-size", type=int, metavar="N", help="Test molecules; default all left."),
+    click.option(
+        "--train-size", type=int, callback=_least(2), metavar="N", help="Training molecules."
+    ),
+    click.option(
+        "--validation-size", type=int, callback=_least(1), metavar="N", help="Validation molecules."
+    ),
+    click.option("--test-size", type=int, callback=_least(1), metavar="N", help="Test molecules."),
 )
-_epochs = click.option("--epochs", type=int, metavar="N", help="Most epochs of a run.")
+_epochs = click.option(
+    "--epochs", type=int, callback=_least(1), metavar="N", help="Most epochs of a run."
+)
 _targets = click.option(
-    "--targets", metavar="NAMES", help="Targets, separated by commas, e.g. mu,U0; or all."
+    "--targets",
+    callback=_names,
+    metavar="NAMES",
+    help="Targets, separated by commas, e.g. mu,U0; or all.",
+)
+_schedule = click.option(
+    "--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs)."
 )
 
 
@@ -66,6 +123,7 @@ def _placement(noun: str) -> Decorator:
         click.option(
             "--max-concurrent",
             type=int,
+            callback=_least(1),
             metavar="N",
             help=f"Most {noun}s at a time; default as many as there is room for.",
         ),
@@ -73,6 +131,8 @@ def _placement(noun: str) -> Decorator:
             f"--cpus-per-{noun}",
             "cpus_per_run",
             type=float,
+            callback=_least(0, above=True),
+            metavar="N",
             default=1.0,
             show_default=True,
             help=f"CPU cores of a {noun}.",
@@ -81,6 +141,8 @@ def _placement(noun: str) -> Decorator:
             f"--gpus-per-{noun}",
             "gpus_per_run",
             type=float,
+            callback=_least(0),
+            metavar="N",
             default=0.0,
             show_default=True,
             help=f"GPUs of a {noun}; a fraction shares one.",
@@ -102,11 +164,8 @@ def _say(line: str) -> None:
     click.echo(line)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nA first search on real molecules, its winner, an ablation, a report:\n"
     "  hpsearch launch search_spaces/quick.yaml\n"
@@ -124,11 +183,15 @@ def cli(debug: bool) -> None:
 @click.argument("space")
 @click.option("--study", metavar="NAME", help="The study; default the space's name.")
 @_storage
-@click.option("--trials", type=int, metavar="N", help="Trials to train to a verdict.")
+@click.option(
+    "--trials", type=int, callback=_least(1), metavar="N", help="Trials to train to a verdict."
+)
 @_epochs
 @_sizes
 @_targets
-@click.option("--seed", type=int, metavar="N", help="Seed of the sampler and of every trial.")
+@click.option(
+    "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the sampler and the trials."
+)
 @click.option("--sampler", metavar="NAME", help="random, tpe, gp or qmc.")
 @click.option(
     "--open-test-set",
@@ -142,7 +205,7 @@ def launch(
     storage: str | None,
     runs: Path | None,
     open_test_set: bool,
-    targets: str | None,
+    targets: tuple[str, ...],
     max_concurrent: int | None,
     cpus_per_run: float,
     gpus_per_run: float,
@@ -159,13 +222,18 @@ def launch(
     from hpsearch.study import Study
 
     chosen = SearchSpace.load(find_space(space)).with_overrides(
-        **overrides, targets=_names(targets) or None
+        **overrides, targets=targets or None
     )
+    placement = {
+        "max_concurrent": max_concurrent,
+        "cpus_per_run": cpus_per_run,
+        "gpus_per_run": gpus_per_run,
+        "address": address,
+    }
     _check_molecules(chosen.data)
+    root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
-        search = Study.launch(
-            store, chosen, study, _runs_root(storage, runs), evaluate_test=open_test_set
-        )
+        search = Study.launch(store, chosen, study, root, evaluate_test=open_test_set)
         _say(f"study {search.name} in {store.label}")
         _say(f"found: {search.found}")
         _say(f"follow it with: {_again('dashboard', storage)}")
@@ -174,10 +242,7 @@ def launch(
         _drive(
             search,
             _progress("trial", missing * int(epochs)),
-            max_concurrent=max_concurrent,
-            cpus_per_run=cpus_per_run,
-            gpus_per_run=gpus_per_run,
-            address=address,
+            placement,
         )
         if search.breakdown is not None:
             if search.breakdown.traceback:
@@ -253,8 +318,12 @@ def _number(value: Any, form: str) -> str:
 
 @cli.command(epilog=_example("hpsearch dashboard --port 8080"))
 @_storage
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=int, default=8080, show_default=True, help="Port to listen on.")
+@click.option(
+    "--host", metavar="NAME", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@click.option(
+    "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
+)
 def dashboard(storage: str | None, host: str, port: int) -> None:
     """Open the Optuna dashboard on the store, with our pages under /pages.
 
@@ -267,7 +336,8 @@ def dashboard(storage: str | None, host: str, port: int) -> None:
             f"the dashboard has no login, so --host must be this machine (127.0.0.1), got '{host}';"
             f" from elsewhere use: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
         )
-    with _open_store(storage) as store:
+    # Ctrl-C is how a person ends it.
+    with _open_store(storage) as store, suppress(KeyboardInterrupt):
         serve(store, host, port, _say)
 
 
@@ -315,24 +385,41 @@ def export_best(
 @_targets
 @click.option(
     "--variants",
+    callback=_names,
     metavar="NAMES",
     help="L1Net, L0Net, L0NetDeep, L0NetOutdeep, L0NetBothDeep, separated by commas; default all.",
 )
-@click.option("--repeats", type=int, default=1, show_default=True, help="Runs of every cell.")
+@click.option(
+    "--repeats",
+    type=int,
+    callback=_least(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Runs of every cell.",
+)
 @_epochs
-@click.option("--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs).")
-@click.option("--batch-size", type=int, metavar="N", help="Molecules a step.")
-@click.option("--learning-rate", type=float, metavar="RATE", help="Adam's initial rate.")
+@_schedule
+@click.option("--batch-size", type=int, callback=_least(1), metavar="N", help="Molecules a step.")
+@click.option(
+    "--learning-rate",
+    type=float,
+    callback=_least(0, above=True),
+    metavar="RATE",
+    help="Adam's initial rate.",
+)
 @_sizes
-@click.option("--seed", type=int, metavar="N", help="Seed that the repeats' seeds derive from.")
+@click.option(
+    "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the repeats' seeds."
+)
 @_placement("run")
 def ablate(
     file: Path,
     name: str | None,
     storage: str | None,
     runs: Path | None,
-    targets: str | None,
-    variants: str | None,
+    targets: tuple[str, ...],
+    variants: tuple[str, ...],
     repeats: int,
     max_concurrent: int | None,
     cpus_per_run: float,
@@ -351,16 +438,23 @@ def ablate(
     winner = _winner(file)
     plan = AblationPlan.make(
         winner,
-        targets=_names(targets),
-        variants=_names(variants),
+        targets=targets,
+        variants=variants,
         repeats=repeats,
         overrides=Overrides(**overrides),
         name=name,
         stem=file.stem,
     )
+    placement = {
+        "max_concurrent": max_concurrent,
+        "cpus_per_run": cpus_per_run,
+        "gpus_per_run": gpus_per_run,
+        "address": address,
+    }
     data = DataSummary.of(_molecules(), winner, plan)
+    root = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
-        ablation = Ablation.launch(store, winner, plan, _runs_root(storage, runs), data)
+        ablation = Ablation.launch(store, winner, plan, root, data)
         counts = ablation.counts()
         waiting = counts["waiting"]
         _say(f"ablation {plan.name} in {store.label}")
@@ -371,10 +465,7 @@ def ablate(
         _drive(
             ablation,
             _progress("run", waiting * plan.training.epochs),
-            max_concurrent=max_concurrent,
-            cpus_per_run=cpus_per_run,
-            gpus_per_run=gpus_per_run,
-            address=address,
+            placement,
         )
         counts = ablation.counts()
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
@@ -400,17 +491,18 @@ def ablate(
     "--format",
     "formats",
     default="html,csv,md,latex",
+    callback=_names,
     show_default=True,
     metavar="NAMES",
     help="Formats, separated by commas.",
 )
-def report(name: str | None, storage: str | None, output: Path, formats: str) -> None:
+def report(name: str | None, storage: str | None, output: Path, formats: tuple[str, ...]) -> None:
     """Write the report of the study or ablation NAME; without it, of the one launched last."""
     from hpsearch.pages import render_pages
     from hpsearch.report import plain, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
-        written = write_report(store, output, name, _names(formats), render_pages)
+        written = write_report(store, output, name, formats, render_pages)
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):
@@ -432,15 +524,18 @@ def report(name: str | None, storage: str | None, output: Path, formats: str) ->
     help="Folder of the weights and checkpoints.",
 )
 @_epochs
-@click.option("--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs).")
+@_schedule
 @_sizes
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-def train(file: Path, targets: str | None, output: Path, device: str, **overrides: Any) -> None:
+@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+def train(
+    file: Path, targets: tuple[str, ...], output: Path, device: str, **overrides: Any
+) -> None:
     """Train the configuration in FILE as it is, in this process, and test it once.
 
     The same command again continues. The best epoch's weights lie in the folder as safetensors.
     """
     from hpsearch.ablation import Overrides
+    from hpsearch.checkpoint import BEST
     from hpsearch.process import prepare_worker
 
     winner = _winner(file)
@@ -454,18 +549,19 @@ def train(file: Path, targets: str | None, output: Path, device: str, **override
     if targets:
         from hpsearch.targets import canonical_targets
 
-        config = config.model_copy(update={"targets": canonical_targets(_names(targets))})
+        config = config.model_copy(update={"targets": canonical_targets(targets)})
     molecules = _molecules()
     prepare_worker(_cores())
     from hpsearch.train import Training
 
     training = Training(config, molecules, output.absolute(), device)
+    _require_writable(output)
     progress = _progress("run", config.training.epochs - training.epochs_done)
     progress.started(output.name, training.facts)
     while not training.finished:
         progress.epoch(output.name, training.run_epoch())
     progress.finished(output.name, training.complete(evaluate_test=True))
-    _say(f"weights: {output}")
+    _say(f"weights: {', '.join(map(str, output.glob(f'{BEST}-*')))}")
 
 
 @cli.group()
@@ -489,6 +585,11 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     """Make the memory-mapped cache of QM9 that all runs of this machine share."""
     from hpsearch.data import qm9
 
+    if archive is None and uncharacterized is not None:
+        raise InputError(
+            "--uncharacterized must come with --archive, got it alone; the package's molecules are "
+            "without them already"
+        )
     if archive is None:
         qm9.load(say=_say)
         molecules = qm9.verify(say=_say)
@@ -499,7 +600,15 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
 
 @data.command(epilog=_example("hpsearch data describe"))
 @_sizes
-@click.option("--split-seed", type=int, default=0, show_default=True)
+@click.option(
+    "--split-seed",
+    type=int,
+    callback=_least(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of the random split.",
+)
 def describe(split_seed: int, **sizes: Any) -> None:
     """Say what the molecules are: counts, units, split, statistics, naive errors, hashes."""
     from hpsearch.config import DataConfig
@@ -510,7 +619,7 @@ def describe(split_seed: int, **sizes: Any) -> None:
 
     molecules = _molecules()
     given = {name: size for name, size in sizes.items() if size is not None}
-    split = make_split(molecules, _validated(DataConfig, split_seed=split_seed, **given))
+    split = make_split(molecules, DataConfig(split_seed=split_seed, **given))
     statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
     naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
     counts = molecules.atom_counts
@@ -538,25 +647,56 @@ def describe(split_seed: int, **sizes: Any) -> None:
 
 
 def _create_store(url: str | None) -> Store:
-    from hpsearch.store import Store, default_url
+    from hpsearch.store import Store
 
-    return Store.create(url or default_url())
+    return Store.create(_url(url))
 
 
 def _open_store(url: str | None) -> Store:
-    from hpsearch.store import Store, default_url
+    from hpsearch.store import Store
 
-    return Store.open(url or default_url())
+    return Store.open(_url(url))
+
+
+def _url(given: str | None) -> str:
+    from hpsearch.store import default_url
+
+    return default_url() if given is None else given
+
+
+def _check_before_writing(
+    url: str | None, runs: Path | None, name: str | None, what: str, placement: dict[str, Any]
+) -> Path:
+    """Refuse what would only be refused after the store was made; the folder of the runs."""
+    from hpsearch import tune
+    from hpsearch.store import check_name
+
+    if name is not None:
+        check_name(name, what)
+    root = _runs_root(url, runs)
+    _require_writable(root)
+    tune.check_placement(**placement)
+    return root
 
 
 def _runs_root(url: str | None, given: Path | None) -> Path:
-    from hpsearch.store import default_url
     from hpsearch.store.address import Address
 
     if given is not None:
         return given
-    database = Address(url or default_url()).path
+    database = Address(_url(url)).path
     return Path("storage/runs") if database is None else database.parent / "runs"
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that could not be made or written into, by trying; nothing is left."""
+    there = folder.absolute()
+    try:
+        while not there.exists():
+            there = there.parent
+        Path(tempfile.mkdtemp(prefix=".hpsearch-", dir=there)).rmdir()
+    except OSError as error:
+        raise unwritable(folder, error) from None
 
 
 def _molecules() -> Molecules:
@@ -575,26 +715,17 @@ def _check_molecules(config: DataConfig) -> None:
 def _winner(file: Path) -> Any:
     from hpsearch.shipped import find_space
     from hpsearch.winner import Winner
-
-    if not file.exists() and file.suffix in (".yaml", ".yml") and len(file.parts) == 1:
-        from hpsearch.shipped import folder
-
-        if not (folder("search_spaces") / file.name).is_file():
-            raise InputError(
-                f"the configuration must be a file that export-best wrote, '{file}' does not "
-                f"exist; write it with: hpsearch export-best -o {file}"
-            )
-    return Winner.read(find_space(str(file)))
-
-
-def _validated(model: Any, **values: Any) -> Any:
-    from pydantic import ValidationError
+    from hpsearch.yaml_file import one_line
 
     try:
-        return model(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        path = find_space(str(file))
+    except InputError:
+        raise InputError(
+            "a configuration must be a file that export-best wrote, or paper_l1net, got "
+            f"'{one_line(str(file), longest=300)}', which is no file; write one with: "
+            "hpsearch export-best -o best.yaml"
+        ) from None
+    return Winner.read(path)
 
 
 def _progress(noun: str, epochs_left: int) -> Progress:
@@ -603,8 +734,11 @@ def _progress(noun: str, epochs_left: int) -> Progress:
     return Progress(noun, epochs_left, _say)
 
 
-def _drive(work: Work, progress: Progress, **placement: Any) -> None:
+def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
     from hpsearch import tune
+
+    if work.finished:
+        return
 
     def tell(event: Event) -> None:
         match event:
@@ -625,24 +759,29 @@ def _again(command: str, storage: str | None) -> str:
     from hpsearch.store.address import Address
 
     address = Address(storage)
-    return f"hpsearch {command} --storage {'sqlite:///' if address.path else ''}{address.label}"
+    url = f"{'sqlite:///' if address.path else ''}{address.label}"
+    return f"hpsearch {command} --storage {shlex.quote(url)}"
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))
 
 
 def main() -> None:
     """Run a command; errors are one line on standard error and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has SIGHUP ignored, and it should stay so.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         code = cli.main(standalone_mode=False)
     except HpsearchError as error:
         if debug:
             traceback.print_exc()
-        click.echo(f"hpsearch: {error}", err=True)
+        # A terminal has echoed ^C and stays on that line.
+        start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
+        click.echo(f"{start}hpsearch: {error}", err=True)
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -652,10 +791,13 @@ def main() -> None:
         hint = f"; see: {context.command_path} --help" if context else ""
         click.echo(f"hpsearch: {error.format_message().rstrip('.')}{hint}", err=True)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nhpsearch: interrupted; the same command goes on where it stopped", err=True)
-        code = INTERRUPTED
+    except click.Abort:  # a signal before a command began
+        code = 128 + signal.SIGINT
     sys.exit(code or 0)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":

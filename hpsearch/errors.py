@@ -1,5 +1,8 @@
 """The errors a user meets: one line each, with the exit code of the command."""
 
+import errno
+from pathlib import Path
+
 
 class HpsearchError(Exception):
     """A run or a check failed; the command ends with exit code 1."""
@@ -11,3 +14,13 @@ class InputError(HpsearchError):
     """What the user gave is wrong: what must hold, what came, where, the mend. Exit code 2."""
 
     exit_code = 2
+
+
+_NOT_THE_PATH_S_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+def unwritable(path: Path | str, error: OSError) -> HpsearchError:
+    """What to raise for a path that cannot be written: the user's error unless the disk is full."""
+    kind = HpsearchError if error.errno in _NOT_THE_PATH_S_FAULT else InputError
+    reason = error.strerror or error
+    return kind(f"'{path}' must be writable, got: {reason}; choose another place")

@@ -24,7 +24,7 @@ from hpsearch.config import TrainingConfig, TrialConfig
 from hpsearch.data.molecule import MoleculeBatch, Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import molecule_losses, multi_target_loss
 from hpsearch.runs import Completion, EpochMetrics, RunFacts
@@ -121,11 +121,11 @@ class Training:
         config: the run.
         molecules: the data set.
         directory: folder of the run's checkpoints; made at the first one.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` or, for one of several GPUs, ``cuda:1``.
 
     Raises:
-        InputError: the configuration asks for more molecules than there are.
-        HpsearchError: the folder's checkpoint belongs to another run.
+        InputError: the configuration asks for more molecules than there are, there is no such
+            device, or the folder's checkpoint belongs to another run.
 
     Attributes:
         facts: what is known before the first epoch.
@@ -138,7 +138,7 @@ class Training:
     ) -> None:
         self.config = config
         self.directory = directory
-        self.device = torch.device(device)
+        self.device = _torch_device(device)
         self.history: list[EpochMetrics] = []
         self._molecules = molecules
         self.split: Split = make_split(molecules, config.data)
@@ -365,7 +365,7 @@ class Training:
         mine = self._identity()
         for key in ("fingerprint", "data_hash", "split_hash"):
             if state[key] != mine[key]:
-                raise HpsearchError(
+                raise InputError(
                     f"the checkpoint in {self.directory} must belong to this run; its {key} is "
                     f"{state[key][:12]}, the run's is {mine[key][:12]}; move the folder away"
                 )
@@ -395,6 +395,23 @@ class Training:
             f"the weights of the best epoch {self.best_epoch} must lie in {self.directory}; they "
             "are missing or damaged; remove the folder to train this run again"
         )
+
+
+def _torch_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(
+            f"the device must be cpu or cuda (cuda:1 for the second GPU), got '{name}'"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"the device must be one that torch sees, got '{name}' of {torch.cuda.device_count()} "
+            "GPUs; install a build of torch for them, or choose cpu"
+        )
+    return device
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

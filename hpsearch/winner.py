@@ -13,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import InputError, unwritable
 from hpsearch.targets import target
 from hpsearch.yaml_file import Document, nearest, one_line, read_yaml, validate, yaml_number
 
@@ -58,8 +58,8 @@ class Provenance(_Entry):
     study: str
     trial: Annotated[int, Field(ge=0)]
     selected_on: Literal["validation", "test"] = "validation"
-    validation_loss: float
-    zero_output_loss: float
+    validation_loss: Annotated[float, Field(ge=0)]
+    zero_output_loss: Annotated[float, Field(ge=0)]
     validation_maes: dict[str, MeanAbsoluteError]
     data_hash: str
     split_hash: str
@@ -156,7 +156,7 @@ class Winner(_Entry):
 
         Raises:
             InputError: ``path`` is a folder, or lies in none.
-            HpsearchError: the file cannot be written.
+            HpsearchError: the disk is full.
         """
         _replace(Path(path), self.to_yaml())
 
@@ -295,6 +295,4 @@ def _replace(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise HpsearchError(
-            f"{shown} must be writable, got: {error.strerror}; choose another place"
-        ) from None
+        raise unwritable(shown, error) from None

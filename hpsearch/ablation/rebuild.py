@@ -18,4 +18,5 @@ def rebuild(config: Config, **changes: object) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or type(config).__name__
-        raise InputError(f"{where}: {first['msg']}; got {first['input']!r}") from None
+        message = first["msg"].replace("Input should be", "must be")
+        raise InputError(f"{where}: {message}; got {first['input']!r}") from None

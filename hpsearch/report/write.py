@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpsearch.ablation import cell_table
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import InputError, unwritable
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import html_document, latex, markdown
 from hpsearch.report.tables import ablation_experiment, search_table, table1
@@ -68,8 +68,9 @@ def write_report(
         pages: draws the pages; ``None`` for a report without.
 
     Raises:
-        InputError: there is nothing to report, or a format is unknown.
-        HpsearchError: the files cannot be written.
+        InputError: there is nothing to report, a format is unknown, or the folder cannot be
+            written.
+        HpsearchError: the disk is full.
     """
     wanted = check_formats(formats)
     about = subject(store, name)
@@ -124,8 +125,8 @@ def write_files(directory: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
     A full disk or a kill so leaves the earlier files whole.
 
     Raises:
-        InputError: ``directory`` is a file.
-        HpsearchError: the files cannot be written.
+        InputError: ``directory`` is a file, or cannot be written.
+        HpsearchError: the disk is full.
     """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"the report must go into a folder; '{directory}' is a file")
@@ -134,12 +135,12 @@ def write_files(directory: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
         # In the folder itself: beside it may be another file system, where a rename is a copy.
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
     except OSError as error:
-        raise HpsearchError(f"'{directory}' must be writable, got: {error.strerror}") from None
+        raise unwritable(directory, error) from None
     try:
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
         return tuple((partial / name).replace(directory / name) for name in files)
     except OSError as error:
-        raise HpsearchError(f"'{directory}' must be writable, got: {error.strerror}") from None
+        raise unwritable(directory, error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)

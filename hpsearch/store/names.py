@@ -20,16 +20,17 @@ def check_name(name: str, what: str = "study") -> str:
     Raises:
         InputError: the name is blank, too long, or has characters that cannot be shown.
     """
+    a_what = f"an {what}" if what[:1] in "aeiou" else f"a {what}"
     if not name.strip():
-        raise InputError(f"the name of a {what} must not be empty")
+        raise InputError(f"the name of {a_what} must not be empty")
     if len(name) > LONGEST_NAME:
         raise InputError(
-            f"the name of a {what} must have at most {LONGEST_NAME} characters; got {len(name)}"
+            f"the name of {a_what} must have at most {LONGEST_NAME} characters; got {len(name)}"
         )
     for character in name:
         if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
             raise InputError(
-                f"the name of a {what} must not contain control characters; "
+                f"the name of {a_what} must not contain control characters; "
                 f"got U+{ord(character):04X}"
             )
     return name

@@ -183,9 +183,7 @@ def cli(debug: bool) -> None:
 @click.argument("space")
 @click.option("--study", metavar="NAME", help="The study; default the space's name.")
 @_storage
-@click.option(
-    "--trials", type=int, callback=_least(1), metavar="N", help="Trials to train to a verdict."
-)
+@click.option("--trials", type=int, callback=_least(1), metavar="N", help="Complete trials wanted.")
 @_epochs
 @_sizes
 @_targets
@@ -214,8 +212,9 @@ def launch(
 ) -> None:
     """Run the study of the search space SPACE, or go on with it.
 
-    SPACE is a YAML file, looked up in the working folder and then among the shipped ones. The same
-    command again continues what is missing; a larger --trials extends the study.
+    SPACE is a YAML file, looked up in the working folder and then among the shipped ones: quick,
+    table3, table3_log. Values that are not given here are the file's. The same command again
+    continues what is missing; a larger --trials extends the study.
     """
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
@@ -325,9 +324,10 @@ def _number(value: Any, form: str) -> str:
     "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
 )
 def dashboard(storage: str | None, host: str, port: int) -> None:
-    """Open the Optuna dashboard on the store, with our pages under /pages.
+    """Open the Optuna dashboard on the store, and our pages.
 
-    It has no login and lets whoever reaches it change a study: it listens on this machine only.
+    The pages are under /pages. The dashboard has no login and lets whoever reaches it change a
+    study: it listens on this machine only.
     """
     from hpsearch.dashboard import serve
 
@@ -364,7 +364,11 @@ def export_best(
     output: Path,
     select_on: Literal["validation", "test"],
 ) -> None:
-    """Write the best trial's configuration, with its provenance, to a YAML file."""
+    """Write a study's best configuration to a YAML file.
+
+    The file also says where it comes from: study, trial, errors, hashes of data and split. Without
+    STUDY it is the one launched last.
+    """
     from hpsearch.study import Study
 
     with _open_store(storage) as store:
@@ -427,11 +431,11 @@ def ablate(
     address: str | None,
     **overrides: Any,
 ) -> None:
-    """Train single-target variants of the configuration in FILE and test each once.
+    """Train variants of a configuration, one target each, and test.
 
-    FILE comes from export-best, or is one of the shipped configurations. Runs that are in the store
-    are not repeated: the same command again runs what is missing, and more targets, variants or
-    repeats add to it. By default a run has the paper's 200 epochs.
+    FILE comes from export-best, or is the shipped paper_l1net. Runs that are in the store are not
+    repeated: the same command again runs what is missing, and more targets, variants or repeats
+    add to it. By default a run has the paper's 200 epochs and the molecules of FILE.
     """
     from hpsearch.ablation import Ablation, AblationPlan, DataSummary, Overrides
 
@@ -484,6 +488,7 @@ def ablate(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
     required=True,
     help="The folder to write into.",
 )
@@ -497,7 +502,10 @@ def ablate(
     help="Formats, separated by commas.",
 )
 def report(name: str | None, storage: str | None, output: Path, formats: tuple[str, ...]) -> None:
-    """Write the report of the study or ablation NAME; without it, of the one launched last."""
+    """Write a report: Table 1, learning curves, the trials.
+
+    It is of the study or ablation NAME; without it, of the one launched last.
+    """
     from hpsearch.pages import render_pages
     from hpsearch.report import plain, subject, table1_sections, write_report
 
@@ -520,6 +528,7 @@ def report(name: str | None, storage: str | None, output: Path, formats: tuple[s
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
     required=True,
     help="Folder of the weights and checkpoints.",
 )
@@ -530,9 +539,11 @@ def report(name: str | None, storage: str | None, output: Path, formats: tuple[s
 def train(
     file: Path, targets: tuple[str, ...], output: Path, device: str, **overrides: Any
 ) -> None:
-    """Train the configuration in FILE as it is, in this process, and test it once.
+    """Train the configuration in FILE as it is, and test it once.
 
-    The same command again continues. The best epoch's weights lie in the folder as safetensors.
+    FILE comes from export-best, or is the shipped paper_l1net. It is trained in this process, on
+    all CPU cores. The same command again continues. The best epoch's weights lie in the folder as
+    safetensors.
     """
     from hpsearch.ablation import Overrides
     from hpsearch.checkpoint import BEST
@@ -582,7 +593,7 @@ def data() -> None:
     help="QM9's uncharacterized.txt; its molecules are left out.",
 )
 def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
-    """Make the memory-mapped cache of QM9 that all runs of this machine share."""
+    """Make the cache of QM9 that all runs of this machine share."""
     from hpsearch.data import qm9
 
     if archive is None and uncharacterized is not None:
@@ -610,7 +621,7 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     help="Seed of the random split.",
 )
 def describe(split_seed: int, **sizes: Any) -> None:
-    """Say what the molecules are: counts, units, split, statistics, naive errors, hashes."""
+    """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config import DataConfig
     from hpsearch.data.baselines import baselines
     from hpsearch.data.split import make_split

@@ -97,7 +97,9 @@ class Case:
         names = TARGET_NAMES[:targets] if targets > 1 else ("U0",)
         statistics = TargetStatistics.fit(molecules, split.train, names)
         rows = split.train[:size]
+        started = time.perf_counter()
         batch = molecules.batch(rows)
+        self.assembly_seconds = time.perf_counter() - started
         self.inputs = (batch.elements, batch.positions, batch.counts)
         self.normalised = torch.from_numpy(statistics.normalise(molecules, rows)).float()
 
@@ -253,6 +255,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "medians": medians,
         "ratio": medians["e3nn"] / medians["ours"],
         "agreement": exact,
+        "assembly_seconds": case.assembly_seconds,
         "gflop": case.flops() / 1e9,
         "memory_gb": {side: _measure_memory(name, side) for side in ("ours", "e3nn")},
         "seconds": times,
@@ -268,6 +271,7 @@ def line(result: dict[str, Any], peak: float) -> str:
         f"memory {memory['ours']:.2f} / {memory['e3nn']:.2f} GB  "
         f"agreement {result['agreement']['float32']:.0e} / {result['agreement']['float64']:.0e}"
     )
+    text += f"  data {result['assembly_seconds'] / medians['ours']:.2%}"
     if "schnet" in medians:
         text += f"  SchNet {medians['schnet'] * 1e3:.1f} ms"
     return text
@@ -290,7 +294,11 @@ def main() -> None:
         f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}; square product "
         + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in about["gflops"].items())
     )
-    print("a step of ours, of e3nn's form, their ratio; memory beyond the model; float32 / float64")
+    print(
+        "a step of ours, of e3nn's form, their ratio; memory beyond the model (ours / e3nn's); "
+        "largest relative difference of outputs and gradients (float32 / float64); share of a step "
+        "that assembling its batch takes"
+    )
     results = []
     for name in arguments.configurations or CONFIGURATIONS:
         results.append(measure(name, arguments.rounds))

@@ -50,6 +50,7 @@ from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.products import product
+from hpsearch.nn.slots import slot_products
 
 
 class _Gather(torch.autograd.Function):
@@ -77,50 +78,51 @@ def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
 
 
 class _Paths:
-    """The products of one copy, forward and backward, for what all copies share.
+    """What the paths of one copy share, and its products over neighbour slots.
 
     Attributes:
-        pairs: the neighbourhoods.
         into_scalars: X, ``[A, K, S + V]``.
         into_vectors: X_i, ``[3, A, K, 3 V]``.
         scalars: S scaled, ``[A, S]``.
-        direction: û, ``[A, K, 3]``.
+        direction: sqrt(3) û, ``[A, K, 3]``.
+        slots: aggregation with this copy's g, and the gradients of it.
     """
 
     def __init__(
-        self,
-        pairs: Neighbourhoods,
-        into_scalars: Tensor,
-        into_vectors: Tensor,
-        scalars: Tensor,
-        direction: Tensor,
+        self, pairs: Neighbourhoods, t: int, inputs: tuple[Tensor, ...], dg: Tensor | None = None
     ) -> None:
+        into_scalars, into_vectors, scalars, direction, radial = inputs
+        n = t if len(scalars) > 1 else 0
         self.pairs = pairs
-        self.into_scalars = into_scalars
-        self.into_vectors = into_vectors
-        self.scalars = scalars
+        self.into_scalars = into_scalars[n]
+        self.into_vectors = into_vectors[n]
+        self.scalars = scalars[n]
         self.direction = direction * math.sqrt(3)
+        self.slots = slot_products(pairs, radial[t], dg)
 
-    def spread(self, radial: Tensor) -> Tensor:
-        """g: ``[P, H]`` of unordered pairs to ``[A, K, H]`` of slots, zero in unused ones."""
-        return torch.cat((radial, radial.new_zeros(1, radial.shape[1])))[self.pairs.pair]
+    def aggregate(self, x: Tensor) -> Tensor:
+        """A = Σ_b g x: ``[A, K, C]`` to ``[A, H, C]``."""
+        out = x.new_empty(x.shape[0], self.slots.hidden, x.shape[2])
+        self.slots.aggregate(x, out)
+        return out
 
-    def collect(self, dg: Tensor) -> Tensor:
-        """The gradient of :meth:`spread`: a pair has exactly two slots."""
-        flat = dg.flatten(0, 1)
-        return flat[self.pairs.slots[0]] + flat[self.pairs.slots[1]]
-
-    def aggregate(self, g: Tensor, x: Tensor) -> Tensor:
-        """A = Σ_b g x, ``[A, K, H]`` and ``[A, K, C]`` to ``[A, H C]``."""
-        return torch.bmm(g.transpose(1, 2), x).flatten(1)
-
-    def aggregate_vectors(self, g: Tensor) -> Tensor:
-        """The same for each component of X_i: ``[3 A, H 3 V]``."""
-        return torch.cat([self.aggregate(g, x) for x in self.into_vectors])
+    def aggregate_vectors(self) -> Tensor:
+        """The same for each component of X_i: ``[3, A, H, 3 V]``."""
+        x = self.into_vectors
+        out = x.new_empty(*x.shape[:2], self.slots.hidden, x.shape[3])
+        for i in range(3):
+            self.slots.aggregate(x[i], out[i])
+        return out
 
     def transform(self, w: Tensor) -> Tensor:
         """Z: ``[H, u1, S]`` to ``[A, H, u1]``."""
         return product(self.scalars, w.flatten(0, 1)).view(-1, *w.shape[:2])
+
+    def message(self, z: Tensor) -> Tensor:
+        """M: ``[A, H, u1]`` to ``[A, K, u1]``, each in the slot of the atom that receives it."""
+        out = z.new_zeros(*self.pairs.pair.shape, z.shape[2])
+        self.slots.distribute(z, out)
+        return self.mirror(out)
 
     def mirror(self, m: Tensor) -> Tensor:
         """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
@@ -144,68 +146,69 @@ class _NeighbourSum(torch.autograd.Function):
         w_vv: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs = pairs
-        tensors = (into_scalars, into_vectors, scalars, direction, radial, w_s, w_sv, w_vv)
-        ctx.save_for_backward(*tensors)
+        inputs = (into_scalars, into_vectors, scalars, direction, radial)
+        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv)
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
         out_vectors = scalars.new_zeros(T, 3, A, u1)
         for t in range(T):
-            paths = _paths(pairs, t, into_scalars, into_vectors, scalars, direction)
-            g = paths.spread(radial[t])
-            out_scalars[t] = product(paths.aggregate(g, paths.into_scalars), w_s[t].flatten(1))
+            paths = _Paths(pairs, t, inputs)
+            aggregate = paths.aggregate(paths.into_scalars)
+            out_scalars[t] = product(aggregate.flatten(1), w_s[t].flatten(1))
             if w_sv.numel():
-                m = paths.mirror(torch.bmm(g, paths.transform(w_sv[t])))
+                m = paths.message(paths.transform(w_sv[t]))
                 out_vectors[t] = torch.bmm(paths.direction.transpose(1, 2), m).transpose(0, 1)
             if w_vv.numel():
-                total = product(paths.aggregate_vectors(g), w_vv[t].flatten(1))
+                total = product(
+                    paths.aggregate_vectors().flatten(0, 1).flatten(1), w_vv[t].flatten(1)
+                )
                 out_vectors[t] += total.view(3, A, u1)
         return out_scalars, out_vectors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
-        into_scalars, into_vectors, scalars, direction, radial, w_s, w_sv, w_vv = ctx.saved_tensors
+        *inputs, w_s, w_sv, w_vv = ctx.saved_tensors
+        into_scalars, into_vectors, scalars, direction, radial = inputs
         d_into_scalars = torch.zeros_like(into_scalars)
         d_into_vectors = torch.zeros_like(into_vectors)
         d_scalars = torch.zeros_like(scalars)
         d_direction = torch.zeros_like(direction) if ctx.needs_input_grad[4] else None
         d_radial = torch.empty_like(radial)
         dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
-        A = len(ctx.pairs.pair)
-        H = radial.shape[2]
+        A, H = len(ctx.pairs.pair), radial.shape[2]
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
-            paths = _paths(ctx.pairs, t, into_scalars, into_vectors, scalars, direction)
-            g = paths.spread(radial[t])
+            paths = _Paths(ctx.pairs, t, tuple(inputs), d_radial[t])
+            slots = paths.slots
 
             G = G_scalars[t]
-            aggregate = paths.aggregate(g, paths.into_scalars)
+            aggregate = paths.aggregate(paths.into_scalars).flatten(1)
             dw_s[t] = product(G.t(), aggregate.t()).view_as(w_s[t])
             dA = product(G, w_s[t].flatten(1).t()).view(A, H, -1)
-            dg = torch.bmm(paths.into_scalars, dA.transpose(1, 2))
-            d_into_scalars[n].baddbmm_(g, dA)
+            slots.pull_back(paths.into_scalars, dA, d_into_scalars[n])
 
             if w_sv.numel():
                 G = G_vectors[t].transpose(0, 1)  # [A, 3, u1]
                 Z = paths.transform(w_sv[t])
                 if d_direction is not None:
-                    m = paths.mirror(torch.bmm(g, Z))
+                    m = paths.message(Z)
                     d_direction += torch.bmm(m, G.transpose(1, 2)) * math.sqrt(3)
                 dM = paths.mirror(torch.bmm(paths.direction, G))
-                dg.baddbmm_(dM, Z.transpose(1, 2))
-                dZ = torch.bmm(g.transpose(1, 2), dM).flatten(1)
+                slots.pull_back(dM, Z, None)
+                dZ = paths.aggregate(dM).flatten(1)
                 dw_sv[t] = product(dZ.t(), paths.scalars.t()).view_as(w_sv[t])
                 d_scalars[n] += product(dZ, w_sv[t].flatten(0, 1).t())
 
             if w_vv.numel():
                 G = G_vectors[t].flatten(0, 1)  # [3 A, u1]
-                dw_vv[t] = product(G.t(), paths.aggregate_vectors(g).t()).view_as(w_vv[t])
+                aggregate = paths.aggregate_vectors().flatten(0, 1).flatten(1)
+                dw_vv[t] = product(G.t(), aggregate.t()).view_as(w_vv[t])
                 dA = product(G, w_vv[t].flatten(1).t()).view(3, A, H, -1)
                 for i in range(3):
-                    dg.baddbmm_(paths.into_vectors[i], dA[i].transpose(1, 2))
-                    d_into_vectors[n, i].baddbmm_(g, dA[i])
-            d_radial[t] = paths.collect(dg)
+                    slots.pull_back(paths.into_vectors[i], dA[i], d_into_vectors[n, i])
+            slots.finish()
         return (
             None,
             d_into_scalars,
@@ -217,18 +220,6 @@ class _NeighbourSum(torch.autograd.Function):
             dw_sv,
             dw_vv,
         )
-
-
-def _paths(
-    pairs: Neighbourhoods,
-    t: int,
-    into_scalars: Tensor,
-    into_vectors: Tensor,
-    scalars: Tensor,
-    direction: Tensor,
-) -> _Paths:
-    n = t if len(scalars) > 1 else 0
-    return _Paths(pairs, into_scalars[n], into_vectors[n], scalars[n], direction)
 
 
 class Convolution(nn.Module):

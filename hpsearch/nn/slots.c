@@ -1,0 +1,403 @@
+/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, in float32.
+
+   With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
+
+     aggregate    out[a,h,c]  = sum_k g[a,k,h] x[a,k,c]
+     distribute   dx[a,k,c]  += sum_h g[a,k,h] y[a,h,c]
+     contract     dg[pair,h] += sum_c x[a,k,c] y[a,h,c]
+
+   The first two are outer products, summed in a tile of registers: a few rows by a few vectors along
+   c. The third is a matrix of dot products: four neighbouring c lie in each quarter of a vector,
+   whose quarters (of 128 bits) belong to different k; the four are added at the end.
+
+   One thread computes all of a molecule, in the order of its atoms, so results do not depend on the
+   number of threads, and the two slots of a pair never meet in two threads. */
+
+#include <fenv.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define COLUMNS 6
+#define GROUPS 6
+#elif defined(__AVX__)
+#define LANES 8
+#define COLUMNS 3
+#define GROUPS 2
+#else
+#define LANES 4
+#define COLUMNS 3
+#define GROUPS 2
+#endif
+#define ROWS 4
+#define SPAN (LANES / 4) /* slots in a vector of `contract` */
+
+typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+/* Keep a vector in a register: loading it again for each use would cost more than it saves. */
+#ifdef __x86_64__
+#define HOLD(v) __asm__("" : "+v"(v))
+#else
+#define HOLD(v)
+#endif
+
+typedef struct {
+    int64_t atoms, molecules, slots, pairs, hidden, threads;
+    const int64_t *molecule; /* [atoms], ascending */
+    const int64_t *pair;     /* [atoms, slots]; `pairs` where unused */
+} Neighbourhoods;
+
+/* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
+
+INLINE void tile(int rows, int columns, int add, int64_t terms, const float *left, int64_t step,
+                 int64_t across, const float *right, float *out, int64_t width, int64_t last)
+{
+    vector sum[ROWS][COLUMNS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int c = 0; c < columns; c++)
+            sum[r][c] = add ? *(vector *)(out + r * width + (c < columns - 1 ? c * LANES : last))
+                            : (vector){0};
+    for (int64_t i = 0; i < terms; i++) {
+        vector row[COLUMNS];
+        UNROLL for (int c = 0; c < columns; c++)
+        {
+            row[c] = *(const vector *)(right + i * width + (c < columns - 1 ? c * LANES : last));
+            HOLD(row[c]);
+        }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int c = 0; c < columns; c++)
+                sum[r][c] += left[i * step + r * across] * row[c];
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int c = 0; c < columns; c++)
+            *(vector *)(out + r * width + (c < columns - 1 ? c * LANES : last)) = sum[r][c];
+}
+
+/* Rows in tiles of nearly equal height. */
+INLINE void tiles_of(int columns, int add, int64_t rows, int64_t terms, const float *left,
+                     int64_t step, int64_t across, const float *right, float *out, int64_t width,
+                     int64_t last)
+{
+    int64_t tiles = (rows + ROWS - 1) / ROWS;
+    for (int64_t t = 0; t < tiles; t++) {
+        int64_t from = t * rows / tiles, to = (t + 1) * rows / tiles;
+        const float *start = left + from * across;
+        float *place = out + from * width;
+        switch (to - from) {
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        tile(n, columns, add, terms, start, step, across, right, place, width, last);              \
+        break;
+            CASE(1)
+            CASE(2)
+            CASE(3)
+            CASE(4)
+#undef CASE
+        }
+    }
+}
+
+/* Columns in blocks of nearly equal numbers of vectors. The last vector ends with the row, so it
+   may overlap the one before it, which lies in the same block: both hold the same sums there. */
+static void outer(int add, int64_t rows, int64_t terms, const float *left, int64_t step,
+                  int64_t across, const float *right, float *out, int64_t width)
+{
+    int64_t vectors = (width + LANES - 1) / LANES, blocks = (vectors + COLUMNS - 1) / COLUMNS;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t from = b * vectors / blocks, to = (b + 1) * vectors / blocks, at = from * LANES;
+        int64_t last = (b + 1 < blocks ? to * LANES : width) - LANES - at;
+        switch (to - from) {
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        tiles_of(n, add, rows, terms, left, step, across, right + at, out + at, width, last);      \
+        break;
+            CASE(1)
+            CASE(2)
+            CASE(3)
+#if COLUMNS > 3
+            CASE(4)
+            CASE(5)
+            CASE(6)
+#endif
+#undef CASE
+        }
+    }
+}
+
+
+/* --- dg[k][h] += sum_c x[k,c] y[h,c] --- */
+
+/* In every quarter: two lanes of a, then two of b, whose lanes are counted from 4. */
+#if LANES == 16
+#define PICK(a, b, i, j, k, l)                                                                     \
+    __builtin_shufflevector(a, b, i, j, k + 12, l + 12, i + 4, j + 4, k + 16, l + 16, i + 8,       \
+                            j + 8, k + 20, l + 20, i + 12, j + 12, k + 24, l + 24)
+#elif LANES == 8
+#define PICK(a, b, i, j, k, l)                                                                     \
+    __builtin_shufflevector(a, b, i, j, k + 4, l + 4, i + 4, j + 4, k + 8, l + 8)
+#else
+#define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#endif
+
+/* Four numbers in every quarter. */
+INLINE vector repeat(const float *x)
+{
+#if LANES == 16
+    typedef __int128 whole __attribute__((may_alias, aligned(4)));
+    whole q = *(const whole *)x;
+    return (vector)(__int128 __attribute__((vector_size(64)))){q, q, q, q};
+#elif LANES == 8
+    quarter q = *(const quarter *)x;
+    return __builtin_shufflevector(q, q, 0, 1, 2, 3, 0, 1, 2, 3);
+#else
+    return *(const quarter *)x;
+#endif
+}
+
+/* The sums of four vectors' quarters, side by side. */
+INLINE vector sum_quarters(const vector *v)
+{
+    vector low = PICK(v[0], v[1], 0, 1, 4, 5) + PICK(v[0], v[1], 2, 3, 6, 7);
+    vector high = PICK(v[2], v[3], 0, 1, 4, 5) + PICK(v[2], v[3], 2, 3, 6, 7);
+    return PICK(low, high, 0, 2, 4, 6) + PICK(low, high, 1, 3, 5, 7);
+}
+
+/* The last four columns of y may overlap those before; x is zero in the lanes that do. */
+INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, const float *y,
+                    int64_t width, float *const *dg)
+{
+    int64_t steps = (width + 3) / 4;
+    for (int64_t h = 0; h < hidden; h += 4) {
+        const float *row[4];
+        UNROLL for (int i = 0; i < 4; i++)
+            row[i] = y + (h + i < hidden ? h + i : hidden - 1) * width;
+        vector sum[GROUPS][4];
+        UNROLL for (int p = 0; p < groups; p++)
+            UNROLL for (int i = 0; i < 4; i++)
+                sum[p][i] = (vector){0};
+        for (int64_t s = 0; s < steps; s++) {
+            int64_t at = s + 1 < steps ? 4 * s : width - 4;
+            vector four[4];
+            UNROLL for (int i = 0; i < 4; i++)
+            {
+                four[i] = repeat(row[i] + at);
+                HOLD(four[i]);
+            }
+            UNROLL for (int p = 0; p < groups; p++)
+            {
+                vector lanes = *(const vector *)(x + (p * steps + s) * LANES);
+                HOLD(lanes);
+                UNROLL for (int i = 0; i < 4; i++)
+                    sum[p][i] += lanes * four[i];
+            }
+        }
+        UNROLL for (int p = 0; p < groups; p++)
+        {
+            vector total = sum_quarters(sum[p]);
+            for (int j = 0; j < SPAN && p * SPAN + j < used; j++) {
+                float *to = dg[p * SPAN + j] + h;
+                if (h + 4 <= hidden)
+                    *(quarter *)to += ((quarter *)&total)[j];
+                else
+                    for (int i = 0; h + i < hidden; i++)
+                        to[i] += ((float *)&total)[4 * j + i];
+            }
+        }
+    }
+}
+
+/* x of the used slots as `dots_of` reads it. */
+INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *packed)
+{
+    int64_t steps = (width + 3) / 4;
+    for (int64_t k = 0; k < (used + SPAN - 1) / SPAN * SPAN; k++) {
+        float *to = packed + k / SPAN * steps * LANES + k % SPAN * 4;
+        const float *from = x + k * width;
+        for (int64_t s = 0; s < steps; s++, to += LANES)
+            *(quarter *)to = k < used ? *(const quarter *)(from + (s + 1 < steps ? 4 * s : width - 4))
+                                      : (quarter){0};
+        if (k < used)
+            for (int64_t i = 0; i < 4 * steps - width; i++)
+                to[i - LANES] = 0;
+    }
+}
+
+INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, int64_t width,
+                 float *const *dg)
+{
+    int64_t steps = (width + 3) / 4, groups = (used + SPAN - 1) / SPAN;
+    int64_t blocks = (groups + GROUPS - 1) / GROUPS;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t from = b * groups / blocks, to = (b + 1) * groups / blocks;
+        const float *part = x + from * steps * LANES;
+        int64_t left = used - from * SPAN;
+        switch (to - from) {
+#define CASE(n)                                                                                    \
+    case n:                                                                                        \
+        dots_of(n, left, hidden, part, y, width, dg + from * SPAN);                                \
+        break;
+            CASE(1)
+            CASE(2)
+#if GROUPS > 2
+            CASE(3)
+            CASE(4)
+            CASE(5)
+            CASE(6)
+#endif
+#undef CASE
+        }
+    }
+}
+
+/* --- one atom --- */
+
+/* A thread's own memory: g of the used slots, x as `dots` reads it, and rows narrower than a vector
+   filled up to one. */
+typedef struct {
+    float *g, *quarters, *x, *y, *out, **dg;
+} Room;
+
+INLINE void copy_rows(int64_t rows, const float *from, int64_t from_width, float *to,
+                      int64_t to_width)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < to_width; c++)
+            to[r * to_width + c] = c < from_width ? from[r * from_width + c] : 0;
+}
+
+INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, Room *room)
+{
+    const int64_t *pair = n->pair + atom * n->slots;
+    int64_t k = 0;
+    for (; k < n->slots && pair[k] < n->pairs; k++)
+        memcpy(room->g + k * n->hidden, g + pair[k] * n->hidden, n->hidden * sizeof(float));
+    return k;
+}
+
+static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
+                           float *out, int64_t width, Room *room)
+{
+    int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
+    x += atom * n->slots * width;
+    out += atom * hidden * width;
+    if (width >= LANES) {
+        outer(0, hidden, used, room->g, hidden, 1, x, out, width);
+    } else {
+        copy_rows(used, x, width, room->x, LANES);
+        outer(0, hidden, used, room->g, hidden, 1, room->x, room->out, LANES);
+        copy_rows(hidden, room->out, LANES, out, width);
+    }
+}
+
+static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
+                        const float *y, float *dx, float *dg, int64_t width, Room *room)
+{
+    int64_t used = take_used(n, atom, g, room), hidden = n->hidden, full = width;
+    y += atom * hidden * width;
+    if (width < LANES) {
+        full = LANES;
+        copy_rows(hidden, y, width, room->y, full);
+        y = room->y;
+    }
+    if (dx) {
+        dx += atom * n->slots * width;
+        if (width == full) {
+            outer(1, used, hidden, room->g, 1, hidden, y, dx, full);
+        } else {
+            copy_rows(used, dx, width, room->out, full);
+            outer(1, used, hidden, room->g, 1, hidden, y, room->out, full);
+            copy_rows(used, room->out, full, dx, width);
+        }
+    }
+    if (dg) {
+        x += atom * n->slots * width;
+        if (width < full) {
+            copy_rows(used, x, width, room->x, full);
+            x = room->x;
+        }
+        for (int64_t k = 0; k < used; k++)
+            room->dg[k] = dg + n->pair[atom * n->slots + k] * hidden;
+        pack_quarters(used, x, full, room->quarters);
+        dots(used, hidden, room->quarters, y, full, room->dg);
+    }
+}
+
+/* --- all atoms --- */
+
+static int64_t first_atom(const Neighbourhoods *n, int64_t molecule)
+{
+    int64_t low = 0, high = n->atoms;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (n->molecule[middle] < molecule)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* For each molecule, with the caller's rounding and denormal modes in all threads. Returns 1 if
+   memory ran out, with nothing computed, else 0. */
+static int each_atom(const Neighbourhoods *n, const float *g, const float *x, const float *y,
+                     float *out, float *dx, float *dg, int64_t width)
+{
+    int64_t H = n->hidden, K = (n->slots + SPAN - 1) / SPAN * SPAN, rows = K > H ? K : H;
+    int64_t narrow = width < LANES ? LANES : 0;
+    int64_t quarters = K * 4 * (((narrow ? narrow : width) + 3) / 4);
+    int64_t pointers = (K + 7) / 8 * 64; /* bytes */
+    int64_t bytes = pointers + 4 * (quarters + narrow * (K + H + rows) + K * H);
+    int failed = 0;
+    fenv_t modes;
+    fegetenv(&modes);
+#pragma omp parallel num_threads(n->threads)
+    {
+        fesetenv(&modes);
+        char *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        if (!memory) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp barrier
+        int stop;
+#pragma omp atomic read
+        stop = failed;
+        if (!stop) {
+            Room room;
+            room.dg = (float **)memory;
+            room.quarters = (float *)(memory + pointers);
+            room.x = room.quarters + quarters;
+            room.y = room.x + narrow * K;
+            room.out = room.y + narrow * H;
+            room.g = room.out + narrow * rows;
+#pragma omp for schedule(dynamic, 1)
+            for (int64_t m = 0; m < n->molecules; m++)
+                for (int64_t a = first_atom(n, m); a < n->atoms && n->molecule[a] == m; a++) {
+                    if (out)
+                        aggregate_atom(n, a, g, x, out, width, &room);
+                    else
+                        pull_back_atom(n, a, g, x, y, dx, dg, width, &room);
+                }
+        }
+        free(memory);
+    }
+    return failed;
+}
+
+int hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x, float *out,
+                       int64_t width)
+{
+    return each_atom(n, g, x, NULL, out, NULL, NULL, width);
+}
+
+/* `distribute` to dx and `contract` to dg; either may be null. */
+int hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
+                       float *dx, float *dg, int64_t width)
+{
+    return each_atom(n, g, x, y, NULL, dx, dg, width);
+}

@@ -1,0 +1,346 @@
+"""The compiled products against the torch ones, and what happens where they cannot be compiled."""
+
+import ctypes
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpsearch.nn import slots
+from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.slots import CompiledProducts, KernelsError, TorchProducts, slot_products
+
+COUNTS = [5, 1, 9, 29, 2, 2, 14]
+GUARD = 123.0
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Not here: the compiled products are float32's."""
+
+
+@pytest.fixture(scope="module")
+def cache_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def library(cache_folder):
+    slots._library.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPSEARCH_CACHE", str(cache_folder))
+        patch.delenv("HPSEARCH_KERNELS", raising=False)
+        found = slots._library()
+        if isinstance(found, str):
+            pytest.skip(found)
+        yield found
+    slots._library.cache_clear()
+
+
+@pytest.fixture
+def afresh(monkeypatch, tmp_path):
+    """A process that has not looked for the library yet, with a cache of its own."""
+    monkeypatch.setenv("HPSEARCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("HPSEARCH_KERNELS", raising=False)
+    slots._library.cache_clear()
+    yield tmp_path
+    slots._library.cache_clear()
+
+
+def neighbourhoods(counts=COUNTS, maximum=2.5):
+    """Crowded enough for 28 neighbours, with atoms that have none."""
+    place = torch.randn(sum(counts), 3)
+    if len(counts) > 1:
+        place[::7] += 50.0 * torch.arange(1, len(place[::7]) + 1)[:, None]
+    return Neighbourhoods.of(place, torch.tensor(counts), maximum)
+
+
+def guarded(*shape, fill=None):
+    """A tensor between words that nobody may write, and a check of these."""
+    size = int(torch.tensor(shape).prod())
+    memory = torch.full((size + 128,), GUARD)
+    inside = memory[64 : 64 + size].view(shape)
+    inside.copy_(torch.randn(shape) if fill is None else torch.full(shape, fill))
+
+    def check():
+        assert (memory[:64] == GUARD).all() and (memory[64 + size :] == GUARD).all()
+
+    return inside, check
+
+
+def operands(pairs, H, C):
+    A, K = pairs.pair.shape
+    return torch.randn(len(pairs.distance), H), torch.randn(A, K, C), torch.randn(A, H, C)
+
+
+def results(products, pairs, dg, x, y):
+    """All three forms, of which two add to what is there."""
+    A, K, C = x.shape
+    out, check_out = guarded(A, y.shape[1], C, fill=float("nan"))
+    dx, check_dx = guarded(A, K, C, fill=0.5)
+    again, check_again = guarded(A, K, C, fill=0.25)
+    products.aggregate(x, out)
+    products.pull_back(x, y, dx)
+    products.pull_back(x, y, None)
+    products.distribute(y, again)
+    products.finish()
+    for check in (check_out, check_dx, check_again):
+        check()
+    unused = ~pairs.used
+    dx[unused], again[unused] = 0.0, 0.0  # never read
+    return out, dx, again, dg
+
+
+def both(library, pairs, g, x, y, precise=torch.float64):
+    dg, check = guarded(*g.shape, fill=float("nan"))
+    compiled = results(CompiledProducts(pairs, g, dg, library), pairs, dg, x, y)
+    check()
+    dg = torch.empty_like(g, dtype=precise)
+    plain = TorchProducts(pairs, g.to(precise), dg)
+    torch.set_default_dtype(precise)
+    try:
+        expected = results(plain, pairs, dg, x.to(precise), y.to(precise))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return compiled, expected
+
+
+def assert_close(compiled, expected):
+    for a, b in zip(compiled, expected, strict=True):
+        if b.numel():
+            assert (a - b).abs().max() <= 1e-5 * b.abs().max().clamp(min=1.0)
+
+
+WIDTHS = [
+    *range(1, 36),
+    47,
+    48,
+    49,
+    63,
+    64,
+    65,
+    79,
+    80,
+    81,
+    85,
+    95,
+    96,
+    97,
+    112,
+    113,
+    127,
+    160,
+    200,
+]
+
+
+@pytest.mark.parametrize("H", [1, 2, 3, 4, 5, 7, 16, 31, 100, 144])
+def test_compiled_equal_torch_in_float64(library, H):
+    pairs = neighbourhoods()
+    assert not pairs.used.any(1).all()
+    for C in WIDTHS:
+        assert_close(*both(library, pairs, *operands(pairs, H, C)))
+
+
+@pytest.mark.parametrize("atoms", range(1, 30))
+def test_any_number_of_neighbours(library, atoms):
+    pairs = neighbourhoods([atoms], maximum=100.0)
+    assert pairs.used.sum(1).tolist() == [atoms - 1] * atoms
+    for H, C in itertools.product([3, 20], [5, 21, 33]):
+        assert_close(*both(library, pairs, *operands(pairs, H, C)))
+
+
+def test_cutoff_beyond_which_nobody_is_left(library):
+    pairs = neighbourhoods(maximum=1e-6)
+    compiled, expected = both(library, pairs, *operands(pairs, 6, 7))
+    assert_close(compiled, expected)
+    assert compiled[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("option", ["-march=x86-64", "-march=haswell"])
+def test_vectors_of_older_processors(library, monkeypatch, afresh, option):
+    options = [option if part == "-march=native" else part for part in slots._OPTIONS]
+    monkeypatch.setattr(slots, "_OPTIONS", options)
+    try:
+        narrow = slots._load()
+    except subprocess.CalledProcessError:
+        pytest.skip(f"no {option} here")
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if option == "-march=haswell" and not {"avx2", "fma", "bmi2", "movbe"} <= set(flags):
+        pytest.skip("this processor has no AVX2")
+    pairs = neighbourhoods()
+    for H, C in itertools.product([3, 8, 21], [1, 3, 4, 7, 8, 9, 16, 23, 31, 50, 85]):
+        assert_close(*both(narrow, pairs, *operands(pairs, H, C)))
+
+
+@pytest.mark.parametrize("C", [5, 37])
+def test_same_bits_again_and_on_any_number_of_threads(library, C):
+    pairs = neighbourhoods()
+    g, x, y = operands(pairs, 50, C)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 2, 3, 1):
+            torch.set_num_threads(threads)
+            dg = torch.empty_like(g)
+            runs.append(results(CompiledProducts(pairs, g, dg, library), pairs, dg, x, y))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("C", [3, 16, 37])
+def test_what_is_not_finite_stays_so_and_goes_nowhere_else(library, C, value):
+    pairs = neighbourhoods()
+    g, x, y = operands(pairs, 11, C)
+    slot = tuple(pairs.used.nonzero()[5].tolist())
+    for place, wrong in (((*slot, C - 1), x), ((slot[0], 7, 0), y), ((pairs.pair[slot], 3), g)):
+        right = wrong[place].item()
+        wrong[place] = value
+        compiled, expected = both(library, pairs, g, x, y)
+        wrong[place] = right
+        for a, b in zip(compiled, expected, strict=True):
+            assert torch.equal(a.isfinite(), b.isfinite())
+        assert not all(a.isfinite().all() for a in compiled)
+
+
+def test_denormal_numbers_are_flushed_in_every_thread_if_the_caller_flushes_them(library):
+    pairs = Neighbourhoods.of(torch.randn(320, 3), torch.full((40,), 8), 100.0)
+    x = torch.full((*pairs.pair.shape, 20), 1e-30)
+    g = torch.full((len(pairs.distance), 16), 1e-12)
+    found = set()
+    for flush in (True, False, True):
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor does not flush")
+        try:
+            out = torch.empty(len(x), 16, 20)
+            CompiledProducts(pairs, g, None, library).aggregate(x, out)
+        finally:
+            torch.set_flush_denormal(False)
+        found.add((flush, bool((out == 0).all())))
+        assert (out == 0).all() or (out != 0).all()
+    assert found == {(True, True), (False, False)}
+
+
+def test_one_openmp_library_for_torch_and_the_kernel(library):
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    assert len({line.split()[-1] for line in maps if "libgomp" in line}) == 1
+
+
+def test_shapes_and_types_are_checked_before_the_call(library):
+    pairs = neighbourhoods()
+    g, x, y = operands(pairs, 6, 7)
+    products = CompiledProducts(pairs, g, None, library)
+    out = torch.empty_like(y)
+    for wrong in (x[:-1], x.double(), x.transpose(0, 1).contiguous().transpose(0, 1)):
+        with pytest.raises(ValueError, match="contiguous float32"):
+            products.aggregate(wrong, out)
+    with pytest.raises(ValueError, match="contiguous float32"):
+        products.aggregate(x, torch.empty(len(y), 5, 7))
+
+
+# --- which implementation ---
+
+
+def test_float32_is_compiled_and_float64_is_not(library):
+    pairs = neighbourhoods()
+    g = torch.randn(len(pairs.distance), 6)
+    assert isinstance(slot_products(pairs, g), CompiledProducts)
+    assert isinstance(slot_products(pairs, g.double()), TorchProducts)
+    assert slots.implementation() == f"compiled, {library._name}"
+
+
+def test_off_means_torch(afresh, monkeypatch):
+    monkeypatch.setenv("HPSEARCH_KERNELS", "off")
+    pairs = neighbourhoods()
+    assert isinstance(slot_products(pairs, torch.randn(len(pairs.distance), 6)), TorchProducts)
+    assert slots.implementation() == "torch operations, because HPSEARCH_KERNELS is 'off'"
+    assert not list(afresh.iterdir())
+
+
+def test_another_word_is_refused(afresh, monkeypatch):
+    monkeypatch.setenv("HPSEARCH_KERNELS", "maybe")
+    with pytest.raises(KernelsError, match="must be 'on' or 'off' or not set, got 'maybe'"):
+        slots.implementation()
+
+
+def test_without_a_compiler_torch_serves_and_says_why(afresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(afresh))
+    pairs = neighbourhoods()
+    assert isinstance(slot_products(pairs, torch.randn(len(pairs.distance), 6)), TorchProducts)
+    assert "there is no C compiler 'cc' on the PATH" in slots.implementation()
+
+
+def test_on_refuses_to_go_without(afresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(afresh))
+    monkeypatch.setenv("HPSEARCH_KERNELS", "on")
+    with pytest.raises(KernelsError, match="'on', but there is no C compiler"):
+        slots.implementation()
+
+
+def test_a_compiler_that_fails_is_quoted(afresh, monkeypatch):
+    folder = afresh / "bin"
+    folder.mkdir()
+    compiler = folder / "cc"
+    compiler.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && exit 0\necho x: error: no such thing >&2\nexit 3\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert "'cc' failed with exit code 3: x: error: no such thing" in slots.implementation()
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(afresh, monkeypatch):
+    (afresh / "file").write_text("")
+    monkeypatch.setenv("HPSEARCH_CACHE", str(afresh / "file"))
+    assert slots.implementation().startswith("torch operations, because ")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
+def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, damage):
+    whole = Path(library._name).read_bytes()
+    middle = len(whole) // 2
+    content = {
+        "empty": b"",
+        "cut": whole[:middle],
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "text": b"not a library",
+    }[damage]
+    folder = afresh / "kernels"
+    folder.mkdir()
+    path = folder / Path(library._name).name
+    path.write_bytes(content)
+    assert slots.implementation() == f"compiled, {path}"
+    assert [file.name for file in folder.iterdir()] == [path.name]
+
+
+def test_processes_that_compile_at_once(library, afresh):
+    """Each of them computes; one library is left."""
+    script = (
+        "import torch; from hpsearch.nn import slots; lib = slots._library();"
+        "print(slots.implementation())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in started]
+    (path,) = (afresh / "kernels").iterdir()
+    assert said == [f"compiled, {path}"] * 3
+
+
+def test_out_of_memory_is_an_error(library):
+    pairs = neighbourhoods([2])
+    products = CompiledProducts(pairs, torch.randn(1, 6), None, library)
+    products._table.slots = 2**50
+    products._table.atoms = products._table.molecules = 0
+    x = torch.randn(2, 1, 7)
+    with pytest.raises(MemoryError):
+        products.aggregate(x, torch.empty(2, 6, 7))
+    assert isinstance(library, ctypes.CDLL)

@@ -149,8 +149,8 @@ def main() -> None:
     drawn = sorted(cost["drawn_seconds_per_epoch"])
     print(
         f"{arguments.draws} draws of Table 3: an epoch takes {drawn[0] / 60:.1f} to "
-        f"{drawn[-1] / 60:.1f} min, median {median(drawn) / 60:.1f}; forty trials of ten epochs take "
-        f"{cost['search_hours']:.0f} h, give or take {cost['search_hours_95']:.0f} (95 %)"
+        f"{drawn[-1] / 60:.1f} min, median {median(drawn) / 60:.1f}; forty trials of ten epochs "
+        f"take {cost['search_hours']:.0f} h, give or take {cost['search_hours_95']:.0f} (95 %)"
     )
     if arguments.json:
         arguments.json.write_text(

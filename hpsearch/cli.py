@@ -572,7 +572,8 @@ def train(
     while not training.finished:
         progress.epoch(output.name, training.run_epoch())
     progress.finished(output.name, training.complete(evaluate_test=True))
-    _say(f"weights: {', '.join(map(str, output.glob(f'{BEST}-*')))}")
+    [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
+    _say(f"weights: {weights}")
 
 
 @cli.group()

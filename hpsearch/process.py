@@ -7,6 +7,8 @@ model, calls :func:`worker_environment` alone.
 
 from __future__ import annotations
 
+import os
+
 _GIBIBYTE = 2**30
 
 
@@ -44,6 +46,10 @@ def prepare_worker(cpus: float) -> None:
     Args:
         cpus: as for :func:`worker_environment`.
     """
+    # A thread of GNU's OpenMP that waits for another one spins for milliseconds. Where somebody else
+    # has that one's core, they are lost in every small operation: with two cores taken, two threads
+    # needed 20 s instead of 2. A thirtieth of it still covers healthy waits. Read at torch's import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import torch
 
     torch.set_flush_denormal(True)

@@ -1,4 +1,4 @@
-"""The network of the paper: torch only, without knowledge of any data set."""
+"""The network of the paper: torch only; of QM9 it knows the elements and the range of distances."""
 
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods

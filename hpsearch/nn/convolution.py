@@ -11,7 +11,8 @@ Clebsch-Gordan coefficients with Σ C² = 1, spherical harmonics with ∫Y² = 1
       1    1   1     sqrt(1/2) V × û
       1    1   2     sqrt(3/2) (û (û·V) - V/3)
 
-Every one has unit second moment per component when S and V have. The radial function is the last,
+When S and V have unit second moments, each row but the last three has one per component as well;
+those three, which add up, have a third each. The radial function is the last,
 linear layer of the radial MLP, R_uv(d) = Σ_h W_uvh g_h(d)/sqrt(H). So Eq. 3 is linear in W, and W
 can be applied after (or before) the sum over neighbours; nothing of the size edges x u x v exists:
 
@@ -31,8 +32,9 @@ costs as much as reading it back. With G = ∂L/∂out and all sums as above::
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
 
 and for the transformed path ∂M = sqrt(3) û·G taken from the other end of each pair, ∂g = ∂M Zᵀ,
-∂Z = gᵀ ∂M, ∂W = ∂Zᵀ S, ∂S = ∂Z W. Weights are stored as ``[T, out, H, in]``, so that every one of
-these is a product of two matrices whose long sides lie along memory.
+∂Z = gᵀ ∂M, ∂W = ∂Zᵀ S, ∂S = ∂Z W. Weights are stored as ``[T, u, H, c]`` where they act last and
+``[T, H, u, v]`` where they act first, so that every one of these is a product of two matrices whose
+long sides lie along memory. Second derivatives are not offered.
 """
 
 # T copies, A atoms, K neighbour slots, P unordered pairs, H hidden neurons of the radial MLP,
@@ -45,6 +47,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
@@ -66,6 +69,7 @@ class _Gather(torch.autograd.Function):
         return x[pairs.neighbour]
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         pairs = ctx.pairs
         mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
@@ -167,6 +171,7 @@ class _NeighbourSum(torch.autograd.Function):
         return out_scalars, out_vectors
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
         *inputs, w_s, w_sv, w_vv = ctx.saved_tensors
@@ -227,7 +232,8 @@ class Convolution(nn.Module):
 
     Eq. 13 does not count the neighbours: the sum over them is divided by the square root of their
     effective number, which :meth:`calibrate` measures. The pair a = a is replaced by a linear map
-    of each degree (docs/decisions/0011); the two terms are added and divided by sqrt(2).
+    of each degree (docs/decisions/0011). Where a degree has both terms they are added and divided
+    by sqrt(2); a degree that does not enter has no self-term.
 
     Args:
         copies: T.
@@ -236,7 +242,8 @@ class Convolution(nn.Module):
         hidden: H, width of the radial MLP.
 
     Attributes:
-        effective_neighbours: ``[T]`` what the second moment of the neighbours' sum is divided by.
+        effective_neighbours: ``[2, T]`` what the second moment of the neighbours' sum is divided
+            by, for scalars and for vectors.
         to_scalars: ``[T, u0, H, S + V]`` weights of the paths (0,0,0) and (0,1,1).
         scalars_to_vectors: ``[T, H, u1, S]`` weights of the path (1,0,1).
         vectors_to_vectors: ``[T, u1, H, 3 V]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
@@ -253,10 +260,11 @@ class Convolution(nn.Module):
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
         self.self_scalars = AtomWise(copies, S, u0, bias=False)
         self.self_vectors = AtomWise(copies, V, u1, bias=False)
-        self.register_buffer("effective_neighbours", torch.ones(copies))
+        self.register_buffer("effective_neighbours", torch.ones(2, copies))
         common = (hidden * degrees_in.present) ** -0.5
         self.from_scalar = common * max(S, 1) ** -0.5
         self.from_vector = common * max(V, 1) ** -0.5
+        self.share = tuple(math.sqrt(0.5) if entering else 1.0 for entering in degrees_in)
 
     def forward(
         self,
@@ -277,11 +285,15 @@ class Convolution(nn.Module):
             Features of ``degrees_out``, ``[T, A, ...]``.
         """
         neighbours = self.neighbour_sum(features, pairs, radial, embedding)
-        scale = self.effective_neighbours.rsqrt()[:, None, None] * math.sqrt(0.5)
+        scalar_scale, vector_scale = self.effective_neighbours.rsqrt()
         own = self._self_term(features, embedding)
         return Features(
-            torch.addcmul(own.scalars, neighbours.scalars, scale),
-            torch.addcmul(own.vectors, neighbours.vectors, scale[..., None]),
+            torch.addcmul(
+                own.scalars, neighbours.scalars, scalar_scale[:, None, None] * self.share[0]
+            ),
+            torch.addcmul(
+                own.vectors, neighbours.vectors, vector_scale[:, None, None, None] * self.share[1]
+            ),
         )
 
     @torch.no_grad()
@@ -294,14 +306,16 @@ class Convolution(nn.Module):
     ) -> None:
         """Measure the effective number of neighbours: the second moment of the sum over them.
 
-        Neighbours count fully only as far as their contributions are independent; after a softplus
-        they are not, and with a mean number of atoms in its place the features of deep networks
-        grow from block to block (docs/decisions/0010). Never below one, so nothing is amplified
-        where most atoms have no neighbour.
+        It is their number only where their contributions are independent. After a softplus scalars
+        are not: they add up. Directions cancel, so vectors come out smaller. With a mean number of
+        atoms in its place the scalars of deep networks grow from block to block and the vectors
+        fall behind (docs/decisions/0010). Never below a tenth, so that little is amplified where
+        most atoms have no neighbour.
         """
         total = self.neighbour_sum(features, pairs, radial, embedding)
-        components = torch.cat((total.scalars.flatten(1), total.vectors.flatten(1)), dim=1)
-        self.effective_neighbours.copy_(components.square().mean(1).clamp(min=1.0))
+        for measured, part in zip(self.effective_neighbours, total, strict=True):
+            if part.numel():
+                measured.copy_(part.flatten(1).square().mean(1).clamp(min=0.1))
 
     def neighbour_sum(
         self,
@@ -333,7 +347,7 @@ class Convolution(nn.Module):
         return Features(*out)
 
     def _self_term(self, features: Features, embedding: Tensor | None) -> Features:
-        scalars, vectors = features.scalars * math.sqrt(0.5), features.vectors * math.sqrt(0.5)
+        scalars, vectors = features.scalars * self.share[0], features.vectors * self.share[1]
         if embedding is not None:
             scalars = scalars @ embedding
         mixed = self.self_vectors(vectors.flatten(1, 2))

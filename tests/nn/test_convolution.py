@@ -118,7 +118,8 @@ def test_reflections_are_told_apart():
 
 
 def test_one_scalar_and_one_neighbour_by_hand():
-    # Σ = n R S with n / sqrt(4π) = 1, R = W g(d) for H = 1; out = (Σ / sqrt(4) + self) / sqrt(2).
+    # Σ = n R S with n / sqrt(4π) = 1, R = W g(d) for H = 1; scalars (Σ / sqrt(4) + self) / sqrt(2);
+    # no vectors enter, so they have no self-term and Σ / sqrt(4) is all.
     convolution = Convolution(1, Degrees(1, 0), Degrees(1, 1), 1)
     with torch.no_grad():
         convolution.to_scalars.fill_(2.0)
@@ -131,7 +132,7 @@ def test_one_scalar_and_one_neighbour_by_hand():
     out = convolution(features, pairs, torch.tensor([[[7.0]]]))
     by_hand = (0.5 * 1.0 + 2.0 * 7.0 * 10.0 / 2.0) / math.sqrt(2.0)
     assert out.scalars[0, 0, 0].item() == pytest.approx(by_hand)
-    length = math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0 / math.sqrt(2.0)
+    length = math.sqrt(3.0) * 3.0 * 7.0 * 10.0 / 2.0
     expected = torch.tensor([0.0, 0.0, length])
     assert torch.allclose(out.vectors[0, :, 0, 0], expected)
     assert torch.allclose(out.vectors[0, :, 1, 0], -expected / 10.0)
@@ -145,3 +146,16 @@ def test_an_atom_without_neighbours_keeps_only_its_self_term():
     out = convolution.neighbour_sum(features, pairs, torch.zeros(2, 0, 6))
     assert out.scalars.abs().max() == 0
     assert out.vectors.abs().max() == 0
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    degrees = Degrees(2, 1)
+    convolution = Convolution(1, degrees, degrees, 3)
+    pairs = Neighbourhoods.of(positions(), COUNTS, MAXIMUM)
+    features = Features(*(x.requires_grad_() for x in random_features(1, degrees)))
+    out = convolution(features, pairs, torch.randn(1, len(pairs.distance), 3))
+    (gradient,) = torch.autograd.grad(
+        out.scalars.square().sum(), features.scalars, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -3,6 +3,7 @@ import torch
 from e3nn import o3
 from e3nn_form import e3nn_form
 
+from hpsearch.ablation import VARIANTS
 from hpsearch.config import NetworkConfig
 from hpsearch.data import qm9
 from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
@@ -186,10 +187,12 @@ CALIBRATED = {
     "three radial layers": {"radial_mlp_layers": 3, "output_mlp_layers": 3},
     "1.2 Å": {"radial_maximum_angstrom": 1.2},
 }
+TOO_SMALL = {"one scalar", "one of everything", "cutoff below every bond"}
+"""Where a mean over features or neighbours is none."""
 
 
 @pytest.mark.parametrize("basis", BASES)
-@pytest.mark.parametrize("shape", sorted(set(CALIBRATED) - {"one scalar", "one of everything"}))
+@pytest.mark.parametrize("shape", sorted(set(CALIBRATED) - TOO_SMALL))
 def test_features_of_real_molecules_have_second_moments_of_order_one(shape, basis):
     wide = {"embedding_size": 48, "radial_mlp_neurons": 48, "output_mlp_neurons": 32}
     changes = {**wide, "featurization_scalars": 40, "featurization_vectors": 12}
@@ -201,11 +204,45 @@ def test_features_of_real_molecules_have_second_moments_of_order_one(shape, basi
             part.register_forward_hook(lambda _m, _i, out: moments.append(second_moments(out)))
     outputs = network(*batch(range(1_000, 121_000, 3_000)))
     for scalars, vectors in moments:
-        assert 0.25 < scalars < 4.0 or scalars == 0
-        assert vectors < 4.0
+        assert scalars is None or 0.25 < scalars < 4.0
+        assert vectors is None or 0.25 < vectors < 4.0
     # Contributions average to zero, so a molecule's sum is far below N.
     assert outputs.square().mean() < 18.0**2
 
 
 def second_moments(features):
-    return tuple(x.detach().square().mean().item() if x.numel() else 0.0 for x in features)
+    return tuple(x.detach().square().mean().item() if x.numel() else None for x in features)
+
+
+@pytest.mark.parametrize("shape", ["L1", "two output convolutions", "no scalars"])
+def test_every_block_is_equivariant(shape):
+    network = MultiTargetNetwork(config("gaussian", **SHAPES[shape]), targets=2)
+    network.calibrate(*batch())
+    seen = []
+    for block in [*network.featurization.blocks, *network.output_blocks.blocks]:
+        for part in (block.convolution, block.gate, block):
+            part.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    elements, positions, counts = batch()
+    rotation = o3.rand_matrix()
+    network(elements, positions, counts)
+    straight, seen[:] = list(seen), []
+    network(elements, positions @ rotation.T + 1.0, counts)
+    assert len(straight) == len(seen) > 0
+    for before, after in zip(straight, seen, strict=True):
+        turned = torch.einsum("ij,tjav->tiav", rotation, before.vectors)
+        assert torch.allclose(after.scalars, before.scalars, rtol=1e-10, atol=1e-10)
+        assert torch.allclose(after.vectors, turned, rtol=1e-10, atol=1e-10)
+    assert any(out.vectors.numel() and out.vectors.abs().max() > 0.1 for out in straight)
+
+
+@pytest.mark.parametrize("basis", BASES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_is_invariant(variant, basis):
+    network = MultiTargetNetwork(variant.derive(config(basis)), targets=1)
+    elements, positions, counts = batch()
+    network.calibrate(elements, positions, counts)
+    outputs = network(elements, positions, counts)
+    turned = positions @ o3.rand_matrix().T + torch.randn(3)
+    order = torch.cat([start + torch.randperm(count) for start, count in starts(counts)])
+    again = network(elements[order], turned[order], counts)
+    assert torch.allclose(again, outputs, rtol=1e-10, atol=1e-10)

@@ -6,11 +6,15 @@ import pytest
 import torch
 from e3nn_form import e3nn_form
 
+from hpsearch.config import DataConfig
 from hpsearch.data import qm9
+from hpsearch.data.split import make_split
+from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
+from hpsearch.targets import TARGET_NAMES
 
 
 def drawn(count):
@@ -39,6 +43,23 @@ def test_outputs_and_all_gradients_equal_e3nns_form(number):
             largest = theirs.grad.abs().max()
             assert largest > 0, name
             assert (mine.grad - theirs.grad).abs().max() < 1e-10 * largest, name
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_fresh_loss_is_within_three_times_the_zero_output_loss(number):
+    torch.set_default_dtype(torch.float32)
+    molecules = qm9.load()
+    split = make_split(molecules, DataConfig(train_size=1_000, validation_size=100, test_size=100))
+    statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
+    network = MultiTargetNetwork(drawn(8)[number], targets=12)
+    fresh = molecules.batch(split.train[:64])
+    network.calibrate(fresh.elements, fresh.positions, fresh.counts)
+    normalised = torch.from_numpy(statistics.normalise(molecules, split.validation))
+    batch = molecules.batch(split.validation)
+    with torch.no_grad():
+        outputs = network(batch.elements, batch.positions, batch.counts).double()
+    zero = multi_target_loss(torch.zeros_like(normalised), normalised)
+    assert multi_target_loss(outputs, normalised) < 3 * zero
 
 
 def test_the_draws_differ_where_the_arithmetic_does():

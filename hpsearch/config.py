@@ -1,7 +1,7 @@
 """Frozen descriptions of one training run: the network, its training and its data.
 
 A configuration is checked where it enters (a sampled trial, an exported file) and read-only ever
-after. It is flat JSON when dumped, so it travels through Ray, SQL and YAML unchanged.
+after. Dumped, it is nested JSON of plain values, so it travels through Ray, SQL and YAML unchanged.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class DataConfig(_Frozen):
     Attributes:
         train_size: training molecules.
         validation_size: validation molecules, which choose the epoch and the winner.
-        test_size: test molecules; ``None`` takes every molecule that is left.
+        test_size: test molecules; ``None`` takes every molecule that lies behind the validation
+            molecules in the permutation: 20,831 with the other sizes' defaults.
         split_seed: seed of the random permutation that the three sets are cut from.
         split_file: JSON file with the three lists of QM9 indices, instead of a random split.
     """

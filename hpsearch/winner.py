@@ -205,7 +205,7 @@ _UNITS = {
     "training.plateau_patience": "epochs",
     "data.train_size": "molecules",
     "data.validation_size": "molecules",
-    "data.test_size": "molecules; null takes all that are left",
+    "data.test_size": "molecules; null takes all behind validation's",
     "provenance.validation_loss": "Eq. 18: squared normalised errors, summed over the targets",
     "provenance.zero_output_loss": "of a network whose output is zero",
 }

@@ -17,6 +17,12 @@ from hpsearch.config import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.errors import InputError
 
+QM9_MOLECULES = 130_831
+"""Molecules of QM9 in the package."""
+
+TRAIN_MOLECULES = 109_000
+"""Training molecules in the paper (section 2.1)."""
+
 _SETS = ("train", "validation", "test")
 _NPZ_NAMES = {"train_idx": "train", "val_idx": "validation", "test_idx": "test"}
 
@@ -54,9 +60,11 @@ class Split:
 def make_split(molecules: Molecules, config: DataConfig) -> Split:
     """The split that ``config`` describes.
 
-    Without a split file: one seeded permutation of all molecules; validation is cut from its
-    front, training follows, testing is cut from the far end. So a larger training set holds a
-    smaller one. With a split file, the file decides and the configured sizes and seed are ignored.
+    Without a split file: one seeded permutation of all molecules. Training is cut from its front,
+    testing from its far end, and validation begins at :func:`validation_anchor`, moved only as far
+    as it must be to lie between the two. So, wherever nothing was moved, a larger training or
+    validation set holds a smaller one, and the molecules before the anchor only ever train. With a
+    split file, the file decides.
 
     Raises:
         InputError: there are too few molecules, or the split file is wrong.
@@ -64,20 +72,51 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     if config.split_file is not None:
         return read_split(Path(config.split_file), molecules)
     total = len(molecules)
-    before_test = config.validation_size + config.train_size
-    test = total - before_test if config.test_size is None else config.test_size
-    if test < 1 or before_test + test > total:
-        wanted = "the rest" if config.test_size is None else f"{config.test_size:,}"
-        raise InputError(
-            f"train_size + validation_size + test_size must fit the {total:,} molecules and leave "
-            f"some to test; got {config.train_size:,} + {config.validation_size:,} + {wanted}"
-        )
+    train, validation = config.train_size, config.validation_size
+    least_test = 1 if config.test_size is None else config.test_size
+    _require_room(config, total)
+    start = max(train, min(validation_anchor(total), total - least_test - validation))
+    # The molecules between training and validation train at a larger size: they are not tested.
+    test = start + validation if config.test_size is None else total - config.test_size
     order = _permutation(molecules, config.split_seed)
     return Split.of(
         molecules,
-        train=order[config.validation_size : before_test],
-        validation=order[: config.validation_size],
-        test=order[total - test :],
+        train=order[:train],
+        validation=order[start : start + validation],
+        test=order[test:],
+    )
+
+
+def validation_anchor(total: int) -> int:
+    """Where validation begins in the permutation of ``total`` molecules if it has room there.
+
+    It is the paper's training size, scaled: 109,000 of the packaged 130,831 molecules.
+    """
+    return total * TRAIN_MOLECULES // QM9_MOLECULES
+
+
+def _require_room(config: DataConfig, total: int) -> None:
+    """Refuse sizes that do not fit, with the largest of the first that does.
+
+    Raises:
+        InputError: they do not.
+    """
+    train, validation = config.train_size, config.validation_size
+    test = 1 if config.test_size is None else config.test_size
+    if train + validation + test <= total:
+        return
+    sizes = {"train_size": (train, 2), "validation_size": (validation, 1), "test_size": (test, 1)}
+    for name, (size, least) in sizes.items():
+        largest = total - (train + validation + test - size)
+        if largest >= least:
+            mend = f"the largest --{name.replace('_', '-')} that fits is {largest:,}"
+            break
+    else:
+        mend = "lower more than one of --train-size, --validation-size and --test-size"
+    wanted = "at least 1" if config.test_size is None else f"{test:,}"
+    raise InputError(
+        f"train_size + validation_size + test_size must fit the {total:,} molecules; got "
+        f"{train:,} + {validation:,} + {wanted}; {mend}"
     )
 
 

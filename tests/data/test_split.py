@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpsearch.config import DataConfig
 from hpsearch.data.molecule import Molecules
-from hpsearch.data.split import Split, make_split, read_split, save_split
+from hpsearch.data.split import Split, make_split, read_split, save_split, validation_anchor
 from hpsearch.errors import InputError
 
 
@@ -24,7 +27,7 @@ def test_default_sizes(split: Split) -> None:
     }
 
 
-def test_sets_are_disjoint_and_whole(split: Split) -> None:
+def test_the_default_sets_are_disjoint_and_whole(split: Split) -> None:
     every = np.concatenate([split.train, split.validation, split.test])
     np.testing.assert_array_equal(np.sort(every), np.arange(130_831))
 
@@ -45,6 +48,78 @@ def test_no_test_molecule_is_seen_at_another_size(molecules: Molecules) -> None:
     assert not set(search.test) & (set(ablation.train) | set(ablation.validation))
 
 
+def test_validation_molecules_of_a_small_search_never_train(molecules: Molecules) -> None:
+    """They chose the winner: no ablation of another size may train on them."""
+    search = made(molecules, train_size=1_000, validation_size=500, test_size=500)
+    for sizes in ({"train_size": 109_000, "validation_size": 1_000}, {"train_size": 50_000}):
+        ablation = made(molecules, **sizes)
+        assert set(search.validation) <= set(ablation.validation)
+        assert not set(search.validation) & (set(ablation.train) | set(ablation.test))
+
+
+def test_validation_begins_at_109_000(molecules: Molecules) -> None:
+    small = made(molecules, train_size=1_000)
+    assert (len(small.train), len(small.validation), len(small.test)) == (1_000, 1_000, 20_831)
+    assert validation_anchor(130_831) == 109_000
+    assert [validation_anchor(n) for n in (0, 1, 20, 133_885)] == [0, 0, 16, 111_544]
+
+
+TOTAL = 200
+ANCHOR = validation_anchor(TOTAL)
+
+
+@pytest.fixture(scope="module")
+def few(molecules: Molecules) -> Molecules:
+    return molecules.select(np.arange(TOTAL))
+
+
+SIZES = st.fixed_dictionaries(
+    {
+        "train_size": st.integers(2, TOTAL),
+        "validation_size": st.integers(1, TOTAL),
+        "test_size": st.none() | st.integers(1, TOTAL),
+    }
+).filter(lambda s: s["train_size"] + s["validation_size"] + (s["test_size"] or 1) <= TOTAL)
+UNMOVED = SIZES.filter(
+    lambda s: (
+        s["train_size"] <= ANCHOR and ANCHOR + s["validation_size"] + (s["test_size"] or 1) <= TOTAL
+    )
+)
+
+
+@given(sizes=SIZES)
+def test_any_sizes_that_fit_are_disjoint_and_as_asked_for(few: Molecules, sizes: Any) -> None:
+    split = made(few, **sizes)
+    every = np.concatenate([split.train, split.validation, split.test])
+    assert len(set(every)) == len(every)
+    assert (len(split.train), len(split.validation)) == (
+        sizes["train_size"],
+        sizes["validation_size"],
+    )
+    assert len(split.test) == sizes["test_size"] or (sizes["test_size"] is None and len(split.test))
+
+
+@given(one=UNMOVED, other=UNMOVED)
+def test_sizes_that_fit_are_nested_and_never_train_on_what_another_kept_back(
+    few: Molecules, one: Any, other: Any
+) -> None:
+    a, b = made(few, **one), made(few, **other)
+    for name in ("train", "validation", "test"):
+        small, large = sorted((set(getattr(a, name)), set(getattr(b, name))), key=len)
+        assert small <= large
+    assert not set(a.train) & (set(b.validation) | set(b.test))
+
+
+@given(one=SIZES, other=SIZES)
+def test_training_and_testing_are_nested_whatever_was_moved(
+    few: Molecules, one: Any, other: Any
+) -> None:
+    a, b = made(few, **one), made(few, **other)
+    for name in ("train", "test"):
+        small, large = sorted((set(getattr(a, name)), set(getattr(b, name))), key=len)
+        assert small <= large
+
+
 def test_the_split_is_the_seeds(molecules: Molecules, split: Split) -> None:
     again = made(molecules)
     assert again.hash == split.hash
@@ -55,14 +130,16 @@ def test_the_split_is_the_seeds(molecules: Molecules, split: Split) -> None:
 
 def test_the_permutation_stays_what_it_is(molecules: Molecules, split: Split) -> None:
     """A changed stream of random numbers would silently mix old test molecules into training."""
+    assert molecules.identifiers[split.train[:5]].tolist() == TRAIN
     assert molecules.identifiers[split.validation[:5]].tolist() == VALIDATION
     assert molecules.identifiers[split.test[-5:]].tolist() == TEST
     assert split.hash == HASH
 
 
-VALIDATION = [73658, 52795, 122351, 104448, 15910]
+TRAIN = [73658, 52795, 122351, 104448, 15910]
+VALIDATION = [11440, 73236, 101885, 84496, 16697]
 TEST = [133659, 133513, 121020, 4480, 61699]
-HASH = "22bad0e61c7ebb3e6566c1e9ff9717cc361b93fdfd2622349bf446ee4e200176"
+HASH = "5bbcf8908d5f25ec09793cb873c69e50602bfec09f74944b7822cbd056b5d319"
 
 
 def test_sets_are_random_samples(molecules: Molecules, split: Split) -> None:
@@ -96,9 +173,12 @@ def test_hash_ignores_molecules_outside_the_split(molecules: Molecules) -> None:
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"train_size": 130_000}, "130,000 + 1,000 + the rest"),
-        ({"train_size": 129_831}, "129,831 + 1,000 + the rest"),
-        ({"train_size": 109_000, "test_size": 20_832}, "109,000 + 1,000 + 20,832"),
+        ({"train_size": 130_000}, "largest --train-size that fits is 129,830"),
+        ({"train_size": 129_831}, "129,831 + 1,000 + at least 1; the largest --train-size"),
+        ({"test_size": 20_832}, "109,000 + 1,000 + 20,832; the largest --train-size that fits"),
+        ({"train_size": 2, "test_size": 130_000}, "largest --validation-size that fits is 829"),
+        ({"train_size": 2, "test_size": 131_000}, "largest --test-size that fits is 129,829"),
+        ({"train_size": 131_000, "test_size": 131_000}, "lower more than one of --train-size"),
     ],
 )
 def test_more_molecules_than_there_are(

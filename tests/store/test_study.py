@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hpsearch.runs import Assignment, Completion, Failure, Work
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.study import Found, Search, Study
-from hpsearch.study.failures import FAILURES_PER_TRIAL, SAME_FAILURES
+from hpsearch.study.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.study.samplers import SAMPLERS, SeededPerTrial
 from hpsearch.winner import Winner
 
@@ -374,13 +375,27 @@ def test_one_completion_lifts_the_suspicion(launches: Launches) -> None:
 
 def test_failures_are_bounded(launches: Launches) -> None:
     search = launches(space(1))
-    for number in range(FAILURES_PER_TRIAL):
-        assert search.breakdown is None, number
-        assignment = search.next()
-        assert assignment is not None
-        search.finish(assignment.key, DIVERGED)
+    search._failures = Failures(1)
+    for _ in range(LEAST_TOTAL_LIMIT - 1):
+        assert search._failures.note(DIVERGED) is None
+    assignment = search.next()
+    assert assignment is not None
+    search.finish(assignment.key, DIVERGED)
     assert search.finished
-    assert "25 runs failed, 25 of them diverged" in str(search.breakdown)
+    assert "200 runs failed, 200 of them diverged" in str(search.breakdown)
+
+
+@pytest.mark.parametrize(("wanted", "limit"), [(1, 200), (2, 200), (8, 200), (9, 225), (40, 1000)])
+def test_a_search_of_which_nine_in_ten_draws_diverge_is_not_given_up(
+    wanted: int, limit: int
+) -> None:
+    failures = Failures(wanted)
+    for number in range(1, limit):
+        assert failures.note(DIVERGED) is None, number
+    assert failures.note(DIVERGED) is not None
+    # So many failures before the last completion: a negative binomial tail.
+    ended = sum(comb(limit - 1 + k, k) * 0.1**k * 0.9**limit for k in range(wanted))
+    assert ended < 1 / 3_000
 
 
 # --- What others do -------------------------------------------------------------------------------

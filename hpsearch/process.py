@@ -46,8 +46,8 @@ def prepare_worker(cpus: float) -> None:
     Args:
         cpus: as for :func:`worker_environment`.
     """
-    # A thread of GNU's OpenMP that waits for another spins for milliseconds. Where somebody else has
-    # that one's core, they are lost in every small operation: with two cores taken, two threads
+    # A thread of GNU's OpenMP that waits for another spins for milliseconds. Where somebody else
+    # has that one's core, they are lost in every small operation: with two cores taken, two threads
     # needed 20 s instead of 2. A thirtieth still covers healthy waits. Read at torch's import.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import torch

@@ -69,7 +69,7 @@ class _Gather(torch.autograd.Function):
         return x[pairs.neighbour]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         pairs = ctx.pairs
         mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
@@ -171,7 +171,7 @@ class _NeighbourSum(torch.autograd.Function):
         return out_scalars, out_vectors
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
         *inputs, w_s, w_sv, w_vv = ctx.saved_tensors

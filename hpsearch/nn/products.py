@@ -61,7 +61,7 @@ class _StackedLinear(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (upstream,) = gradients
         x, w = ctx.saved_tensors

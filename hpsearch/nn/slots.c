@@ -32,6 +32,7 @@
 #define GROUPS 2
 #endif
 #define ROWS 4
+#define AHEAD 3          /* tiles between one being summed and one whose place is fetched */
 #define SPAN (LANES / 4) /* slots in a vector of `contract` */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -51,6 +52,14 @@ typedef struct {
     const int64_t *molecule; /* [atoms], ascending */
     const int64_t *pair;     /* [atoms, slots]; `pairs` where unused */
 } Neighbourhoods;
+
+/* Memory that will be read or written soon. Arrays are larger than the cache, and tiles go through
+   them too irregularly for the processor to guess what comes next. */
+INLINE void fetch(const float *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += 16)
+        __builtin_prefetch(from + i);
+}
 
 /* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
 
@@ -88,6 +97,9 @@ INLINE void tiles_of(int columns, int add, int64_t rows, int64_t terms, const fl
         int64_t from = t * rows / tiles, to = (t + 1) * rows / tiles;
         const float *start = left + from * across;
         float *place = out + from * width;
+        if (!add)
+            UNROLL for (int r = 0; r < ROWS; r++)
+                fetch(place + (AHEAD * ROWS + r) * width, columns * LANES);
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
@@ -279,10 +291,32 @@ INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, 
     return k;
 }
 
+/* All of an atom that its products read or add to; what is null is left out. */
+INLINE void fetch_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg,
+                       const float *x, const float *dx, const float *y, int64_t width)
+{
+    if (atom == n->atoms)
+        return;
+    const int64_t *pair = n->pair + atom * n->slots;
+    int64_t used = 0;
+    for (; used < n->slots && pair[used] < n->pairs; used++) {
+        fetch(g + pair[used] * n->hidden, n->hidden);
+        if (dg)
+            fetch(dg + pair[used] * n->hidden, n->hidden);
+    }
+    if (x)
+        fetch(x + atom * n->slots * width, used * width);
+    if (dx)
+        fetch(dx + atom * n->slots * width, used * width);
+    if (y)
+        fetch(y + atom * n->hidden * width, n->hidden * width);
+}
+
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            float *out, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
+    fetch_atom(n, atom + 1, g, NULL, x, NULL, NULL, width);
     x += atom * n->slots * width;
     out += atom * hidden * width;
     if (width >= LANES) {
@@ -298,6 +332,7 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
                         const float *y, float *dx, float *dg, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden, full = width;
+    fetch_atom(n, atom + 1, g, dg, x, dx, y, width);
     y += atom * hidden * width;
     if (width < LANES) {
         full = LANES;

@@ -48,7 +48,7 @@ lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
 	.venv-lock/bin/python -m pip install --quiet . --group dev
-	.venv-lock/bin/python -m pip freeze --exclude hpsearch | sed 's/+cpu//' > requirements.lock
+	.venv-lock/bin/python -m pip freeze --all --exclude hpsearch --exclude pip | sed 's/+cpu//' > requirements.lock
 	rm -rf .venv-lock
 
 clean:

@@ -1,0 +1,661 @@
+"""The commands as a person types them, in a folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+PROGRAMS = Path(sys.executable).parent
+HPSEARCH = str(PROGRAMS / "hpsearch")
+SIZES = ["--train-size", "64", "--validation-size", "32", "--test-size", "32"]
+LAUNCH = ["launch", "quick.yaml", "--epochs", "2", *SIZES, "--targets", "mu,U0"]
+ABLATE = ["ablate", "best.yaml", "--epochs", "1", *SIZES, "--targets", "mu"]
+QUICK = (Path(__file__).parents[1] / "search_spaces" / "quick.yaml").read_text()
+
+THROUGH_PYTHON = """
+import sys
+from hpsearch.cli import main
+try:
+    main()
+finally:
+    print("torch is", "in" if "torch" in sys.modules else "out")
+"""
+
+
+def environment() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if name != "HPSEARCH_STORAGE"}
+
+
+def run(folder: Path, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
+    )
+
+
+def hpsearch(folder: Path, *arguments: str) -> str:
+    """What the command prints; it must end well and say nothing on standard error."""
+    done = run(folder, HPSEARCH, *arguments)
+    assert (done.returncode, done.stderr) == (0, ""), f"{arguments}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(folder / "storage" / "hpsearch.db")) as database:
+        return database.execute(query).fetchall()
+
+
+# --- The four commands --------------------------------------------------------------------------
+
+
+@dataclass
+class Session:
+    folder: Path
+    said: dict[str, str] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A search, its relaunch and extension, its winner, an ablation and the reports."""
+    folder = tmp_path_factory.mktemp("session")
+    said = {
+        "launch": hpsearch(folder, *LAUNCH, "--trials", "2"),
+        "again": hpsearch(folder, *LAUNCH, "--trials", "2"),
+        "status": hpsearch(folder, "status"),
+        "status --json": hpsearch(folder, "status", "--json"),
+        "study report": hpsearch(folder, "report", "-o", "study_report"),
+        "export-best": hpsearch(folder, "export-best", "-o", "best.yaml"),
+        "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
+        "ablate again": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
+        "report": hpsearch(folder, "report", "-o", "report"),
+        "train": hpsearch(folder, "train", "best.yaml", "--targets", "U0", "-o", "u0"),
+        "train again": hpsearch(folder, "train", "best.yaml", "--targets", "U0", "-o", "u0"),
+    }
+    extend = run(folder, sys.executable, "-c", THROUGH_PYTHON, *LAUNCH, "--trials", "3")
+    assert extend.returncode == 0, extend.stderr
+    return Session(folder, {**said, "extend": extend.stdout})
+
+
+def test_a_launch_says_what_it_found_every_epoch_and_the_winner(session: Session) -> None:
+    said = session.said["launch"]
+
+    assert f"study quick in {session.folder}/storage/hpsearch.db" in said
+    assert "found: 0 complete, 0 reclaimed, 2 left" in said
+    for trial in (0, 1):
+        for epoch in (1, 2):
+            assert re.search(rf"trial {trial}: epoch {epoch}, validation loss [\d.,]+ \(", said)
+    assert "2 of 2 complete" in said
+    assert re.search(r"winner: trial [01], validation loss", said)
+    assert re.search(r"^mu +[\d.]+ +[\d.]+ +[\d.]+  D$", said, re.M)
+    assert re.search(r"^U0 +[\d.]+ +[\d.]+ +[\d.]+  meV$", said, re.M)
+    assert said.endswith("next: hpsearch export-best -o best.yaml\n")
+
+
+def test_the_same_command_again_finds_nothing_to_do(session: Session) -> None:
+    assert "found: 2 complete, 0 reclaimed, 0 left" in session.said["again"]
+    assert "epoch" not in session.said["again"]
+    assert (
+        session.said["again"].partition("winner:")[2]
+        == (session.said["launch"].partition("winner:")[2])
+    )
+
+
+def test_more_trials_extend_the_study_in_a_driver_without_torch(session: Session) -> None:
+    said = session.said["extend"]
+
+    assert "found: 2 complete, 0 reclaimed, 1 left" in said
+    assert "trial 2: complete" in said
+    assert "trial 1: " not in said
+    assert said.endswith("torch is out\n")
+    [[complete]] = rows(session.folder, "select count(*) from trials where state = 'COMPLETE'")
+    assert complete == 3
+
+
+def test_status_says_how_the_study_stands(session: Session) -> None:
+    first, head, *lines = session.said["status"].splitlines()
+    assert first.endswith("storage/hpsearch.db: 2 of 2 complete")
+    assert head.split() == ["trial", "state", "epochs", "best", "loss", "s/epoch", "weights"]
+    assert [line.split()[:3] for line in lines] == [["0", "complete", "2"], ["1", "complete", "2"]]
+
+    stated = json.loads(session.said["status --json"])
+    assert (stated["study"], stated["counts"]["complete"]) == ("quick", 2)
+    for trial in stated["trials"]:
+        assert trial["state"] == "COMPLETE"
+        assert trial["value"] == trial["best_loss"]
+        assert trial["weights"] > 0
+        assert trial["params_learning_rate"] > 0
+
+
+def test_the_export_is_read_by_the_ablation(session: Session) -> None:
+    assert "chosen on validation molecules: best.yaml" in session.said["export-best"]
+    assert "found: 0 complete, 2 to run" in session.said["ablate"]
+    assert "2 complete, 0 failed" in session.said["ablate"]
+    assert re.search(r"run L0Net/mu/0: complete .* test MAE mu [\d.]+ D", session.said["ablate"])
+    assert "found: 2 complete, 0 to run" in session.said["ablate again"]
+    assert "epoch" not in session.said["ablate again"]
+    query = "select target, count(*), min(mae) from hpsearch_test_errors group by target"
+    [(target, count, least)] = rows(session.folder, query)
+    assert (target, count) == ("mu", 2)
+    assert least > 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [
+        ("report", {"report.html", "report.md", "table1.tex", "table1.csv", "cells.csv"}),
+        ("study_report", {"report.html", "report.md", "trials.csv", "targets.html"}),
+    ],
+)
+def test_the_report_s_files(session: Session, folder: str, files: set[str]) -> None:
+    written = {path.name for path in (session.folder / folder).iterdir()}
+
+    assert files < written
+    assert "learning_curves.html" in written
+    said = session.said[folder.replace("_", " ")]
+    assert all(f"{folder}/{name}" in said for name in written)
+
+
+def test_train_goes_on_and_leaves_safetensors(session: Session) -> None:
+    assert "run u0: epoch 2" in session.said["train"]
+    assert re.search(r"test MAE U0 [\d.e+]+ meV", session.said["train"])
+    assert "run u0: epoch" not in session.said["train again"]
+    last = session.said["train"].splitlines()[-1]
+    assert session.said["train again"].splitlines()[-1] == last
+    with safe_open(session.folder / last.removeprefix("weights: "), "pt") as weights:
+        assert len(list(weights.keys())) > 5
+
+
+def test_nothing_lies_beside_what_was_asked_for(session: Session) -> None:
+    names = {path.name for path in session.folder.iterdir()}
+    assert names == {"best.yaml", "report", "storage", "study_report", "u0"}
+    assert {path.name for path in (session.folder / "storage").iterdir()} == {"hpsearch.db", "runs"}
+
+
+# --- A launch that is watched, interrupted, ended and finished ----------------------------------
+
+LONG = ["launch", "quick.yaml", "--trials", "1", "--epochs", "12", "--train-size", "128"]
+LONG += ["--validation-size", "32", "--test-size", "32"]
+
+
+class Process:
+    """A command that runs while the test looks at it; what it leaves behind is ended."""
+
+    def __init__(self, folder: Path, *command: str, temporary: Path | None = None) -> None:
+        self._own = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**environment(), **({"TMPDIR": str(temporary)} if temporary else {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.pid = self._own.pid
+        self.output = ""
+
+    def read_until(self, words: str) -> None:
+        assert self._own.stdout is not None
+        while words not in self.output:
+            line = self._own.stdout.readline()
+            assert line, f"'{words}' never came: {self.output}"
+            self.output += line
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Sends the signal to the whole group, as a terminal does; exit code and errors."""
+        os.killpg(self.pid, number)
+        return self.wait()
+
+    def wait(self) -> tuple[int, str]:
+        output, errors = self._own.communicate(timeout=60)
+        self.output += output
+        return self._own.returncode, errors
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._own.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+        self._own.communicate()
+
+
+def descendants(process: int) -> set[tuple[int, str]]:
+    """Number and starting time of every process below ``process`` that has not ended."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            state, parent, *rest = (entry / "stat").read_text().rpartition(")")[2].split()
+            if state != "Z":
+                parents[int(entry.name)] = (int(parent), rest[17])
+    found = {process}
+    while more := {child for child, (above, _) in parents.items() if above in found} - found:
+        found |= more
+    return {(child, parents[child][1]) for child in found - {process}}
+
+
+def alive(process: tuple[int, str]) -> bool:
+    try:
+        state, *rest = Path(f"/proc/{process[0]}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return state != "Z" and rest[18] == process[1]
+
+
+def all_gone(processes: set[tuple[int, str]]) -> bool:
+    deadline = time.monotonic() + 15
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not any(map(alive, processes))
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def get(port: int, path: str) -> str:
+    """The page, as soon as somebody listens."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError:
+            raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def seen_trials(port: int) -> list[dict[str, Any]]:
+    """Every trial of the study as a browser gets it."""
+    summaries = json.loads(get(port, "/api/studies"))["study_summaries"]
+    [study] = [summary for summary in summaries if summary["study_name"] == "quick"]
+    trials = json.loads(get(port, f"/api/studies/{study['study_id']}"))["trials"]
+    assert isinstance(trials, list)
+    return trials
+
+
+@dataclass
+class Watched:
+    """What was seen of one trial that took three launches."""
+
+    folder: Path
+    trials: dict[str, list[dict[str, Any]]]
+    stored: dict[int, float]
+    pages: dict[str, str]
+    dashboard_end: tuple[int, str]
+    interrupt: tuple[int, str]
+    status: str
+    terminate: tuple[int, str]
+    orphans: dict[str, bool]
+    temporary: list[str]
+    last: str
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    url = f"sqlite:///{folder}/storage/hpsearch.db"
+    ours, plain = free_port(), free_port()
+    with contextlib.ExitStack() as stack:
+        # Ray's sockets need a short path, which pytest's is not.
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="t")))
+        command = (HPSEARCH, *LONG)
+        launch = stack.enter_context(Process(folder, *command, temporary=temporary))
+        launch.read_until("trial 0: started")
+        port = ["--port", str(ours)]
+        dashboard = stack.enter_context(Process(folder, HPSEARCH, "dashboard", *port))
+        program = str(PROGRAMS / "optuna-dashboard")
+        other = stack.enter_context(Process(folder, program, "--port", str(plain), url))
+        get(ours, "/api/studies")
+        get(plain, "/api/studies")
+        launch.read_until("trial 0: epoch 3")
+        trials = {"ours": seen_trials(ours), "plain": seen_trials(plain)}
+        below = descendants(launch.pid)
+        interrupt = launch.end(signal.SIGINT)
+        orphans = {"SIGINT": all_gone(below)}
+        stored = dict(rows(folder, "select epoch, validation_loss from hpsearch_epochs"))
+        status = hpsearch(folder, "status")
+
+        relaunch = stack.enter_context(Process(folder, *command, temporary=temporary))
+        relaunch.read_until("found: 0 complete, 1 reclaimed, 0 left")
+        relaunch.read_until("trial 0: epoch ")
+        below = descendants(relaunch.pid)
+        terminate = relaunch.end(signal.SIGTERM)
+        orphans["SIGTERM"] = all_gone(below)
+        left = [path.name for path in temporary.iterdir()]
+
+        last = hpsearch(folder, *LONG)
+        index = get(ours, "/pages")
+        links = re.findall(r'href="(/pages/[^"]+)"', index)
+        pages = {"/pages": index} | {link: get(ours, link) for link in links}
+        dashboard_end = dashboard.end(signal.SIGINT)
+        other.end(signal.SIGINT)
+        yield Watched(
+            folder,
+            trials,
+            stored,
+            pages,
+            dashboard_end,
+            interrupt,
+            status,
+            terminate,
+            orphans,
+            left,
+            last,
+        )
+
+
+@pytest.mark.parametrize("dashboard", ["ours", "plain"])
+def test_a_dashboard_shows_every_epoch_of_a_running_trial(watched: Watched, dashboard: str) -> None:
+    [trial] = watched.trials[dashboard]
+    seen = {value["step"]: value["value"] for value in trial["intermediate_values"]}
+
+    assert trial["state"] == "Running"
+    assert len(seen) >= 3
+    assert set(seen) == set(range(1, len(seen) + 1))
+    assert seen == {epoch: watched.stored[epoch] for epoch in seen}
+
+
+def test_the_pages_are_drawn_for_the_study(watched: Watched) -> None:
+    assert {link.partition("?")[0] for link in watched.pages} >= {
+        "/pages/learning_curves",
+        "/pages/targets",
+        "/pages/ablation",
+    }
+    drawn = [link for link, page in watched.pages.items() if "plotly" in page]
+    assert sorted(drawn) == ["/pages/learning_curves?name=quick", "/pages/targets?name=quick"]
+    assert "nothing to show yet" in watched.pages["/pages/ablation?name=quick"]
+
+
+def test_ctrl_c_ends_the_dashboard_in_silence(watched: Watched) -> None:
+    assert watched.dashboard_end == (0, "")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupted_launch_says_so_in_one_line_and_leaves_nothing(
+    watched: Watched, name: str, code: int
+) -> None:
+    ended = {"SIGINT": watched.interrupt, "SIGTERM": watched.terminate}[name]
+
+    assert ended == (code, "hpsearch: interrupted; the same command goes on where it stopped\n")
+    assert watched.orphans[name]
+    assert watched.temporary == []
+
+
+def test_the_interrupted_trial_waits_as_running(watched: Watched) -> None:
+    assert "0 of 1 complete, 1 running" in watched.status
+    assert len(watched.stored) in (3, 4)
+
+
+def test_the_same_command_finishes_the_interrupted_trial(watched: Watched) -> None:
+    assert "found: 0 complete, 1 reclaimed, 0 left" in watched.last
+    assert "trial 0: epoch 1," not in watched.last
+    assert "1 of 1 complete" in watched.last
+    epochs = rows(watched.folder, "select epoch, validation_loss from hpsearch_epochs order by 1")
+    assert [epoch for epoch, _ in epochs] == list(range(1, len(epochs) + 1))
+    assert dict(epochs).items() >= watched.stored.items()
+    assert rows(watched.folder, "select state from trials") == [("COMPLETE",)]
+
+
+# --- Bad input ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(session: Session, tmp_path: Path) -> Path:
+    """An empty folder; the session has made the cache of the molecules."""
+    return tmp_path
+
+
+@pytest.fixture
+def store(session: Session, tmp_path: Path) -> Path:
+    """A copy of the session's store and export."""
+    (tmp_path / "storage").mkdir()
+    shutil.copy(session.folder / "storage" / "hpsearch.db", tmp_path / "storage")
+    shutil.copy(session.folder / "best.yaml", tmp_path)
+    return tmp_path
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def refused(folder: Path, arguments: list[str], *words: str) -> str:
+    """Holds that the command is refused in one line with ``words`` and has written nothing."""
+    before = listing(folder)
+    done = run(folder, HPSEARCH, *arguments, timeout=60)
+    after = listing(folder)
+
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert done.stdout == ""
+    assert re.fullmatch(r"hpsearch: [^\n]+\n", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert after == before
+    return done.stderr
+
+
+def trial(*options: str) -> list[str]:
+    return [*LAUNCH, "--trials", "1", *options]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("sampler: tpe", "smapler: tpe"), "my.yaml:7: smapler must be a known key, got smapler"),
+        (("low: 1.0e-3", "low: 1e-6"), "my.yaml:36: parameters.learning_rate.low must be a number"),
+        (("low: 8,", "low: 80,"), "my.yaml:35: parameters.batch_size.high must be at least low"),
+        (("targets: all", "targets: [mu, U9]"), "my.yaml:10: targets[1]: a target must be one of"),
+        ((QUICK, "trials"), "my.yaml:1: must hold a mapping"),
+    ],
+)
+def test_a_wrong_space_is_refused_with_its_line(
+    empty: Path, change: tuple[str, str], words: str
+) -> None:
+    assert change[0] in QUICK
+    (empty / "my.yaml").write_text(QUICK.replace(*change))
+    refused(empty, ["launch", "my.yaml"], words)
+
+
+def test_a_number_that_yaml_reads_as_text_is_respelled(empty: Path) -> None:
+    (empty / "my.yaml").write_text(QUICK.replace("low: 1.0e-3", "low: 1e-6"))
+    refused(empty, ["launch", "my.yaml"], "got the text '1e-6'; write 1.0e-6")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["launch", "missing.yaml"], ["missing.yaml", "quick, table3"]),
+        (["launch", "."], ["'.'"]),
+        (trial("--targets", "mu,U9"), ["'U9'", "mu, alpha"]),
+        (trial("--targets", ","), ["--targets must be names", "','"]),
+        (trial("--train-size", "130831"), ["130,831 molecules", "130,831 + 32 + 32"]),
+        (trial("--sampler", "tpee"), ["random, tpe, gp, qmc", "did you mean tpe?"]),
+        (trial("--study", ""), ["name of a study must not be empty"]),
+        (trial("--gpus-per-trial", "1000"), ["1000 GPUs", "--gpus-per-trial"]),
+        (trial("--gpus-per-trial", "1.5"), ["a fraction of one or a whole number", "1.5"]),
+        (trial("--cpus-per-trial", "9999"), ["9999 CPUs", "--cpus-per-trial"]),
+        (trial("--cpus-per-trial", "inf"), ["above 0", "inf"]),
+        (trial("--address", "127.0.0.1:9"), ["no Ray cluster answers at '127.0.0.1:9'"]),
+        (trial("--runs", "/proc/runs"), ["'/proc/runs' must be writable"]),
+        (trial("--storage", "sqlite:////proc/none/x.db"), ["/proc/none"]),
+        (trial("--storage", "nonsense"), ["must be a URL", "'nonsense'", "sqlite:///nonsense"]),
+        (trial("--storage", ""), ["must be a URL", "got ''"]),
+        (trial("--storage", "mysql://me:sesame@127.0.0.1/db"), ["SQLite or PostgreSQL", "'mysql:"]),
+        (trial("--nonsense", "1"), ["--nonsense", "hpsearch launch --help"]),
+        (trial("--trials", "two"), ["--trials", "'two'"]),
+        (["launch"], ["SPACE"]),
+        (["lanch", "quick"], ["lanch", "Did you mean 'launch'?"]),
+        (ABLATE, ["'best.yaml', which is no file", "hpsearch export-best -o best.yaml"]),
+        (["ablate", "quick"], ["must be an exported configuration", "launch it instead"]),
+        (["train", "nowhere/best.yaml", "-o", "o"], ["'nowhere/best.yaml', which is no file"]),
+        (["data", "prepare", "--uncharacterized", "x"], ["--archive"]),
+        (["dashboard", "--host", "0.0.0.0"], ["no login", "ssh -L"]),
+    ],
+)
+def test_a_wrong_request_is_refused(empty: Path, arguments: list[str], words: list[str]) -> None:
+    refused(empty, arguments, *words)
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "nan"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "launch --trials",
+        "launch --epochs",
+        "launch --train-size",
+        "launch --validation-size",
+        "launch --test-size",
+        "launch --max-concurrent",
+        "launch --cpus-per-trial",
+        "ablate --repeats",
+        "ablate --epochs",
+        "ablate --test-size",
+        "ablate --batch-size",
+        "ablate --learning-rate",
+        "ablate --cpus-per-run",
+        "train --epochs",
+    ],
+)
+def test_a_number_too_small_is_refused(tmp_path: Path, option: str, value: str) -> None:
+    command, name = option.split()
+    refused(tmp_path, [command, "quick", name, value], name, value)
+
+
+@pytest.mark.parametrize("option", ["launch --seed", "launch --gpus-per-trial", "ablate --seed"])
+def test_zero_is_allowed_and_less_is_not(tmp_path: Path, option: str) -> None:
+    command, name = option.split()
+    refused(tmp_path, [command, "quick", name, "-1"], f"{name} must be at least 0, got -1")
+
+
+COMMANDS = [
+    ["status"],
+    ["dashboard"],
+    ["export-best", "-o", "out.yaml"],
+    ["report", "-o", "out"],
+]
+
+
+@pytest.mark.parametrize("arguments", [*COMMANDS, trial()], ids=lambda a: a[0])
+def test_a_server_that_does_not_answer(tmp_path: Path, arguments: list[str]) -> None:
+    url = f"postgresql://me:sesame@127.0.0.1:{free_port()}/db"
+    said = refused(tmp_path, [*arguments, "--storage", url], "cannot be reached", "me:***@")
+    assert "sesame" not in said
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: a[0])
+def test_no_store_is_made_by_a_command_that_looks(tmp_path: Path, arguments: list[str]) -> None:
+    refused(tmp_path, arguments, "no study store", "`hpsearch launch` makes one")
+
+
+def test_a_study_of_another_space_is_left_alone(store: Path) -> None:
+    other = [*LAUNCH, "--trials", "3", "--seed", "7"]
+    refused(store, other, "study 'quick'", "seed: 0 -> 7", "--study NAME")
+
+
+NONSENSE = {
+    "key": (r"embedding_size:", "embeding_size:", "best.yaml:9: config.network.embeding_size"),
+    "text": (r"batch_size: \d+", "batch_size: many", "batch_size must be an integer, got the text"),
+    "negative": (r"batch_size: ", "batch_size: -", "batch_size must be at least 1, got -"),
+    "not a number": (r"learning_rate: \S+", "learning_rate: .nan", "must be a finite number"),
+    "choice": (r"radial_basis: \w+", "radial_basis: sine", "did you mean cosine?"),
+    "target": (r"\[mu, U0\]", "[mu, U9]", "'U9'"),
+    "format": (r"winner/1", "winner/9", "format must be hpsearch-winner/1"),
+    "edited": (r"embedding_size: \d+", "embedding_size: 3", "delete the fingerprint: line"),
+    "molecules": (r'(data_hash: "?)\w\w', r"\1zz", "the molecules must be those of"),
+    "loss": (r"validation_loss: ", "validation_loss: -", "validation_loss must be at least 0"),
+    "cut": (r"(?s)early_stopping.*", "", "best.yaml"),
+    "binary": (r"(?s).*", "\0\1", "printable"),
+    "empty": (r"(?s).*", "", "best.yaml:1:"),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_an_export_edited_into_nonsense_is_refused(store: Path, kind: str) -> None:
+    pattern, replacement, words = NONSENSE[kind]
+    text, count = re.subn(pattern, replacement, (store / "best.yaml").read_text(), count=1)
+    assert count == 1
+    (store / "best.yaml").write_text(text)
+    refused(store, ABLATE, words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*ABLATE, "--variants", "L9Net"], ["L1Net, L0Net", "'L9Net'"]),
+        ([*ABLATE, "--targets", "U9"], ["'U9'"]),
+        ([*ABLATE, "--name", ""], ["name of an ablation must not be empty"]),
+        ([*ABLATE, "--train-size", "130831"], ["130,831 molecules"]),
+        ([*ABLATE, "--gpus-per-run", "1000"], ["1000 GPUs", "--gpus-per-run"]),
+        ([*ABLATE, "--schedule", "linear"], ["'plateau' or 'cosine'", "'linear'"]),
+        (["status", "nope"], ["quick", "'nope'"]),
+        (["export-best", "nope", "-o", "x.yaml"], ["quick", "'nope'"]),
+        (["export-best"], ["--output"]),
+        (["export-best", "-o", "storage"], ["'storage' is a directory"]),
+        (["export-best", "-o", "nowhere/x.yaml"], ["folder that exists"]),
+        (["export-best", "-o", "/proc/x.yaml"], ["'/proc/x.yaml' must be writable"]),
+        (["export-best", "-o", "x", "--select-on", "test"], ["--open-test-set"]),
+        (["report", "nope", "-o", "x"], ["quick", "'nope'"]),
+        (["report", "-o", "best.yaml"], ["'best.yaml' is a file"]),
+        (["report", "-o", "best.yaml/x"], ["'best.yaml/x' must be writable"]),
+        (["report", "-o", "x", "--format", "pdf"], ["html, csv, md, latex", "'pdf'"]),
+        (["dashboard", "--port", "99999"], ["127.0.0.1:99999", "--port"]),
+        (["train", "best.yaml", "-o", "/proc/x"], ["'/proc/x' must be writable"]),
+        (["train", "best.yaml", "-o", "x", "--device", "tpu"], ["cpu or cuda", "'tpu'"]),
+        (["train", "best.yaml", "-o", "x", "--device", "cuda:99"], ["'cuda:99'"]),
+        (["train", "best.yaml", "-o", "x", "--targets", "U9"], ["'U9'"]),
+    ],
+)
+def test_a_wrong_request_of_a_store_is_refused(
+    store: Path, arguments: list[str], words: list[str]
+) -> None:
+    refused(store, arguments, *words)
+
+
+def test_a_folder_of_another_run_is_not_trained_in(session: Session) -> None:
+    arguments = ["train", "best.yaml", "--targets", "mu", "-o", "u0"]
+    before = listing(session.folder)
+    done = run(session.folder, HPSEARCH, *arguments)
+
+    assert done.returncode == 2
+    assert "must belong to this run" in done.stderr
+    assert listing(session.folder) == before
+
+
+def test_a_port_that_is_taken_is_named(store: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        refused(store, ["dashboard", "--port", port], f"127.0.0.1:{port}", "--port")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path, HPSEARCH, "--debug", "status")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("hpsearch: no study store")

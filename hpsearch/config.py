@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -124,7 +125,8 @@ class DataConfig(_Frozen):
         test_size: test molecules; ``None`` takes every molecule that lies behind the validation
             molecules in the permutation: 20,831 with the other sizes' defaults.
         split_seed: seed of the random permutation that the three sets are cut from.
-        split_file: JSON file with the three lists of QM9 indices, instead of a random split.
+        split_file: JSON file with the three lists of QM9 indices, instead of a random split; the
+            sizes and the seed stay at their defaults, since the file decides the molecules.
     """
 
     train_size: Annotated[int, Field(ge=2)] = 109_000
@@ -132,6 +134,28 @@ class DataConfig(_Frozen):
     test_size: PositiveCount | None = None
     split_seed: Count = 0
     split_file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if self.split_file is None:
+            return self
+        for name in ("train_size", "validation_size", "test_size", "split_seed"):
+            value = getattr(self, name)
+            if value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} must be left out beside split_file, which decides the molecules, "
+                    f"got {value}; delete one"
+                )
+        return self
+
+    def beside(self, file: Path) -> DataConfig:
+        """The same with a relative ``split_file`` made absolute, as one that lies beside ``file``.
+
+        A worker of another working folder, or on another machine, then opens the same file.
+        """
+        if self.split_file is None or Path(self.split_file).is_absolute():
+            return self
+        return self.model_copy(update={"split_file": str(file.parent.resolve() / self.split_file)})
 
 
 class TrialConfig(_Frozen):

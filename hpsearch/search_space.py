@@ -7,6 +7,7 @@ A space is checked as a whole when it is read. After that, whatever a sampler dr
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -89,12 +90,13 @@ class SearchSpace(Entry):
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
-        """The space in the file at ``path``.
+        """The space in the file at ``path``; a relative ``split_file`` lies beside it.
 
         Raises:
             InputError: the file is not a space whose every draw is a valid configuration.
         """
-        return cls._read(read_yaml(path))
+        space = cls._read(read_yaml(path))
+        return space.model_copy(update={"data": space.data.beside(Path(path))})
 
     @classmethod
     def parse(cls, text: str, source: str) -> SearchSpace:
@@ -173,7 +175,7 @@ class SearchSpace(Entry):
         """This space with the values that a command gave instead; ``None`` leaves the file's.
 
         Raises:
-            InputError: a value is not allowed.
+            InputError: a value is not allowed; it names the command's option.
         """
         content = self.model_dump(mode="json")
         top = {
@@ -187,12 +189,28 @@ class SearchSpace(Entry):
             "validation_size": validation_size,
             "test_size": test_size,
         }
+        if self.data.split_file is not None:
+            for name, size in _given(sizes).items():
+                raise InputError(
+                    f"{_option(name)} must be left out, since the split file "
+                    f"'{self.data.split_file}' decides the molecules; got {size}"
+                )
         content |= _given(top)
         content["data"] |= _given(sizes)
         if epochs is not None:
             content["parameters"].pop("epochs", None)  # a given number is no longer searched
             content["training"]["epochs"] = epochs
-        return self._read(Document(f"{self.name} with overrides", content, self.text))
+        source = f"{self.name} with overrides"
+        places = {
+            **{name: name for name in _given(top)},
+            **{f"data.{name}": name for name in _given(sizes)},
+            **({} if epochs is None else {"training.epochs": "epochs"}),
+        }
+        try:
+            return self._read(Document(source, content, self.text))
+        except InputError as error:
+            message = str(error).removeprefix(f"{source}: ")
+            raise InputError(_by_option(message, places)) from None
 
     def to_provenance(self) -> dict[str, Any]:
         """JSON-safe record to keep with a study; :meth:`from_provenance` is its inverse."""
@@ -218,6 +236,18 @@ class SearchSpace(Entry):
 
 def _hash(content: Mapping[str, Any]) -> str:
     return fingerprint({key: value for key, value in content.items() if key != "description"})
+
+
+def _by_option(message: str, places: Mapping[str, str]) -> str:
+    """``message`` with the option in place of the field that it begins with."""
+    field = re.match(r"[\w.]*", message)[0]  # type: ignore[index]
+    if field not in places:
+        return message
+    return _option(places[field]) + re.sub(r"^\[\d+\]", "", message[len(field) :])
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

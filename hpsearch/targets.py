@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -76,8 +77,14 @@ def target(name: str) -> Target:
         return _BY_NAME[name]
     except KeyError:
         raise InputError(
-            f"a target must be one of {', '.join(TARGET_NAMES)}; got '{name}'"
+            f"a target must be one of {', '.join(TARGET_NAMES)}; got '{name}'{_offer(name)}"
         ) from None
+
+
+def _offer(name: str) -> str:
+    folded = {known.casefold(): known for known in TARGET_NAMES}
+    close = difflib.get_close_matches(name[:80].casefold(), folded, n=1)
+    return f"; did you mean {folded[close[0]]}?" if close else ""
 
 
 def canonical_targets(names: Iterable[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from optuna.trial import FixedTrial
 
-from hpsearch.config import TrialConfig
+from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.errors import InputError
 from hpsearch.parameters import CategoricalParameter, FloatParameter, IntParameter, split_components
 from hpsearch.search_space import SearchSpace
@@ -275,9 +276,10 @@ def test_an_override_fixes_what_was_searched() -> None:
     ("override", "message"),
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
-        ({"epochs": 0}, "training.epochs must be at least 1, got 0"),
-        ({"train_size": 1}, "data.train_size must be at least 2, got 1"),
-        ({"targets": ["muh"]}, "got 'muh'"),
+        ({"epochs": 0}, "--epochs must be at least 1, got 0"),
+        ({"train_size": 1}, "--train-size must be at least 2, got 1"),
+        ({"targets": ["muh"]}, "got 'muh'; did you mean mu?"),
+        ({"targets": ["u0"]}, "got 'u0'; did you mean U0?"),
         ({"targets": []}, "at least one target is needed"),
         ({"sampler": "grid"}, "sampler must be one of random, tpe"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
@@ -286,8 +288,27 @@ def test_an_override_fixes_what_was_searched() -> None:
 def test_a_bad_override(table3: SearchSpace, override: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as caught:
         table3.with_overrides(**override)
-    assert str(caught.value).startswith("table3 with overrides: ")
+    (field,) = override
+    assert str(caught.value).startswith(f"--{field.replace('_', '-')}")
     assert message in str(caught.value)
+
+
+def test_a_split_file_lies_beside_its_space_and_decides_the_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = (SPACES / "quick.yaml").read_text()
+    head, _, tail = text.partition("\ndata:")
+    path.write_text(f"{head}\ndata: {{split_file: mine.json}}{tail[tail.index(chr(10) * 2) :]}")
+    space = SearchSpace.load(os.path.relpath(path))
+    assert space.data.split_file == str(tmp_path / "mine.json")
+    assert space.with_overrides(epochs=3).data == space.data
+    for name in ("train_size", "validation_size", "test_size"):
+        # The default too: it would be ignored as silently as any other size.
+        size = DataConfig.model_fields[name].default or 5
+        with pytest.raises(InputError, match=rf"--{name.replace('_', '-')} must be left out.*mine"):
+            space.with_overrides(**{name: size})
+    path.write_text(path.read_text().replace("mine.json}", "mine.json, train_size: 77}"))
+    with pytest.raises(InputError, match=r"mine.yaml:\d+: .*train_size must be left out.*got 77"):
+        SearchSpace.load(path)
 
 
 # (text in table3.yaml, what replaces it, message); the fault is on the first changed line.

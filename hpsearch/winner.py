@@ -53,6 +53,8 @@ class Provenance(_Entry):
         versions: of hpsearch, Python and the packages that decide the result, by name.
         git_commit: of the code, where it ran from a checkout.
         created: when it was exported, ISO 8601.
+        edited: whether a person has changed the configuration since: then the errors above are
+            another configuration's.
     """
 
     study: str
@@ -68,6 +70,7 @@ class Provenance(_Entry):
     versions: dict[str, str]
     git_commit: str | None = None
     created: str
+    edited: bool = False
 
     @field_validator("validation_maes")
     @classmethod
@@ -141,15 +144,25 @@ class Winner(_Entry):
         """Hash of the three sets that it was found on; ``None`` without a search."""
         return None if self.provenance is None else self.provenance.split_hash
 
+    @property
+    def untouched(self) -> bool:
+        """Whether it is a search's, as the search left it: neither written nor edited by hand."""
+        return self.provenance is not None and not self.provenance.edited
+
     @classmethod
     def read(cls, path: str | Path) -> Winner:
         """The winner in the file at ``path``.
+
+        Where the fingerprint was deleted, the provenance is marked as edited. A relative
+        ``split_file`` is looked for beside the file, and absolute in what is returned.
 
         Raises:
             InputError: the file is not an export, or its configuration is not the one that its
                 fingerprint was made of.
         """
-        return _from_document(read_yaml(path))
+        winner = _from_document(read_yaml(path))
+        data = winner.config.data.beside(Path(path))
+        return winner.model_copy(update={"config": winner.config.model_copy(update={"data": data})})
 
     def write(self, path: str | Path) -> None:
         """Write the file at ``path``, whole or not at all; an older file is replaced.
@@ -191,9 +204,10 @@ def _from_document(document: Document) -> Winner:
             "version; delete the fingerprint: line to use it on purpose",
             key=True,
         )
-    return Winner(
-        name=file.name, config=file.config, assumed=file.assumed, provenance=file.provenance
-    )
+    origin = file.provenance
+    if origin is not None and file.fingerprint is None:
+        origin = origin.model_copy(update={"edited": True})
+    return Winner(name=file.name, config=file.config, assumed=file.assumed, provenance=origin)
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -207,6 +221,7 @@ _UNITS = {
     "data.validation_size": "molecules",
     "data.test_size": "molecules; null takes all behind validation's",
     "provenance.validation_loss": "Eq. 18: squared normalised errors, summed over the targets",
+    "provenance.edited": "since the export, on purpose",
     "provenance.zero_output_loss": "of a network whose output is zero",
 }
 

@@ -18,6 +18,7 @@ from hpsearch.ablation import (
     ablation_training,
     cell_table,
     check_split,
+    checked_split,
     drop_vectors,
     relative_cost,
     repeat_seed,
@@ -221,6 +222,21 @@ def test_an_ablation_trains_to_the_end_not_for_the_searchs_epochs():
     assert training.early_stopping_patience == 50
     assert (training.batch_size, training.learning_rate) == (16, 6.53e-3)
     assert ablation_training(training) == training
+    note = make_plan().training_note
+    assert note == (
+        "training: at most 200 epochs, plateau, early stopping after 50 without improvement; "
+        "the paper's where no option says otherwise, not the search's 10"
+    )
+
+
+@pytest.mark.parametrize("origin", [None, ORIGIN.model_copy(update={"edited": True})])
+def test_a_configuration_written_or_edited_by_hand_keeps_its_training(origin):
+    theirs = winner(provenance=origin)
+    plan = make_plan(theirs, overrides=Overrides(plateau_patience=9))
+    kept = {**theirs.config.training.model_dump(), "plateau_patience": 9}
+    assert plan.training.model_dump() == kept
+    assert plan.training_note.startswith("training: at most 10 epochs, cosine, early stopping aft")
+    assert plan.training_note.endswith("the file's own where no option says otherwise")
 
 
 def test_overrides_reach_every_cell():
@@ -233,7 +249,7 @@ def test_overrides_reach_every_cell():
 
 
 def test_an_override_that_is_not_allowed_is_refused_in_one_line():
-    with pytest.raises(InputError, match=r"epochs.*greater than or equal to 1; got 0"):
+    with pytest.raises(InputError, match=r"^--epochs must be greater than or equal to 1; got 0"):
         make_plan(overrides=Overrides(epochs=0))
     with pytest.raises(InputError, match="repeats must be at least 1; got 0"):
         make_plan(repeats=0)
@@ -377,12 +393,45 @@ def test_a_winner_without_a_search_has_nothing_to_leak(molecules):
 
 def test_sizes_beside_a_split_file_are_refused():
     config = TrialConfig.from_dict(
-        {**winner().config.to_dict(), "data": {"train_size": 2, "split_file": "mine.json"}}
+        {**winner().config.to_dict(), "data": {"split_file": "mine.json"}}
     )
     theirs = Winner(name="theirs", config=config)
     assert make_plan(theirs).data.split_file == "mine.json"
-    with pytest.raises(InputError, match=r"train_size must be left out.*'mine.json'.*got 300"):
+    with pytest.raises(InputError, match=r"--train-size must be left out.*'mine.json'.*got 300"):
         make_plan(theirs, overrides=Overrides(train_size=300))
+    with pytest.raises(InputError, match=r"--test-size must be left out.*'mine.json'.*got 300"):
+        Overrides(test_size=300).apply_to_run(config)
+    with pytest.raises(ValueError, match="train_size must be left out beside split_file"):
+        DataConfig(train_size=77, split_file="mine.json")
+
+
+def test_options_reach_a_single_run():
+    config = winner().config
+    changed = Overrides(epochs=2, train_size=200).apply_to_run(config, ["gap"])
+    assert (changed.targets, changed.training.epochs) == (("gap",), 2)
+    assert (changed.data.train_size, changed.network) == (200, config.network)
+    assert Overrides().apply_to_run(config) == config
+
+
+def test_any_run_of_a_searchs_winner_is_checked_for_leaks(molecules):
+    theirs = small_winner(molecules, SMALL)
+    split = checked_split(molecules, theirs, SMALL)
+    assert split.hash == theirs.split_hash
+    leak = DataConfig(train_size=2, validation_size=2, test_size=16)
+    with pytest.raises(InputError, match="new to the search; 6 of 16"):
+        checked_split(molecules, theirs, leak)
+
+
+def test_cells_say_the_molecules_of_the_split_not_of_the_configuration(store):
+    config = TrialConfig.from_dict(
+        {**winner().config.to_dict(), "data": {"split_file": "mine.json"}}
+    )
+    theirs = Winner(name="theirs", config=config)
+    plan = make_plan(theirs, name="mine", targets=["mu"], variants=["L1Net"], repeats=1)
+    uncounted = Ablation.launch(store, theirs, plan, Path("/nowhere"))
+    assert cell_table(store, uncounted.experiment.id)["train_size"].isna().all()
+    counted = Ablation.launch(store, theirs, plan, Path("/nowhere"), replace(DATA, train=77))
+    assert set(cell_table(store, counted.experiment.id)["train_size"]) == {77}
 
 
 # --- Against a store

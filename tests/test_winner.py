@@ -35,7 +35,7 @@ def make_winner(study: str = "quick", *, split_file: str | None = None) -> Winne
             output_mlp_neurons=40,
         ),
         training=TrainingConfig(batch_size=16, learning_rate=0.1 + 0.2, epochs=6, seed=123),
-        data=DataConfig(train_size=1000, split_file=split_file),
+        data=DataConfig(split_file=split_file) if split_file else DataConfig(train_size=1000),
     )
     provenance = Provenance(
         study=study,
@@ -73,7 +73,7 @@ def test_a_round_trip_is_the_identity(tmp_path: Path) -> None:
 def test_any_name_and_number_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, name: str, loss: float
 ) -> None:
-    winner = make_winner(name, split_file=name)
+    winner = make_winner(name, split_file=f"/{name}")
     assert winner.provenance is not None
     provenance = winner.provenance.model_copy(update={"validation_loss": loss})
     winner = winner.model_copy(update={"provenance": provenance})
@@ -112,7 +112,30 @@ def test_an_edited_configuration_is_used_only_on_purpose(tmp_path: Path) -> None
     assert str(caught.value).startswith(f"{path}:4: fingerprint must be that of config")
     assert "delete the fingerprint: line" in str(caught.value)
     path.write_text("".join(x for x in edited.splitlines(True) if not x.startswith("fingerprint")))
-    assert Winner.read(path).config.training.batch_size == 17
+    read = Winner.read(path)
+    assert read.config.training.batch_size == 17
+    assert not read.untouched
+    assert read.provenance is not None
+    assert read.provenance.edited
+    # What the search saw stays known, and the mark outlives being written again.
+    assert (read.data_hash, read.split_hash) == (winner.data_hash, winner.split_hash)
+    read.write(path)
+    assert Winner.read(path) == read
+
+
+def test_only_a_search_s_export_is_untouched() -> None:
+    winner = make_winner()
+    assert winner.untouched
+    assert not winner.model_copy(update={"provenance": None}).untouched
+
+
+def test_a_relative_split_file_lies_beside_the_configuration(tmp_path: Path) -> None:
+    winner = make_winner(split_file="splits/mine.json")
+    (tmp_path / "sub").mkdir()
+    winner.write(tmp_path / "sub" / "winner.yaml")
+    read = Winner.read(os.path.relpath(tmp_path / "sub" / "winner.yaml"))
+    assert read.config.data.split_file == str(tmp_path / "sub" / "splits" / "mine.json")
+    assert read.untouched
 
 
 def test_hashes_are_those_of_the_search() -> None:

@@ -7,7 +7,7 @@ command again means the same cells; what is already in the store is not run agai
 
 from hpsearch.ablation.cells import CELL_COLUMNS, STATES, CellState, cell_table
 from hpsearch.ablation.plan import AblationPlan, Cell, Overrides, ablation_training, repeat_seed
-from hpsearch.ablation.summary import DataSummary, check_split
+from hpsearch.ablation.summary import DataSummary, check_split, checked_split
 from hpsearch.ablation.variants import (
     VARIANT_NAMES,
     VARIANTS,
@@ -34,6 +34,7 @@ __all__ = [
     "ablation_training",
     "cell_table",
     "check_split",
+    "checked_split",
     "drop_vectors",
     "relative_cost",
     "repeat_seed",

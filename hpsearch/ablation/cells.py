@@ -32,15 +32,17 @@ def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
     """Every cell of an ablation as it stands in the store, in the order of the launches.
 
     Columns: ``CELL_COLUMNS``; errors in the target's reporting unit, ``validation_mae`` and
-    ``test_mae`` with the best epoch's weights, ``train_size`` as configured, ``seconds`` of all
-    epochs, ``reason`` of a failure. Empty where not known yet. A cell that is ``running`` may be
-    one that a launch left behind: the store does not know whether its driver lives.
+    ``test_mae`` with the best epoch's weights, ``train_size`` of the split that was made,
+    ``seconds`` of all epochs, ``reason`` of a failure. Empty where not known yet. A cell that is
+    ``running`` may be one that a launch left behind: the store does not know whether its driver
+    lives.
     """
     results = {row["key"]: row for row in store.results(experiment_id).to_dict("records")}
     test = store.test_errors(experiment_id).set_index(["key", "target"])["mae"].to_dict()
     errors = store.target_errors(experiment_id).set_index(["key", "epoch", "target"])
     validation = errors["mae"].to_dict()
     seconds = store.epochs(experiment_id).groupby("key")["seconds"].sum().to_dict()
+    trained = _training_molecules(store, experiment_id)
     rows = []
     for run in store.runs(experiment_id).to_dict("records"):
         variant, target, repeat = run["key"].split("/")
@@ -56,7 +58,7 @@ def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
                 "test_mae": test.get((run["key"], target)),
                 "validation_mae": validation.get((run["key"], best, target)),
                 "weights": run["weights"],
-                "train_size": run["configuration"]["data"]["train_size"],
+                "train_size": _configured(run) if trained is None else trained,
                 "epochs": result.get("epochs"),
                 "best_epoch": best,
                 "seconds": seconds.get(run["key"]),
@@ -64,6 +66,18 @@ def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype(CELL_COLUMNS)
+
+
+def _training_molecules(store: Store, experiment_id: int) -> int | None:
+    """Training molecules that the launch has counted; ``None`` where it counted none."""
+    experiments = store.experiments().set_index("id")["provenance"]
+    data = experiments.get(experiment_id, {}).get("data") or {}
+    return data.get("train")
+
+
+def _configured(run: dict[Any, Any]) -> int | None:
+    data = run["configuration"]["data"]
+    return None if data["split_file"] else data["train_size"]
 
 
 def _state(run: dict[Any, Any], result: dict[Any, Any]) -> CellState:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from hpsearch.ablation.rebuild import Config, rebuild
+from hpsearch.ablation.rebuild import Config, option, rebuild, rebuild_by_options
 from hpsearch.ablation.variants import Variant, require_vectors, select_variants
 from hpsearch.config import (
     DataConfig,
@@ -24,10 +24,11 @@ from hpsearch.winner import Winner
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command changes in the training and the data of every cell; ``None`` leaves it."""
+    """What a command's options change in the training and the data; ``None`` leaves it."""
 
     epochs: int | None = None
     schedule: ScheduleName | None = None
+    plateau_patience: int | None = None
     early_stopping_patience: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -41,24 +42,33 @@ class Overrides:
         """``config`` with the options that it has a field for.
 
         Raises:
-            InputError: a value is not allowed.
+            InputError: a value is not allowed, or is a size or a seed beside a split file, which
+                would silently win over it.
         """
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
         known = type(config).model_fields
-        return rebuild(config, **{k: v for k, v in given.items() if v is not None and k in known})
+        given = {name: value for name, value in every.items() if value is not None}
+        given = {name: value for name, value in given.items() if name in known}
+        if isinstance(config, DataConfig) and config.split_file is not None and given:
+            name, value = next(iter(given.items()))
+            raise InputError(
+                f"{option(name)} must be left out, since the split file '{config.split_file}' "
+                f"decides the molecules; got {value}"
+            )
+        return rebuild_by_options(config, given)
 
-    def refuse_sizes(self, split_file: str) -> None:
-        """Refuses sizes and a seed beside a split file, which would silently win over them.
+    def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
+        """``config`` with the options, and with ``targets`` where there are any.
 
         Raises:
-            InputError: one is given.
+            InputError: a value or a name is not allowed.
         """
-        for name in ("train_size", "validation_size", "test_size", "split_seed"):
-            if (value := getattr(self, name)) is not None:
-                raise InputError(
-                    f"{name} must be left out, since the split file '{split_file}' decides the "
-                    f"molecules; got {value}"
-                )
+        return TrialConfig(
+            targets=canonical_targets(tuple(targets) or config.targets),
+            network=config.network,
+            training=self.apply(config.training),
+            data=self.apply(config.data),
+        )
 
 
 _OF_THE_SEARCH = (
@@ -69,14 +79,15 @@ _OF_THE_SEARCH = (
     "minimum_learning_rate",
     "early_stopping_patience",
 )
-"""How long and how a *search* trains; an ablation trains to the end instead (section 2.1)."""
+"""How long and how a *search* trains; its winner is trained to the end instead (section 2.1)."""
 
 
 def ablation_training(search: TrainingConfig) -> TrainingConfig:
-    """The winner's batch size and learning rate with the paper's schedule to the end.
+    """A search's batch size and learning rate with the paper's schedule to the end.
 
     A search stops after ten epochs; the ablation trains for at most 200, with the plateau schedule
-    and an early stopping patience of 50, which are ``TrainingConfig``'s defaults.
+    and an early stopping patience of 50, which are ``TrainingConfig``'s defaults. Only an export
+    that nobody has edited is trained so: see ``docs/decisions/0015``.
     """
     defaults = {name: TrainingConfig.model_fields[name].default for name in _OF_THE_SEARCH}
     return rebuild(search, **defaults)
@@ -121,6 +132,7 @@ class AblationPlan:
         name: the experiment's name in the store.
         network: the winner's network.
         training: of every cell; its seed is the one that the repeats' seeds derive from.
+        training_note: one line for the user, that says whose training it is.
         data: of every cell.
         targets: each trained by itself, in Table 1's order.
         variants: the arms.
@@ -136,6 +148,7 @@ class AblationPlan:
     variants: tuple[Variant, ...]
     repeats: int = 1
     expected_split: str | None = None
+    training_note: str = ""
 
     @classmethod
     def make(
@@ -150,6 +163,9 @@ class AblationPlan:
         stem: str | None = None,
     ) -> AblationPlan:
         """The plan for ``winner``; without targets its own, without variants all of them.
+
+        A search's export gets the paper's training; one that was written or edited by hand keeps
+        its own. Options come after either.
 
         Args:
             winner: the exported configuration.
@@ -168,18 +184,19 @@ class AblationPlan:
             raise InputError(f"the number of repeats must be at least 1; got {repeats}")
         search = winner.config
         require_vectors(search.network)
-        if search.data.split_file is not None:
-            overrides.refuse_sizes(search.data.split_file)
         data = overrides.apply(search.data)
+        to_the_end = ablation_training(search.training) if winner.untouched else search.training
+        training = overrides.apply(to_the_end)
         plan = cls(
             name=name or "",
             network=search.network,
-            training=overrides.apply(ablation_training(search.training)),
+            training=training,
             data=data,
             targets=canonical_targets(tuple(targets) or search.targets),
             variants=select_variants(variants),
             repeats=repeats,
-            expected_split=_split_hash(winner) if data == search.data else None,
+            expected_split=winner.split_hash if data == search.data else None,
+            training_note=_training_note(winner, training),
         )
         return plan if name else replace(plan, name=f"{stem or winner.name}-{plan.identity[:8]}")
 
@@ -219,5 +236,12 @@ class AblationPlan:
         )
 
 
-def _split_hash(winner: Winner) -> str | None:
-    return None if winner.provenance is None else winner.provenance.split_hash
+def _training_note(winner: Winner, training: TrainingConfig) -> str:
+    note = (
+        f"training: at most {training.epochs} epochs, {training.schedule}, early stopping after "
+        f"{training.early_stopping_patience} without improvement"
+    )
+    if winner.untouched:
+        epochs = winner.config.training.epochs
+        return f"{note}; the paper's where no option says otherwise, not the search's {epochs}"
+    return f"{note}; the file's own where no option says otherwise"

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from hpsearch.ablation.plan import AblationPlan
+from hpsearch.config import DataConfig
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
@@ -46,9 +47,7 @@ class DataSummary:
             InputError: the sizes do not fit, the search's split cannot be made again, or the
                 search has seen a test molecule.
         """
-        split = make_split(molecules, plan.data)
-        if winner.provenance is not None:
-            check_split(_split_of_the_search(molecules, winner, winner.provenance), split)
+        split = checked_split(molecules, winner, plan.data)
         return cls(
             molecules=len(molecules),
             train=len(split.train),
@@ -58,6 +57,19 @@ class DataSummary:
             split_hash=split.hash,
             baselines=baselines(molecules, split.train, split.test, plan.targets),
         )
+
+
+def checked_split(molecules: Molecules, winner: Winner, data: DataConfig) -> Split:
+    """The split of ``data``, whose test molecules are new to the search that found ``winner``.
+
+    Raises:
+        InputError: the sizes do not fit, the search's split cannot be made again, or the search
+            has seen a test molecule.
+    """
+    split = make_split(molecules, data)
+    if winner.provenance is not None:
+        check_split(_split_of_the_search(molecules, winner, winner.provenance), split)
+    return split
 
 
 def _split_of_the_search(molecules: Molecules, winner: Winner, search: Provenance) -> Split:
@@ -81,20 +93,20 @@ def _split_of_the_search(molecules: Molecules, winner: Winner, search: Provenanc
     return split
 
 
-def check_split(search: Split, ablation: Split) -> None:
+def check_split(search: Split, run: Split) -> None:
     """Refuses test molecules that the search trained on or chose its winner by.
 
-    Splits of one seed never clash as long as both fit the data set; other seeds, split files and
-    sizes that do not fit may.
+    Splits of one seed and one validation size never clash as long as testing lies behind both;
+    other seeds, split files and larger sizes may.
 
     Raises:
         InputError: there are some.
     """
     seen = np.concatenate([search.train, search.validation])
-    shared = len(np.intersect1d(seen, ablation.test))
+    shared = len(np.intersect1d(seen, run.test))
     if shared:
         raise InputError(
-            f"the ablation's test molecules must be new to the search; {shared:,} of "
-            f"{len(ablation.test):,} were training or validation molecules of the search; "
-            "lower test_size or take the search's split_seed"
+            f"the test molecules must be new to the search; {shared:,} of {len(run.test):,} were "
+            "training or validation molecules of the search; lower --test-size, or keep the "
+            "search's split"
         )

@@ -18,7 +18,6 @@ import plotly.graph_objects as go
 
 from hpsearch import shipped
 from hpsearch.errors import HpsearchError
-from hpsearch.report import Written, write_files
 from hpsearch.store import Store
 
 FigureFunction = Callable[[Store, str | None], "go.Figure | None"]
@@ -144,17 +143,6 @@ def render_pages(
         if document is not None:
             documents[f"{page.name}.html"] = document
     return documents, problems
-
-
-def write_pages(
-    store: Store, directory: Path, name: str | None = None, pages: Path | None = None
-) -> Written:
-    """Writes the pages in the folder ``pages`` as HTML files into ``directory``.
-
-    A page that fails costs only itself: the others are written, its line is in ``problems``.
-    """
-    documents, problems = render_pages(store, name, pages)
-    return Written(write_files(directory, documents), tuple(problems))
 
 
 def _run(path: Path) -> ModuleType:

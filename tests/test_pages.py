@@ -16,7 +16,6 @@ from hpsearch.pages import (
     load_pages,
     page_files,
     render_pages,
-    write_pages,
 )
 from hpsearch.report import subject, table1
 from hpsearch.store import Store
@@ -140,12 +139,11 @@ def test_pages_keep_to_the_experiment_that_is_named(store):
 # --- Documents
 
 
-def test_a_document_is_whole_and_holds_plotly_once(store, tmp_path):
-    written = write_pages(store, tmp_path / "out")
-    assert written.problems == ()
-    assert {path.name for path in written.paths} == {f"{name}.html" for name in SHIPPED}
-    for path in written.paths:
-        text = path.read_text()
+def test_a_document_is_whole_and_holds_plotly_once(store):
+    documents, problems = render_pages(store)
+    assert problems == []
+    assert set(documents) == {f"{name}.html" for name in SHIPPED}
+    for text in documents.values():
         assert text.count("plotly.js v") == 1
         assert not re.search(r"<(script|link)[^>]+(src|href)=", text)
 

@@ -13,9 +13,21 @@ from made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
 from hpsearch import published
 from hpsearch.config import DataConfig
+from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.report import averages, search_table, sections, subject, table1, write_report
-from hpsearch.report.document import duration, number, percent, value
+from hpsearch.report import (
+    averages,
+    molecule_lines,
+    search_table,
+    sections,
+    status_lines,
+    subject,
+    table1,
+    table1_sections,
+    winner_lines,
+    write_report,
+)
+from hpsearch.report.document import number, percent, value
 from hpsearch.report.render import Section, html_document, latex, latex_escape, markdown, plain
 from hpsearch.report.write import write_files
 from hpsearch.store import Store
@@ -156,6 +168,12 @@ def test_what_has_not_been_run_is_blank_and_not_guessed(fresh):
     assert table["L0Net_runs"].isna().tolist() == [True, False]
     assert averages(table)["relative_L1_L0"] == table.loc["U0", "relative_L1_L0"]
     text = markdown(sections(fresh, subject(fresh)))
+    (average,) = [line for line in text.splitlines() if line.startswith("| average")]
+    cells = [cell.strip() for cell in average.split("|")]
+    assert cells[1] == "average"
+    # U0 alone has both nets, mu alone the L1Net and the Deep; the paper has both targets.
+    assert cells[3] == f"{percent(table.loc['U0', 'relative_L1_L0'])} (of 1)"
+    assert cells[7].endswith("(of 2)")
     assert "no end of losses" in text
     assert "nan" not in text.lower()
     assert "<na>" not in text.lower()
@@ -176,6 +194,78 @@ def test_more_arms_than_table_1_get_columns_of_their_own(fresh):
     finally:
         del WEIGHTS["L0NetOutdeep"], ERRORS["L0NetOutdeep"]
     assert table["L0NetOutdeep"].tolist() == [0.9, 9.0]
+
+
+def test_averages_over_the_same_targets_say_so_once(store):
+    text = markdown(table1_sections(store, the_ablation(store)))
+    assert "| average of 2 |" in text
+    assert "(of " not in text
+
+
+def test_vectors_are_said_to_keep_the_components_not_the_features(store):
+    text = markdown(table1_sections(store, the_ablation(store)))
+    assert "keeps the number of components" in text
+    assert "number of features" not in text
+
+
+def test_an_edited_export_is_not_called_the_trial(fresh):
+    winner = the_winner(run_search(fresh))
+    edited = winner.provenance.model_copy(update={"edited": True})
+    name = run_ablation(fresh, winner.model_copy(update={"provenance": edited}))
+    text = markdown(sections(fresh, subject(fresh, name)))
+    assert "; edited after export, so it is not the network of that trial any more." in text
+
+
+def test_an_export_as_it_was_is_the_trial(store):
+    text = markdown(sections(store, subject(store)))
+    assert "of the study made-up, exported" in text
+    assert "edited" not in text
+
+
+def test_sizes_beside_a_split_file_are_not_told(fresh):
+    winner = the_winner(run_search(fresh))
+    config = winner.config.model_copy(update={"data": DataConfig(split_file="/mine.json")})
+    by_hand = Winner(name="mine", config=config)
+    name = run_ablation(fresh, by_hand, train=77)
+    text = markdown(sections(fresh, subject(fresh, name)))
+    assert "trained on 77 molecules, the epoch chosen on 500" in text
+    assert "data.split\\_file | /mine.json" in text
+    assert "109,000 |" not in text
+    assert "data.train" not in text
+
+
+# --- The terminal
+
+
+def test_status_says_nan_of_nothing(store):
+    lines = list(status_lines(Study.open(store, "made-up")))
+    assert len(lines) == 1 + 4
+    assert lines[1].endswith("the loss is not finite at step 7 | x")
+    for line in lines[2:]:
+        assert line.split()[1] == "complete"
+        assert line.endswith("4,321")
+    assert not [line for line in lines if "nan" in line.lower() and "finite" not in line]
+
+
+def test_the_winner_stands_beside_the_baselines(store, tmp_path):
+    winner = the_winner(Study.open(store, "made-up"))
+    first, blank, head, *rows, last = winner_lines(winner, qm9.load())
+    assert first.startswith("winner: trial 3, validation loss 0.3333 (1.0% of zero output's)")
+    assert (blank, head.split()[:4]) == ("", ["target", "winner", "composition", "mean"])
+    assert [row.split()[0] for row in rows] == list(winner.config.targets)
+    assert all(row.split()[1] == "5" for row in rows)
+    assert last.endswith(" of 12")
+
+
+def test_the_molecules_are_described_with_their_split():
+    first, content, split, blank, note, head, *rows = molecule_lines(
+        qm9.load(), DataConfig(train_size=300, validation_size=20, test_size=40)
+    )
+    assert first.startswith("130,831 molecules of 3-29 atoms, mean 18.0")
+    assert content.startswith("content ")
+    assert split.endswith(": 300 training, 20 validation, 40 test molecules")
+    assert (blank, "Eq. 15" in note, head.split()[0]) == ("", True, "target")
+    assert [row.split()[0] for row in rows] == list(TARGET_NAMES)
 
 
 # --- The search
@@ -412,7 +502,6 @@ def test_numbers_as_text():
         "",
     ]
     assert [number(x, sign=True) for x in (0.5, -2.571, 1500)] == ["+0.5", "-2.571", "+1,500"]
-    assert [duration(x) for x in (0.0, 59.4, 90.0, 5400.0)] == ["0 s", "59 s", "1.5 min", "1.5 h"]
     assert [percent(x) for x in (-0.5014, 0.0, 1.0)] == ["-50.1 %", "+0.0 %", "+100.0 %"]
     assert [value(x) for x in (True, 84, 11.1, 6.53e-3, "cosine", None)] == [
         "true",

@@ -35,8 +35,9 @@ def _as_it_is(network: NetworkConfig) -> NetworkConfig:
 def drop_vectors(network: NetworkConfig) -> NetworkConfig:
     """``network`` with every vector replaced by three scalars: as many components, none rotating.
 
-    The number of *features* stays, the number of *weights* does not: a convolution between scalars
-    alone has more radial weights than one with the same components split into scalars and vectors.
+    The number of *components* stays: 29 vectors, of three components each, become 87 scalars. So
+    there are more *features*, and more *weights*: a convolution between scalars alone has more
+    radial weights than one with the same components split into scalars and vectors.
     """
     return rebuild(
         network,
@@ -109,11 +110,12 @@ def require_vectors(network: NetworkConfig) -> None:
 
 
 def relative_cost(network: NetworkConfig) -> int:
-    """A number that grows with the time of a step: the radial weights of all convolutions.
+    """A number that grows with the time of a step: weights of radial and of atom-wise layers.
 
-    Good for ordering the arms of one plan; not seconds. A convolution has one radial head per pair
-    of features and allowed filter degree: one for 0→0, 0→1 and 1→0, three for 1→1; each vector that
-    comes out also takes a scalar that gates it.
+    It counts the last radial layer of every convolution and the hidden atom-wise layers, without
+    biases. Good for ordering the arms of one plan; not seconds. A convolution has one radial head
+    per pair of features and allowed filter degree: one for 0→0, 0→1 and 1→0, three for 1→1; each
+    vector that comes out also takes a scalar that gates it.
     """
     inputs = (network.embedding_size, 0)
     layer = (network.featurization_scalars, network.featurization_vectors)

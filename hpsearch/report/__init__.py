@@ -7,6 +7,7 @@ for Markdown, HTML and LaTeX, while CSV keeps the frames' full precision.
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
+from hpsearch.report.terminal import molecule_lines, status_lines, winner_lines
 from hpsearch.report.write import FORMATS, Written, write_files, write_report
 
 __all__ = [
@@ -15,12 +16,15 @@ __all__ = [
     "Subject",
     "Written",
     "averages",
+    "molecule_lines",
     "plain",
     "search_table",
     "sections",
+    "status_lines",
     "subject",
     "table1",
     "table1_sections",
+    "winner_lines",
     "write_files",
     "write_report",
 ]

@@ -11,6 +11,7 @@ import pandas as pd
 from hpsearch import published
 from hpsearch.ablation import VARIANTS, cell_table
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.progress import duration
 from hpsearch.published import COMPARISONS
 from hpsearch.report.render import Section
 from hpsearch.report.tables import (
@@ -21,6 +22,7 @@ from hpsearch.report.tables import (
     averages,
     search_table,
     table1,
+    weights_of,
 )
 from hpsearch.store import Store
 from hpsearch.study import Study
@@ -145,7 +147,8 @@ def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) ->
 
 
 def _train_molecules(table: pd.DataFrame) -> int:
-    return int(table["train_molecules"].max()) if len(table) else 0
+    known = table["train_molecules"].dropna()
+    return 0 if known.empty else int(known.max())
 
 
 def _unit(row: pd.Series[Any]) -> str:
@@ -154,7 +157,7 @@ def _unit(row: pd.Series[Any]) -> str:
 
 
 def _ours(train: int) -> str:
-    return f"ours, {train:,} molecules"
+    return f"ours, {train:,} molecules" if train else "ours"
 
 
 def _paper(train: int) -> str:
@@ -171,7 +174,7 @@ def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
         "composition are predictions without a geometry: the training molecules' mean, and a "
         "linear fit to the numbers of atoms of each element."
     )
-    if train < published.TRAIN_MOLECULES:
+    if 0 < train < published.TRAIN_MOLECULES:
         remarks.append(
             f"Errors fall with the number of training molecules: {train:,} are not "
             f"{published.TRAIN_MOLECULES:,}, so our columns cannot be compared with the paper's, "
@@ -189,7 +192,7 @@ def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
 def _sizes(train: int, data: dict[str, Any]) -> str:
     start = "Mean absolute errors on test molecules, averaged over the completed repeats"
     if not data:
-        return f"{start}; trained on {train:,} molecules."
+        return f"{start}; trained on {train:,} molecules." if train else f"{start}."
     return (
         f"{start}; trained on {data['train']:,} molecules, the epoch chosen on "
         f"{data['validation']:,}, tested on {data['test']:,}."
@@ -203,9 +206,7 @@ def _differences(table: pd.DataFrame) -> Section:
         (row["symbol"], _unit(row), *(_difference(column, row[column]) for column in columns))
         for _, row in table.iterrows()
     ]
-    means = averages(table)
-    mean = (_difference(column, means.get(column)) for column in columns)
-    rows.append((f"average of {len(table)}", BLANK, *mean))
+    rows.append(_average_row(table, columns))
     l1, deep = (_paper_average(column) for column in ("relative_L1_L0", "relative_Deep_L0"))
     remarks = (
         "ΔE(X,Y) is X's error less Y's; %E(X,Y) is the same in per cent of the L0Net's error, in "
@@ -216,6 +217,21 @@ def _differences(table: pd.DataFrame) -> Section:
     header = ("Target", "Unit of ΔE", *_HEADINGS.values(), *_HEADINGS.values())
     groups = ("", "", *[_ours(train)] * len(COMPARISONS), *[_paper(train)] * len(COMPARISONS))
     return Section("Table 1: differences", remarks, header, tuple(rows), groups)
+
+
+def _average_row(table: pd.DataFrame, columns: list[str]) -> tuple[str, ...]:
+    """The averages; a column that fewer targets have than another says of how many it is."""
+    means = averages(table)
+    counts = {column: int(table[column].notna().sum()) for column in means}
+    same = len(set(counts.values())) == 1
+    cells = (
+        _difference(column, means[column]) + ("" if same else f" (of {counts[column]})")
+        if column in means
+        else BLANK
+        for column in columns
+    )
+    label = f"average of {next(iter(counts.values()))}" if same else "average"
+    return (label, BLANK, *cells)
 
 
 def _paper_average(column: str) -> str:
@@ -232,12 +248,12 @@ def _difference(column: str, value: object) -> str:
 def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: str) -> Section:
     stored = ablation_experiment(store, ablation).provenance.get("variants", {})
     descriptions = {**{variant.name: variant.description for variant in VARIANTS}, **stored}
-    reference = _weights(cells, "L1Net")
+    reference = weights_of(cells, "L1Net")
     rows = []
     for arm in arms:
         mine = cells[cells["variant"] == arm]
         states = mine["state"].value_counts()
-        weights = _weights(cells, arm)
+        weights = weights_of(cells, arm)
         ratio = weights / reference if weights and reference else None
         rows.append(
             (
@@ -251,16 +267,11 @@ def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: st
             )
         )
     remarks = (
-        "Dropping vectors keeps the number of features, not the number of weights: read the errors "
-        "beside the weights.",
+        "Dropping vectors keeps the number of components, three scalars for each vector, not the "
+        "number of weights: read the errors beside the weights.",
     )
     header = ("Arm", "Network", "Weights", "of L1Net's", "Complete", "Failed", "Trained")
     return Section("The arms", remarks, header, tuple(rows))
-
-
-def _weights(cells: pd.DataFrame, arm: str) -> int | None:
-    counts = cells.loc[cells["variant"] == arm, "weights"].dropna()
-    return None if counts.empty else int(counts.iloc[0])
 
 
 def failure_sections(store: Store, ablation: str) -> list[Section]:
@@ -292,7 +303,10 @@ def _origin(winner: dict[str, Any], assumed: list[str]) -> tuple[str, ...]:
     remarks = [f"{winner.get('name', 'The configuration')} was written by hand."]
     if (origin := winner.get("provenance")) is not None:
         of_study = f"Trial {origin['trial']} of the study {origin['study']}"
-        remarks = [f"{of_study}, exported {origin['created']}."]
+        edited = ""
+        if origin.get("edited"):
+            edited = "; edited after export, so it is not the network of that trial any more"
+        remarks = [f"{of_study}, exported {origin['created']}{edited}."]
         if origin.get("selected_on") == "test":
             remarks.append(
                 "It was chosen by its loss on the search's test molecules, as in the paper; errors "
@@ -308,8 +322,14 @@ def _settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tu
         (f"{part}.{name}", (value(entry) or "null") + _mark(f"{part}.{name}" in assumed))
         for part in ("network", "training", "data")
         for name, entry in config.get(part, {}).items()
-        if f"{part}.{name}" != "training.seed"
+        if f"{part}.{name}" != "training.seed" and _decides(part, name, config)
     )
+
+
+def _decides(part: str, name: str, config: dict[str, Any]) -> bool:
+    """Whether the setting has an effect: beside a split file, sizes and seed have none."""
+    by_file = part == "data" and config["data"].get("split_file") is not None
+    return not by_file or name == "split_file"
 
 
 def _mark(assumed: bool) -> str:
@@ -387,14 +407,6 @@ def number(value: Any, *, sign: bool = False) -> str:
 def percent(fraction: Any) -> str:
     """A signed percentage with one decimal."""
     return f"{100 * fraction:+.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def value(entry: Any) -> str:

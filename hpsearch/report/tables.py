@@ -119,18 +119,19 @@ def _row(
         "target": name,
         "symbol": target(name).symbol,
         "unit": target(name).unit,
-        "train_molecules": data.get("train", cells["train_size"].iloc[0]),
+        "train_molecules": cells["train_size"].iloc[0],
         **{kind: known.get(kind, {}).get(name) for kind in BASELINES},
         **errors,
         **published.compare(errors),
-        **{f"{arm}_weights": _weights(cells, arm) for arm in arms},
+        **{f"{arm}_weights": weights_of(cells, arm) for arm in arms},
         **{f"{arm}_runs": int(count) for arm, count in complete.size().items()},
         **{f"paper_{network}": mae for network, mae in published.MAES[name].items()},
         **{f"paper_{c}": v for c, v in published.compare(published.MAES[name]).items()},
     }
 
 
-def _weights(cells: pd.DataFrame, arm: str) -> int | None:
+def weights_of(cells: pd.DataFrame, arm: str) -> int | None:
+    """Trainable weights of an arm's networks; ``None`` before one has started."""
     counts = cells.loc[cells["variant"] == arm, "weights"].dropna()
     return None if counts.empty else int(counts.iloc[0])
 

@@ -1,0 +1,86 @@
+"""What the commands print of a study, its winner and the molecules: lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from hpsearch.config import DataConfig
+from hpsearch.data.baselines import baselines
+from hpsearch.data.molecule import Molecules
+from hpsearch.data.split import make_split
+from hpsearch.data.statistics import TargetStatistics
+from hpsearch.progress import relative
+from hpsearch.study import Study
+from hpsearch.targets import TARGET_NAMES, target
+from hpsearch.winner import Winner
+
+
+def status_lines(study: Study) -> Iterator[str]:
+    """One line per trial, by number, under a heading."""
+    yield f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}"
+    for row in study.trials().to_dict("records"):
+        # A column in which some entry is missing holds NaN there, whatever else it holds.
+        reason = "" if pd.isna(row["failure_reason"]) else row["failure_reason"]
+        yield (
+            f"{row['number']:5} {row['state'].lower():9}{row['epochs']:7}"
+            f"{_number(row['best_loss'], 11, '.4g')}{_number(row['seconds_per_epoch'], 9, '.1f')}"
+            f"{_number(row['weights'], 12, ',.0f')}  {reason}"
+        ).rstrip()
+
+
+def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
+    """A search's winner beside predictions without a geometry, on its validation molecules."""
+    origin = winner.provenance
+    assert origin is not None
+    yield (
+        f"winner: trial {origin.trial}, validation loss {origin.validation_loss:,.4g} "
+        f"({relative(origin.validation_loss, origin.zero_output_loss)})"
+    )
+    split = make_split(molecules, winner.config.data)
+    naive = baselines(molecules, split.train, split.validation, winner.config.targets)
+    yield ""
+    yield f"{'target':8}{'winner':>12}{'composition':>13}{'mean':>12}  unit (validation MAE)"
+    for name, error in origin.validation_maes.items():
+        yield (
+            f"{name:8}{error.mae:12.4g}{naive['composition'][name]:13.4g}"
+            f"{naive['mean'][name]:12.4g}  {error.unit}"
+        )
+    beaten = sum(e.mae < naive["composition"][n] for n, e in origin.validation_maes.items())
+    yield f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}"
+
+
+def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
+    """The molecules, their split, the targets' statistics and naive errors.
+
+    Raises:
+        InputError: the sizes do not fit.
+    """
+    split = make_split(molecules, data)
+    statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
+    naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
+    counts = molecules.atom_counts
+    yield (
+        f"{len(molecules):,} molecules of {counts.min()}-{counts.max()} atoms, "
+        f"mean {counts.mean():.2f}"
+    )
+    yield f"content {molecules.content_hash}"
+    yield (
+        f"split {split.hash}: {len(split.train):,} training, {len(split.validation):,} validation, "
+        f"{len(split.test):,} test molecules"
+    )
+    yield ""
+    yield "per-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
+    yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
+    for t, name in enumerate(TARGET_NAMES):
+        factor = target(name).reporting_factor
+        yield (
+            f"{name:8}{statistics.mean[t] * factor:12.5g}{statistics.deviation[t] * factor:12.5g}"
+            f"{naive['mean'][name]:14.4g}{naive['composition'][name]:13.4g}  {target(name).unit}"
+        )
+
+
+def _number(value: Any, width: int, form: str) -> str:
+    return ("-" if pd.isna(value) else format(float(value), form)).rjust(width)

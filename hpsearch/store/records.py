@@ -42,13 +42,11 @@ class StoredRun:
         id: primary key; what epochs and results are recorded under.
         key: unique within its experiment.
         config: the run's configuration.
-        directory: where its checkpoints are.
     """
 
     id: int
     key: str
     config: TrialConfig
-    directory: str
 
 
 @dataclass(frozen=True)

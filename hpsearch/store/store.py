@@ -209,7 +209,7 @@ class Store:
                 replace=("directory",),
             )
             run_id = connection.execute(select(runs.c.id).where(this)).scalar_one()
-            return StoredRun(run_id, key, config, directory)
+            return StoredRun(run_id, key, config)
 
         return self._write(work)
 
@@ -310,13 +310,14 @@ class Store:
 
     def run(self, experiment_id: int, key: str) -> StoredRun | None:
         """The run ``key`` of an experiment, or ``None``."""
-        columns = (runs.c.id, runs.c.configuration, runs.c.directory)
-        query = select(*columns).where(runs.c.experiment_id == experiment_id, runs.c.key == key)
+        query = select(runs.c.id, runs.c.configuration).where(
+            runs.c.experiment_id == experiment_id, runs.c.key == key
+        )
         row = self._read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             return None
         config = TrialConfig.from_dict(json.loads(row.configuration))
-        return StoredRun(row.id, key, config, row.directory)
+        return StoredRun(row.id, key, config)
 
     def trial_states(self, study: str) -> list[TrialState] | None:
         """Optuna's rows of the study, by number; ``None`` if it has no study of that name.

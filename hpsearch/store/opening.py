@@ -11,6 +11,7 @@ from hpsearch.errors import InputError
 from hpsearch.store import schema
 from hpsearch.store.address import Address
 from hpsearch.store.engine import engine_options, set_beginning
+from hpsearch.store.file_system import network_type
 from hpsearch.store.patience import driver_error, is_transient
 
 _TRIES = 10
@@ -18,9 +19,20 @@ _SQLITE_NOT_A_DATABASE = 26
 
 
 def make_folder(address: Address) -> None:
-    """Make the folder of a SQLite file."""
+    """Make the folder of a SQLite file.
+
+    Raises:
+        InputError: it cannot be made, or lies on a network file system: there SQLite's write-ahead
+            log, which is memory that processes share, loses or damages what is written.
+    """
     if address.path is None:
         return
+    if kind := network_type(address.path):
+        raise InputError(
+            f"the store {address.label} lies on a network folder ({kind}), where SQLite is not "
+            "safe; name a local folder with --storage sqlite:////FOLDER/hpsearch.db, or a server: "
+            "postgresql://user@host/database"
+        )
     try:
         address.path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,4 +108,7 @@ def refusal(address: Address, error: BaseException) -> InputError:
     reason = address.one_line(found)
     if address.path is not None:
         return InputError(f"the store {address.label} cannot be opened: {reason}")
-    return InputError(f"the store {address.label} cannot be reached: {reason}")
+    return InputError(
+        f"the store {address.label} cannot be reached: {reason}; start its server or correct the "
+        "URL (--storage, else HPSEARCH_STORAGE)"
+    )

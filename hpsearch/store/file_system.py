@@ -1,0 +1,43 @@
+"""What kind of file system a folder lies on: SQLite's log needs one of this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MOUNTS = Path("/proc/mounts")
+"""Linux's list of mounts: device, mount point, type and more; other systems have none."""
+
+NETWORK_TYPES = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs"),
+    *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "panfs", "pvfs2", "orangefs", "wekafs"),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs"),
+}
+"""Types that several machines may have mounted at once."""
+
+
+def network_type(path: Path, mounts: Path = MOUNTS) -> str | None:
+    """The type of the network file system that ``path`` lies on, or will; ``None`` for no such."""
+    place = path.resolve()
+    holding: list[tuple[int, int, str]] = []
+    for number, line in enumerate(_lines(mounts)):
+        _, point, kind, *_ = line.split(" ")
+        at = Path(_plain(point))
+        if place == at or at in place.parents:
+            # The last of two mounts on one folder hides the first.
+            holding.append((len(at.parts), number, kind))
+    kind = max(holding, default=(0, 0, ""))[2]
+    return kind if kind in NETWORK_TYPES else None
+
+
+def _lines(mounts: Path) -> list[str]:
+    try:
+        text = mounts.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.count(" ") >= 2]
+
+
+def _plain(point: str) -> str:
+    r"""A mount point as the list writes it, spaces as ``\040``."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)

@@ -22,7 +22,8 @@ class Assignment:
         key: unique within its experiment: the trial's number, or ``variant/target/repeat``.
         config: the run's configuration.
         directory: absolute path for its checkpoints; training continues from what lies there.
-        evaluate_test: whether the test set is opened when training ends (ablation only).
+        evaluate_test: whether the test set is opened when training ends: in an ablation, and in a
+            search that was launched with ``--open-test-set``.
         expected_split: hash that the worker's split must have; ``None`` accepts any.
     """
 
@@ -71,7 +72,8 @@ class EpochMetrics:
         epoch: counted from 1.
         learning_rate: in force at the end of the epoch.
         seconds: wall-clock seconds of the epoch, its evaluation included.
-        training_loss: Eq. 18 averaged over the epoch's batches, as trained on.
+        training_loss: Eq. 18 averaged over the epoch's molecules, each at the step that trained
+            on it.
         validation_loss: Eq. 18, summed over targets.
         target_losses: Eq. 17 averaged over validation molecules, per target.
         target_maes: mean absolute error on validation molecules, in each target's reporting unit.

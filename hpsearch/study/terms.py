@@ -19,7 +19,7 @@ _FREE = ("trials", "description")
 _SHOWN = 6
 
 
-_PACKAGES = ("torch", "e3nn", "numpy", "optuna", "ray", "qm9pack")
+_PACKAGES = ("torch", "numpy", "optuna", "ray", "qm9pack")
 """Packages that decide what a run computes, by their names on the index."""
 
 

@@ -42,10 +42,18 @@ class Progress:
         noun: what a run is called, ``trial`` or ``run``.
         epochs_left: epochs that the launch has still to train, at most.
         say: prints one line.
+        best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
+
+    Attributes:
+        best: lowest validation loss of a complete run so far, and its key.
     """
 
     def __init__(
-        self, noun: str, epochs_left: int, say: Callable[[str], None] = lambda line: None
+        self,
+        noun: str,
+        epochs_left: int,
+        say: Callable[[str], None] = lambda line: None,
+        best: tuple[float, str] | None = None,
     ) -> None:
         self._noun = noun
         self._say = say
@@ -53,7 +61,7 @@ class Progress:
         self._epochs_seen = 0
         self._began: float | None = None
         self._facts: dict[str, RunFacts] = {}
-        self.best: tuple[float, str] | None = None
+        self.best = best
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A run has been built."""

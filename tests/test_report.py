@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
@@ -17,6 +18,7 @@ from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import (
     averages,
+    idle_line,
     molecule_lines,
     search_table,
     sections,
@@ -29,7 +31,10 @@ from hpsearch.report import (
 )
 from hpsearch.report.document import number, percent, value
 from hpsearch.report.render import Section, html_document, latex, latex_escape, markdown, plain
+from hpsearch.report.terminal import WIDEST_MOLECULE_ANGSTROM
 from hpsearch.report.write import write_files
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
 from hpsearch.store import Store
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, TARGETS
@@ -235,6 +240,25 @@ def test_sizes_beside_a_split_file_are_not_told(fresh):
 
 
 # --- The terminal
+
+
+def test_the_widest_molecule_is_as_wide_as_we_say():
+    molecules, counts = qm9.load(), qm9.load().atom_counts
+    widest = 0.0
+    for count in np.unique(counts):
+        rows = np.flatnonzero(counts == count)
+        for part in np.array_split(rows, max(1, len(rows) // 2_000)):
+            atoms = molecules.offsets[part][:, None] + np.arange(count)
+            at = molecules.positions[atoms].astype(np.float32)
+            apart = np.square(at[:, :, None] - at[:, None]).sum(-1)
+            widest = max(widest, float(apart.max()) ** 0.5)
+    assert round(widest, 2) == WIDEST_MOLECULE_ANGSTROM
+
+
+def test_a_space_of_cutoffs_beyond_every_molecule_is_told_so():
+    line = idle_line(SearchSpace.load(find_space("table3")))
+    assert "cutoffs up to 30 Å: up to 60% of a trial's radial functions are idle" in line
+    assert idle_line(SearchSpace.load(find_space("quick"))) is None
 
 
 def test_status_says_nan_of_nothing(store):

@@ -1,4 +1,4 @@
-"""What the commands print of a study, its winner and the molecules: lines for a terminal."""
+"""Lines for a terminal: of a space, a study, its winner and the molecules."""
 
 from __future__ import annotations
 
@@ -13,9 +13,38 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.progress import relative
+from hpsearch.search_space import SearchSpace
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import Winner
+
+WIDEST_MOLECULE_ANGSTROM = 12.04
+"""Largest distance between two atoms of one molecule in QM9."""
+
+
+def idle_line(space: SearchSpace) -> str | None:
+    """One line if the space allows cutoffs that no two atoms are apart; else ``None``.
+
+    The centres of a ``cosine`` or ``gaussian`` basis are equally spaced up to the cutoff, so those
+    beyond the widest molecule never see a pair. A ``bessel`` basis has no such functions.
+    """
+    bases = _possible(space, "radial_basis")
+    widest = max(float(radius) for radius in _possible(space, "radial_maximum_angstrom"))
+    if widest <= WIDEST_MOLECULE_ANGSTROM or bases == {"bessel"}:
+        return None
+    return (
+        f"no two atoms of a molecule are {WIDEST_MOLECULE_ANGSTROM:g} Å apart or more, and the "
+        f"space allows cutoffs up to {widest:g} Å: up to "
+        f"{1 - WIDEST_MOLECULE_ANGSTROM / widest:.0%} of a trial's radial functions are idle"
+    )
+
+
+def _possible(space: SearchSpace, name: str) -> set[Any]:
+    """The field's fixed value, or the ends or choices of its range."""
+    if name not in space.parameters:
+        return {space.network[name]}
+    parameter = space.parameters[name]
+    return {*parameter.ends.values(), parameter.otherwise} - {None}
 
 
 def status_lines(study: Study) -> Iterator[str]:

@@ -134,6 +134,13 @@ class Study:
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
+    def best(self) -> tuple[float, str] | None:
+        """The lowest validation loss of a complete trial and its number; ``None`` before any."""
+        table = self.trials()
+        complete = table[(table["state"] == "COMPLETE") & table["value"].notna()]
+        pairs = zip(complete["value"], complete["number"], strict=True)
+        return min(((float(loss), str(number)) for loss, number in pairs), default=None)
+
     def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
         """The complete trial of the lowest validation loss, with its origin.
 

@@ -398,6 +398,18 @@ def test_a_search_of_which_nine_in_ten_draws_diverge_is_not_given_up(
     assert ended < 1 / 3_000
 
 
+def test_the_best_trial_is_known_to_later_launches(launches: Launches) -> None:
+    search = launches(space(2))
+    found = []
+    for _ in range(2):
+        assert Study.open(launches.store, "quick").best() == min(found, default=None)
+        assignment = search.next()
+        assert assignment is not None
+        complete(search, assignment)
+        found.append((loss_of(assignment, 2), assignment.key))
+    assert Study.open(launches.store, "quick").best() == min(found)
+
+
 # --- What others do -------------------------------------------------------------------------------
 
 
@@ -565,6 +577,7 @@ def test_the_winner_is_the_lowest_on_validation(launches: Launches, tmp_path: Pa
     assert set(origin.validation_maes) == set(winner.config.targets)
     assert origin.validation_maes["U0"].unit == "meV"
     assert "torch" in origin.versions
+    assert "e3nn" not in origin.versions  # the tests' oracle: no run imports it
     winner.write(tmp_path / "best.yaml")
     assert Winner.read(tmp_path / "best.yaml") == winner
 

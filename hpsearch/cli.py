@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hpsearch.runs import Work
     from hpsearch.store import Store
     from hpsearch.tune import Event
+    from hpsearch.winner import Winner
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -216,6 +217,7 @@ def launch(
     table3, table3_log. Values that are not given here are the file's. The same command again
     continues what is missing; a larger --trials extends the study.
     """
+    from hpsearch.report import idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
     from hpsearch.study import Study
@@ -235,12 +237,14 @@ def launch(
         search = Study.launch(store, chosen, study, root, evaluate_test=open_test_set)
         _say(f"study {search.name} in {store.label}")
         _say(f"found: {search.found}")
+        if (idle := idle_line(chosen)) is not None:
+            _say(idle)
         _say(f"follow it with: {_again('dashboard', storage)}")
         missing = search.found.left + search.found.reclaimed
         epochs = chosen.training.get("epochs", 1)
         _drive(
             search,
-            _progress("trial", missing * int(epochs)),
+            _progress("trial", missing * int(epochs), Study.open(store, search.name).best()),
             placement,
         )
         if search.breakdown is not None:
@@ -251,33 +255,14 @@ def launch(
 
 
 def _print_winner(store: Store, name: str, storage: str | None) -> None:
-    from hpsearch.data.baselines import baselines
-    from hpsearch.data.split import make_split
-    from hpsearch.progress import relative
+    from hpsearch.report import winner_lines
     from hpsearch.study import Study
 
     study = Study.open(store, name)
     winner = study.winner()
-    origin = winner.provenance
-    assert origin is not None
     _say(f"{study.counts()}")
-    _say(
-        f"winner: trial {origin.trial}, validation loss {origin.validation_loss:,.4g} "
-        f"({relative(origin.validation_loss, origin.zero_output_loss)})"
-    )
-    molecules = _molecules()
-    split = make_split(molecules, winner.config.data)
-    naive = baselines(molecules, split.train, split.validation, winner.config.targets)
-    _say(f"\n{'target':8}{'winner':>12}{'composition':>13}{'mean':>12}  unit (validation MAE)")
-    for target, error in origin.validation_maes.items():
-        _say(
-            f"{target:8}{error.mae:12.4g}{naive['composition'][target]:13.4g}"
-            f"{naive['mean'][target]:12.4g}  {error.unit}"
-        )
-    beaten = sum(
-        error.mae < naive["composition"][target] for target, error in origin.validation_maes.items()
-    )
-    _say(f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}")
+    for line in winner_lines(winner, _molecules()):
+        _say(line)
     _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
 
 
@@ -289,6 +274,7 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """Say how a study stands; without STUDY the one launched last."""
     import json
 
+    from hpsearch.report import status_lines
     from hpsearch.study import Study
 
     with _open_store(storage) as store:
@@ -300,19 +286,8 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
             _say(json.dumps({"study": found.name, "counts": counts, "trials": rows}))
             return
         _say(f"study {found.name} in {store.label}: {found.counts()}")
-        _say(f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}")
-        for row in trials.to_dict("records"):
-            _say(
-                f"{row['number']:5} {row['state'].lower():9}{row['epochs']:7}"
-                f"{_number(row['best_loss'], '11.4g')}{_number(row['seconds_per_epoch'], '9.1f')}"
-                f"{_number(row['weights'], '12,.0f')}  {row['failure_reason'] or ''}".rstrip()
-            )
-
-
-def _number(value: Any, form: str) -> str:
-    width = int("".join(c for c in form.split(".")[0] if c.isdigit()))
-    known = value is not None and value == value
-    return format(float(value), form) if known else "-".rjust(width)
+        for line in status_lines(found):
+            _say(line)
 
 
 @cli.command(epilog=_example("hpsearch dashboard --port 8080"))
@@ -377,7 +352,8 @@ def export_best(
     origin = winner.provenance
     assert origin is not None
     _say(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
-    _say(f"next: {_again('ablate', storage)} {output}, or hpsearch train {output} --targets U0")
+    file = shlex.quote(str(output))
+    _say(f"next: {_again('ablate', storage)} {file}, or hpsearch train {file}")
 
 
 @cli.command(
@@ -404,6 +380,20 @@ def export_best(
 )
 @_epochs
 @_schedule
+@click.option(
+    "--plateau-patience",
+    type=int,
+    callback=_least(0),
+    metavar="N",
+    help="Epochs without improvement before the rate falls.",
+)
+@click.option(
+    "--early-stopping-patience",
+    type=int,
+    callback=_least(1),
+    metavar="N",
+    help="Epochs without improvement after which a run ends.",
+)
 @click.option("--batch-size", type=int, callback=_least(1), metavar="N", help="Molecules a step.")
 @click.option(
     "--learning-rate",
@@ -413,6 +403,9 @@ def export_best(
     help="Adam's initial rate.",
 )
 @_sizes
+@click.option(
+    "--split-seed", type=int, callback=_least(0), metavar="N", help="Seed of the random split."
+)
 @click.option(
     "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the repeats' seeds."
 )
@@ -435,7 +428,8 @@ def ablate(
 
     FILE comes from export-best, or is the shipped paper_l1net. Runs that are in the store are not
     repeated: the same command again runs what is missing, and more targets, variants or repeats
-    add to it. By default a run has the paper's 200 epochs and the molecules of FILE.
+    add to it. An export as it was written is trained as in the paper, for at most 200
+    epochs; one that was edited, or written by hand, keeps its own training.
     """
     from hpsearch.ablation import Ablation, AblationPlan, DataSummary, Overrides
 
@@ -463,6 +457,7 @@ def ablate(
         waiting = counts["waiting"]
         _say(f"ablation {plan.name} in {store.label}")
         _say(f"found: {counts['complete']} complete, {waiting} to run")
+        _say(plan.training_note)
         _say(
             f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
         )
@@ -529,44 +524,41 @@ def report(name: str | None, storage: str | None, output: Path, formats: tuple[s
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    required=True,
-    help="Folder of the weights and checkpoints.",
+    help="Folder of the weights and checkpoints; default FILE's name and -train.",
 )
 @_epochs
 @_schedule
 @_sizes
 @click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
 def train(
-    file: Path, targets: tuple[str, ...], output: Path, device: str, **overrides: Any
+    file: Path, targets: tuple[str, ...], output: Path | None, device: str, **overrides: Any
 ) -> None:
     """Train the configuration in FILE as it is, and test it once.
 
-    FILE comes from export-best, or is the shipped paper_l1net. It is trained in this process, on
-    all CPU cores. The same command again continues. The best epoch's weights lie in the folder as
-    safetensors.
+    FILE comes from export-best, or is the shipped paper_l1net. Its epochs and all its targets are
+    used unless an option says otherwise; an export's epochs are the search's. It is trained in
+    this process, on all CPU cores. The same command again continues. The best epoch's weights lie
+    in the folder as safetensors.
     """
-    from hpsearch.ablation import Overrides
+    from hpsearch.ablation import Overrides, checked_split
     from hpsearch.checkpoint import BEST
     from hpsearch.process import prepare_worker
 
     winner = _winner(file)
-    changes = Overrides(**overrides)
-    config = winner.config.model_copy(
-        update={
-            "training": changes.apply(winner.config.training),
-            "data": changes.apply(winner.config.data),
-        }
-    )
-    if targets:
-        from hpsearch.targets import canonical_targets
-
-        config = config.model_copy(update={"targets": canonical_targets(targets)})
+    config = Overrides(**overrides).apply_to_run(winner.config, targets)
+    output = output or Path(f"{file.stem}-train")
     molecules = _molecules()
+    split = checked_split(molecules, winner, config.data)
     prepare_worker(_cores())
     from hpsearch.train import Training
 
     training = Training(config, molecules, output.absolute(), device)
     _require_writable(output)
+    _say(
+        f"{', '.join(config.targets)} for at most {config.training.epochs} epochs; "
+        f"{len(split.train):,} training, {len(split.validation):,} validation, "
+        f"{len(split.test):,} test molecules"
+    )
     progress = _progress("run", config.training.epochs - training.epochs_done)
     progress.started(output.name, training.facts)
     while not training.finished:
@@ -621,38 +613,29 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     show_default=True,
     help="Seed of the random split.",
 )
-def describe(split_seed: int, **sizes: Any) -> None:
+@click.option(
+    "-o",
+    "--output",
+    "split_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the split as JSON, for a space's split_file.",
+)
+def describe(split_seed: int, split_file: Path | None, **sizes: Any) -> None:
     """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config import DataConfig
-    from hpsearch.data.baselines import baselines
-    from hpsearch.data.split import make_split
-    from hpsearch.data.statistics import TargetStatistics
-    from hpsearch.targets import TARGET_NAMES, target
+    from hpsearch.data.split import make_split, save_split
+    from hpsearch.report import molecule_lines
 
     molecules = _molecules()
     given = {name: size for name, size in sizes.items() if size is not None}
-    split = make_split(molecules, DataConfig(split_seed=split_seed, **given))
-    statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
-    naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
-    counts = molecules.atom_counts
-    atoms = f"{counts.min()}-{counts.max()} atoms, mean {counts.mean():.2f}"
-    _say(f"{len(molecules):,} molecules of {atoms}")
-    _say(f"content {molecules.content_hash}")
-    _say(
-        f"split {split.hash}: {len(split.train):,} training, {len(split.validation):,} validation, "
-        f"{len(split.test):,} test molecules"
-    )
-    _say(
-        "\nper-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
-    )
-    _say(f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit")
-    factors = [target(name).reporting_factor for name in TARGET_NAMES]
-    for t, name in enumerate(TARGET_NAMES):
-        _say(
-            f"{name:8}{statistics.mean[t] * factors[t]:12.5g}"
-            f"{statistics.deviation[t] * factors[t]:12.5g}{naive['mean'][name]:14.4g}"
-            f"{naive['composition'][name]:13.4g}  {target(name).unit}"
-        )
+    data = DataConfig(split_seed=split_seed, **given)
+    if split_file is not None:
+        save_split(make_split(molecules, data), molecules, split_file)
+    for line in molecule_lines(molecules, data):
+        _say(line)
+    if split_file is not None:
+        _say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
 
 
 # --- Shared by the commands -----------------------------------------------------------------------
@@ -724,7 +707,7 @@ def _check_molecules(config: DataConfig) -> None:
     make_split(_molecules(), config)
 
 
-def _winner(file: Path) -> Any:
+def _winner(file: Path) -> Winner:
     from hpsearch.shipped import find_space
     from hpsearch.winner import Winner
     from hpsearch.yaml_file import one_line
@@ -740,10 +723,10 @@ def _winner(file: Path) -> Any:
     return Winner.read(path)
 
 
-def _progress(noun: str, epochs_left: int) -> Progress:
+def _progress(noun: str, epochs_left: int, best: tuple[float, str] | None = None) -> Progress:
     from hpsearch.progress import Progress
 
-    return Progress(noun, epochs_left, _say)
+    return Progress(noun, epochs_left, _say, best)
 
 
 def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:

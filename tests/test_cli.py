@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -121,7 +122,16 @@ def test_more_trials_extend_the_study_in_a_driver_without_torch(session: Session
     said = session.said["extend"]
 
     assert "found: 2 complete, 0 reclaimed, 1 left" in said
-    assert "trial 2: complete" in said
+    [[best]] = rows(
+        session.folder,
+        "select min(value) from trial_values join trials using (trial_id) where number < 2",
+    )
+    [[last]] = rows(
+        session.folder,
+        "select value from trial_values join trials using (trial_id) where number = 2",
+    )
+    [verdict] = re.findall(r"trial 2: complete.*", said)
+    assert verdict.endswith(", the best so far") == (last < best)
     assert "trial 1: " not in said
     assert said.endswith("torch is out\n")
     [[complete]] = rows(session.folder, "select count(*) from trials where state = 'COMPLETE'")
@@ -144,12 +154,14 @@ def test_status_says_how_the_study_stands(session: Session) -> None:
 
 
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:
+    said = session.said["ablate"]
     assert "chosen on validation molecules: best.yaml" in session.said["export-best"]
     assert "found: 0 complete, 2 to run" in session.said["ablate"]
+    assert re.search(r"training: at most 1 epochs, plateau, .* not the search's 2\n", said)
     assert "2 complete, 0 failed" in session.said["ablate"]
     assert re.search(r"run L0Net/mu/0: complete .* test MAE mu [\d.]+ D", session.said["ablate"])
     assert "found: 2 complete, 0 to run" in session.said["ablate again"]
-    assert "epoch" not in session.said["ablate again"]
+    assert ": epoch " not in session.said["ablate again"]
     query = "select target, count(*), min(mae) from hpsearch_test_errors group by target"
     [(target, count, least)] = rows(session.folder, query)
     assert (target, count) == ("mu", 2)
@@ -186,6 +198,54 @@ def test_nothing_lies_beside_what_was_asked_for(session: Session) -> None:
     names = {path.name for path in session.folder.iterdir()}
     assert names == {"best.yaml", "report", "storage", "study_report", "u0"}
     assert {path.name for path in (session.folder / "storage").iterdir()} == {"hpsearch.db", "runs"}
+
+
+def test_an_edited_export_keeps_its_training_and_says_so(store: Path) -> None:
+    text = (store / "best.yaml").read_text()
+    text = re.sub(r"fingerprint: .*\n", "", text).replace("epochs: 2", "epochs: 1")
+    (store / "mine.yaml").write_text(text)
+    said = hpsearch(store, "ablate", "mine.yaml", "--targets", "mu", "--variants", "L1Net")
+    assert "training: at most 1 epochs" in said
+    assert "the file's own" in said
+    assert "64 training, 32 validation, 32 test molecules" in said
+    hpsearch(store, "report", "-o", "report", "--format", "md")
+    assert "edited after export" in (store / "report" / "report.md").read_text()
+
+
+def test_what_is_printed_as_next_can_be_typed(store: Path) -> None:
+    said = hpsearch(store, "export-best", "-o", "my best.yaml")
+    [command] = re.findall(r"or (hpsearch train .*)", said)
+    _, *arguments = shlex.split(command)
+    said = hpsearch(store, *arguments)
+    assert "mu, U0 for at most 2 epochs; 64 training, 32 validation, 32 test molecules" in said
+    assert "test MAE mu" in said
+    assert list((store / "my best-train").glob("*.safetensors"))
+
+
+def test_a_split_file_beside_its_space_is_what_trains(empty: Path) -> None:
+    (empty / "spaces").mkdir()
+    hpsearch(empty, "data", "describe", *SIZES, "-o", "spaces/split.json")
+    split = json.loads((empty / "spaces" / "split.json").read_text())
+    assert {name: len(molecules) for name, molecules in split.items()} == {
+        "train": 64,
+        "validation": 32,
+        "test": 32,
+    }
+    text, count = re.subn(r"\ndata:(\n  .*)+", "\ndata: {split_file: split.json}", QUICK)
+    assert count == 1
+    (empty / "spaces" / "mine.yaml").write_text(text)
+    launch = ["launch", "spaces/mine.yaml", "--trials", "1", "--epochs", "1", "--targets", "mu"]
+    refused(empty, [*launch, "--train-size", "77"], "--train-size must be left out", "split.json")
+    assert "1 of 1 complete" in hpsearch(empty, *launch)
+    hpsearch(empty, "export-best", "-o", "best.yaml")
+    train = ["train", "best.yaml", "--validation-size", "7"]
+    refused(empty, train, "--validation-size must be left out")
+    said = hpsearch(empty, "ablate", "best.yaml", "--variants", "L1Net", "--epochs", "1")
+    assert "64 training, 32 validation, 32 test molecules" in said
+    hpsearch(empty, "report", "-o", "report", "--format", "md")
+    report = (empty / "report" / "report.md").read_text()
+    assert "trained on 64 molecules, the epoch chosen on 32, tested on 32" in report
+    assert "109,000 |" not in report
 
 
 # --- A launch that is watched, interrupted, ended and finished ----------------------------------
@@ -536,6 +596,7 @@ def test_a_wrong_request_is_refused(empty: Path, arguments: list[str], words: li
         "ablate --epochs",
         "ablate --test-size",
         "ablate --batch-size",
+        "ablate --early-stopping-patience",
         "ablate --learning-rate",
         "ablate --cpus-per-run",
         "train --epochs",
@@ -546,7 +607,16 @@ def test_a_number_too_small_is_refused(tmp_path: Path, option: str, value: str) 
     refused(tmp_path, [command, "quick", name, value], name, value)
 
 
-@pytest.mark.parametrize("option", ["launch --seed", "launch --gpus-per-trial", "ablate --seed"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "launch --seed",
+        "launch --gpus-per-trial",
+        "ablate --seed",
+        "ablate --plateau-patience",
+        "ablate --split-seed",
+    ],
+)
 def test_zero_is_allowed_and_less_is_not(tmp_path: Path, option: str) -> None:
     command, name = option.split()
     refused(tmp_path, [command, "quick", name, "-1"], f"{name} must be at least 0, got -1")
@@ -628,6 +698,9 @@ def test_an_export_edited_into_nonsense_is_refused(store: Path, kind: str) -> No
         (["train", "best.yaml", "-o", "x", "--device", "tpu"], ["cpu or cuda", "'tpu'"]),
         (["train", "best.yaml", "-o", "x", "--device", "cuda:99"], ["'cuda:99'"]),
         (["train", "best.yaml", "-o", "x", "--targets", "U9"], ["'U9'"]),
+        (["train", "best.yaml", "--targets", "u0"], ["did you mean U0?"]),
+        (["train", "best.yaml", "--test-size", "130000"], ["must be new to the search"]),
+        ([*ABLATE, "--test-size", "130000"], ["must be new to the search"]),
     ],
 )
 def test_a_wrong_request_of_a_store_is_refused(

@@ -633,7 +633,9 @@ COMMANDS = [
 @pytest.mark.parametrize("arguments", [*COMMANDS, trial()], ids=lambda a: a[0])
 def test_a_server_that_does_not_answer(tmp_path: Path, arguments: list[str]) -> None:
     url = f"postgresql://me:sesame@127.0.0.1:{free_port()}/db"
-    said = refused(tmp_path, [*arguments, "--storage", url], "cannot be reached", "me:***@")
+    said = refused(
+        tmp_path, [*arguments, "--storage", url], "cannot be reached", "me:***@", "start its server"
+    )
     assert "sesame" not in said
 
 

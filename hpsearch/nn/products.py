@@ -67,12 +67,14 @@ class _StackedLinear(torch.autograd.Function):
         x, w = ctx.saved_tensors
         dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         dw = torch.empty_like(w) if ctx.needs_input_grad[1] else None
+        # Transposed once where x is shared; a product transposes its first factor each time.
+        columns = x.transpose(1, 2).contiguous()
         for t in range(w.shape[0]):
             s = t if len(x) > 1 else 0
             if dx is not None:
                 dx[s] += product(upstream[t], w[t].t())
             if dw is not None:
-                dw[t] = product(upstream[t].t(), x[s].t())
+                dw[t] = product(columns[s], upstream[t].t()).t()
         return dx, dw
 
 

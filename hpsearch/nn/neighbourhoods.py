@@ -14,9 +14,9 @@ from torch import Tensor
 class Neighbourhoods:
     """Every pair of distinct atoms of one molecule no farther apart than a maximum.
 
-    Each atom has K slots for neighbours; unused ones carry the zero direction and the pair P, whose
-    radial function is zero, so they contribute exactly nothing. The pair a = a is left out
-    (docs/decisions/0011).
+    Each atom has K slots for neighbours. Those in use come first, which the compiled products rely
+    on; the others carry the zero direction and the pair P, whose radial function is zero, so they
+    contribute exactly nothing. The pair a = a is left out (docs/decisions/0011).
 
     Attributes:
         neighbour: ``[A, K]`` atom in each slot; 0 in unused slots.

@@ -16,8 +16,8 @@ from hpsearch.nn.products import stacked_linear
 SHORTEST_DISTANCE_ANGSTROM = 0.9
 """Below every bond of QM9; where the average over distances that occur begins."""
 
-LARGEST_DISTANCE_ANGSTROM = 11.4
-"""Diameter of QM9's largest molecule; where the average over distances that occur ends."""
+LARGEST_DISTANCE_ANGSTROM = 12.1
+"""Beyond every distance in QM9 (12.04 Å); where the average over distances that occur ends."""
 
 
 class RadialBasis(nn.Module):

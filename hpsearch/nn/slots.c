@@ -15,8 +15,14 @@
 
 #include <fenv.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+static int thread_number(void) { return omp_get_thread_num(); }
+#else
+static int thread_number(void) { return 0; }
+#endif
 
 #if defined(__AVX512F__)
 #define LANES 16
@@ -377,62 +383,70 @@ static int64_t first_atom(const Neighbourhoods *n, int64_t molecule)
     return low;
 }
 
-/* For each molecule, with the caller's rounding and denormal modes in all threads. Returns 1 if
-   memory ran out, with nothing computed, else 0. */
-static int each_atom(const Neighbourhoods *n, const float *g, const float *x, const float *y,
-                     float *out, float *dx, float *dg, int64_t width)
+/* Where the parts of a thread's room lie. */
+typedef struct {
+    int64_t H, K, rows, narrow, quarters, pointers, bytes;
+} Plan;
+
+static Plan plan(const Neighbourhoods *n, int64_t width)
 {
-    int64_t H = n->hidden, K = (n->slots + SPAN - 1) / SPAN * SPAN, rows = K > H ? K : H;
-    int64_t narrow = width < LANES ? LANES : 0;
-    int64_t quarters = K * 4 * (((narrow ? narrow : width) + 3) / 4);
-    int64_t pointers = (K + 7) / 8 * 64; /* bytes */
-    int64_t bytes = pointers + 4 * (quarters + narrow * (K + H + rows) + K * H);
-    int failed = 0;
+    Plan p;
+    p.H = n->hidden;
+    p.K = (n->slots + SPAN - 1) / SPAN * SPAN;
+    p.rows = p.K > p.H ? p.K : p.H;
+    p.narrow = width < LANES ? LANES : 0;
+    p.quarters = p.K * 4 * (((p.narrow ? p.narrow : width) + 3) / 4);
+    p.pointers = (p.K + 7) / 8 * 64; /* bytes */
+    p.bytes = p.pointers + 4 * (p.quarters + p.narrow * (p.K + p.H + p.rows) + p.K * p.H);
+    p.bytes = (p.bytes + 63) / 64 * 64;
+    return p;
+}
+
+/* Bytes of room that one call needs: a part for each thread, and what aligns the first. */
+int64_t hpsearch_room(const Neighbourhoods *n, int64_t width)
+{
+    return n->threads * plan(n, width).bytes + 64;
+}
+
+/* For each molecule, with the caller's rounding and denormal modes in all threads. */
+static void each_atom(const Neighbourhoods *n, const float *g, const float *x, const float *y,
+                      float *out, float *dx, float *dg, char *memory, int64_t width)
+{
+    Plan p = plan(n, width);
+    memory += (64 - (uintptr_t)memory % 64) % 64;
     fenv_t modes;
     fegetenv(&modes);
 #pragma omp parallel num_threads(n->threads)
     {
         fesetenv(&modes);
-        char *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        if (!memory) {
-#pragma omp atomic write
-            failed = 1;
-        }
-#pragma omp barrier
-        int stop;
-#pragma omp atomic read
-        stop = failed;
-        if (!stop) {
-            Room room;
-            room.dg = (float **)memory;
-            room.quarters = (float *)(memory + pointers);
-            room.x = room.quarters + quarters;
-            room.y = room.x + narrow * K;
-            room.out = room.y + narrow * H;
-            room.g = room.out + narrow * rows;
+        char *mine = memory + thread_number() * p.bytes;
+        Room room;
+        room.dg = (float **)mine;
+        room.quarters = (float *)(mine + p.pointers);
+        room.x = room.quarters + p.quarters;
+        room.y = room.x + p.narrow * p.K;
+        room.out = room.y + p.narrow * p.H;
+        room.g = room.out + p.narrow * p.rows;
 #pragma omp for schedule(dynamic, 1)
-            for (int64_t m = 0; m < n->molecules; m++)
-                for (int64_t a = first_atom(n, m); a < n->atoms && n->molecule[a] == m; a++) {
-                    if (out)
-                        aggregate_atom(n, a, g, x, out, width, &room);
-                    else
-                        pull_back_atom(n, a, g, x, y, dx, dg, width, &room);
-                }
-        }
-        free(memory);
+        for (int64_t m = 0; m < n->molecules; m++)
+            for (int64_t a = first_atom(n, m); a < n->atoms && n->molecule[a] == m; a++) {
+                if (out)
+                    aggregate_atom(n, a, g, x, out, width, &room);
+                else
+                    pull_back_atom(n, a, g, x, y, dx, dg, width, &room);
+            }
     }
-    return failed;
 }
 
-int hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x, float *out,
-                       int64_t width)
+void hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x, float *out,
+                        char *room, int64_t width)
 {
-    return each_atom(n, g, x, NULL, out, NULL, NULL, width);
+    each_atom(n, g, x, NULL, out, NULL, NULL, room, width);
 }
 
 /* `distribute` to dx and `contract` to dg; either may be null. */
-int hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
-                       float *dx, float *dg, int64_t width)
+void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
+                        float *dx, float *dg, char *room, int64_t width)
 {
-    return each_atom(n, g, x, y, NULL, dx, dg, width);
+    each_atom(n, g, x, y, NULL, dx, dg, room, width);
 }

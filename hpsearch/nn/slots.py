@@ -211,10 +211,11 @@ class CompiledProducts(SlotProducts):
                 raise ValueError(f"{name} takes contiguous float32 {sizes}, got {tuple(x.shape)}")
         if width == 0:
             return
-        addresses = (None if x is None else x.data_ptr() for x, _ in operands)
-        function = getattr(self._library, f"hpsearch_{name}")
-        if function(ctypes.byref(self._table), *map(ctypes.c_void_p, addresses), width):
-            raise MemoryError(name)
+        table = ctypes.byref(self._table)
+        room = torch.empty(self._library.hpsearch_room(table, width), dtype=torch.uint8)
+        tensors = [*(x for x, _ in operands), room]
+        addresses = [None if x is None else x.data_ptr() for x in tensors]
+        getattr(self._library, f"hpsearch_{name}")(table, *addresses, width)
 
 
 # --- the compiled library ---
@@ -248,8 +249,16 @@ def _load() -> ctypes.CDLL:
     if not _whole(path):
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
-    for function in (library.hpsearch_aggregate, library.hpsearch_pull_back):
-        function.restype = ctypes.c_int
+    # Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    for function, pointers in (
+        (library.hpsearch_room, 1),
+        (library.hpsearch_aggregate, 5),
+        (library.hpsearch_pull_back, 7),
+    ):
+        function.argtypes = (*[pointer] * pointers, number)
+        function.restype = None
+    library.hpsearch_room.restype = number
     return library
 
 

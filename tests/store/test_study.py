@@ -488,7 +488,7 @@ def test_another_space_is_refused(launches: Launches) -> None:
         launches(space(epochs=2, train_size=30, seed=4))
     assert "\n" not in str(error.value)
     assert "data.train_size: 1000 -> 30" in str(error.value)
-    assert "training.epochs: 6 -> 2" in str(error.value)
+    assert "training.epochs: 7 -> 2" in str(error.value)
     assert "seed: 0 -> 4" in str(error.value)
     assert launches.store.experiments().to_dict() == before
     assert launches.states() == {}

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch import failpoint
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def write(
             os.fsync(file.fileno())
         beside.replace(path)
         _sync_folder(directory)
+        failpoint.reach("checkpoint-renamed")
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)

@@ -730,7 +730,7 @@ def _progress(noun: str, epochs_left: int, best: tuple[float, str] | None = None
 
 
 def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
-    from hpsearch import tune
+    from hpsearch import failpoint, tune
 
     if work.finished:
         return
@@ -745,6 +745,7 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.finished(key, outcome)
 
     tune.run(work, on_event=tell, **placement)
+    failpoint.reach("exit")
 
 
 def _again(command: str, storage: str | None) -> str:

@@ -11,7 +11,9 @@ from typing import Any, Literal, Protocol
 
 from hpsearch.config import TrialConfig
 
-FailureKind = Literal["diverged", "out_of_memory", "exception", "worker_lost"]
+FailureKind = Literal[
+    "diverged", "out_of_memory", "exception", "worker_lost", "hung", "disk_full", "infeasible"
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Assignment:
         evaluate_test: whether the test set is opened when training ends: in an ablation, and in a
             search that was launched with ``--open-test-set``.
         expected_split: hash that the worker's split must have; ``None`` accepts any.
+        pieces: micro-batches into which a batch is cut, whose gradients are added up: the same step
+            up to rounding, in less memory. More than the batch has molecules means one each.
     """
 
     key: str
@@ -32,6 +36,7 @@ class Assignment:
     directory: str
     evaluate_test: bool = False
     expected_split: str | None = None
+    pieces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form for Ray; :meth:`from_dict` is its inverse."""
@@ -93,8 +98,10 @@ class Failure:
     """Why a run ended without a result.
 
     Attributes:
-        kind: ``diverged`` (a loss that is not finite), ``out_of_memory``, ``exception`` or
-            ``worker_lost`` (the process died).
+        kind: ``diverged`` (a loss that is not finite), ``out_of_memory``, ``exception``,
+            ``worker_lost`` (the process died), ``hung`` (silent for longer than its deadline),
+            ``disk_full`` (a checkpoint could not be written: no fault of the run's) or
+            ``infeasible`` (out of memory whatever was tried).
         message: one line.
         traceback: the worker's traceback; empty for a divergence.
         epoch: epoch in which it happened, where known.

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpsearch import checkpoint
+from hpsearch import checkpoint, failpoint
 from hpsearch.config import TrainingConfig, TrialConfig
 from hpsearch.data.molecule import MoleculeBatch, Molecules
 from hpsearch.data.split import Split, make_split
@@ -282,6 +282,7 @@ class Training:
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             self._schedule.after_step()
+            failpoint.reach("mid-epoch")
             pending.append(loss.detach() * len(chosen))
             if len(pending) == check_every or step + 1 == self._steps_per_epoch:
                 losses = torch.stack(pending).double().cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
+from hpsearch import failpoint
 from hpsearch.store.address import Address
 
 WRITES = "hpsearch_writes"
@@ -40,6 +41,8 @@ def set_beginning(engine: Engine, *, always_writes: bool = False) -> None:
         always_writes: every transaction takes the write lock at once. Optuna's transactions read
             before they write, and do not say which of them will.
     """
+    if always_writes:
+        event.listen(engine, "commit", lambda connection: failpoint.reach("inside-commit"))
     if engine.dialect.name != "sqlite":
         return
 

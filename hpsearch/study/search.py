@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import Trial
 from pydantic import ValidationError
 
-from hpsearch import checkpoint
+from hpsearch import checkpoint, failpoint
 from hpsearch.config import TrialConfig
 from hpsearch.errors import InputError
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
@@ -142,9 +142,12 @@ class Search:
                     self._give_up(row, "enough trials are complete without it")
                 return None
             if left_behind:
+                failpoint.reach("reconciling")
                 assignment = self._continue(left_behind[0])
             else:
-                assignment = self._assign(self._rows.ask(), new=True)
+                trial = self._rows.ask()
+                failpoint.reach("asked")
+                assignment = self._assign(trial, new=True)
             if assignment is not None:
                 return assignment
         return None
@@ -218,6 +221,7 @@ class Search:
             assert curve.best_validation_loss is not None
             if outcome.test_loss is not None:
                 self._rows.annotate(flight.trial_id, {"test_loss": outcome.test_loss})
+            failpoint.reach("before-tell")
             self._rows.complete(flight.trial_id, curve.best_validation_loss)
             self._failures.note_completion()
         else:

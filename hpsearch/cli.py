@@ -37,7 +37,8 @@ class Interrupted(HpsearchError):
     """Ctrl-C, or another signal that ends a command; the exit code is the one that shells give."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted; the same command goes on where it stopped")
+        command = shlex.join(["hpsearch", *sys.argv[1:]])
+        super().__init__(f"interrupted; go on where it stopped with: {command}")
         self.exit_code = 128 + number
 
 
@@ -158,6 +159,23 @@ def _placement(noun: str) -> Decorator:
             help="Folder of the checkpoints, which a cluster's machines must share. Default: runs "
             "beside the SQLite file, else storage/runs.",
         ),
+        click.option(
+            "--deadline",
+            "deadline_seconds",
+            type=float,
+            callback=_least(0, above=True),
+            metavar="SECONDS",
+            default=43_200.0,
+            show_default=True,
+            help=f"Longest epoch of a {noun}; a longer silence ends its worker.",
+        ),
+        click.option(
+            "--if-held",
+            type=click.Choice(["give-up", "wait"]),
+            default="give-up",
+            show_default=True,
+            help="What to do while another launch drives the same: a dead one is always replaced.",
+        ),
     )
 
 
@@ -197,6 +215,11 @@ def cli(debug: bool) -> None:
     is_flag=True,
     help="Also record every trial's test loss, as the paper did; then it is no test set any more.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on although the space, the molecules or the split have changed; that is recorded.",
+)
 @_placement("trial")
 def launch(
     space: str,
@@ -204,11 +227,14 @@ def launch(
     storage: str | None,
     runs: Path | None,
     open_test_set: bool,
+    force: bool,
     targets: tuple[str, ...],
     max_concurrent: int | None,
     cpus_per_run: float,
     gpus_per_run: float,
     address: str | None,
+    deadline_seconds: float,
+    if_held: str,
     **overrides: Any,
 ) -> None:
     """Run the study of the search space SPACE, or go on with it.
@@ -230,12 +256,24 @@ def launch(
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
         "address": address,
+        "deadline_seconds": deadline_seconds,
     }
     _check_molecules(chosen.data)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
-        search = Study.launch(store, chosen, study, root, evaluate_test=open_test_set)
+        search = Study.launch(
+            store,
+            chosen,
+            study,
+            root,
+            evaluate_test=open_test_set,
+            force=force,
+            wait=if_held == "wait",
+            say=_say,
+        )
         _say(f"study {search.name} in {store.label}")
+        for change in search.forced:
+            _say(f"forced: {change}")
         _say(f"found: {search.found}")
         if (idle := idle_line(chosen)) is not None:
             _say(idle)
@@ -422,6 +460,8 @@ def ablate(
     cpus_per_run: float,
     gpus_per_run: float,
     address: str | None,
+    deadline_seconds: float,
+    if_held: str,
     **overrides: Any,
 ) -> None:
     """Train variants of a configuration, one target each, and test.
@@ -448,11 +488,14 @@ def ablate(
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
         "address": address,
+        "deadline_seconds": deadline_seconds,
     }
     data = DataSummary.of(_molecules(), winner, plan)
     root = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
-        ablation = Ablation.launch(store, winner, plan, root, data)
+        ablation = Ablation.launch(
+            store, winner, plan, root, data, wait=if_held == "wait", say=_say
+        )
         counts = ablation.counts()
         waiting = counts["waiting"]
         _say(f"ablation {plan.name} in {store.label}")
@@ -741,6 +784,8 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.started(key, facts)
             case tune.EpochEnded(key, metrics):
                 progress.epoch(key, metrics)
+            case tune.Retried(key, failure, attempt):
+                progress.retried(key, failure, str(attempt))
             case tune.Finished(key, outcome):
                 progress.finished(key, outcome)
 

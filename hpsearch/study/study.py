@@ -70,11 +70,10 @@ class Study:
         space: SearchSpace,
         name: str | None = None,
         runs_root: Path = RUNS_ROOT,
-        *,
-        evaluate_test: bool = False,
+        **options: Any,
     ) -> Search:
         """Create or continue a study and drive it: see `Search.launch`."""
-        return Search.launch(store, space, name, runs_root, evaluate_test=evaluate_test)
+        return Search.launch(store, space, name, runs_root, **options)
 
     @classmethod
     def open(cls, store: Store, name: str | None = None) -> Self:
@@ -204,8 +203,9 @@ class Study:
                 for name in run.config.targets
                 for mae in errors.loc[errors["target"] == name, "mae"].dropna()
             },
-            data_hash=stored["data_hash"],
-            split_hash=stored["split_hash"],
+            # The trial's own: a forced launch may have changed the study's.
+            data_hash=facts["data_hash"],
+            split_hash=facts["split_hash"],
             space_name=stored["space"]["content"]["name"],
             space_hash=stored["space"]["hash"],
             versions=stored["versions"],

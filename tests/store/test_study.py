@@ -187,7 +187,8 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     del search  # and with it the process
 
     later = launches(space(4))
-    assert later.found == Found(complete=1, reclaimed=2, left=1)
+    assert later.found == Found(complete=1, reclaimed=2, left=1, epochs=(2, 0))
+    assert str(later.found) == "1 complete, 2 reclaimed at epochs 2, 0, 1 left"
     continued = [later.next() for _ in range(3)]
     assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
     assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
@@ -263,7 +264,7 @@ def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None
         longer.next()
     assert Study.open(launches.store).counts().wanted == 5
     shorter = launches(space(3))
-    assert shorter.found == Found(complete=2, reclaimed=1, left=0)
+    assert shorter.found == Found(complete=2, reclaimed=1, left=0, epochs=(0,))
     launches.run_out(shorter)
     # The two that are not wanted any more have ended as well.
     assert launches.states() == {"COMPLETE": 3, "FAIL": 2}

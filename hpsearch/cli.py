@@ -312,7 +312,7 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """Say how a study stands; without STUDY the one launched last."""
     import json
 
-    from hpsearch.report import status_lines
+    from hpsearch.report import driver_line, status_lines
     from hpsearch.study import Study
 
     with _open_store(storage) as store:
@@ -321,9 +321,17 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
         if as_json:
             rows = json.loads(trials.to_json(orient="records", date_format="iso"))
             counts = vars(found.counts())
-            _say(json.dumps({"study": found.name, "counts": counts, "trials": rows}))
+            holder = found.holder()
+            driver = None
+            if holder is not None and holder.drives:
+                since = holder.since.isoformat(timespec="seconds")
+                driver = {"host": holder.host, "process": holder.process, "since": since}
+            answer = {"study": found.name, "counts": counts, "driver": driver, "trials": rows}
+            _say(json.dumps(answer))
             return
         _say(f"study {found.name} in {store.label}: {found.counts()}")
+        if (line := driver_line(found)) is not None:
+            _say(line)
         for line in status_lines(found):
             _say(line)
 

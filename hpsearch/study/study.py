@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search_space import SearchSpace
-from hpsearch.store import Curve, Experiment, Store, StoredRun
+from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
 from hpsearch.study.search import RUNS_ROOT, Search
 from hpsearch.targets import target
@@ -121,6 +121,16 @@ class Study:
             waiting=found["WAITING"],
             wanted=self.provenance["space"]["content"]["trials"],
         )
+
+    def holder(self) -> Holder | None:
+        """Who drives the study, or did when it died; ``None`` for nobody."""
+        return self._store.holder(self._experiment.id)
+
+    @property
+    def driven(self) -> bool:
+        """Whether a launch is alive: a running row that nobody drives waits for the next one."""
+        holder = self.holder()
+        return holder is not None and holder.drives
 
     def trials(self) -> pd.DataFrame:
         """One row per trial, by number.

@@ -137,7 +137,7 @@ class Search:
             rows = self._rows.states()
             left_behind = self._left_behind(rows)
             in_flight = _count(rows, "RUNNING") - len(left_behind)
-            if _count(rows, "COMPLETE") + in_flight >= self.space.trials:
+            if _verdicts(rows) + in_flight >= self.space.trials:
                 for row in left_behind:
                     self._give_up(row, "enough trials are complete without it")
                 return None
@@ -158,7 +158,7 @@ class Search:
         if self.breakdown is not None:
             return True
         rows = self._rows.states()
-        enough = _count(rows, "COMPLETE") >= self.space.trials
+        enough = _verdicts(rows) >= self.space.trials
         return enough and not self._left_behind(rows)
 
     def started(self, key: str, facts: RunFacts) -> None:
@@ -234,7 +234,7 @@ class Search:
 
     def _look_around(self) -> Found:
         rows = self._rows.states()
-        complete = _count(rows, "COMPLETE")
+        complete = _verdicts(rows)
         room = max(self.space.trials - complete, 0)
         reclaimed = 0
         for row in self._left_behind(rows):
@@ -360,6 +360,10 @@ def _described(config: TrialConfig) -> dict[str, Any]:
 
 def _count(rows: list[TrialState], state: str) -> int:
     return sum(row.state == state for row in rows)
+
+
+def _verdicts(rows: list[TrialState]) -> int:
+    return _count(rows, "COMPLETE") + _count(rows, "PRUNED")
 
 
 def _line(error: ValidationError) -> str:

@@ -20,6 +20,7 @@ from hpsearch.runs import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.store import frames, opening
 from hpsearch.store.address import Address
 from hpsearch.store.engine import make_engine, writer
+from hpsearch.store.ledger import Ledger, read_ledger
 from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
@@ -326,6 +327,15 @@ class Store:
         RUNNING for ever. And it reads parameters and epochs too, seconds for 10,000 trials.
         """
         return self._read(lambda connection: trial_states(connection, study))
+
+    def ledger(self, experiment_id: int, study: str) -> Ledger:
+        """All rows of a study as they stand at one instant, for those who check them.
+
+        Args:
+            experiment_id: of the study.
+            study: its name.
+        """
+        return self._read(lambda connection: read_ledger(connection, experiment_id, study))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

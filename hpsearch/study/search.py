@@ -19,7 +19,7 @@ from hpsearch.search_space import SearchSpace
 from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
 from hpsearch.study.failures import Breakdown, Failures
 from hpsearch.study.samplers import SeededPerTrial
-from hpsearch.study.terms import first_terms, launch_terms, require_same_space
+from hpsearch.study.terms import first_terms, launch_terms, most_wanted, require_same_space
 from hpsearch.study.trial_rows import TrialRows
 
 RUNS_ROOT = Path("storage/runs")
@@ -124,7 +124,8 @@ class Search:
         _require_consistent(store, space, name)
         experiment = store.begin_experiment("study", name, first_terms(space))
         require_same_space(name, experiment.provenance, space)
-        store.update_provenance(experiment.id, **launch_terms(space))
+        most = max(most_wanted(experiment.provenance), space.trials)
+        store.update_provenance(experiment.id, **launch_terms(space), trials_wanted_most=most)
         rows = TrialRows(store, name, sampler)
         rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
         return cls(store, space, experiment, rows, runs_root.absolute(), evaluate_test)

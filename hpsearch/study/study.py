@@ -84,14 +84,8 @@ class Study:
             InputError: there is no such study.
             HpsearchError: its trials were deleted or renamed outside hpsearch.
         """
-        name = store.latest_study() if name is None else name
-        experiment = store.experiment("study", name)
-        if experiment is None:
-            frame = store.experiments()
-            names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
-            raise InputError(
-                f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
-            )
+        experiment = find_experiment(store, name)
+        name = experiment.name
         try:
             study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
         except KeyError:
@@ -221,6 +215,23 @@ class Study:
         except KeyError:
             raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
         return sorted(found, key=lambda trial: trial.number)
+
+
+def find_experiment(store: Store, name: str | None = None) -> Experiment:
+    """The study's row called ``name``, or of the one launched last.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    name = store.latest_study() if name is None else name
+    experiment = store.experiment("study", name)
+    if experiment is None:
+        frame = store.experiments()
+        names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
+        raise InputError(
+            f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
+        )
+    return experiment
 
 
 _COLUMNS = (

@@ -38,6 +38,14 @@ def launch_terms(space: SearchSpace) -> dict[str, Any]:
     }
 
 
+def most_wanted(stored: Mapping[str, Any]) -> int:
+    """The most trials that any launch of the study wanted.
+
+    The oldest studies recorded only what the last launch wanted.
+    """
+    return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
+
+
 def require_same_space(name: str, stored: Mapping[str, Any], space: SearchSpace) -> None:
     """Raise unless ``space`` is the study's own, up to the number of trials and comments.
 

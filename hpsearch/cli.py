@@ -336,6 +336,35 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
             _say(line)
 
 
+@cli.command(epilog=_example("hpsearch verify"))
+@click.argument("study", required=False)
+@_storage
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def verify(study: str | None, storage: str | None, as_json: bool) -> None:
+    """Check that a study's rows keep what is promised.
+
+    Exactly as many trials with a verdict as wanted, none lost, none counted twice, every row ended,
+    and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
+    Without STUDY it is the one launched last.
+    """
+    import json
+    from dataclasses import asdict
+
+    from hpsearch.study.verify import verify as check
+
+    with _open_store(storage) as store:
+        found = check(store, study)
+        if as_json:
+            _say(json.dumps(asdict(found)))
+        else:
+            for breach in (*found.breaches, *found.in_progress):
+                _say(str(breach))
+        if found.breaches:
+            raise HpsearchError(f"study {found.study} in {store.label}: {found}")
+        if not as_json:
+            _say(f"study {found.study} in {store.label}: {found}")
+
+
 @cli.command(epilog=_example("hpsearch dashboard --port 8080"))
 @_storage
 @click.option(

@@ -81,6 +81,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "again": hpsearch(folder, *LAUNCH, "--trials", "2"),
         "status": hpsearch(folder, "status"),
         "status --json": hpsearch(folder, "status", "--json"),
+        "verify": hpsearch(folder, "verify"),
+        "verify --json": hpsearch(folder, "verify", "quick", "--json"),
         "study report": hpsearch(folder, "report", "-o", "study_report"),
         "export-best": hpsearch(folder, "export-best", "-o", "best.yaml"),
         "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
@@ -151,6 +153,35 @@ def test_status_says_how_the_study_stands(session: Session) -> None:
         assert trial["value"] == trial["best_loss"]
         assert trial["weights"] > 0
         assert trial["params_learning_rate"] > 0
+
+
+def test_verify_finds_a_real_study_in_order(session: Session) -> None:
+    said = session.said["verify"]
+    assert said.endswith(
+        "storage/hpsearch.db: 2 trials checked, 2 of 2 with a verdict, 0 failed, 4 epochs: "
+        "no breaches\n"
+    )
+    assert said.count("\n") == 1
+    stated = json.loads(session.said["verify --json"])
+    assert (stated["study"], stated["verdicts"], stated["breaches"]) == ("quick", 2, [])
+
+
+def test_verify_names_each_breach(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store / "storage" / "hpsearch.db")) as database:
+        database.execute("update trials set state = 'RUNNING' where number = 1")
+        database.execute("update hpsearch_runs set weights = null where key = '0'")
+        database.commit()
+    done = run(store, HPSEARCH, "verify")
+    assert done.returncode == 1
+    count, facts, terminal = done.stdout.splitlines()
+    assert re.fullmatch(r"count: the study has \d verdicts of \d wanted: launch it again", count)
+    assert facts == "facts: trial 0 has no number of weights"
+    assert terminal == "terminal: trial 1 has not ended: launch it again"
+    assert re.fullmatch(r"hpsearch: study quick in .*: 3 breaches\n", done.stderr)
+    stated = run(store, HPSEARCH, "verify", "--json")
+    assert stated.returncode == 1
+    rules = [(breach["rule"], breach["trial"]) for breach in json.loads(stated.stdout)["breaches"]]
+    assert rules == [("count", None), ("facts", 0), ("terminal", 1)]
 
 
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:

@@ -21,6 +21,7 @@ from hpsearch.store import frames, opening
 from hpsearch.store.address import Address
 from hpsearch.store.engine import make_engine, writer
 from hpsearch.store.lease import Holder, Lease, find_holder
+from hpsearch.store.ledger import Ledger, read_ledger
 from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
@@ -88,7 +89,7 @@ class Store:
 
     def close(self) -> None:
         """Give the lease back and close every connection."""
-        self._lease.give_back()
+        self.leave()
         self._engine.dispose()
         for name in ("optuna_storage", "optuna_reader"):
             if name in self.__dict__:
@@ -150,6 +151,10 @@ class Store:
         """
         what = f"the {experiment.kind} '{experiment.name}'"
         self._lease.take(experiment.id, what, wait=wait, say=say)
+
+    def leave(self) -> None:
+        """Give the lease back, if this store has one; another driver may then begin at once."""
+        self._lease.give_back()
 
     def holder(self, experiment_id: int) -> Holder | None:
         """Who drives an experiment, or did when it died; ``None`` for nobody."""
@@ -356,6 +361,15 @@ class Store:
         RUNNING for ever. And it reads parameters and epochs too, seconds for 10,000 trials.
         """
         return self._read(lambda connection: trial_states(connection, study))
+
+    def ledger(self, experiment_id: int, study: str) -> Ledger:
+        """All rows of a study as they stand at one instant, for those who check them.
+
+        Args:
+            experiment_id: of the study.
+            study: its name.
+        """
+        return self._read(lambda connection: read_ledger(connection, experiment_id, study))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

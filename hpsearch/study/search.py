@@ -21,7 +21,13 @@ from hpsearch.search_space import SearchSpace
 from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
 from hpsearch.study.failures import Breakdown, Failures
 from hpsearch.study.samplers import SeededPerTrial
-from hpsearch.study.terms import changes, first_terms, launch_terms, require_same_space
+from hpsearch.study.terms import (
+    changes,
+    first_terms,
+    launch_terms,
+    most_wanted,
+    require_same_space,
+)
 from hpsearch.study.trial_rows import TrialRows
 
 RUNS_ROOT = Path("storage/runs")
@@ -147,11 +153,13 @@ class Search:
         store.drive(experiment, wait=wait, say=say)
         require_same_space(name, experiment.provenance, space, force=force)
         forced = changes(experiment.provenance, space)
+        most = max(most_wanted(experiment.provenance), space.trials)
         experiment = replace(
             experiment,
             provenance=store.update_provenance(
                 experiment.id,
                 **launch_terms(space),
+                trials_wanted_most=most,
                 **(_unsettled(experiment.provenance, forced) if force else {}),
             ),
         )

@@ -83,14 +83,8 @@ class Study:
             InputError: there is no such study.
             HpsearchError: its trials were deleted or renamed outside hpsearch.
         """
-        name = store.latest_study() if name is None else name
-        experiment = store.experiment("study", name)
-        if experiment is None:
-            frame = store.experiments()
-            names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
-            raise InputError(
-                f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
-            )
+        experiment = find_experiment(store, name)
+        name = experiment.name
         try:
             study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
         except KeyError:
@@ -125,12 +119,6 @@ class Study:
     def holder(self) -> Holder | None:
         """Who drives the study, or did when it died; ``None`` for nobody."""
         return self._store.holder(self._experiment.id)
-
-    @property
-    def driven(self) -> bool:
-        """Whether a launch is alive: a running row that nobody drives waits for the next one."""
-        holder = self.holder()
-        return holder is not None and holder.drives
 
     def trials(self) -> pd.DataFrame:
         """One row per trial, by number.
@@ -231,6 +219,23 @@ class Study:
         except KeyError:
             raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
         return sorted(found, key=lambda trial: trial.number)
+
+
+def find_experiment(store: Store, name: str | None = None) -> Experiment:
+    """The study's row called ``name``, or of the one launched last.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    name = store.latest_study() if name is None else name
+    experiment = store.experiment("study", name)
+    if experiment is None:
+        frame = store.experiments()
+        names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
+        raise InputError(
+            f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
+        )
+    return experiment
 
 
 _COLUMNS = (

@@ -42,6 +42,14 @@ def launch_terms(space: SearchSpace) -> dict[str, Any]:
     }
 
 
+def most_wanted(stored: Mapping[str, Any]) -> int:
+    """The most trials that any launch of the study wanted.
+
+    The oldest studies recorded only what the last launch wanted.
+    """
+    return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
+
+
 def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
     """What of the study's space is another now, ``name: before -> after``."""
     before = dict(_flat(stored["space"]["content"]))

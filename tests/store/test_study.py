@@ -433,6 +433,19 @@ def test_a_trial_told_by_someone_else(launches: Launches) -> None:
     assert origin is not None and origin.trial == 2  # not the value told by hand
 
 
+def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
+    search = launches()
+    first = search.next()
+    assert first is not None
+    train(search, first, epochs=1)
+    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_reader)
+    other.tell(0, state=TrialState.PRUNED)
+    search.finish(first.key, DIVERGED)
+    launches.run_out(search)
+    assert launches.states() == {"COMPLETE": 2, "PRUNED": 1}
+    assert launches().found == Found(complete=3, reclaimed=0, left=0)
+
+
 def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:
     search = launches()
     runs = [search.next() for _ in range(2)]

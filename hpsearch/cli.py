@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hpsearch import __version__
+from hpsearch import __version__, credentials
 from hpsearch.errors import HpsearchError, InputError, unwritable
 
 if TYPE_CHECKING:
@@ -373,22 +373,25 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
 @click.option(
     "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
 )
-def dashboard(storage: str | None, host: str, port: int) -> None:
+@click.option("--read-only", is_flag=True, help="Refuse every request that would change something.")
+def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> None:
     """Open the Optuna dashboard on the store, and our pages.
 
-    The pages are under /pages. The dashboard has no login and lets whoever reaches it change a
-    study: it listens on this machine only.
+    The pages are under /pages. Whoever reaches the dashboard may create, rename and delete studies
+    with their trials, end running trials with any value, write notes and attributes, unless it is
+    started --read-only. So it listens on this machine alone, until the environment variable
+    HPSEARCH_TOKEN holds a token of at least 16 characters: then any --host will do, and every
+    browser has to open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). It
+    does not encrypt: put a proxy with TLS before it, or use ssh -L.
     """
     from hpsearch.dashboard import serve
+    from hpsearch.dashboard_access import check_host, token_from_environment
 
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        raise InputError(
-            f"the dashboard has no login, so --host must be this machine (127.0.0.1), got '{host}';"
-            f" from elsewhere use: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
-        )
+    token = token_from_environment()
+    check_host(host, port, token)
     # Ctrl-C is how a person ends it.
     with _open_store(storage) as store, suppress(KeyboardInterrupt):
-        serve(store, host, port, _say)
+        serve(store, host, port, _say, token=token, read_only=read_only)
 
 
 @cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
@@ -853,6 +856,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     try:
+        credentials.refuse_passwords(sys.argv[1:])
         code = cli.main(standalone_mode=False)
     except HpsearchError as error:
         if debug:

@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch import credentials
 from hpsearch.attempts import Attempt, next_attempt, verdict
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import prepare_worker, worker_environment
@@ -780,13 +781,15 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
         environment["TMPDIR"] = str(folder)
     _check_reachable(address)
     try:
-        ray.init(
-            address=address or "local",
-            logging_level=logging.CRITICAL,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-            **own,
-        )
+        # Ray's processes inherit the environment, and the workers inherit theirs.
+        with credentials.withheld():
+            ray.init(
+                address=address or "local",
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+                **own,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         if address is None:
             raise HpsearchError(f"Ray could not be started: {_one_line(error)}") from error

@@ -37,7 +37,7 @@ _LONGEST_SHOWN = 60
 _LONGEST_NUMBER = 64
 _LARGEST_INTEGER = 2**63 - 1
 
-# U+0085, U+2028 and U+2029 end a line for YAML but not for an editor, so lines would be misnumbered.
+# U+0085, U+2028 and U+2029 end a line for YAML but not for an editor, whose numbers lines have.
 _UNPRINTABLE = re.compile(
     "[^\x09\x0a\x0d\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
@@ -254,6 +254,7 @@ class _Reader:
         self._source = source
         self._text = text
         self._loader = yaml.SafeLoader(text)
+        self._before: yaml.Event | None = None
         self._key_lines: dict[Position, int] = {}
         self._value_lines: dict[Position, int] = {}
         self._written: dict[Position, str] = {}
@@ -279,22 +280,23 @@ class _Reader:
     def _next(self) -> yaml.Event:
         try:
             event: yaml.Event = self._loader.get_event()  # type: ignore[no-untyped-call]
-            return event
         except yaml.MarkedYAMLError as error:
             problem = one_line(error.problem or error.context or "a mistake", longest=120)
             raise located(
                 self._source,
-                _line(_beginning(error)),
+                _line(_beginning(error, self._before)),
                 f"must be valid YAML, got: {problem}; {_syntax_mend(problem)}",
             ) from None
         except (yaml.YAMLError, ValueError, OverflowError):
-            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF", and int() on a long %YAML version.
+            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF", and int() on a long %YAML line.
             raise located(
                 self._source,
                 _line(self._loader.get_mark()),
                 "must be valid YAML, got an impossible character escape or version; write the "
                 "character, or delete the version",
             ) from None
+        self._before = event
+        return event
 
     def _refuse(self, event: yaml.Event, message: str) -> NoReturn:
         raise located(self._source, _line(event.start_mark), message)
@@ -431,13 +433,17 @@ def _line(mark: Any) -> int:
     return 1 if mark is None else int(mark.line) + 1
 
 
-def _beginning(error: yaml.MarkedYAMLError) -> Any:
+def _beginning(error: yaml.MarkedYAMLError, before: yaml.Event | None) -> Any:
     """Mark of the line to mend: what is not closed is noticed only further down."""
     context, problem = error.context or "", error.problem or ""
     unclosed = "simple key" in context or any(
         end in problem for end in ("end of stream", "<stream end>", "document separator")
     )
-    return error.context_mark if unclosed and error.context_mark else error.problem_mark
+    mark = error.context_mark if unclosed and error.context_mark else error.problem_mark
+    # A quotation mark that was forgotten is found in a later line, where it begins another text.
+    if isinstance(before, yaml.ScalarEvent) and before.style in ("'", '"'):
+        return before.start_mark if _line(before.end_mark) == _line(mark) else mark
+    return mark
 
 
 def _respelled(written: str) -> str:

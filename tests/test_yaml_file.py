@@ -73,6 +73,7 @@ REFUSED = [
     ('"\\ud800": 1', 1, "a key of the file must be printable text"),
     ("a: 1\nb: 'open\nc: 1\nd: 1", 2, "must be valid YAML, got: found unexpected end of stream"),
     ("a: 1\nb: 'open\n---\nd: 1", 2, "must be valid YAML, got: found unexpected document separ"),
+    ("a: 1\nb: 'open\nc: 1\nd: 'x'", 2, "must be valid YAML, got: expected <block end>"),
     ("a: 1\nb 2\nc: 3", 2, "must be valid YAML, got: could not find expected ':'"),
     ("a: 1\nb: [2,\n  3", 2, "must be valid YAML, got: expected ',' or ']'"),
     ("%YAML 9." + "9" * 5000 + "\n---\na: 1", 1, "impossible character escape or version"),

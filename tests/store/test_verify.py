@@ -410,6 +410,7 @@ def test_every_rule_is_seen_broken() -> None:
 
 def test_a_larger_study_takes_no_more_queries(rows: Rows, tmp_path: Path) -> None:
     def queries() -> int:
+        rows.store.leave()
         seen: list[str] = []
 
         def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:

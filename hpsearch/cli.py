@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -863,7 +864,7 @@ def main() -> None:
             traceback.print_exc()
         # A terminal has echoed ^C and stays on that line.
         start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
-        click.echo(f"{start}hpsearch: {error}", err=True)
+        click.echo(f"{start}hpsearch: {_shown(str(error))}", err=True)
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -871,11 +872,16 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see: {context.command_path} --help" if context else ""
-        click.echo(f"hpsearch: {error.format_message().rstrip('.')}{hint}", err=True)
+        click.echo(f"hpsearch: {_shown(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
     except click.Abort:  # a signal before a command began
         code = 128 + signal.SIGINT
     sys.exit(code or 0)
+
+
+def _shown(message: str) -> str:
+    """``message`` with control characters written out: a name may hold a terminal's commands."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], message)
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -44,7 +44,7 @@ EXPORTS = {
 }
 
 LONGEST_SECONDS = 2.0
-LONGEST_LINE = 800
+LONGEST_LINE = 900
 DRAWS = 5
 T = TypeVar("T")
 HPSEARCH = str(Path(sys.executable).parent / "hpsearch")

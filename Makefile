@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance bench lock clean
+.PHONY: help quickstart install test check format acceptance faults bench lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
 	@echo "make test        style, types and tests (under ten minutes)"
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
+	@echo "make faults      the fault suite (under an hour)"
 	@echo "make bench       seconds a training step"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
@@ -26,7 +27,7 @@ install: .venv/installed
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest -m "not acceptance"
+	$(BIN)/python -m pytest -m "not acceptance and not faults"
 
 check: install
 	$(BIN)/ruff format --check .
@@ -39,6 +40,9 @@ format: install
 
 acceptance: install
 	$(BIN)/python -m pytest -m acceptance --timeout 1800
+
+faults: install
+	$(BIN)/python -m pytest -m faults --timeout 1800
 
 bench: install
 	$(BIN)/python benchmarks/step.py

@@ -249,9 +249,9 @@ def launch(
     from hpsearch.shipped import find_space
     from hpsearch.study import Study
 
-    chosen = SearchSpace.load(find_space(space)).with_overrides(
-        **overrides, targets=targets or None
-    )
+    file = find_space(space)
+    as_written = SearchSpace.load(file)
+    chosen = as_written.with_overrides(**overrides, targets=targets or None)
     placement = {
         "max_concurrent": max_concurrent,
         "cpus_per_run": cpus_per_run,
@@ -259,7 +259,7 @@ def launch(
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
-    _check_molecules(chosen.data)
+    _check_molecules(chosen.data, file if chosen.data == as_written.data else None)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -784,11 +784,22 @@ def _molecules() -> Molecules:
     return qm9.load(say=_say)
 
 
-def _check_molecules(config: DataConfig) -> None:
-    """Refuse sizes and split files that do not fit, before anything is written or started."""
-    from hpsearch.data.split import make_split
+def _check_molecules(config: DataConfig, file: Path | None) -> None:
+    """Refuse sizes and split files that do not fit, before anything is written or started.
 
-    make_split(_molecules(), config)
+    Args:
+        config: what decides the molecules.
+        file: the space that it stands in; ``None`` where options have changed it.
+    """
+    from hpsearch.data.split import make_split
+    from hpsearch.yaml_file import read_yaml
+
+    try:
+        make_split(_molecules(), config)
+    except InputError as error:
+        if file is None:
+            raise
+        raise read_yaml(file).error(("data",), str(error), key=True) from None
 
 
 def _winner(file: Path) -> Winner:

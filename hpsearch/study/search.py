@@ -322,6 +322,10 @@ class Search:
         frozen = self._rows.read(row.trial_id)
         if frozen is None:
             return None
+        if self.space.parameters and not frozen.params:
+            # The run was recorded after its whole draw, so it is not this row's.
+            self._give_up(row, _USED)
+            return None
         return self._take_off(key, row.trial_id, run.config, frozen.intermediate_values)
 
     def _assign(self, trial: Trial, *, new: bool) -> Assignment | None:

@@ -473,6 +473,28 @@ def test_a_number_given_twice_is_not_used(launches: Launches) -> None:
     assert launches.trial(2).state == TrialState.COMPLETE
 
 
+def test_a_number_given_twice_is_not_used_by_a_later_launch(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = launches(space(2))
+    assert search.next() and search.next()
+    _delete(launches.store, 1)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_give_up", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search.next()
+    assert launches.states() == {"RUNNING": 2}
+    later = launches(space(2))
+    launches.run_out(later)
+    assert launches.trial(1).state == TrialState.FAIL
+    assert not launches.trial(1).params
+    assert launches.states() == {"COMPLETE": 2, "FAIL": 1}
+
+
 def test_a_study_deleted_by_someone_else(launches: Launches) -> None:
     search = launches()
     search.next()

@@ -24,6 +24,7 @@ from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.rows import (
+    best_trials,
     find_experiment,
     finite,
     now,
@@ -326,6 +327,10 @@ class Store:
         RUNNING for ever. And it reads parameters and epochs too, seconds for 10,000 trials.
         """
         return self._read(lambda connection: trial_states(connection, study))
+
+    def best_trials(self, study: str, count: int) -> set[int]:
+        """Numbers of the complete trials with the ``count`` lowest values, the first of equals."""
+        return self._read(lambda connection: best_trials(connection, study, count))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

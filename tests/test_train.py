@@ -365,3 +365,18 @@ def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
     assert subprocess.run(command, check=False).returncode == -9
     resumed = train(settings, molecules, tmp_path)
     assert [metrics.epoch for metrics in resumed.history] == [1, 2]
+
+
+def test_lost_best_weights_come_from_a_checkpoint_or_are_trained_again(molecules, tmp_path):
+    settings = config(epochs=2)
+    whole = train(settings, molecules, tmp_path)
+    [best, *_] = checkpoint.files(tmp_path, checkpoint.BEST)
+    best.write_bytes(b"")
+    again = Training(settings, molecules, tmp_path)
+    assert (again.epochs_done, again.facts.damaged) == (2, (best.name,))
+    assert again.complete(False) == whole.complete(False)
+    for path in checkpoint.files(tmp_path, checkpoint.CHECKPOINT):
+        path.write_bytes(path.read_bytes()[:100])
+    fresh = Training(settings, molecules, tmp_path)
+    assert (fresh.facts.resumed_from, len(fresh.facts.damaged)) == (0, 2)
+    assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,7 @@ from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.rows import (
+    best_trials,
     find_experiment,
     finite,
     now,
@@ -370,6 +371,10 @@ class Store:
             study: its name.
         """
         return self._read(lambda connection: read_ledger(connection, experiment_id, study))
+
+    def best_trials(self, study: str, count: int) -> set[int]:
+        """Numbers of the complete trials with the ``count`` lowest values, the first of equals."""
+        return self._read(lambda connection: best_trials(connection, study, count))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance bench lock clean
+.PHONY: help quickstart install test check format acceptance bench bench-service lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
 	@echo "make test        style, types and tests (under ten minutes)"
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
 	@echo "make bench       seconds a training step"
+	@echo "make bench-service  seconds that asking, reporting and telling a trial take"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
 quickstart: install
@@ -42,6 +43,9 @@ acceptance: install
 
 bench: install
 	$(BIN)/python benchmarks/step.py
+
+bench-service: install
+	$(BIN)/python benchmarks/service.py
 
 lock:
 	rm -rf .venv-lock

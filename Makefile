@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance faults bench lock clean
+.PHONY: help quickstart install test check format acceptance faults bench bench-service lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
 	@echo "make faults      the fault suite (under an hour)"
 	@echo "make bench       seconds a training step"
+	@echo "make bench-service  seconds that asking, reporting and telling a trial take"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
 quickstart: install
@@ -46,6 +47,9 @@ faults: install
 
 bench: install
 	$(BIN)/python benchmarks/step.py
+
+bench-service: install
+	$(BIN)/python benchmarks/service.py
 
 lock:
 	rm -rf .venv-lock

@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance bench lock clean
+.PHONY: help quickstart install test check format acceptance faults bench lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
 	@echo "make test        style, types and tests (under ten minutes)"
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
+	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
@@ -39,6 +40,9 @@ format: install
 
 acceptance: install
 	$(BIN)/python -m pytest -m acceptance --timeout 1800
+
+faults: install
+	PYTHONPATH=tests $(BIN)/python -m faults --json faults.json
 
 bench: install
 	$(BIN)/python benchmarks/step.py

@@ -7,7 +7,7 @@ import time
 
 from faults.case import Case
 from faults.cluster import Cluster
-from faults.launch import Launch
+from faults.launch import LONGEST_SECONDS, Launch
 from faults.processes import kill, wait_until
 from faults.stores import Sqlite
 from faults.table import fault
@@ -108,8 +108,7 @@ def worker_kills(case: Case) -> None:
         launch = _going(case, launch)
         if phase == "random":
             time.sleep(case.random.uniform(0, LONGEST_PAUSE))
-            workers = wait_until(launch.workers, "a worker")
-            case.kill_worker(case.random.choice(workers), f"random: {case.phase()}")
+            kill_some_worker(case, launch)
             continue
         case.failpoints.arm(phase)
         stopped = launch.reach(case.failpoints, phase)
@@ -118,21 +117,38 @@ def worker_kills(case: Case) -> None:
     case.finish("--max-concurrent", "2")
 
 
+def kill_some_worker(case: Case, launch: Launch) -> None:
+    """SIGKILL to one of the processes that train for ``launch``, or are about to."""
+    workers = wait_until(launch.workers, "a worker")
+    case.kill_worker(case.random.choice(workers), f"random: {case.phase()}")
+
+
 def _going(case: Case, launch: Launch | None) -> Launch:
     """``launch`` with trials enough to be killed in, else one that extends the study.
 
     It has completed a trial since the last kill: three workers lost in a row would be taken for a
     fault of the search itself.
     """
-    if launch is None or case.trials - case.complete() < 4:
-        case.trials = case.complete() + 10
-        if launch is not None:
-            launch.signal(signal.SIGTERM)
-            launch.wait()
-        launch = case.training("--max-concurrent", "2")
+    while True:
+        if launch is None or launch.code is not None or case.trials - case.complete() < 4:
+            if launch is not None:
+                launch.signal(signal.SIGTERM)
+                launch.wait()
+            case.trials = case.complete() + 10
+            launch = case.training("--max-concurrent", "2")
+        if _completes_another(launch):
+            return launch
+
+
+def _completes_another(launch: Launch) -> bool:
+    """Waits for it; false if the launch ends instead."""
     before = launch.output.count(": complete after")
-    launch.read(r"(?s)" + r".*: complete after" * (before + 1))
-    return launch
+    wait_until(
+        lambda: launch.output.count(": complete after") > before or launch.code is not None,
+        f"a complete trial: {launch.said()}",
+        LONGEST_SECONDS,
+    )
+    return launch.code is None
 
 
 @fault(WORKER, seconds=60, hits={"random": 1})
@@ -192,18 +208,18 @@ def database_kills(case: Case) -> None:
         if phase == "random":
             launch.read(r"^trial \d+: started")
             time.sleep(case.random.uniform(0, LONGEST_PAUSE / 3))
-            _kill_database(case, f"random: {case.phase()}")
+            kill_database(case, f"random: {case.phase()}")
         else:
             if phase != "reconciling":
                 case.failpoints.arm(phase)
             launch.reach(case.failpoints, phase)
-            _kill_database(case, phase)
+            kill_database(case, phase)
     assert launch.wait() == 0, launch.said()
     case.check()
     assert set(case.states().values()) == {"COMPLETE"}, case.states()
 
 
-def _kill_database(case: Case, phase: str) -> None:
+def kill_database(case: Case, phase: str) -> None:
     """Kill it and bring it back; who stands at a failpoint goes on before or after that."""
     if case.store.kind == "sqlite" and phase == "inside-commit":
         # Who stands there has the lock, which the neighbour has to get before it can die with it.

@@ -50,6 +50,7 @@ def suite() -> Iterator[Suite]:
         yield suite
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", FAST, ids=lambda fault: fault.name)
 def test_what_was_killed_goes_on(suite: Suite, fault: Fault) -> None:
     [outcome] = suite.run([fault])

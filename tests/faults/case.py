@@ -191,13 +191,13 @@ class Case:
 
     def check_leftovers(self) -> None:
         """No process of a launch that is over; no temporary file of one that ended by itself."""
-        for number, launch in enumerate(self.launches):
+        for launch in self.launches:
             if launch.code is None:
                 continue
             left = orphans(launch.mark)
             assert not left, f"processes outlive their launch by 30 s: {left}"
             if not launch.killed:
-                files = [path.name for path in (self.folder / str(number)).iterdir()]
+                files = [path.name for path in Path(launch.mark).parent.iterdir()]
                 assert not files, f"an ended launch left temporary files: {files}"
 
     def close(self) -> None:

@@ -57,7 +57,7 @@ def a_second_launch_that_waits(case: Case) -> None:
     """Asked to wait, it takes over when the first has ended, and finds what that left."""
     first = case.training()
     second = case.launch("--if-held", "wait")
-    second.read(str(first.pid), 30)
+    second.read(str(first.pid))
     assert ": started" not in second.output
     case.kill_driver(first, "random: training")
     assert second.wait() == 0, second.said()

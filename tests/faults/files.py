@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from faults.case import EPOCHS, Case
+from faults.processes import kill
 from faults.stores import PostgreSQL, Sqlite
 from faults.table import fault
 
@@ -163,8 +164,10 @@ def killed_after_epoch(case: Case, epoch: int) -> tuple[int, Path]:
     if epoch > 1:
         launch.read(rf"^trial {number}: epoch {epoch},")
     case.failpoints.arm("mid-epoch")
-    launch.reach(case.failpoints, "mid-epoch")
+    worker = launch.reach(case.failpoints, "mid-epoch")
     launch.kill()
+    # Left alone, it would end its epoch before it notices that nobody listens.
+    kill(worker)
     case.faults += 1
     case.failpoints.disarm()
     assert case.epochs(number) == list(range(1, epoch + 1))

@@ -14,7 +14,7 @@ from pathlib import Path
 from faults.processes import kill, living, marked, title, wait_until
 
 HPSEARCH = str(Path(sys.executable).parent / "hpsearch")
-LONGEST_SECONDS = 150.0
+LONGEST_SECONDS = 240.0
 
 
 class Failpoints:

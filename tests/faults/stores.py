@@ -196,7 +196,8 @@ class PostgreSQL:
         """A database whose tables lie in ``folder``."""
         space = folder / "tables"
         space.mkdir()
-        shutil.chown(space, self.server.user)
+        if self.server.user is not None:
+            shutil.chown(space, self.server.user)
         name = f"space_{uuid.uuid4().hex[:12]}"
         self.server.execute(f"CREATE TABLESPACE {name} LOCATION '{space}'")
         return PostgreSQL(self.server, tablespace=name)

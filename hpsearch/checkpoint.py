@@ -73,7 +73,12 @@ def _sync_folder(directory: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state of a file; ``None`` if it is missing or damaged."""
+    """Tensors and state of a file; ``None`` if it is missing, damaged or not a checkpoint.
+
+    Whatever the file holds, nothing of it is executed: the digest in its name is no signature, so
+    anyone who may write into the folder can make one that fits.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     match = _NAME.fullmatch(path.name)
@@ -83,9 +88,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return None
     if match is None or hashlib.sha256(data).hexdigest()[:16] != match["digest"]:
         return None
-    header = int.from_bytes(data[:8], "little")
-    state = json.loads(data[8 : 8 + header])["__metadata__"]["state"]
-    return load(data), json.loads(state)
+    try:
+        header = int.from_bytes(data[:8], "little")
+        state = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["state"])
+        tensors = load(data)
+    except (SafetensorError, RecursionError, ValueError, LookupError, TypeError):
+        return None
+    return (tensors, state) if isinstance(state, dict) else None
 
 
 def files(directory: Path, stem: str) -> list[Path]:

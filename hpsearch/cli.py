@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hpsearch import __version__
+from hpsearch import __version__, credentials
 from hpsearch.errors import HpsearchError, InputError, unwritable
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class Interrupted(HpsearchError):
     """Ctrl-C, or another signal that ends a command; the exit code is the one that shells give."""
 
     def __init__(self, number: int) -> None:
-        super().__init__("interrupted; the same command goes on where it stopped")
+        command = shlex.join(["hpsearch", *sys.argv[1:]])
+        super().__init__(f"interrupted; go on where it stopped with: {command}")
         self.exit_code = 128 + number
 
 
@@ -158,6 +159,23 @@ def _placement(noun: str) -> Decorator:
             help="Folder of the checkpoints, which a cluster's machines must share. Default: runs "
             "beside the SQLite file, else storage/runs.",
         ),
+        click.option(
+            "--deadline",
+            "deadline_seconds",
+            type=float,
+            callback=_least(0, above=True),
+            metavar="SECONDS",
+            default=43_200.0,
+            show_default=True,
+            help=f"Longest epoch of a {noun}; a longer silence ends its worker.",
+        ),
+        click.option(
+            "--if-held",
+            type=click.Choice(["give-up", "wait"]),
+            default="give-up",
+            show_default=True,
+            help="What to do while another launch drives the same: a dead one is always replaced.",
+        ),
     )
 
 
@@ -197,6 +215,11 @@ def cli(debug: bool) -> None:
     is_flag=True,
     help="Also record every trial's test loss, as the paper did; then it is no test set any more.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Go on although the space, the molecules or the split have changed; that is recorded.",
+)
 @_placement("trial")
 def launch(
     space: str,
@@ -204,11 +227,14 @@ def launch(
     storage: str | None,
     runs: Path | None,
     open_test_set: bool,
+    force: bool,
     targets: tuple[str, ...],
     max_concurrent: int | None,
     cpus_per_run: float,
     gpus_per_run: float,
     address: str | None,
+    deadline_seconds: float,
+    if_held: str,
     **overrides: Any,
 ) -> None:
     """Run the study of the search space SPACE, or go on with it.
@@ -230,12 +256,24 @@ def launch(
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
         "address": address,
+        "deadline_seconds": deadline_seconds,
     }
     _check_molecules(chosen.data)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
-        search = Study.launch(store, chosen, study, root, evaluate_test=open_test_set)
+        search = Study.launch(
+            store,
+            chosen,
+            study,
+            root,
+            evaluate_test=open_test_set,
+            force=force,
+            wait=if_held == "wait",
+            say=_say,
+        )
         _say(f"study {search.name} in {store.label}")
+        for change in search.forced:
+            _say(f"forced: {change}")
         _say(f"found: {search.found}")
         if (idle := idle_line(chosen)) is not None:
             _say(idle)
@@ -274,7 +312,7 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """Say how a study stands; without STUDY the one launched last."""
     import json
 
-    from hpsearch.report import status_lines
+    from hpsearch.report import driver_line, status_lines
     from hpsearch.study import Study
 
     with _open_store(storage) as store:
@@ -283,11 +321,48 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
         if as_json:
             rows = json.loads(trials.to_json(orient="records", date_format="iso"))
             counts = vars(found.counts())
-            _say(json.dumps({"study": found.name, "counts": counts, "trials": rows}))
+            holder = found.holder()
+            driver = None
+            if holder is not None and holder.drives:
+                since = holder.since.isoformat(timespec="seconds")
+                driver = {"host": holder.host, "process": holder.process, "since": since}
+            answer = {"study": found.name, "counts": counts, "driver": driver, "trials": rows}
+            _say(json.dumps(answer))
             return
         _say(f"study {found.name} in {store.label}: {found.counts()}")
+        if (line := driver_line(found)) is not None:
+            _say(line)
         for line in status_lines(found):
             _say(line)
+
+
+@cli.command(epilog=_example("hpsearch verify"))
+@click.argument("study", required=False)
+@_storage
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def verify(study: str | None, storage: str | None, as_json: bool) -> None:
+    """Check that a study's rows keep what is promised.
+
+    Exactly as many trials with a verdict as wanted, none lost, none counted twice, every row ended,
+    and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
+    Without STUDY it is the one launched last.
+    """
+    import json
+    from dataclasses import asdict
+
+    from hpsearch.study.verify import verify as check
+
+    with _open_store(storage) as store:
+        found = check(store, study)
+        if as_json:
+            _say(json.dumps(asdict(found)))
+        else:
+            for breach in (*found.breaches, *found.in_progress):
+                _say(str(breach))
+        if found.breaches:
+            raise HpsearchError(f"study {found.study} in {store.label}: {found}")
+        if not as_json:
+            _say(f"study {found.study} in {store.label}: {found}")
 
 
 @cli.command(epilog=_example("hpsearch dashboard --port 8080"))
@@ -298,22 +373,25 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
 @click.option(
     "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
 )
-def dashboard(storage: str | None, host: str, port: int) -> None:
+@click.option("--read-only", is_flag=True, help="Refuse every request that would change something.")
+def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> None:
     """Open the Optuna dashboard on the store, and our pages.
 
-    The pages are under /pages. The dashboard has no login and lets whoever reaches it change a
-    study: it listens on this machine only.
+    The pages are under /pages. Whoever reaches the dashboard may create, rename and delete studies
+    with their trials, end running trials with any value, write notes and attributes, unless it is
+    started --read-only. So it listens on this machine alone, until the environment variable
+    HPSEARCH_TOKEN holds a token of at least 16 characters: then any --host will do, and every
+    browser has to open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). It
+    does not encrypt: put a proxy with TLS before it, or use ssh -L.
     """
     from hpsearch.dashboard import serve
+    from hpsearch.dashboard_access import check_host, token_from_environment
 
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        raise InputError(
-            f"the dashboard has no login, so --host must be this machine (127.0.0.1), got '{host}';"
-            f" from elsewhere use: ssh -L {port}:127.0.0.1:{port} THIS-MACHINE"
-        )
+    token = token_from_environment()
+    check_host(host, port, token)
     # Ctrl-C is how a person ends it.
     with _open_store(storage) as store, suppress(KeyboardInterrupt):
-        serve(store, host, port, _say)
+        serve(store, host, port, _say, token=token, read_only=read_only)
 
 
 @cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
@@ -422,6 +500,8 @@ def ablate(
     cpus_per_run: float,
     gpus_per_run: float,
     address: str | None,
+    deadline_seconds: float,
+    if_held: str,
     **overrides: Any,
 ) -> None:
     """Train variants of a configuration, one target each, and test.
@@ -448,11 +528,14 @@ def ablate(
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
         "address": address,
+        "deadline_seconds": deadline_seconds,
     }
     data = DataSummary.of(_molecules(), winner, plan)
     root = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
-        ablation = Ablation.launch(store, winner, plan, root, data)
+        ablation = Ablation.launch(
+            store, winner, plan, root, data, wait=if_held == "wait", say=_say
+        )
         counts = ablation.counts()
         waiting = counts["waiting"]
         _say(f"ablation {plan.name} in {store.label}")
@@ -741,6 +824,8 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.started(key, facts)
             case tune.EpochEnded(key, metrics):
                 progress.epoch(key, metrics)
+            case tune.Retried(key, failure, attempt):
+                progress.retried(key, failure, str(attempt))
             case tune.Finished(key, outcome):
                 progress.finished(key, outcome)
 
@@ -771,6 +856,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     try:
+        credentials.refuse_passwords(sys.argv[1:])
         code = cli.main(standalone_mode=False)
     except HpsearchError as error:
         if debug:

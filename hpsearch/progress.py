@@ -84,6 +84,10 @@ class Progress:
             f"{self._left()}"
         )
 
+    def retried(self, key: str, failure: Failure, how: str) -> None:
+        """A run has failed and is tried again."""
+        self._say(f"{self._noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
+
     def finished(self, key: str, outcome: Outcome) -> None:
         """A run has ended."""
         if isinstance(outcome, Failure):

@@ -157,5 +157,8 @@ class Work(Protocol):
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch has ended; may come twice for one that is repeated after a fault."""
 
+    def retried(self, key: str, failure: Failure) -> None:
+        """The run failed and goes on, from its last checkpoint: ``started`` follows again."""
+
     def finish(self, key: str, outcome: Outcome) -> None:
         """The run has ended. Idempotent."""

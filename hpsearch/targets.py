@@ -77,7 +77,7 @@ def target(name: str) -> Target:
         return _BY_NAME[name]
     except KeyError:
         raise InputError(
-            f"a target must be one of {', '.join(TARGET_NAMES)}; got '{name}'{_offer(name)}"
+            f"a target must be one of {', '.join(TARGET_NAMES)}; got {name[:60]!r}{_offer(name)}"
         ) from None
 
 

@@ -27,10 +27,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpsearch import credentials
+from hpsearch.attempts import Attempt, next_attempt, verdict
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import prepare_worker, worker_environment
 from hpsearch.runs import (
@@ -102,6 +104,15 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
+class Retried:
+    """The run failed and is tried again, from its last checkpoint."""
+
+    key: str
+    failure: Failure
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run has ended, well or not."""
 
@@ -109,7 +120,7 @@ class Finished:
     outcome: Outcome
 
 
-Event = Started | EpochEnded | Finished
+Event = Started | EpochEnded | Retried | Finished
 """What a caller may print while the runs go on; the Work has been told already."""
 
 
@@ -142,6 +153,9 @@ def run(
         deadline_seconds: longest silence of a run, an epoch's length say, after which its worker
             is killed as hanging; ``None`` waits for ever.
 
+    A run that is short of memory, or whose worker dies or hangs, is tried again as
+    `hpsearch.attempts` has it before ``work`` hears of a failure.
+
     Raises:
         InputError: a run needs more than any machine of the cluster has, or the cluster cannot
             be reached. Nothing has been asked of ``work``.
@@ -166,6 +180,7 @@ def run(
             param_space={
                 "cpus": cpus_per_run,
                 "gpus": gpus_per_run,
+                "threads": cpus_per_run,
                 "device": device or ("cuda" if gpus_per_run > 0 else "cpu"),
             },
             tune_config=TuneConfig(
@@ -206,6 +221,7 @@ def check_placement(
     cpus_per_run: float = 1.0,
     gpus_per_run: float = 0.0,
     address: str | None = None,
+    deadline_seconds: float | None = None,
 ) -> None:
     """Refuses what :func:`run` would refuse; for callers that write something before they run.
 
@@ -214,11 +230,12 @@ def check_placement(
         cpus_per_run: as for :func:`run`.
         gpus_per_run: as for :func:`run`.
         address: as for :func:`run`; ``None`` counts what this machine has.
+        deadline_seconds: as for :func:`run`.
 
     Raises:
         InputError: as :func:`run`.
     """
-    _check_request(max_concurrent, cpus_per_run, gpus_per_run, None)
+    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds)
     place = _Place(cpus_per_run, gpus_per_run)
     if address is None:
         # What Ray will count when it starts, which takes seconds.
@@ -258,6 +275,13 @@ class _Place:
             return cpu_places
         return min(cpu_places, math.floor(resources.get("GPU", 0.0) / self.gpus + 1e-6))
 
+    def whole(self) -> dict[str, float]:
+        """What a run occupies that shall be alone: its GPU, or a machine's cores."""
+        if self.gpus > 0:
+            return {"cpus": self.cpus, "gpus": max(self.gpus, 1.0)}
+        cores = [m.get("CPU", 0.0) for m in _machines() if self.fitting(m)]
+        return {"cpus": max(cores, default=self.cpus), "gpus": 0.0}
+
     def count(self) -> int:
         """How many runs fit into the machines that are up."""
         return sum(self.fitting(machine) for machine in _machines())
@@ -292,18 +316,29 @@ class _Flight:
     """A run that Tune has and the driver waits for.
 
     Attributes:
-        key: the assignment's key.
+        assignment: what is run.
+        attempt: how.
+        failures: of the attempts before.
+        company: whether another run was under way beside it.
         trial: Tune's record, from the moment a worker has taken the run.
         heard: when the worker last spoke (monotonic seconds).
         finished: whether the Work knows the outcome.
         overdue: whether its worker was killed for its silence.
     """
 
-    key: str
+    assignment: Assignment
+    attempt: Attempt = field(default_factory=Attempt)
+    failures: tuple[Failure, ...] = ()
+    company: bool = False
     trial: Any = None
     heard: float = 0.0
     finished: bool = False
     overdue: bool = False
+
+    @property
+    def key(self) -> str:
+        """The assignment's key."""
+        return self.assignment.key
 
 
 @dataclass
@@ -316,12 +351,26 @@ class _Driver:
     deadline_seconds: float | None
     interrupted: int = 0
     _flights: dict[str, _Flight] = field(default_factory=dict)
+    _again: list[_Flight] = field(default_factory=list)
     _ask_again: float = 0.0
 
-    def next(self, trial_id: str) -> Assignment | None:
-        """The assignment for a new trial, or ``None`` when there is none, or no room, now."""
+    def next(self, trial_id: str) -> dict[str, Any] | None:
+        """A new trial's configuration, or ``None`` when there is none, or no room, now."""
         self.check()
-        if not self._room() or time.monotonic() < self._ask_again:
+        if not self._room():
+            return None
+        flight = self._again.pop(0) if self._again else self._asked()
+        if flight is None:
+            return None
+        self._flights[trial_id] = flight
+        for one in self._flights.values():
+            one.company = one.company or len(self._flights) > 1
+        # Text, because Tune looks into nested dictionaries for values to resolve.
+        config: dict[str, Any] = {"assignment": json.dumps(flight.assignment.to_dict())}
+        return config | (self.place.whole() if flight.attempt.alone else {})
+
+    def _asked(self) -> _Flight | None:
+        if time.monotonic() < self._ask_again:
             return None
         with _passing_errors():
             assignment = self.work.next()
@@ -330,13 +379,12 @@ class _Driver:
             # asks ten times a second, and the Work may have to look into a database.
             self._ask_again = time.monotonic() + 1.0
             return None
-        self._flights[trial_id] = _Flight(assignment.key)
-        return assignment
+        return _Flight(assignment)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to start and nothing runs."""
-        if self._flights:
+        if self._flights or self._again:
             return False
         with _passing_errors():
             return self.work.finished
@@ -378,7 +426,7 @@ class _Driver:
             failure = _loss(*_tune_error(trial))
             if flight.overdue:
                 failure = Failure(
-                    "worker_lost",
+                    "hung",
                     f"the run was silent for {self.deadline_seconds:g} s, so its worker was killed",
                 )
             with _passing_errors():
@@ -399,8 +447,23 @@ class _Driver:
 
     def _finish(self, flight: _Flight, outcome: Outcome) -> None:
         flight.finished = True
+        if isinstance(outcome, Failure):
+            failures = (*flight.failures, outcome)
+            size = flight.assignment.config.training.batch_size
+            attempt = next_attempt(failures, size, was_alone=not flight.company)
+            if attempt is not None:
+                self._retry(flight, failures, attempt)
+                return
+            outcome = verdict(failures)
         self.work.finish(flight.key, outcome)
         self.on_event(Finished(flight.key, outcome))
+
+    def _retry(self, flight: _Flight, failures: tuple[Failure, ...], attempt: Attempt) -> None:
+        self.work.retried(flight.key, failures[-1])
+        self.on_event(Retried(flight.key, failures[-1], attempt))
+        assignment = replace(flight.assignment, pieces=attempt.pieces)
+        # Still in company if it ever was: what was no remedy once is none later.
+        self._again.append(_Flight(assignment, attempt, failures, flight.company))
 
     def _room(self) -> bool:
         """Whether a run that is asked for now would get a place at once.
@@ -409,6 +472,9 @@ class _Driver:
         cluster that others use as well, one may: that is how a place is reserved.
         """
         if len(self._flights) >= self.place.count():
+            return False
+        if any(flight.attempt.alone for flight in self._flights.values() if not flight.trial):
+            # Whatever started now would take the place that it waits for.
             return False
         waiting = sum(flight.trial is None for flight in self._flights.values())
         return waiting == 0 or waiting < self.place.free()
@@ -432,11 +498,7 @@ class _Asking(Searcher):  # type: ignore[misc]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._driver.finished:
             return str(Searcher.FINISHED)
-        assignment = self._driver.next(trial_id)
-        if assignment is None:
-            return None
-        # Text, because Tune looks into nested dictionaries for values to resolve.
-        return {"assignment": json.dumps(assignment.to_dict())}
+        return self._driver.next(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """Nothing: :class:`_Telling` hears of it with the trial's error."""
@@ -563,7 +625,7 @@ class _Worker(Trainable):  # type: ignore[misc]
         # than a start to a single worker.
         assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
         self._reports: Iterator[dict[str, Any]] = _reports(
-            assignment, new_config["cpus"], new_config["device"]
+            assignment, new_config["threads"], new_config["device"]
         )
         return True
 
@@ -719,13 +781,15 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
         environment["TMPDIR"] = str(folder)
     _check_reachable(address)
     try:
-        ray.init(
-            address=address or "local",
-            logging_level=logging.CRITICAL,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-            **own,
-        )
+        # Ray's processes inherit the environment, and the workers inherit theirs.
+        with credentials.withheld():
+            ray.init(
+                address=address or "local",
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+                **own,
+            )
     except (OSError, RuntimeError, ValueError) as error:
         if address is None:
             raise HpsearchError(f"Ray could not be started: {_one_line(error)}") from error

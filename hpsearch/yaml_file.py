@@ -27,8 +27,8 @@ Position = tuple[str | int, ...]
 
 T = TypeVar("T")
 
-MAX_BYTES = 256_000
-"""A space has about 3 kB. PyYAML takes seconds for a megabyte, so a wrong file is refused early."""
+MAX_BYTES = 64_000
+"""A space has about 3 kB. PyYAML takes up to 14 ms a kB, so that a wrong file is refused early."""
 
 MAX_DEPTH = 16
 """Mappings and lists inside each other; a space needs five. Keeps the recursion bounded."""
@@ -37,9 +37,11 @@ _LONGEST_SHOWN = 60
 _LONGEST_NUMBER = 64
 _LARGEST_INTEGER = 2**63 - 1
 
+# U+0085, U+2028 and U+2029 end a line for YAML but not for an editor, whose numbers lines have.
 _UNPRINTABLE = re.compile(
-    "[^\x09\x0a\x0d\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "[^\x09\x0a\x0d\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
+_LINE_BREAK = re.compile("\r\n?|\n")
 _LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?", re.ASCII)
 _OCTAL = re.compile(r"[-+]?0[0-9_]+", re.ASCII)
 
@@ -178,7 +180,7 @@ def yaml_number(value: float) -> str:
 def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
     """``text`` fit for an error message: no line break or control character, not too long."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
-    return shown if len(text) <= longest else f"{shown[: longest - 1]}…"
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def located(source: str, line: int | None, message: str) -> InputError:
@@ -219,10 +221,9 @@ def _read_text(path: Path, source: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
         raise located(
             source,
-            line,
+            _line_after(content[: error.start].decode("utf-8")),
             f"must be UTF-8 text, got byte 0x{content[error.start]:02x}; save as UTF-8",
         ) from None
     _refuse_unprintable(text, source)
@@ -233,9 +234,14 @@ def _refuse_unprintable(text: str, source: str) -> None:
     if found := _UNPRINTABLE.search(text):
         raise located(
             source,
-            text.count("\n", 0, found.start()) + 1,
+            _line_after(text[: found.start()]),
             f"must be printable text, got the control character {found[0]!a}; delete it",
         )
+
+
+def _line_after(text: str) -> int:
+    """Line of what follows ``text``, counted from 1."""
+    return len(_LINE_BREAK.findall(text)) + 1
 
 
 class _Reader:
@@ -248,6 +254,7 @@ class _Reader:
         self._source = source
         self._text = text
         self._loader = yaml.SafeLoader(text)
+        self._before: yaml.Event | None = None
         self._key_lines: dict[Position, int] = {}
         self._value_lines: dict[Position, int] = {}
         self._written: dict[Position, str] = {}
@@ -273,22 +280,23 @@ class _Reader:
     def _next(self) -> yaml.Event:
         try:
             event: yaml.Event = self._loader.get_event()  # type: ignore[no-untyped-call]
-            return event
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
             problem = one_line(error.problem or error.context or "a mistake", longest=120)
             raise located(
                 self._source,
-                _line(mark),
+                _line(_beginning(error, self._before)),
                 f"must be valid YAML, got: {problem}; {_syntax_mend(problem)}",
             ) from None
         except (yaml.YAMLError, ValueError, OverflowError):
-            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF".
+            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF", and int() on a long %YAML line.
             raise located(
                 self._source,
                 _line(self._loader.get_mark()),
-                "must be valid YAML, got an impossible character escape; write the character",
+                "must be valid YAML, got an impossible character escape or version; write the "
+                "character, or delete the version",
             ) from None
+        self._before = event
+        return event
 
     def _refuse(self, event: yaml.Event, message: str) -> NoReturn:
         raise located(self._source, _line(event.start_mark), message)
@@ -340,6 +348,7 @@ class _Reader:
                 f"a key of {where} must be text, got {one_line(event.value) or 'nothing'}, which "
                 "YAML does not read as text; put it in quotes",
             )
+        self._refuse_unprintable_text(event, f"a key of {where}")
         return str(event.value)
 
     def _sequence(self, position: Position) -> list[Any]:
@@ -378,6 +387,9 @@ class _Reader:
                 f"{name} must be a number, got the text '{one_line(event.value)}'; "
                 f"write {_respelled(event.value)}",
             )
+        self._refuse_unprintable_text(event, name)
+
+    def _refuse_unprintable_text(self, event: yaml.ScalarEvent, name: str) -> None:
         if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in event.value):
             self._refuse(event, f"{name} must be printable text, got an escaped NUL or surrogate")
 
@@ -421,6 +433,19 @@ def _line(mark: Any) -> int:
     return 1 if mark is None else int(mark.line) + 1
 
 
+def _beginning(error: yaml.MarkedYAMLError, before: yaml.Event | None) -> Any:
+    """Mark of the line to mend: what is not closed is noticed only further down."""
+    context, problem = error.context or "", error.problem or ""
+    unclosed = "simple key" in context or any(
+        end in problem for end in ("end of stream", "<stream end>", "document separator")
+    )
+    mark = error.context_mark if unclosed and error.context_mark else error.problem_mark
+    # A quotation mark that was forgotten is found in a later line, where it begins another text.
+    if isinstance(before, yaml.ScalarEvent) and before.style in ("'", '"'):
+        return before.start_mark if _line(before.end_mark) == _line(mark) else mark
+    return mark
+
+
 def _respelled(written: str) -> str:
     digits = written.replace("_", "")
     if re.fullmatch(r"[-+]?\d{1,18}", digits):
@@ -429,13 +454,17 @@ def _respelled(written: str) -> str:
     if not math.isfinite(value):
         return "a smaller number"
     # 1e6 is usually meant as a count; a whole number also passes where a float is due.
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else yaml_number(value)
+    return str(int(value)) if _is_short_integer(value) else yaml_number(value)
+
+
+def _is_short_integer(value: float) -> bool:
+    return value.is_integer() and abs(value) < 1e15
 
 
 def _syntax_mend(problem: str) -> str:
     if "\\t" in problem:
         return "indent with spaces instead of tabs"
-    return "check the indentation, the colons and the brackets around this line"
+    return "check the indentation, the colons, the quotes and the brackets around this line"
 
 
 # Turning pydantic's errors into one line --------------------------------------------------------
@@ -537,7 +566,7 @@ def _kind_mend(kind: str, value: Any) -> str:
         if _LOOKS_LIKE_A_NUMBER.fullmatch(value):
             return f"; write {_respelled(value)} without quotes"
         return "; write a number"
-    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+    if kind == "int_type" and isinstance(value, float) and _is_short_integer(value):
         return f"; write {int(value)}"
     return {
         "a list": "; write a list in brackets",

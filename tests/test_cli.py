@@ -81,6 +81,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "again": hpsearch(folder, *LAUNCH, "--trials", "2"),
         "status": hpsearch(folder, "status"),
         "status --json": hpsearch(folder, "status", "--json"),
+        "verify": hpsearch(folder, "verify"),
+        "verify --json": hpsearch(folder, "verify", "quick", "--json"),
         "study report": hpsearch(folder, "report", "-o", "study_report"),
         "export-best": hpsearch(folder, "export-best", "-o", "best.yaml"),
         "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
@@ -151,6 +153,35 @@ def test_status_says_how_the_study_stands(session: Session) -> None:
         assert trial["value"] == trial["best_loss"]
         assert trial["weights"] > 0
         assert trial["params_learning_rate"] > 0
+
+
+def test_verify_finds_a_real_study_in_order(session: Session) -> None:
+    said = session.said["verify"]
+    assert said.endswith(
+        "storage/hpsearch.db: 2 trials checked, 2 of 2 with a verdict, 0 failed, 4 epochs: "
+        "no breaches\n"
+    )
+    assert said.count("\n") == 1
+    stated = json.loads(session.said["verify --json"])
+    assert (stated["study"], stated["verdicts"], stated["breaches"]) == ("quick", 2, [])
+
+
+def test_verify_names_each_breach(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store / "storage" / "hpsearch.db")) as database:
+        database.execute("update trials set state = 'RUNNING' where number = 1")
+        database.execute("update hpsearch_runs set weights = null where key = '0'")
+        database.commit()
+    done = run(store, HPSEARCH, "verify")
+    assert done.returncode == 1
+    count, facts, terminal = done.stdout.splitlines()
+    assert re.fullmatch(r"count: the study has \d verdicts of \d wanted: launch it again", count)
+    assert facts == "facts: trial 0 has no number of weights"
+    assert terminal == "terminal: trial 1 has not ended: launch it again"
+    assert re.fullmatch(r"hpsearch: study quick in .*: 3 breaches\n", done.stderr)
+    stated = run(store, HPSEARCH, "verify", "--json")
+    assert stated.returncode == 1
+    rules = [(breach["rule"], breach["trial"]) for breach in json.loads(stated.stdout)["breaches"]]
+    assert rules == [("count", None), ("facts", 0), ("terminal", 1)]
 
 
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:
@@ -513,6 +544,7 @@ def refused(folder: Path, arguments: list[str], *words: str) -> str:
     assert done.stdout == ""
     assert re.fullmatch(r"hpsearch: [^\n]+\n", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
+    assert "sesame" not in done.stderr
     for word in words:
         assert word in done.stderr
     assert after == before
@@ -565,7 +597,10 @@ def test_a_number_that_yaml_reads_as_text_is_respelled(empty: Path) -> None:
         (trial("--storage", "sqlite:////proc/none/x.db"), ["/proc/none"]),
         (trial("--storage", "nonsense"), ["must be a URL", "'nonsense'", "sqlite:///nonsense"]),
         (trial("--storage", ""), ["must be a URL", "got ''"]),
-        (trial("--storage", "mysql://me:sesame@127.0.0.1/db"), ["SQLite or PostgreSQL", "'mysql:"]),
+        (trial("--storage", "mysql://me@127.0.0.1/db"), ["SQLite or PostgreSQL", "'mysql:"]),
+        (trial("--storage", "me:sesame@127.0.0.1/db"), ["must be a URL", "cannot be parsed"]),
+        (trial("--study", "x" * 10_240), ["at most 200 characters; got 10240"]),
+        (trial("--study", "a\nb"), ["control characters; got U+000A"]),
         (trial("--nonsense", "1"), ["--nonsense", "hpsearch launch --help"]),
         (trial("--trials", "two"), ["--trials", "'two'"]),
         (["launch"], ["SPACE"]),
@@ -574,7 +609,7 @@ def test_a_number_that_yaml_reads_as_text_is_respelled(empty: Path) -> None:
         (["ablate", "quick"], ["must be an exported configuration", "launch it instead"]),
         (["train", "nowhere/best.yaml", "-o", "o"], ["'nowhere/best.yaml', which is no file"]),
         (["data", "prepare", "--uncharacterized", "x"], ["--archive"]),
-        (["dashboard", "--host", "0.0.0.0"], ["no login", "ssh -L"]),
+        (["dashboard", "--host", "0.0.0.0"], ["no login", "HPSEARCH_TOKEN", "ssh -L"]),
     ],
 )
 def test_a_wrong_request_is_refused(empty: Path, arguments: list[str], words: list[str]) -> None:
@@ -631,17 +666,73 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("arguments", [*COMMANDS, trial()], ids=lambda a: a[0])
-def test_a_server_that_does_not_answer(tmp_path: Path, arguments: list[str]) -> None:
-    url = f"postgresql://me:sesame@127.0.0.1:{free_port()}/db"
-    said = refused(
-        tmp_path, [*arguments, "--storage", url], "cannot be reached", "me:***@", "start its server"
-    )
-    assert "sesame" not in said
+def test_a_server_that_does_not_answer(
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "sesame")
+    url = f"postgresql://me@127.0.0.1:{free_port()}/db"
+    words = ["cannot be reached", "me@127.0.0.1", "start its server"]
+    refused(tmp_path, [*arguments, "--storage", url], *words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        trial("--storage", "postgresql://me:sesame@host/db"),
+        ["--debug", "status", "--storage=postgresql://me@host/db?sslpassword=sesame"],
+        ["status", "postgresql://me:sesame@host/db"],
+        ["report", "-o", "out", "--storage", "postgresql://me:sesame@host:port/db"],
+    ],
+)
+def test_a_password_on_the_command_line_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+    before = listing(tmp_path)
+    done = run(tmp_path, HPSEARCH, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "sesame" not in done.stderr
+    for mend in ("command line", "HPSEARCH_STORAGE", "PGPASSWORD", ".pgpass", "PGPASSFILE"):
+        assert mend in done.stderr.splitlines()[-1]
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("token", ["", "short-token", "a token with spaces", "Ångström-Ångström"])
+def test_a_weak_token_is_refused(
+    tmp_path: Path, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPSEARCH_TOKEN", token)
+    for host in ("127.0.0.1", "0.0.0.0"):
+        said = refused(tmp_path, ["dashboard", "--host", host], "HPSEARCH_TOKEN", "openssl rand")
+        assert not token or token not in said
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: a[0])
 def test_no_store_is_made_by_a_command_that_looks(tmp_path: Path, arguments: list[str]) -> None:
-    refused(tmp_path, arguments, "no study store", "`hpsearch launch` makes one")
+    where = f"no study store at {tmp_path}/storage/hpsearch.db; "
+    refused(tmp_path, arguments, where, "`hpsearch launch` makes one")
+    nowhere = ["--storage", "sqlite:///../no/such/store.db"]
+    refused(tmp_path, [*arguments, *nowhere], f"no study store at {tmp_path}/../no/such/store.db")
+
+
+EXECUTES = '!!python/object/apply:os.system ["touch executed"]'
+
+
+@pytest.mark.parametrize("command", ["launch", "ablate", "train"])
+def test_a_yaml_file_executes_nothing(store: Path, command: str) -> None:
+    text = QUICK if command == "launch" else (store / "best.yaml").read_text()
+    (store / "mine.yaml").write_text(f"{text}\nextra: {EXECUTES}\n")
+    refused(store, [command, "mine.yaml"], "mine.yaml:", "tag")
+
+
+NAMES = ["../../x", "x'; DROP TABLE trials; --", "分子 %s {0}", "x" * 10_240, "a\nb\x1b[2J"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:12]))
+def test_an_odd_name_is_looked_up_literally(store: Path, name: str) -> None:
+    refused(store, ["status", "--", name], "quick")
+
+
+@pytest.mark.parametrize("arguments", COMMANDS[2:], ids=lambda a: a[0])
+def test_a_name_is_no_path(store: Path, arguments: list[str]) -> None:
+    refused(store, [*arguments, "../../x"], "quick")
 
 
 def test_a_study_of_another_space_is_left_alone(store: Path) -> None:

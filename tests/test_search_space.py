@@ -366,6 +366,8 @@ FAULTS = [
     ("name: table3", "name: no", "got no, which YAML reads as false; put it in quotes"),
     ("sampler: random", "sampler: rndom", "did you mean random?"),
     ("targets: all", "targets: [mu, lumu]", "targets[1]: a target must be one of"),
+    ("targets: all", 'targets: "mu\\nx"', "got 'mu\\nx'; did you mean mu?"),
+    ("targets: all", f"targets: {'x' * 500}", f"got '{'x' * 60}'"),
     ("targets: all", "targets: []", "at least one target is needed"),
     ("targets: all", "targets: 3", "targets must be a list, got 3"),
     ("  train_size:", "  train_sizes:", "did you mean train_size?"),
@@ -390,6 +392,7 @@ def _refused(text: str, line: int, message: str) -> None:
     assert found.startswith(f"f.yaml:{line}: "), found
     assert message in found
     assert "\n" not in found
+    assert len(found) < 300
 
 
 def _line_of(text: str) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from hpsearch import tune
+from hpsearch.attempts import LOST_WORKERS
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.errors import InputError
 from hpsearch.process import worker_environment
@@ -63,6 +64,7 @@ class Listed:
     secret: str = SECRET
     facts: dict[str, RunFacts] = field(default_factory=dict)
     epochs: dict[str, list[EpochMetrics]] = field(default_factory=dict)
+    retries: dict[str, list[Failure]] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     most_running: int = 0
@@ -84,6 +86,9 @@ class Listed:
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         self.epochs.setdefault(key, []).append(metrics)
+
+    def retried(self, key: str, failure: Failure) -> None:
+        self.retries.setdefault(key, []).append(failure)
 
     def finish(self, key: str, outcome: Outcome) -> None:
         self.running.discard(key)
@@ -262,8 +267,17 @@ def test_an_exception_keeps_its_message_and_traceback(mixed: Mixed) -> None:
     assert failure.traceback.startswith("Traceback")
 
 
-def test_memory_that_does_not_suffice_is_called_so(mixed: Mixed) -> None:
-    assert mixed.work.failure("huge").kind == "out_of_memory"
+def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
+    failure = mixed.work.failure("huge")
+
+    assert failure.kind == "infeasible"
+    assert "needs more memory than there is, alone and with one molecule" in failure.message
+    tries = [event for event in mixed.events if isinstance(event, tune.Retried)]
+    assert [(event.key, event.attempt.alone, event.attempt.pieces) for event in tries] == [
+        ("huge", True, 1),
+        ("huge", True, 4),
+    ]
+    assert [failure.kind for failure in mixed.work.retries["huge"]] == ["out_of_memory"] * 2
 
 
 def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) -> None:
@@ -305,7 +319,7 @@ def test_signal_handlers_are_put_back(mixed: Mixed) -> None:
     assert mixed.handlers_kept
 
 
-def test_a_killed_worker_is_one_failure_and_its_neighbour_goes_on(
+def test_a_run_goes_on_after_its_worker_was_killed(
     short_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     work = listed(
@@ -325,34 +339,54 @@ def test_a_killed_worker_is_one_failure_and_its_neighbour_goes_on(
     )
 
     assert len(killed) == 1
-    assert sorted(work.outcomes) == ["first", "second", "third"]
-    [lost] = [key for key, (outcome,) in work.outcomes.items() if isinstance(outcome, Failure)]
-    failure = work.failure(lost)
+    [(lost, [failure])] = work.retries.items()
     assert lost in {"first", "second"}
     assert failure.kind == "worker_lost"
     assert failure.message.startswith("the worker process died: ")
     assert "\n" not in failure.message
-    for key in {"first", "second", "third"} - {lost}:
-        assert work.completion(key).epochs == work.epochs[key][-1].epoch
     assert capfd.readouterr() == ("", "")
+    for key, epochs in {"first": 40, "second": 40, "third": 2}.items():
+        assert work.completion(key).epochs == epochs
+        sent = [metrics.epoch for metrics in work.epochs[key]]
+        assert sorted(set(sent)) == list(range(1, epochs + 1))
+        # Trained before the kill, and sent again from the checkpoint rather than trained again.
+        seconds = {(metrics.epoch, metrics.seconds) for metrics in work.epochs[key]}
+        assert len(seconds) <= epochs + (key == lost)
+
+
+def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path) -> None:
+    work = listed(tmp_path, doomed=tiny(1000), next=tiny())
+
+    def kill(event: tune.Event) -> None:
+        if isinstance(event, tune.Started) and event.key == "doomed":
+            [worker] = worker_processes()
+            os.kill(worker, signal.SIGKILL)
+
+    tune.run(work, on_event=kill, max_concurrent=1, scratch=short_folder)
+
+    assert [failure.kind for failure in work.retries["doomed"]] == ["worker_lost"] * LOST_WORKERS
+    assert work.failure("doomed").kind == "worker_lost"
+    assert work.completion("next").epochs == 2
 
 
 def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, hanging=tiny(1000), next=tiny())
 
-    def freeze() -> None:
-        [worker] = worker_processes()
-        os.kill(worker, signal.SIGSTOP)
+    def freeze(event: tune.Event) -> None:
+        if isinstance(event, tune.Started) and event.key == "hanging":
+            [worker] = worker_processes()
+            os.kill(worker, signal.SIGSTOP)
 
     tune.run(
         work,
-        on_event=first_epoch_of("hanging", freeze),
+        on_event=freeze,
         max_concurrent=1,
         scratch=short_folder,
         deadline_seconds=12,
     )
 
-    assert work.failure("hanging").kind == "worker_lost"
+    assert [failure.kind for failure in work.retries["hanging"]] == ["hung"]
+    assert work.failure("hanging").kind == "hung"
     assert "silent for 12 s" in work.failure("hanging").message
     assert work.most_running == 1
     assert work.completion("next").epochs == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,7 @@ from hpsearch.ablation.plan import AblationPlan
 from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
 from hpsearch.errors import InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Outcome, RunFacts
+from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.store import Experiment, Store, experiment_folder
 from hpsearch.winner import Winner
 
@@ -64,6 +65,9 @@ class Ablation:
         plan: AblationPlan,
         runs_root: Path,
         data: DataSummary | None = None,
+        *,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Begins the ablation, or continues the one of this name.
 
@@ -74,8 +78,11 @@ class Ablation:
             runs_root: folder that holds the experiments' folders.
             data: the molecules; makes every cell's split the same and gives the report its
                 baselines.
+            wait: whether to wait for the end of another launch that drives the ablation.
+            say: told who drives it while this call waits.
 
         Raises:
+            LeaseHeld: another launch drives the ablation, and ``wait`` is not set.
             InputError: the store has an ablation of this name of other runs or other molecules.
         """
         earlier = store.experiment("ablation", plan.name)
@@ -85,6 +92,7 @@ class Ablation:
         experiment = store.begin_experiment(
             "ablation", plan.name, {"identity": plan.identity, "winner": export}
         )
+        store.drive(experiment, wait=wait, say=say)
         _record_plan(store, experiment, plan, data)
         directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
         run_ids = {
@@ -140,6 +148,9 @@ class Ablation:
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch of the cell has ended."""
         self._store.record_epoch(self._run_ids[key], metrics)
+
+    def retried(self, key: str, failure: Failure) -> None:
+        """Nothing is kept: the cell's row says how it ended."""
 
     def finish(self, key: str, outcome: Outcome) -> None:
         """The cell has ended."""

@@ -7,7 +7,13 @@ for Markdown, HTML and LaTeX, while CSV keeps the frames' full precision.
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
-from hpsearch.report.terminal import idle_line, molecule_lines, status_lines, winner_lines
+from hpsearch.report.terminal import (
+    driver_line,
+    idle_line,
+    molecule_lines,
+    status_lines,
+    winner_lines,
+)
 from hpsearch.report.write import FORMATS, Written, write_files, write_report
 
 __all__ = [
@@ -16,6 +22,7 @@ __all__ = [
     "Subject",
     "Written",
     "averages",
+    "driver_line",
     "idle_line",
     "molecule_lines",
     "plain",

@@ -47,6 +47,21 @@ def _possible(space: SearchSpace, name: str) -> set[Any]:
     return {*parameter.ends.values(), parameter.otherwise} - {None}
 
 
+def driver_line(study: Study) -> str | None:
+    """Who drives the study; or that nobody does, where trials wait for it."""
+    holder = study.holder()
+    if holder is not None and holder.drives:
+        return f"driven by {holder}"
+    left = study.counts().running
+    if left == 0:
+        return None
+    was = f"; {holder} ended or fell silent" if holder else ""
+    return (
+        f"nobody drives it{was}: {left} interrupted, which the next launch continues from their "
+        "last checkpoints"
+    )
+
+
 def status_lines(study: Study) -> Iterator[str]:
     """One line per trial, by number, under a heading."""
     yield f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}"

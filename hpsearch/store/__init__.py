@@ -4,6 +4,8 @@ The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL 
 """
 
 from hpsearch.store.address import DEFAULT_URL, default_url
+from hpsearch.store.lease import Holder, LeaseHeld, LeaseLost
+from hpsearch.store.ledger import Ledger, LedgerRun, LedgerTrial
 from hpsearch.store.names import check_name, experiment_folder
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.store import Store
@@ -12,7 +14,13 @@ __all__ = [
     "DEFAULT_URL",
     "Curve",
     "Experiment",
+    "Holder",
     "Kind",
+    "LeaseHeld",
+    "LeaseLost",
+    "Ledger",
+    "LedgerRun",
+    "LedgerTrial",
     "Store",
     "StoredRun",
     "TrialState",

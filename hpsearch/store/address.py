@@ -11,27 +11,29 @@ from typing import Any, final
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from hpsearch import credentials
 from hpsearch.errors import InputError
 
 DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 """The store where neither an option nor the environment names one."""
 
-ENVIRONMENT_VARIABLE = "HPSEARCH_STORAGE"
 EXAMPLES = f"{DEFAULT_URL} or postgresql://user@host/database"
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 10.0
-_SECRETS = ("password", "sslpassword")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def default_url() -> str:
     """The URL in ``HPSEARCH_STORAGE``, else :data:`DEFAULT_URL`."""
-    return os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_URL
+    return os.environ.get(credentials.STORAGE_VARIABLE) or DEFAULT_URL
 
 
 @final
 class Address:
     """A parsed store URL: SQLite's made absolute, PostgreSQL's served by psycopg 3.
+
+    The password, or the file that holds it, is read from the environment once, here: a connection
+    that is made later may fall into a moment in which the environment is without it.
 
     Attributes:
         label: for messages: the absolute path, or the URL with its password hidden.
@@ -51,6 +53,7 @@ class Address:
         elif url.drivername in _POSTGRESQL:
             self.path = None
             url = url.set(drivername="postgresql+psycopg")
+            _refuse_split_password(url)
             self.label = _without_secrets(url)
         else:
             raise InputError(
@@ -58,6 +61,8 @@ class Address:
                 f"got a URL that begins with '{url.drivername}:'"
             )
         self._url = url
+        self._environment = {} if self.path else _from_environment()
+        self._secrets = [*_secrets(url), self._environment.get("password", "")]
 
     def __repr__(self) -> str:
         return f"Address({self.label!r})"
@@ -85,23 +90,23 @@ class Address:
         # Without it a host that swallows packets holds the command for minutes.
         options.setdefault("connect_timeout", CONNECT_SECONDS)
         options.setdefault("application_name", "hpsearch")
+        for name, value in self._environment.items():
+            options.setdefault(name, value)
         return lambda: dialect.connect(*arguments, **options)
 
     def one_line(self, error: BaseException) -> str:
         """What ``error`` says, on one line and without a secret."""
         text = " ".join(str(getattr(error, "orig", None) or error).split())
-        for secret in _secrets(self._url):
-            text = text.replace(secret, "***")
-        return text
+        return credentials.without(self._secrets, text)
 
 
 def _parse(text: str) -> URL:
     try:
         return make_url(text)
     except (SQLAlchemyError, ValueError):
-        # A text with an @ may hold a password, so it is not repeated.
-        got = "got one that cannot be parsed" if "@" in text else f"got '{text}'"
-        hint = ""
+        hidden = credentials.may_have_password(text)
+        got = "got one that cannot be parsed" if hidden else f"got '{text}'"
+        hint = "; percent-encode / ? # @ : % in a password" if hidden else ""
         if text and ":" not in text and "@" not in text:
             hint = f"; a SQLite file is written sqlite:///{text}"
         raise InputError(f"a store must be a URL as {EXAMPLES}; {got}{hint}") from None
@@ -112,10 +117,10 @@ def _sqlite_path(url: URL) -> Path:
     if name in ("", ":memory:") or name.startswith("file:"):
         raise InputError(
             f"a store must outlive its command, so SQLite needs a file, as in {DEFAULT_URL}; "
-            f"got '{url.render_as_string()}'"
+            f"got '{_without_secrets(url)}'"
         )
     if url.query:
-        raise InputError(f"a SQLite store takes no options; got '{url.render_as_string()}'")
+        raise InputError(f"a SQLite store takes no options; got '{_without_secrets(url)}'")
     if "\0" in name:
         raise InputError("the path of a store must not contain a NUL character")
     return Path(name).expanduser().absolute()
@@ -152,14 +157,38 @@ def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connecti
     return connect
 
 
+def _refuse_split_password(url: URL) -> None:
+    """Refuse a password with a bare @ in it: what stands behind would be taken for the host."""
+    if "@" in f"{url.host}{url.database}":
+        raise InputError(
+            f"a store must be a URL as {EXAMPLES}; got one with an @ too many; percent-encode it "
+            "(%40) in a password"
+        )
+
+
+def _from_environment() -> dict[str, str]:
+    """psycopg's options for what libpq would read from the environment when it connects."""
+    variables = {
+        "password": credentials.PASSWORD_VARIABLE,
+        "passfile": credentials.PASSWORD_FILE_VARIABLE,
+    }
+    return {name: os.environ[key] for name, key in variables.items() if os.environ.get(key)}
+
+
+def _is_secret(parameter: str) -> bool:
+    return parameter.lower() in credentials.SECRET_PARAMETERS
+
+
 def _secrets(url: URL) -> list[str]:
     found = [str(url.password)] if url.password else []
-    for key in _SECRETS:
-        value = url.query.get(key, ())
-        found += [value] if isinstance(value, str) else list(value)
+    for key, value in url.query.items():
+        if _is_secret(key):
+            found += [value] if isinstance(value, str) else list(value)
     return [secret for secret in found if secret]
 
 
 def _without_secrets(url: URL) -> str:
-    shown = url.difference_update_query(_SECRETS).set(drivername="postgresql")
+    shown = url.difference_update_query([key for key in url.query if _is_secret(key)])
+    if url.drivername == "postgresql+psycopg":
+        shown = shown.set(drivername="postgresql")
     return shown.render_as_string(hide_password=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from hpsearch.errors import InputError
 from hpsearch.store import schema
 from hpsearch.store.address import Address
-from hpsearch.store.engine import engine_options, set_beginning
+from hpsearch.store.engine import Fence, engine_options, set_beginning
 from hpsearch.store.file_system import network_type
 from hpsearch.store.patience import driver_error, is_transient
 
@@ -67,7 +67,7 @@ def make_optuna_tables(address: Address) -> None:
     """Make Optuna's tables where they are missing."""
     for attempt in range(1, _TRIES + 1):
         try:
-            optuna_storage(address, writes=True, create=True).engine.dispose()
+            optuna_storage(address, create=True).engine.dispose()
             return
         except (IntegrityError, OperationalError, ProgrammingError, StorageInternalError) as error:
             # Optuna looks for its tables, makes them and stamps their version in separate
@@ -76,11 +76,14 @@ def make_optuna_tables(address: Address) -> None:
                 raise
 
 
-def optuna_storage(address: Address, *, writes: bool, create: bool = False) -> RDBStorage:
+def optuna_storage(
+    address: Address, *, fence: Fence | None = None, writes: bool = True, create: bool = False
+) -> RDBStorage:
     """Optuna's storage in this database.
 
     Args:
         address: of the store.
+        fence: called in every transaction of a storage that writes.
         writes: whether SQLite's transactions take the write lock when they begin.
         create: whether missing tables are made.
 
@@ -95,8 +98,12 @@ def optuna_storage(address: Address, *, writes: bool, create: bool = False) -> R
         )
     except RuntimeError as error:
         raise InputError(f"the store {address.label}: {address.one_line(error)}") from None
-    set_beginning(storage.engine, always_writes=writes)
+    set_beginning(storage.engine, fence or _no_fence, always_writes=writes)
     return storage
+
+
+def _no_fence(connection: Connection) -> None:
+    """No lease is needed."""
 
 
 def refusal(address: Address, error: BaseException) -> InputError:

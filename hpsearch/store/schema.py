@@ -12,6 +12,13 @@ from hpsearch.errors import InputError
 from hpsearch.shipped import folder
 from hpsearch.store.tables import VERSION_TABLE
 
+READABLE = frozenset({"0001"})
+"""Older versions that hold every table and column that readers use; `Store.create` upgrades them.
+
+A step that adds only what the driver writes leaves the versions before it here; one that changes
+what readers read takes them out.
+"""
+
 _UPGRADE_LOCK = 4_811_274_306
 """Any number that no other program takes as an advisory lock in the same database."""
 
@@ -49,17 +56,17 @@ def upgrade(connection: Connection, label: str) -> None:
 
 
 def check(connection: Connection, label: str) -> None:
-    """Accept tables of exactly the version that this code was written for.
+    """Accept tables that readers can read: of the newest version, or one in :data:`READABLE`.
 
     Raises:
-        InputError: there are none, or they are older or newer.
+        InputError: there are none, or they are of another version.
     """
     found = current(connection)
     if found is None:
         raise InputError(f"{label} is not a study store; `hpsearch launch` makes one")
     known = scripts(connection)
     refuse_newer(found, known, label)
-    if found != known.get_current_head():
+    if found != known.get_current_head() and found not in READABLE:
         raise InputError(
             f"the store {label} has the older schema {found}; `hpsearch launch` upgrades it to "
             f"{known.get_current_head()}"

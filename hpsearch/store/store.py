@@ -20,6 +20,8 @@ from hpsearch.runs import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.store import frames, opening
 from hpsearch.store.address import Address
 from hpsearch.store.engine import make_engine, writer
+from hpsearch.store.lease import Holder, Lease, find_holder
+from hpsearch.store.ledger import Ledger, read_ledger
 from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
@@ -54,8 +56,10 @@ class Store:
         self.label = address.label
         self.patience_seconds = patience_seconds
         self._address = address
-        self._engine = make_engine(address, create=create)
+        # Called later, when there is a lease: the lease itself needs the engine.
+        self._engine = make_engine(address, create=create, fence=lambda c: self._lease.verify(c))
         self._writer = writer(self._engine)
+        self._lease = Lease(writer(self._engine, fenced=False), self.wait)
 
     @classmethod
     def create(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
@@ -84,7 +88,8 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Close every connection."""
+        """Give the lease back and close every connection."""
+        self.leave()
         self._engine.dispose()
         for name in ("optuna_storage", "optuna_reader"):
             if name in self.__dict__:
@@ -110,7 +115,7 @@ class Store:
     @cached_property
     def optuna_storage(self) -> RDBStorage:
         """Optuna's storage for the driver: on SQLite each of its transactions locks at once."""
-        return self.wait(lambda: opening.optuna_storage(self._address, writes=True))
+        return self.wait(lambda: opening.optuna_storage(self._address, fence=self._lease.verify))
 
     @cached_property
     def optuna_reader(self) -> RDBStorage:
@@ -124,6 +129,36 @@ class Store:
             HpsearchError: the database stayed away for ``patience_seconds``, or refused for good.
         """
         return wait_for(action, self._address, self.patience_seconds)
+
+    # --- The lease --------------------------------------------------------------------------------
+
+    def drive(
+        self,
+        experiment: Experiment,
+        *,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Take the lease on an experiment: from now on this store writes only while it has it.
+
+        Args:
+            experiment: what is to be driven; one that this store drove before is given back.
+            wait: whether to wait for another driver that is alive until it ends.
+            say: told who holds the lease while this call waits.
+
+        Raises:
+            LeaseHeld: another driver is alive, and ``wait`` is not set.
+        """
+        what = f"the {experiment.kind} '{experiment.name}'"
+        self._lease.take(experiment.id, what, wait=wait, say=say)
+
+    def leave(self) -> None:
+        """Give the lease back, if this store has one; another driver may then begin at once."""
+        self._lease.give_back()
+
+    def holder(self, experiment_id: int) -> Holder | None:
+        """Who drives an experiment, or did when it died; ``None`` for nobody."""
+        return self._read(lambda connection: find_holder(connection, experiment_id))
 
     # --- Writing ----------------------------------------------------------------------------------
 
@@ -326,6 +361,15 @@ class Store:
         RUNNING for ever. And it reads parameters and epochs too, seconds for 10,000 trials.
         """
         return self._read(lambda connection: trial_states(connection, study))
+
+    def ledger(self, experiment_id: int, study: str) -> Ledger:
+        """All rows of a study as they stand at one instant, for those who check them.
+
+        Args:
+            experiment_id: of the study.
+            study: its name.
+        """
+        return self._read(lambda connection: read_ledger(connection, experiment_id, study))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

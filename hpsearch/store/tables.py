@@ -112,3 +112,16 @@ test_errors = Table(
     Column("target", String(20), primary_key=True),
     Column("mae", Double),
 )
+
+leases = Table(
+    f"{PREFIX}leases",
+    metadata,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("token", String(32), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("process", BigInteger, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("taken_at", Double, nullable=False),
+    Column("renewed_at", Double, nullable=False),
+)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -19,7 +21,13 @@ from hpsearch.search_space import SearchSpace
 from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
 from hpsearch.study.failures import Breakdown, Failures
 from hpsearch.study.samplers import SeededPerTrial
-from hpsearch.study.terms import first_terms, launch_terms, require_same_space
+from hpsearch.study.terms import (
+    changes,
+    first_terms,
+    launch_terms,
+    most_wanted,
+    require_same_space,
+)
 from hpsearch.study.trial_rows import TrialRows
 
 RUNS_ROOT = Path("storage/runs")
@@ -33,17 +41,24 @@ class Found:
     """What a launch found in the store.
 
     Attributes:
-        complete: trials with a verdict.
+        complete: trials trained to their end.
         reclaimed: runs that an earlier launch left unfinished, and this one continues.
         left: trials still to be asked.
+        pruned: trials that a scheduler stopped early, a verdict as well.
+        epochs: recorded epochs of each reclaimed run.
     """
 
     complete: int
     reclaimed: int
     left: int
+    pruned: int = 0
+    epochs: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.complete} complete, {self.reclaimed} reclaimed, {self.left} left"
+        pruned = f", {self.pruned} pruned" if self.pruned else ""
+        epochs = sorted(set(self.epochs), reverse=True)
+        at = f" at epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if epochs else ""
+        return f"{self.complete} complete{pruned}, {self.reclaimed} reclaimed{at}, {self.left} left"
 
 
 @dataclass
@@ -52,6 +67,7 @@ class _Flight:
     run_id: int
     reported: dict[int, float]
     directory: Path
+    retries: list[str] = field(default_factory=list)
 
 
 @final
@@ -59,7 +75,8 @@ class Search:
     """Drives a study until it has the wanted number of complete trials; a `hpsearch.runs.Work`.
 
     Nothing that matters is kept here: whatever instant the process dies at, the next launch
-    finds the rows and goes on. Only one launch may drive a study at a time.
+    finds the rows and goes on. The store's lease lets one launch drive a study at a time, and none
+    write after another took it over.
 
     Failures are counted per launch: to launch again is a person's decision that it may now work.
 
@@ -68,6 +85,7 @@ class Search:
         space: what is searched.
         found: what the launch found.
         breakdown: why it gave up; ``None`` while it has not.
+        forced: changes of the space that this launch was told to accept.
     """
 
     def __init__(
@@ -82,6 +100,7 @@ class Search:
         self.name = experiment.name
         self.space = space
         self.breakdown: Breakdown | None = None
+        self.forced: list[str] = []
         self._store = store
         self._experiment_id = experiment.id
         self._rows = rows
@@ -101,6 +120,9 @@ class Search:
         runs_root: Path = RUNS_ROOT,
         *,
         evaluate_test: bool = False,
+        force: bool = False,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Create the study called ``name``, or continue it.
 
@@ -112,8 +134,13 @@ class Search:
             runs_root: folder that holds the runs of all studies.
             evaluate_test: whether finished trials record their test loss too, so that the paper's
                 choice on the test set can be repeated; it takes no part in the search.
+            force: whether to go on with another space, molecules or split; the change is kept in
+                the study's provenance.
+            wait: whether to wait for the end of another launch that drives the study.
+            say: told who drives it while this call waits.
 
         Raises:
+            LeaseHeld: another launch drives the study, and ``wait`` is not set.
             InputError: the name cannot be stored, the sampler is unknown, or the study was
                 launched with another space. Nothing has been written.
         """
@@ -121,13 +148,26 @@ class Search:
         # The launch prints what there is to say; Optuna would log every verdict besides.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = SeededPerTrial(space)
-        _require_consistent(store, space, name)
+        _require_consistent(store, space, name, force=force)
         experiment = store.begin_experiment("study", name, first_terms(space))
-        require_same_space(name, experiment.provenance, space)
-        store.update_provenance(experiment.id, **launch_terms(space))
+        store.drive(experiment, wait=wait, say=say)
+        require_same_space(name, experiment.provenance, space, force=force)
+        forced = changes(experiment.provenance, space)
+        most = max(most_wanted(experiment.provenance), space.trials)
+        experiment = replace(
+            experiment,
+            provenance=store.update_provenance(
+                experiment.id,
+                **launch_terms(space),
+                trials_wanted_most=most,
+                **(_unsettled(experiment.provenance, forced) if force else {}),
+            ),
+        )
         rows = TrialRows(store, name, sampler)
         rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
-        return cls(store, space, experiment, rows, runs_root.absolute(), evaluate_test)
+        search = cls(store, space, experiment, rows, runs_root.absolute(), evaluate_test)
+        search.forced = forced
+        return search
 
     # --- Work -------------------------------------------------------------------------------------
 
@@ -137,12 +177,11 @@ class Search:
             rows = self._rows.states()
             left_behind = self._left_behind(rows)
             in_flight = _count(rows, "RUNNING") - len(left_behind)
-            if _count(rows, "COMPLETE") + in_flight >= self.space.trials:
+            if _verdicts(rows) + in_flight >= self.space.trials:
                 for row in left_behind:
                     self._give_up(row, "enough trials are complete without it")
                 return None
             if left_behind:
-                failpoint.reach("reconciling")
                 assignment = self._continue(left_behind[0])
             else:
                 trial = self._rows.ask()
@@ -158,7 +197,7 @@ class Search:
         if self.breakdown is not None:
             return True
         rows = self._rows.states()
-        enough = _count(rows, "COMPLETE") >= self.space.trials
+        enough = _verdicts(rows) >= self.space.trials
         return enough and not self._left_behind(rows)
 
     def started(self, key: str, facts: RunFacts) -> None:
@@ -181,7 +220,8 @@ class Search:
                 raise InputError(
                     f"every run of the study '{self.name}' must see the same molecules; the "
                     f"{what.replace('_', ' ')} was {settled[what][:12]}, run {key} on "
-                    f"{facts.host} has {value[:12]}; restore the data or start a new study"
+                    f"{facts.host} has {value[:12]}; restore the data, start a new study with "
+                    "--study NAME, or go on with --force"
                 )
         self._rows.annotate(
             flight.trial_id,
@@ -204,6 +244,13 @@ class Search:
         if math.isfinite(loss) and flight.reported.get(metrics.epoch) != loss:
             self._rows.report(flight.trial_id, metrics.epoch, loss)
             flight.reported[metrics.epoch] = loss
+
+    def retried(self, key: str, failure: Failure) -> None:
+        """Record why the run is tried again."""
+        flight = self._flight(key)
+        if flight is not None:
+            flight.retries.append(_retry(failure))
+            self._rows.annotate(flight.trial_id, {"retries": flight.retries})
 
     def finish(self, key: str, outcome: Outcome) -> None:
         """Tell the run's verdict, once: its value is the lowest validation loss recorded."""
@@ -234,19 +281,25 @@ class Search:
 
     def _look_around(self) -> Found:
         rows = self._rows.states()
-        complete = _count(rows, "COMPLETE")
-        room = max(self.space.trials - complete, 0)
-        reclaimed = 0
+        room = max(self.space.trials - _verdicts(rows), 0)
+        epochs: list[int] = []
         for row in self._left_behind(rows):
+            failpoint.reach("reconciling")
             trial = self._rows.read(row.trial_id)
             if trial is not None and "failure" in trial.user_attrs:
                 # Its verdict was known, and the launch died before it was told.
                 self._rows.fail(row.trial_id)
-            elif reclaimed < room:
-                reclaimed += 1
+            elif len(epochs) < room:
+                epochs.append(0 if trial is None else len(trial.intermediate_values))
             else:
                 self._give_up(row, f"only {self.space.trials} trials are wanted now")
-        return Found(complete, reclaimed, room - reclaimed)
+        return Found(
+            complete=_count(rows, "COMPLETE"),
+            reclaimed=len(epochs),
+            left=room - len(epochs),
+            pruned=_count(rows, "PRUNED"),
+            epochs=tuple(epochs),
+        )
 
     def _left_behind(self, rows: list[TrialState]) -> list[TrialState]:
         """RUNNING rows that nobody runs: a dead launch's, or asked twice for want of an answer."""
@@ -327,7 +380,15 @@ class Search:
                 self._give_up(row, "the search was given up before it could be continued")
 
 
-def _require_consistent(store: Store, space: SearchSpace, name: str) -> None:
+def _unsettled(provenance: dict[str, Any], forced: list[str]) -> dict[str, Any]:
+    """What a forced launch changes: its first run settles the molecules and the split anew."""
+    before = {key: provenance[key] for key in ("data_hash", "split_hash")}
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    history = [*provenance.get("forced", []), {"time": when, "space": forced, **before}]
+    return {"data_hash": None, "split_hash": None, "forced": history}
+
+
+def _require_consistent(store: Store, space: SearchSpace, name: str, *, force: bool) -> None:
     """Raise where a launch would mix two studies; reads only."""
     experiment = store.experiment("study", name)
     in_optuna = store.trial_states(name) is not None
@@ -338,7 +399,7 @@ def _require_consistent(store: Store, space: SearchSpace, name: str) -> None:
         )
     if experiment is None:
         return
-    require_same_space(name, experiment.provenance, space)
+    require_same_space(name, experiment.provenance, space, force=force)
     if not in_optuna and len(store.runs(experiment.id)):
         raise InputError(
             f"the trials of the study '{name}' were deleted or renamed outside hpsearch; "
@@ -358,8 +419,17 @@ def _described(config: TrialConfig) -> dict[str, Any]:
     }
 
 
+def _retry(failure: Failure) -> str:
+    at = f" (epoch {failure.epoch})" if failure.epoch else ""
+    return f"{failure.kind}{at}: {failure.message}"
+
+
 def _count(rows: list[TrialState], state: str) -> int:
     return sum(row.state == state for row in rows)
+
+
+def _verdicts(rows: list[TrialState]) -> int:
+    return _count(rows, "COMPLETE") + _count(rows, "PRUNED")
 
 
 def _line(error: ValidationError) -> str:

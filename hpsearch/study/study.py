@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search_space import SearchSpace
-from hpsearch.store import Curve, Experiment, Store, StoredRun
+from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
 from hpsearch.study.search import RUNS_ROOT, Search
 from hpsearch.targets import target
@@ -70,11 +70,10 @@ class Study:
         space: SearchSpace,
         name: str | None = None,
         runs_root: Path = RUNS_ROOT,
-        *,
-        evaluate_test: bool = False,
+        **options: Any,
     ) -> Search:
         """Create or continue a study and drive it: see `Search.launch`."""
-        return Search.launch(store, space, name, runs_root, evaluate_test=evaluate_test)
+        return Search.launch(store, space, name, runs_root, **options)
 
     @classmethod
     def open(cls, store: Store, name: str | None = None) -> Self:
@@ -84,14 +83,8 @@ class Study:
             InputError: there is no such study.
             HpsearchError: its trials were deleted or renamed outside hpsearch.
         """
-        name = store.latest_study() if name is None else name
-        experiment = store.experiment("study", name)
-        if experiment is None:
-            frame = store.experiments()
-            names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
-            raise InputError(
-                f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
-            )
+        experiment = find_experiment(store, name)
+        name = experiment.name
         try:
             study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
         except KeyError:
@@ -122,6 +115,10 @@ class Study:
             waiting=found["WAITING"],
             wanted=self.provenance["space"]["content"]["trials"],
         )
+
+    def holder(self) -> Holder | None:
+        """Who drives the study, or did when it died; ``None`` for nobody."""
+        return self._store.holder(self._experiment.id)
 
     def trials(self) -> pd.DataFrame:
         """One row per trial, by number.
@@ -204,8 +201,9 @@ class Study:
                 for name in run.config.targets
                 for mae in errors.loc[errors["target"] == name, "mae"].dropna()
             },
-            data_hash=stored["data_hash"],
-            split_hash=stored["split_hash"],
+            # The trial's own: a forced launch may have changed the study's.
+            data_hash=facts["data_hash"],
+            split_hash=facts["split_hash"],
             space_name=stored["space"]["content"]["name"],
             space_hash=stored["space"]["hash"],
             versions=stored["versions"],
@@ -221,6 +219,23 @@ class Study:
         except KeyError:
             raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
         return sorted(found, key=lambda trial: trial.number)
+
+
+def find_experiment(store: Store, name: str | None = None) -> Experiment:
+    """The study's row called ``name``, or of the one launched last.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    name = store.latest_study() if name is None else name
+    experiment = store.experiment("study", name)
+    if experiment is None:
+        frame = store.experiments()
+        names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
+        raise InputError(
+            f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
+        )
+    return experiment
 
 
 _COLUMNS = (

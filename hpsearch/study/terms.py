@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -17,6 +18,9 @@ _FREE = ("trials", "description")
 """What may change between two launches of a study."""
 
 _SHOWN = 6
+
+_KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
+"""Changes that Optuna refuses within a study: its distributions of one name must be alike."""
 
 
 _PACKAGES = ("torch", "numpy", "optuna", "ray", "qm9pack")
@@ -38,25 +42,50 @@ def launch_terms(space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def require_same_space(name: str, stored: Mapping[str, Any], space: SearchSpace) -> None:
-    """Raise unless ``space`` is the study's own, up to the number of trials and comments.
+def most_wanted(stored: Mapping[str, Any]) -> int:
+    """The most trials that any launch of the study wanted.
 
-    Raises:
-        InputError: naming what differs, stored value first.
+    The oldest studies recorded only what the last launch wanted.
     """
+    return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
+
+
+def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
+    """What of the study's space is another now, ``name: before -> after``."""
     before = dict(_flat(stored["space"]["content"]))
     now = dict(_flat(space.to_provenance()["content"]))
-    different = [
+    return [
         f"{key}: {_shown(before, key)} -> {_shown(now, key)}"
         for key in sorted(before.keys() | now.keys())
         if key not in _FREE and before.get(key) != now.get(key)
     ]
-    if not different:
+
+
+def require_same_space(
+    name: str, stored: Mapping[str, Any], space: SearchSpace, *, force: bool
+) -> None:
+    """Raise unless ``space`` is the study's own, up to the number of trials and comments.
+
+    Args:
+        name: of the study.
+        stored: its provenance.
+        space: of this launch.
+        force: whether other changes are accepted; never of what Optuna keeps for good.
+
+    Raises:
+        InputError: naming what differs, stored value first.
+    """
+    different = changes(stored, space)
+    kept = [change for change in different if _KEPT.match(change)]
+    if not (kept if force else different):
         return
-    more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+    shown = kept if force else different
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    mend = "start a new study with --study NAME" + ("" if kept else ", or go on with --force")
+    fixed = ", and choices, types and scales cannot change within a study" if kept else ""
     raise InputError(
-        f"the study '{name}' was launched with another space: {', '.join(different[:_SHOWN])}"
-        f"{more}; undo the change, or start a new study with --study NAME"
+        f"the study '{name}' was launched with another space: {', '.join(shown[:_SHOWN])}{more}"
+        f"{fixed}; undo the change, {mend}"
     )
 
 

@@ -44,8 +44,14 @@ def metrics(epoch: int, loss: float, **changes: Any) -> EpochMetrics:
     return EpochMetrics(**{**values, **changes})
 
 
-def new_database(server: Any) -> str:
+def new_database(server: Any, template: str = "template1") -> str:
     name = f"test_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
     return str(server.get_uri(database=name))
+
+
+def drop_database(server: Any, url: str) -> None:
+    name = url.partition("?")[0].rpartition("/")[2]
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -187,7 +187,8 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     del search  # and with it the process
 
     later = launches(space(4))
-    assert later.found == Found(complete=1, reclaimed=2, left=1)
+    assert later.found == Found(complete=1, reclaimed=2, left=1, epochs=(2, 0))
+    assert str(later.found) == "1 complete, 2 reclaimed at epochs 2, 0, 1 left"
     continued = [later.next() for _ in range(3)]
     assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
     assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
@@ -263,7 +264,7 @@ def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None
         longer.next()
     assert Study.open(launches.store).counts().wanted == 5
     shorter = launches(space(3))
-    assert shorter.found == Found(complete=2, reclaimed=1, left=0)
+    assert shorter.found == Found(complete=2, reclaimed=1, left=0, epochs=(0,))
     launches.run_out(shorter)
     # The two that are not wanted any more have ended as well.
     assert launches.states() == {"COMPLETE": 3, "FAIL": 2}
@@ -430,6 +431,19 @@ def test_a_trial_told_by_someone_else(launches: Launches) -> None:
     assert launches.states() == {"COMPLETE": 3, "FAIL": 1}
     origin = Study.open(launches.store).winner().provenance
     assert origin is not None and origin.trial == 2  # not the value told by hand
+
+
+def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
+    search = launches()
+    first = search.next()
+    assert first is not None
+    train(search, first, epochs=1)
+    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_reader)
+    other.tell(0, state=TrialState.PRUNED)
+    search.finish(first.key, DIVERGED)
+    launches.run_out(search)
+    assert launches.states() == {"COMPLETE": 2, "PRUNED": 1}
+    assert launches().found == Found(complete=3, reclaimed=0, left=0)
 
 
 def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:

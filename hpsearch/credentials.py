@@ -1,0 +1,96 @@
+"""Where passwords come from, where they must not stand, and how a text is cleared of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from urllib.parse import quote, quote_plus
+
+from hpsearch.errors import InputError
+
+STORAGE_VARIABLE = "HPSEARCH_STORAGE"
+"""Environment variable that names the store; its URL may hold a password."""
+
+TOKEN_VARIABLE = "HPSEARCH_TOKEN"
+"""Environment variable with what whoever opens the dashboard must know."""
+
+PASSWORD_VARIABLE = "PGPASSWORD"
+PASSWORD_FILE_VARIABLE = "PGPASSFILE"
+
+DRIVER_ONLY = (
+    STORAGE_VARIABLE,
+    TOKEN_VARIABLE,
+    PASSWORD_VARIABLE,
+    PASSWORD_FILE_VARIABLE,
+    # storage/README.md has it set for the server, often in the shell that launches a search.
+    "POSTGRES_PASSWORD",
+)
+"""Environment variables that no process but the driver's own needs."""
+
+SECRET_PARAMETERS = (
+    "password",
+    "sslpassword",
+    "oauth_client_secret",
+    "scram_client_key",
+    "scram_server_key",
+)
+"""Parameters of a PostgreSQL URL that hold a secret."""
+
+MENDS = (
+    f"give the URL in {STORAGE_VARIABLE}, or without its password beside {PASSWORD_VARIABLE} or a "
+    f"file ~/.pgpass ({PASSWORD_FILE_VARIABLE} names another)"
+)
+
+# As SQLAlchemy takes a URL apart, so that nothing it would use as a password goes by.
+_IN_AUTHORITY = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
+_AS_PARAMETER = re.compile(rf"(?:^|[?&\s])({'|'.join(SECRET_PARAMETERS)})\s*=\s*[^&\s]", re.I)
+
+
+def has_password(text: str) -> bool:
+    """Whether ``text`` is a URL, or a list of parameters, that holds a password."""
+    return bool(_IN_AUTHORITY.match(text.strip()) or _AS_PARAMETER.search(text))
+
+
+def may_have_password(text: str) -> bool:
+    """Whether ``text``, which could not be parsed, had better not be repeated."""
+    return "@" in text or any(name in text.lower() for name in SECRET_PARAMETERS)
+
+
+def refuse_passwords(arguments: Iterable[str]) -> None:
+    """Refuse a command line with a password, which every user of the machine can list.
+
+    Raises:
+        InputError: there is one; it is not repeated.
+    """
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        is_option = option.startswith("--") and bool(equals)
+        if has_password(value if is_option else argument):
+            raise InputError(
+                "a password must not stand on the command line, where every user of the machine "
+                f"can read it; got one in an argument, so take it for known and change it; {MENDS}"
+            )
+
+
+def without(secrets: Iterable[str], text: str) -> str:
+    """``text`` with ``***`` for every secret, as it is or percent-encoded."""
+    for secret in secrets:
+        for spelling in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)} - {""}:
+            text = text.replace(spelling, "***")
+    return text
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """Keeps :data:`DRIVER_ONLY` out of the environment, for processes that are started meanwhile.
+
+    A child inherits the environment as it is when the child starts, and its own children inherit
+    that. What this process needs of it, it must have read before.
+    """
+    kept = {name: os.environ.pop(name) for name in DRIVER_ONLY if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

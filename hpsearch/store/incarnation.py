@@ -1,0 +1,53 @@
+"""Which process this is, so that another on the same machine can tell whether it still lives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def mine() -> str:
+    """This process: the boot, the table of processes and the instant that it started.
+
+    A number alone would be given to another process in time. Empty where the system does not tell.
+    """
+    table, started = _table(), _started(os.getpid())
+    return "" if table is None or started is None else f"{table} {started}"
+
+
+def is_gone(process: int, incarnation: str) -> bool:
+    """Whether a process is known to have ended.
+
+    Args:
+        process: its number.
+        incarnation: what :func:`mine` gave there; a process of another machine or container, or of
+            an earlier boot, is never known to have ended.
+    """
+    table, _, started = incarnation.rpartition(" ")
+    return table != "" and table == _table() and started != _started(process)
+
+
+def is_here(process: int, incarnation: str) -> bool:
+    """Whether a process is known to live, on this machine; arguments as of :func:`is_gone`."""
+    table, _, started = incarnation.rpartition(" ")
+    return table != "" and table == _table() and started == _started(process)
+
+
+def _table() -> str | None:
+    """The machine since its boot, and the table of processes in which we have our number."""
+    try:
+        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {(PROC / 'self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
+def _started(process: int) -> str | None:
+    """Ticks from the boot to the process's start; ``None`` if there is none, or only its corpse."""
+    try:
+        state, *fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in ("Z", "X") else fields[18]

@@ -258,7 +258,7 @@ def launch(
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
-    _check_molecules(chosen.data)
+    molecules = _check_molecules(chosen.data)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -270,6 +270,7 @@ def launch(
             force=force,
             wait=if_held == "wait",
             say=_say,
+            molecules=molecules,
         )
         _say(f"study {search.name} in {store.label}")
         for change in search.forced:
@@ -783,11 +784,16 @@ def _molecules() -> Molecules:
     return qm9.load(say=_say)
 
 
-def _check_molecules(config: DataConfig) -> None:
-    """Refuse sizes and split files that do not fit, before anything is written or started."""
+def _check_molecules(config: DataConfig) -> dict[str, str]:
+    """Refuse sizes and split files that do not fit, before anything is written or started.
+
+    Returns the hashes of data and split.
+    """
     from hpsearch.data.split import make_split
 
-    make_split(_molecules(), config)
+    molecules = _molecules()
+    split = make_split(molecules, config)
+    return {"data_hash": molecules.content_hash, "split_hash": split.hash}
 
 
 def _winner(file: Path) -> Winner:

@@ -107,7 +107,6 @@ def passwords(case: Case) -> None:
     launch = _launch_without_option(case, options, url)
     launch.read(r"^trial \d+: epoch 1")
     assert_unseen(case, "in training")
-    case.store.url = url
     assert launch.wait() == 0, launch.said()
     outputs = [
         case.command(*command, HPSEARCH_STORAGE=url)
@@ -116,23 +115,25 @@ def passwords(case: Case) -> None:
             ["status", "--json"],
             ["export-best", "-o", "best.yaml"],
             ["report", "-o", "report"],
-            ["status", "--storage", url.replace("@/", "@127.0.0.1:9/"), "nothing"],
-            ["--debug", "status", "--storage", url.replace("@/", "@127.0.0.1:9/"), "nothing"],
+            ["status", "--storage", url],
         )
     ]
+    nowhere = re.sub(r"@/.*", "@127.0.0.1:9/nothing", url)
+    outputs.append(case.command("--debug", "status", HPSEARCH_STORAGE=nowhere))
     for done in outputs:
         assert PASSWORD not in done.stdout + done.stderr, done.args
     assert_unseen(case, "afterwards")
+    case.store.url = url.replace(f":{PASSWORD}", "")
     case.check()
 
 
-@fault(SECRETS, stores=("postgresql",), seconds=30, password=PASSWORD)
+@fault(SECRETS, stores=("postgresql",), seconds=5, password=PASSWORD)
 def passwords_in_a_command(case: Case) -> None:
-    """Typed as a part of --storage, it has left the list of processes before training begins."""
-    launch = case.training()
-    assert_unseen(case, "in training")
-    assert launch.wait() == 0, launch.said()
-    case.check()
+    """Typed as a part of --storage, where others can list it, it is refused and not repeated."""
+    done = case.command(*case.arguments())
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert PASSWORD not in done.stderr + done.stdout
+    assert not stored(case)
 
 
 def _launch_without_option(case: Case, options: list[str], url: str) -> Launch:

@@ -154,7 +154,8 @@ class Server:
 
     def url(self, database: str, password: str = "") -> str:
         """Where ``database`` is. Whoever reaches the socket is trusted, whatever the password."""
-        return f"postgresql://postgres:{password}@/{database}?host={self.data}"
+        user = f"postgres:{password}" if password else "postgres"
+        return f"postgresql://{user}@/{database}?host={self.data}"
 
     def new_database(self, tablespace: str = "pg_default") -> str:
         """The name of an empty database."""

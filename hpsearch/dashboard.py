@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import socket
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -11,13 +12,19 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
+from hpsearch.credentials import TOKEN_VARIABLE
+from hpsearch.dashboard_access import (
+    MAY_CHANGE,
+    Application,
+    Environment,
+    Guard,
+    Respond,
+    check_host,
+    is_loopback,
+)
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.pages import load_pages
 from hpsearch.store import Store
-
-Environment = dict[str, Any]
-Respond = Callable[..., Any]
-Application = Callable[[Environment, Respond], Iterable[bytes]]
 
 PREFIX = "/pages"
 
@@ -26,6 +33,12 @@ class _Server(ThreadingMixIn, WSGIServer):
     """One thread a request: a slow figure does not hold up the dashboard's polling."""
 
     daemon_threads = True
+
+
+class _Server6(_Server):
+    """On an IPv6 address."""
+
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -96,22 +109,49 @@ def _document(body: str) -> str:
     )
 
 
-def serve(store: Store, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(
+    store: Store,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    *,
+    token: str | None = None,
+    read_only: bool = False,
+) -> None:
     """Serve until interrupted.
 
+    Args:
+        store: what is shown.
+        host: address to listen on; one that other machines reach needs a ``token``.
+        port: to listen on.
+        say: told where the pages are and what whoever reaches them may do.
+        token: what every request must know.
+        read_only: whether requests that change something are refused.
+
     Raises:
-        InputError: the port cannot be listened on.
+        InputError: the address needs a token, or the port cannot be listened on.
     """
+    check_host(host, port, token)
+    guarded = Guard(application(store), token, read_only=read_only)
+    server_class = _Server6 if ":" in host else _Server
     try:
-        server = make_server(host, port, application(store), _Server, _Quiet)
+        server = make_server(host, port, guarded, server_class, _Quiet)
     except (OSError, OverflowError) as error:
         raise InputError(
             f"the dashboard must be able to listen on {host}:{port}, got: {error}; choose another "
             "with --port"
         ) from None
     with server:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
         say(f"store {store.label}")
-        say(f"Optuna dashboard http://{host}:{server.server_port}/dashboard")
-        say(f"our pages        http://{host}:{server.server_port}{PREFIX}")
+        say(f"Optuna dashboard {address}/dashboard")
+        say(f"our pages        {address}{PREFIX}")
+        if token is not None:
+            say(f"log in once at   {address}/?token=TOKEN (the text of {TOKEN_VARIABLE})")
+        who = "this machine" if is_loopback(host) else "the network"
+        who = f"whoever is on {who}" if token is None else "whoever knows the token"
+        say(f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}")
+        if not is_loopback(host):
+            say("the connection is not encrypted; put a proxy with TLS before it, or use ssh -L")
         say("stop it with Ctrl-C")
         server.serve_forever()

@@ -1,4 +1,4 @@
-"""Files in a run's folder that nobody of ours has written: known as no checkpoint, never executed."""
+"""Files in a run's folder that are not ours: known as no checkpoint, and never executed."""
 
 from __future__ import annotations
 

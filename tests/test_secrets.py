@@ -1,4 +1,4 @@
-"""A real search on a real PostgreSQL that asks for a password, and nothing that it leaves holds it."""
+"""A real search on a PostgreSQL that asks for a password, and nothing it leaves holds it."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def ran(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """A search whose first trial fails, the commands that read it, and one with a wrong password."""
+    """A search whose first trial fails, its readers, and one with a wrong password."""
     folder = tmp_path_factory.mktemp("ran") / "a" / "b" / "c"
     folder.mkdir(parents=True)
     url = server.url(PASSWORD)

@@ -1,0 +1,333 @@
+"""The dashboard over real HTTP: who is let in, and what they may change."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import make_server
+
+import optuna
+import pytest
+
+from hpsearch.dashboard import _Quiet, _Server, application, serve
+from hpsearch.dashboard_access import Guard, check_host, is_loopback
+from hpsearch.errors import InputError
+from hpsearch.store import Store
+
+TOKEN = "0123456789abcdef-+&"
+QUOTED = "0123456789abcdef-%2B%26"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A dashboard that is up."""
+
+    port: int
+
+    def ask(
+        self, path: str, method: str = "GET", body: Any = None, **headers: str | None
+    ) -> Answer:
+        """One request; ``Host`` is what a browser sends unless it is given, or None."""
+        given = {"host": f"127.0.0.1:{self.port}", "content_type": "application/json", **headers}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        data = json.dumps(body or {}).encode()
+        for name, value in {"accept_encoding": "gzip", **given}.items():
+            if value is not None:
+                connection.putheader(name.replace("_", "-"), value)
+        connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders(data)
+        answer = connection.getresponse()
+        text = answer.read().decode("utf-8", "replace")
+        connection.close()
+        return Answer(answer.status, answer.headers, text)
+
+    def log_in(self) -> str:
+        """The cookie that a browser keeps."""
+        answer = self.ask(f"/?token={QUOTED}")
+        assert (answer.status, answer.headers["Location"]) == (303, "/")
+        return str(answer.headers["Set-Cookie"])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
+        study = optuna.create_study(storage=store.optuna_storage, study_name="kept")
+        study.ask()
+        yield store
+
+
+@pytest.fixture
+def site(store: Store) -> Iterator[Callable[..., Site]]:
+    servers: list[tuple[Any, threading.Thread]] = []
+
+    def start(token: str | None = None, *, read_only: bool = False) -> Site:
+        guard = Guard(application(store), token, read_only=read_only)
+        server = make_server("127.0.0.1", 0, guard, _Server, _Quiet)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        servers.append((server, thread))
+        return Site(server.server_port)
+
+    yield start
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def names(store: Store) -> set[str]:
+    return {study.study_name for study in store.optuna_reader.get_all_studies()}
+
+
+READS = ["/", "/dashboard", "/api/meta", "/api/studies", "/api/studies/1", "/csv/1", "/pages"]
+CHANGES = [
+    ("DELETE", "/api/studies/1", {}),
+    ("POST", "/api/studies", {"study_name": "new", "directions": ["minimize"]}),
+    ("POST", "/api/studies/1/rename", {"study_name": "other"}),
+    ("POST", "/api/trials/1/tell", {"state": "Complete", "values": [0.0]}),
+    ("POST", "/api/trials/1/user-attrs", {"user_attrs": {"a": 1}}),
+    ("PUT", "/api/studies/1/note", {"version": 1, "body": "x"}),
+    ("PUT", "/api/studies/1/1/note", {"version": 1, "body": "x"}),
+    ("PATCH", "/pages", {}),
+]
+
+
+def changed(store: Store) -> bool:
+    """Whether anything that CHANGES could change is another than in the beginning."""
+    reader = store.optuna_reader
+    if names(store) != {"kept"}:
+        return True
+    [trial] = reader.get_all_trials(1)
+    attributes = trial.user_attrs or reader.get_study_system_attrs(1)
+    return bool(attributes) or trial.state != optuna.trial.TrialState.RUNNING
+
+
+# --- Without a token ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST:9", "[::1]:8080"])
+def test_a_loopback_name_is_served(site: Any, host: str) -> None:
+    assert site().ask("/api/studies", host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "127.0.0.1.evil.example", "localhost.evil:80", "10.0.0.1", "", "[", None],
+)
+def test_a_name_that_was_rebound_to_this_machine_is_not(site: Any, store: Store, host: Any) -> None:
+    up = site()
+    for answer in (
+        up.ask("/api/studies", host=host),
+        up.ask("/api/studies/1", "DELETE", host=host),
+        up.ask("/pages", host=host),
+    ):
+        assert answer.status == 403
+        assert "localhost or 127.0.0.1" in answer.body
+        assert "kept" not in answer.body
+    assert names(store) == {"kept"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+        {"origin": "http://127.0.0.1:{port}", "sec_fetch_site": "cross-site"},
+    ],
+)
+def test_another_site_changes_nothing(site: Any, store: Store, headers: Any) -> None:
+    up = site()
+    given = {name: value.format(port=up.port) for name, value in headers.items()}
+    for method, path, body in CHANGES:
+        answer = up.ask(path, method, body, content_type="text/plain", **given)
+        assert (answer.status, "another site" in answer.body) == (403, True)
+    assert not changed(store)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"sec_fetch_site": "same-origin", "origin": "http://127.0.0.1:{port}"},
+        {"origin": "http://127.0.0.1:{port}"},
+    ],
+)
+def test_the_dashboard_itself_may(site: Any, store: Store, headers: Any) -> None:
+    up = site()
+    given = {name: value.format(port=up.port) for name, value in headers.items()}
+    method, path, body = CHANGES[2]
+    assert up.ask(path, method, body, **given).status == 201
+    assert names(store) == {"other"}
+
+
+def test_no_other_page_may_frame_it(site: Any) -> None:
+    answer = site().ask("/dashboard")
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+# --- With a token ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": "Bearer wrong-wrong-wrong-wrong"},
+        {"authorization": f"Basic {TOKEN}"},
+        {"authorization": f"Bearer {TOKEN[:-1]}"},
+        {"cookie": "hpsearch_{port}=guess"},
+        {"cookie": f"hpsearch_{{port}}={TOKEN}"},
+        {"cookie": "hpsearch_{port}="},
+        {"cookie": "=;\x7f[],\xff"},
+    ],
+)
+def test_nothing_is_served_without_the_token(site: Any, store: Store, headers: Any) -> None:
+    up = site(TOKEN)
+    given = {name: value.replace("{port}", str(up.port)) for name, value in headers.items()}
+    answers = [up.ask(path, **given) for path in [*READS, "/static/bundle.js", "/favicon.ico"]]
+    answers += [up.ask(path, method, body, **given) for method, path, body in CHANGES]
+    answers += [up.ask("/?token=wrong", **given), up.ask("/?token=", **given)]
+    answers += [up.ask(f"/dashboard?token={QUOTED}", **given)]
+    for answer in answers:
+        assert answer.status == 401
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert "HPSEARCH_TOKEN" in answer.body
+        assert answer.headers["Set-Cookie"] is None
+        assert TOKEN not in answer.body
+    assert not changed(store)
+
+
+def test_the_login_gives_a_cookie_that_opens_everything(site: Any, store: Store) -> None:
+    up = site(TOKEN)
+    cookie = up.log_in()
+    pair, *attributes = cookie.split("; ")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(attributes)
+    assert TOKEN not in cookie
+    assert TOKEN[:8] not in cookie
+    for path in READS:
+        answer = up.ask(path, cookie=f"other=1; {pair}")
+        assert answer.status in (200, 302), path
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert json.loads(up.ask("/api/studies", cookie=pair).body)["study_summaries"]
+    method, path, body = CHANGES[2]
+    assert up.ask(path, method, body, cookie=pair, origin="http://evil.example").status == 403
+    assert up.ask(path, method, body, cookie=pair).status == 201
+    assert names(store) == {"other"}
+
+
+def test_a_cookie_is_of_one_server(site: Any) -> None:
+    first, second = site(TOKEN), site(TOKEN)
+    value = first.log_in().split(";")[0].partition("=")[2]
+    assert first.ask("/pages", cookie=f"hpsearch_{first.port}={value}").status == 200
+    assert second.ask("/pages", cookie=f"hpsearch_{second.port}={value}").status == 401
+
+
+def test_a_program_sends_the_token_as_a_header(site: Any) -> None:
+    up = site(TOKEN)
+    answer = up.ask("/api/studies", authorization=f"Bearer {TOKEN}", host="any.example:80")
+    assert answer.status == 200
+    assert up.ask("/pages", "HEAD", authorization=f"bearer {TOKEN}").status == 200
+
+
+def test_tokens_are_compared_in_constant_time(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+    monkeypatch.setattr(
+        "hpsearch.dashboard_access.hmac.compare_digest", lambda a, b: compared.append(b) or a == b
+    )
+    up = site(TOKEN)
+    pair = up.log_in().split(";")[0]
+    assert up.ask("/pages", cookie=pair).status == 200
+    assert up.ask("/pages", authorization=f"Bearer {TOKEN}").status == 200
+    assert compared.count(TOKEN.encode()) == 2
+    assert pair.partition("=")[2].encode() in compared
+
+
+# --- Read only ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_read_only_shows_all_and_changes_nothing(site: Any, store: Store, token: Any) -> None:
+    up = site(token, read_only=True)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    for path in READS:
+        assert up.ask(path, **headers).status in (200, 302)
+    for method, path, body in CHANGES:
+        answer = up.ask(path, method, body, **headers)
+        assert (answer.status, "--read-only" in answer.body) == (403, True)
+    assert not changed(store)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), CHANGES[:7])
+def test_what_it_refuses_would_have_changed_something(
+    site: Any, store: Store, method: str, path: str, body: Any
+) -> None:
+    assert not changed(store)
+    assert site().ask(path, method, body).status in (201, 204)
+    assert changed(store)
+
+
+# --- The address ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.0.1", "example.org", "127.0.0.1.x"])
+def test_an_address_that_others_reach_needs_a_token(host: str, store: Store) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(InputError, match="HPSEARCH_TOKEN holds a token"):
+        serve(store, host, 0, print)
+    check_host(host, 0, TOKEN)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
+def test_this_machine_s_own_needs_none(host: str) -> None:
+    check_host(host, 0, None)
+
+
+@dataclass
+class Stopped(Exception):
+    """Ends :func:`serve` at its last word."""
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "words"),
+    [
+        ("127.0.0.1", {}, ["whoever is on this machine may create, rename and delete studies"]),
+        ("127.0.0.1", {"read_only": True}, ["whoever is on this machine may read all"]),
+        (
+            "0.0.0.0",
+            {"token": TOKEN},
+            ["whoever knows the token may", "/?token=TOKEN", "not encrypted"],
+        ),
+        ("::1", {}, ["http://[::1]:"]),
+    ],
+)
+def test_it_says_what_may_be_changed(
+    store: Store, host: str, options: Any, words: list[str]
+) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("stop"):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        serve(store, host, 0, say, **options)
+    assert all(word in "\n".join(said) for word in words)
+    assert TOKEN not in "\n".join(said)

@@ -28,7 +28,7 @@ LEASE_SECONDS = "4"
 # --- Two drivers --------------------------------------------------------------------------------
 
 
-@fault(TWO, tries=2, seconds=45)
+@fault(TWO, seconds=30)
 def a_second_launch(case: Case) -> None:
     """It is told who holds the study and gives up; the first one ends with exactly the trials."""
     first = case.training()
@@ -42,7 +42,7 @@ def a_second_launch(case: Case) -> None:
     case.check()
 
 
-@fault(TWO, tries=2, seconds=45)
+@fault(TWO, seconds=30)
 def two_launches_at_once(case: Case) -> None:
     """Started in the same instant, one of them drives."""
     both = [case.launch(), case.launch()]
@@ -64,7 +64,7 @@ def a_second_launch_that_waits(case: Case) -> None:
     case.check()
 
 
-@fault(PAUSED, tries=2, seconds=70, hits={"before-tell": 1})
+@fault(PAUSED, seconds=45, hits={"before-tell": 1})
 def a_driver_that_slept(case: Case) -> None:
     """Its late tell is rejected, and it says so: what the other one wrote stands."""
     asleep, _ = case.stopped_at("before-tell", HPSEARCH_LEASE_SECONDS=LEASE_SECONDS)
@@ -81,7 +81,7 @@ def a_driver_that_slept(case: Case) -> None:
     case.check()
 
 
-@fault(PAUSED, tries=2, seconds=70, hits={"random": 1})
+@fault(PAUSED, seconds=45, hits={"random": 1})
 def a_driver_that_slept_in_training(case: Case) -> None:
     """It writes no epoch either, and its worker is gone when it is."""
     asleep = case.training(HPSEARCH_LEASE_SECONDS=LEASE_SECONDS)

@@ -234,7 +234,7 @@ def _other_molecules(case: Case) -> Path:
 # --- By hand ------------------------------------------------------------------------------------
 
 
-@fault(BY_HAND, seconds=60, hits={"told": 1})
+@fault(BY_HAND, seconds=30, hits={"told": 1})
 def live_trial_told(case: Case) -> None:
     """Told by a user in Optuna's own dashboard, it stays so; the driver replaces it."""
     launch, _ = case.stopped_at("mid-epoch")
@@ -247,18 +247,29 @@ def live_trial_told(case: Case) -> None:
     case.check(by_hand=[number])
 
 
-@fault(BY_HAND, seconds=60, hits={"deleted": 1})
+TRIAL_TABLES = (
+    "params",
+    "values",
+    "intermediate_values",
+    "heartbeats",
+    "user_attributes",
+    "system_attributes",
+)
+
+
+@fault(BY_HAND, seconds=30, hits={"deleted": 1})
 def live_trial_deleted(case: Case) -> None:
     """Deleted under the driver's hands, it is replaced."""
     launch, _ = case.stopped_at("mid-epoch")
     [(trial_id, number)] = case.store.rows("SELECT trial_id, number FROM trials")
-    case.store.execute("DELETE FROM trials WHERE trial_id = ?", trial_id)
+    for table in (*(f"trial_{part}" for part in TRIAL_TABLES), "trials"):
+        case.store.execute(f"DELETE FROM {table} WHERE trial_id = ?", trial_id)
     case.hit("deleted")
     assert launch.wait() == 0, launch.said()
     case.check(by_hand=[number])
 
 
-@fault(BY_HAND, seconds=60, hits={"study deleted": 1})
+@fault(BY_HAND, seconds=30, hits={"study deleted": 1})
 def study_deleted(case: Case) -> None:
     """Deleted as a whole in the dashboard, the launch ends in words."""
     launch, _ = case.stopped_at("mid-epoch")

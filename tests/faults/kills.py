@@ -77,7 +77,7 @@ def inside_commit(case: Case) -> tuple[Launch, int]:
     return launch, launch.reach(case.failpoints, "inside-commit")
 
 
-@fault(UNTOLD, tries=3, seconds=40, hits={"before-tell": 1})
+@fault(UNTOLD, seconds=30, hits={"before-tell": 1})
 def driver_between_checkpoint_and_tell(case: Case) -> None:
     """A trial whose last checkpoint is written is told once, by the next launch, untrained."""
     launch, _ = case.stopped_at("before-tell")
@@ -95,13 +95,13 @@ AT_THE_WORKER = ("mid-epoch", "checkpoint-renamed")
 
 @fault(
     WORKER,
-    tries=2,
-    seconds=100,
-    hits={"mid-epoch": 2, "checkpoint-renamed": 2, "before-tell": 2, "random": 4},
+    tries=3,
+    seconds=80,
+    hits={"mid-epoch": 1, "checkpoint-renamed": 1, "before-tell": 1, "random": 3},
 )
 def worker_kills(case: Case) -> None:
     """Whoever trains may die: the search ends with exactly the trials, neighbours untouched."""
-    phases = ["mid-epoch", "checkpoint-renamed", "before-tell", "random"] * 2 + ["random"] * 2
+    phases = ["mid-epoch", "checkpoint-renamed", "before-tell", *["random"] * 3]
     case.random.shuffle(phases)
     launch = None
     for phase in phases:

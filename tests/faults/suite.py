@@ -64,14 +64,22 @@ class Suite:
         self._folder = Path(tempfile.mkdtemp(prefix="hf", dir="/tmp"))
         self._folder.chmod(0o755)
         self._server: Server | None = None
+        self._case_now: Case | None = None
+        self._aborted = False
         self._cases = 0
 
     def run(self, faults: Sequence[Fault], stores: Sequence[str] = KINDS) -> Iterator[Outcome]:
         """Every try of ``faults``, one outcome for each of its stores."""
         for fault in faults:
             for store in fault.stores:
-                if store in stores:
+                if store in stores and not self._aborted:
                     yield self._all_tries(fault, store)
+
+    def abort(self) -> None:
+        """End the try that runs in another thread, and begin no other."""
+        self._aborted = True
+        if self._case_now is not None:
+            self._case_now.close()
 
     def close(self) -> None:
         """Stop the server and remove the folders."""
@@ -89,6 +97,8 @@ class Suite:
     def _all_tries(self, fault: Fault, store: str) -> Outcome:
         outcome = Outcome(fault, store)
         for number in range(fault.tries):
+            if self._aborted:
+                break
             began = time.monotonic()
             breach = self._try(fault, store, number, outcome.hits)
             seconds = time.monotonic() - began
@@ -127,7 +137,7 @@ class Suite:
         folder = self._folder / str(self._cases)
         folder.mkdir()
         seed = f"{self.seed} {fault.name} {kind} {number}"
-        case = Case(self._store(kind, folder, fault), folder, seed)
+        self._case_now = case = Case(self._store(kind, folder, fault), folder, seed)
         try:
             yield case
         finally:

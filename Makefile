@@ -10,7 +10,7 @@ help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
 	@echo "make test        style, types and tests (under ten minutes)"
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
-	@echo "make faults      the fault suite (under an hour)"
+	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
 	@echo "make bench-service  seconds that asking, reporting and telling a trial take"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
@@ -43,6 +43,7 @@ acceptance: install
 	$(BIN)/python -m pytest -m acceptance --timeout 1800
 
 faults: install
+	PYTHONPATH=tests $(BIN)/python -m faults --json faults.json
 	$(BIN)/python -m pytest -m faults --timeout 1800
 
 bench: install

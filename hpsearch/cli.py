@@ -259,7 +259,8 @@ def launch(
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
-    _check_molecules(chosen.data, file if chosen.data == as_written.data else None)
+    given_file = file if chosen.data == as_written.data else None
+    molecules = _check_molecules(chosen.data, given_file)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -271,6 +272,7 @@ def launch(
             force=force,
             wait=if_held == "wait",
             say=_say,
+            molecules=molecules,
         )
         _say(f"study {search.name} in {store.label}")
         for change in search.forced:
@@ -784,22 +786,27 @@ def _molecules() -> Molecules:
     return qm9.load(say=_say)
 
 
-def _check_molecules(config: DataConfig, file: Path | None) -> None:
+def _check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
     """Refuse sizes and split files that do not fit, before anything is written or started.
 
     Args:
         config: what decides the molecules.
         file: the space that it stands in; ``None`` where options have changed it.
+
+    Returns:
+        The hashes of data and split.
     """
     from hpsearch.data.split import make_split
     from hpsearch.yaml_file import read_yaml
 
+    molecules = _molecules()
     try:
-        make_split(_molecules(), config)
+        split = make_split(molecules, config)
     except InputError as error:
         if file is None:
             raise
         raise read_yaml(file).error(("data",), str(error), key=True) from None
+    return {"data_hash": molecules.content_hash, "split_hash": split.hash}
 
 
 def _winner(file: Path) -> Winner:

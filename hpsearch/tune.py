@@ -470,8 +470,14 @@ class _Driver:
 
         An asked run is a RUNNING row of the study, so it should not wait in Ray's queue. On a
         cluster that others use as well, one may: that is how a place is reserved.
+
+        Raises:
+            _Stop: there is no machine any more, so no run would ever get a place.
         """
         if len(self._flights) >= self.place.count():
+            if not _machines():
+                reason = "Ray's last machine is gone: its raylet has died; the same command goes on"
+                raise _Stop(HpsearchError(reason))
             return False
         if any(flight.attempt.alone for flight in self._flights.values() if not flight.trial):
             # Whatever started now would take the place that it waits for.

@@ -20,7 +20,7 @@ import pytest
 from hpsearch import tune
 from hpsearch.attempts import LOST_WORKERS
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.errors import InputError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 
@@ -367,6 +367,21 @@ def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path
     assert [failure.kind for failure in work.retries["doomed"]] == ["worker_lost"] * LOST_WORKERS
     assert work.failure("doomed").kind == "worker_lost"
     assert work.completion("next").epochs == 2
+
+
+def test_without_a_raylet_the_search_ends_instead_of_waiting(
+    short_folder: Path, tmp_path: Path
+) -> None:
+    work = listed(tmp_path, only=tiny(100_000))
+
+    def kill_raylet() -> None:
+        [raylet] = {parent(worker) for worker in worker_processes()}
+        os.kill(raylet, signal.SIGKILL)
+
+    with pytest.raises(HpsearchError, match="last machine is gone"):
+        tune.run(work, on_event=first_epoch_of("only", kill_raylet), scratch=short_folder)
+
+    assert work.outcomes == {}
 
 
 def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, final
 
 import optuna
@@ -26,6 +27,7 @@ from hpsearch.study.terms import (
     first_terms,
     launch_terms,
     most_wanted,
+    require_same_molecules,
     require_same_space,
 )
 from hpsearch.study.trial_rows import TrialRows
@@ -128,6 +130,7 @@ class Search:
         force: bool = False,
         wait: bool = False,
         say: Callable[[str], None] = lambda line: None,
+        molecules: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
         """Create the study called ``name``, or continue it.
 
@@ -143,17 +146,19 @@ class Search:
                 the study's provenance.
             wait: whether to wait for the end of another launch that drives the study.
             say: told who drives it while this call waits.
+            molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
 
         Raises:
             LeaseHeld: another launch drives the study, and ``wait`` is not set.
             InputError: the name cannot be stored, the sampler is unknown, or the study was
-                launched with another space. Nothing has been written.
+                launched with another space, other molecules or another split. Nothing has been
+                written.
         """
         name = check_name(space.name if name is None else name)
         # The launch prints what there is to say; Optuna would log every verdict besides.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = SeededPerTrial(space)
-        _require_consistent(store, space, name, force=force)
+        _require_consistent(store, space, name, molecules, force=force)
         experiment = store.begin_experiment("study", name, first_terms(space))
         store.drive(experiment, wait=wait, say=say)
         require_same_space(name, experiment.provenance, space, force=force)
@@ -428,7 +433,9 @@ def _unsettled(provenance: dict[str, Any], forced: list[str]) -> dict[str, Any]:
     return {"data_hash": None, "split_hash": None, "forced": history}
 
 
-def _require_consistent(store: Store, space: SearchSpace, name: str, *, force: bool) -> None:
+def _require_consistent(
+    store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
+) -> None:
     """Raise where a launch would mix two studies; reads only."""
     experiment = store.experiment("study", name)
     in_optuna = store.trial_states(name) is not None
@@ -440,6 +447,7 @@ def _require_consistent(store: Store, space: SearchSpace, name: str, *, force: b
     if experiment is None:
         return
     require_same_space(name, experiment.provenance, space, force=force)
+    require_same_molecules(name, experiment.provenance, molecules, force=force)
     if not in_optuna and len(store.runs(experiment.id)):
         raise InputError(
             f"the trials of the study '{name}' were deleted or renamed outside hpsearch; "

@@ -89,6 +89,35 @@ def require_same_space(
     )
 
 
+def require_same_molecules(
+    name: str, stored: Mapping[str, Any], found: Mapping[str, str], *, force: bool
+) -> None:
+    """Raise unless this machine has the molecules and the split that the study's runs have seen.
+
+    A run would notice it too, and fail: trials that only wait to go on would be lost one by one.
+
+    Args:
+        name: of the study.
+        stored: its provenance.
+        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+        force: whether others are accepted.
+
+    Raises:
+        InputError: naming what differs, stored value first.
+    """
+    different = [
+        f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
+        for key, value in found.items()
+        if stored.get(key) not in (None, value)
+    ]
+    if different and not force:
+        raise InputError(
+            f"the study '{name}' was launched with other molecules or another split: "
+            f"{', '.join(different)}; restore the data, start a new study with --study NAME, or go "
+            "on with --force"
+        )
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

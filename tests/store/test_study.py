@@ -61,8 +61,10 @@ class Launches:
     store: Store
     root: Path
 
-    def __call__(self, searched: SearchSpace | None = None, name: str | None = None) -> Search:
-        return Study.launch(self.store, searched or space(), name, self.root)
+    def __call__(
+        self, searched: SearchSpace | None = None, name: str | None = None, **options: Any
+    ) -> Search:
+        return Study.launch(self.store, searched or space(), name, self.root, **options)
 
     def run_out(self, search: Search) -> None:
         while not search.finished:
@@ -536,6 +538,22 @@ def test_comments_and_the_description_may_change(launches: Launches) -> None:
     text = QUICK.text.replace("description:", "# a comment\ndescription: New.") + "\n# the end\n"
     launches(SearchSpace.parse(text, "x").with_overrides(trials=4, sampler="random"))
     assert "# the end" in Study.open(launches.store).provenance["space"]["text"]
+
+
+@pytest.mark.parametrize("what", ["data_hash", "split_hash"])
+def test_other_molecules_are_refused_before_a_trial_is_touched(
+    launches: Launches, what: str
+) -> None:
+    search = launches()
+    first = search.next()
+    assert first
+    seen = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
+    search.started(first.key, FACTS)
+    with pytest.raises(InputError, match=rf"{what[:4]}\w* hash: \w{{12}} -> eeeeeeeeeeee; restore"):
+        launches(molecules={**seen, what: "e" * 64})
+    assert launches.states() == {"RUNNING": 1}
+    assert launches(molecules=seen).found.reclaimed == 1
+    assert launches(molecules={**seen, what: "e" * 64}, force=True).found.reclaimed == 1
 
 
 def test_other_data_end_the_launch(launches: Launches) -> None:

@@ -11,6 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -408,14 +409,17 @@ class Training:
             content = None if found else checkpoint.read(path)
             if content is not None:
                 self._require_mine(content[1])
-                if self._have_best(content, damaged):
+                with _written_by_us(self.directory):
+                    have_best = self._have_best(content, damaged)
+                if have_best:
                     found = content
             elif found is None:
                 damaged.append(path.name)
             if found is None:
                 useless.append(path)
         if found is not None:
-            self._restore(found)
+            with _written_by_us(self.directory):
+                self._restore(found)
         useless += [path for path in best if checkpoint.epoch_of(path) > self.epochs_done]
         for path in useless:
             checkpoint.remove(path)
@@ -465,7 +469,7 @@ class Training:
         self._optimizer.load_state_dict(optimizer)
         self._schedule.load_state_dict(state["schedule"])
         for group in self._optimizer.param_groups:
-            group["lr"] = state["learning_rate"]
+            group["lr"] = float(state["learning_rate"])
         self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
 
     def _best_files(self, epoch: int) -> list[Path]:
@@ -494,6 +498,18 @@ def _best_epoch(history: list[EpochMetrics]) -> int:
     if not history:
         return 0
     return min(history, key=lambda metrics: metrics.validation_loss).epoch
+
+
+@contextmanager
+def _written_by_us(directory: Path) -> Iterator[None]:
+    """What a file holds whose digest fits and whose content does not, since another wrote it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"the checkpoint in {directory} must be one that this version wrote; its content is "
+            f"not ({type(error).__name__}); move the folder away"
+        ) from error
 
 
 def _torch_device(name: str) -> torch.device:

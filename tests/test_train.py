@@ -301,6 +301,21 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(molecules, t
     assert weights_equal(resumed, whole)
 
 
+@pytest.mark.parametrize("spoil", ["history", "schedule", "learning_rate", "tensors"])
+def test_a_whole_checkpoint_of_other_content_is_refused_in_words(spoil, molecules, tmp_path):
+    train(config(epochs=2), molecules, tmp_path, epochs=1)
+    [path] = checkpoint.files(tmp_path, checkpoint.CHECKPOINT)
+    tensors, state = checkpoint.read(path)
+    if spoil == "tensors":
+        tensors = {"network.other": torch.zeros(1)}
+    else:
+        state[spoil] = "neither a list nor a number"
+    path.unlink()
+    checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, state)
+    with pytest.raises(InputError, match="must be one that this version wrote"):
+        Training(config(epochs=2), molecules, tmp_path).run_epoch()
+
+
 def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
     with pytest.raises(HpsearchError, match="must belong to this run"):

@@ -38,6 +38,7 @@ static int thread_number(void) { return 0; }
 #define GROUPS 2
 #endif
 #define ROWS 4
+#define STREAMS 3        /* arrays of which `dots` fetches the next atom's part */
 #define AHEAD 3          /* tiles between one being summed and one whose place is fetched */
 #define SPAN (LANES / 4) /* slots in a vector of `contract` */
 
@@ -65,6 +66,26 @@ INLINE void fetch(const float *from, int64_t count)
 {
     for (int64_t i = 0; i < count; i += 16)
         __builtin_prefetch(from + i);
+}
+
+/* The same in equal portions, between which something is computed: the processor takes only some
+   dozens of such requests at a time and stands still over the next. */
+typedef struct {
+    const float *from;
+    int64_t left, portion;
+} Stream;
+
+INLINE Stream stream(const float *from, int64_t count, int64_t portions)
+{
+    return (Stream){from, from ? count : 0, (count / portions / 16 + 1) * 16};
+}
+
+INLINE void fetch_portion(Stream *s)
+{
+    int64_t count = s->left < s->portion ? s->left : s->portion;
+    fetch(s->from, count);
+    s->from += count;
+    s->left -= count;
 }
 
 /* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
@@ -187,7 +208,7 @@ INLINE vector sum_quarters(const vector *v)
 
 /* The last four columns of y may overlap those before; x is zero in the lanes that do. */
 INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, const float *y,
-                    int64_t width, float *const *dg)
+                    int64_t width, float *const *dg, Stream *next)
 {
     int64_t steps = (width + 3) / 4;
     for (int64_t h = 0; h < hidden; h += 4) {
@@ -198,6 +219,8 @@ INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, co
         UNROLL for (int p = 0; p < groups; p++)
             UNROLL for (int i = 0; i < 4; i++)
                 sum[p][i] = (vector){0};
+        for (int i = 0; i < STREAMS; i++)
+            fetch_portion(next + i);
         for (int64_t s = 0; s < steps; s++) {
             int64_t at = s + 1 < steps ? 4 * s : width - 4;
             vector four[4];
@@ -246,7 +269,7 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
 }
 
 INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, int64_t width,
-                 float *const *dg)
+                 float *const *dg, Stream *next)
 {
     int64_t steps = (width + 3) / 4, groups = (used + SPAN - 1) / SPAN;
     int64_t blocks = (groups + GROUPS - 1) / GROUPS;
@@ -257,7 +280,7 @@ INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, i
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        dots_of(n, left, hidden, part, y, width, dg + from * SPAN);                                \
+        dots_of(n, left, hidden, part, y, width, dg + from * SPAN, next);                                \
         break;
             CASE(1)
             CASE(2)
@@ -297,32 +320,33 @@ INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, 
     return k;
 }
 
-/* All of an atom that its products read or add to; what is null is left out. */
-INLINE void fetch_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg,
-                       const float *x, const float *dx, const float *y, int64_t width)
+INLINE int64_t used_slots(const Neighbourhoods *n, int64_t atom)
 {
-    if (atom == n->atoms)
-        return;
-    const int64_t *pair = n->pair + atom * n->slots;
     int64_t used = 0;
-    for (; used < n->slots && pair[used] < n->pairs; used++) {
-        fetch(g + pair[used] * n->hidden, n->hidden);
+    while (used < n->slots && n->pair[atom * n->slots + used] < n->pairs)
+        used++;
+    return used;
+}
+
+/* The rows of an atom's pairs; returns their number. */
+INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg)
+{
+    const int64_t *pair = n->pair + atom * n->slots;
+    int64_t used = used_slots(n, atom);
+    for (int64_t k = 0; k < used; k++) {
+        fetch(g + pair[k] * n->hidden, n->hidden);
         if (dg)
-            fetch(dg + pair[used] * n->hidden, n->hidden);
+            fetch(dg + pair[k] * n->hidden, n->hidden);
     }
-    if (x)
-        fetch(x + atom * n->slots * width, used * width);
-    if (dx)
-        fetch(dx + atom * n->slots * width, used * width);
-    if (y)
-        fetch(y + atom * n->hidden * width, n->hidden * width);
+    return used;
 }
 
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            float *out, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
-    fetch_atom(n, atom + 1, g, NULL, x, NULL, NULL, width);
+    if (atom + 1 < n->atoms)
+        fetch(x + (atom + 1) * n->slots * width, fetch_pairs(n, atom + 1, g, NULL) * width);
     x += atom * n->slots * width;
     out += atom * hidden * width;
     if (width >= LANES) {
@@ -338,7 +362,14 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
                         const float *y, float *dx, float *dg, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden, full = width;
-    fetch_atom(n, atom + 1, g, dg, x, dx, y, width);
+    Stream next[STREAMS] = {{0}};
+    if (atom + 1 < n->atoms) {
+        int64_t count = fetch_pairs(n, atom + 1, g, dg) * width, portions = (hidden + 3) / 4;
+        int64_t rows = (atom + 1) * n->slots * width;
+        next[0] = stream(y + (atom + 1) * hidden * width, hidden * width, portions);
+        next[1] = stream(dx ? dx + rows : NULL, count, portions);
+        next[2] = stream(dg ? x + rows : NULL, count, portions);
+    }
     y += atom * hidden * width;
     if (width < LANES) {
         full = LANES;
@@ -364,8 +395,10 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
         for (int64_t k = 0; k < used; k++)
             room->dg[k] = dg + n->pair[atom * n->slots + k] * hidden;
         pack_quarters(used, x, full, room->quarters);
-        dots(used, hidden, room->quarters, y, full, room->dg);
+        dots(used, hidden, room->quarters, y, full, room->dg, next);
     }
+    for (int i = 0; i < STREAMS; i++)
+        fetch(next[i].from, next[i].left);
 }
 
 /* --- all atoms --- */

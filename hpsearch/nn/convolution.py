@@ -53,32 +53,8 @@ from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.products import product
+from hpsearch.nn.slot_inputs import slot_inputs
 from hpsearch.nn.slots import slot_products
-
-
-class _Gather(torch.autograd.Function):
-    """``[A, n]`` rows of atoms to ``[A, K, n]`` rows of neighbours.
-
-    b stands in a's slots as often as a in b's, so the gradient is a gather as well: the sum over
-    b's own slots of what arrived in their mirror images.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pairs: Neighbourhoods) -> Tensor:
-        ctx.pairs = pairs
-        return x[pairs.neighbour]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        pairs = ctx.pairs
-        mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
-        return (mirrored * pairs.used[..., None]).sum(1), None
-
-
-def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
-    gathered: Tensor = _Gather.apply(x, pairs)  # type: ignore[no-untyped-call]
-    return gathered
 
 
 class _Paths:
@@ -332,11 +308,11 @@ class Convolution(nn.Module):
             w_s, w_sv = w_s @ embedding.t(), w_sv @ embedding.t()
         scalars = features.scalars * self.from_scalar
         vectors = features.vectors * self.from_vector
-        inputs = [_inputs(s, v, pairs) for s, v in zip(scalars, vectors, strict=True)]
+        into_scalars, into_vectors = slot_inputs(scalars, vectors, pairs)
         out: tuple[Tensor, Tensor] = _NeighbourSum.apply(  # type: ignore[no-untyped-call]
             pairs,
-            torch.stack([into_scalars for into_scalars, _ in inputs]),
-            torch.stack([into_vectors for _, into_vectors in inputs]),
+            into_scalars,
+            into_vectors,
             scalars,
             pairs.direction,
             radial,
@@ -355,25 +331,3 @@ class Convolution(nn.Module):
             self.self_scalars(scalars),
             mixed.view(mixed.shape[0], *vectors.shape[1:3], mixed.shape[2]),
         )
-
-
-def _inputs(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
-    """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
-    S = _gather(scalars, pairs)
-    if vectors.shape[-1] == 0:
-        return S, S.new_zeros(3, *S.shape[:2], 0)
-    V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
-    u = pairs.direction[..., None].unbind(2)
-    along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
-    into_vectors = [
-        torch.cat(
-            (
-                V[i] * math.sqrt(1 / 3),
-                (V[j] * u[k] - V[k] * u[j]) * math.sqrt(1 / 2),
-                (u[i] * along - V[i] / 3) * math.sqrt(3 / 2),
-            ),
-            dim=-1,
-        )
-        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-    ]
-    return torch.cat((S, along), dim=-1), torch.stack(into_vectors)

@@ -1,4 +1,5 @@
-/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, in float32.
+/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, and what enters them
+   (hpsearch/nn/slot_inputs.py, at the end of this file), in float32.
 
    With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
 
@@ -482,4 +483,82 @@ void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x,
                         float *dx, float *dg, char *room, int64_t width)
 {
     each_atom(n, g, x, y, NULL, dx, dg, room, width);
+}
+
+/* --- hpsearch/nn/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */
+
+typedef struct {
+    int64_t atoms, slots, pairs, scalars, vectors, threads;
+    const int64_t *pair, *neighbour, *reverse; /* [atoms, slots] */
+    const float *direction;                    /* [atoms, slots, 3] */
+} Slots;
+
+#define C0 0.57735026918962576f /* sqrt(1/3) */
+#define C1 0.70710678118654752f /* sqrt(1/2) */
+#define C2 1.22474487139158905f /* sqrt(3/2) */
+#define THIRD (1.0f / 3.0f)
+
+/* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V]; unused slots are
+   left alone. */
+void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
+{
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++)
+        for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
+            int64_t b = n->neighbour[k];
+            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
+                  u2 = n->direction[3 * k + 2];
+            float *restrict to = x + k * (S + V), *restrict x0 = xi + k * 3 * V,
+                  *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
+                        *restrict v2 = v1 + A * V;
+            memcpy(to, s + b * S, S * sizeof(float));
+            for (int64_t c = 0; c < V; c++) {
+                float along = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
+                to[S + c] = along;
+                x0[c] = C0 * v0[c];
+                x1[c] = C0 * v1[c];
+                x2[c] = C0 * v2[c];
+                x0[V + c] = C1 * (v1[c] * u2 - v2[c] * u1);
+                x1[V + c] = C1 * (v2[c] * u0 - v0[c] * u2);
+                x2[V + c] = C1 * (v0[c] * u1 - v1[c] * u0);
+                x0[2 * V + c] = C2 * (u0 * along - THIRD * v0[c]);
+                x1[2 * V + c] = C2 * (u1 * along - THIRD * v1[c]);
+                x2[2 * V + c] = C2 * (u2 * along - THIRD * v2[c]);
+            }
+        }
+}
+
+/* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots. */
+void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
+{
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++) {
+        float *restrict to = ds + a * S, *restrict v0 = dv + a * V, *restrict v1 = v0 + A * V,
+                        *restrict v2 = v1 + A * V;
+        memset(to, 0, S * sizeof(float));
+        memset(v0, 0, V * sizeof(float));
+        memset(v1, 0, V * sizeof(float));
+        memset(v2, 0, V * sizeof(float));
+        for (int64_t own = a * K; own < (a + 1) * K && n->pair[own] < n->pairs; own++) {
+            int64_t k = n->reverse[own];
+            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
+                  u2 = n->direction[3 * k + 2];
+            const float *restrict from = dx + k * (S + V), *restrict x0 = dxi + k * 3 * V,
+                        *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            for (int64_t c = 0; c < S; c++)
+                to[c] += from[c];
+            for (int64_t c = 0; c < V; c++) {
+                const float *restrict y0 = x0 + V, *restrict y1 = x1 + V, *restrict y2 = x2 + V;
+                const float *restrict z0 = y0 + V, *restrict z1 = y1 + V, *restrict z2 = y2 + V;
+                /* V x u turns into u x y, and u (u.V) into u (u.z). */
+                float along = from[S + c] + C2 * (u0 * z0[c] + u1 * z1[c] + u2 * z2[c]);
+                v0[c] += C0 * x0[c] + C1 * (u1 * y2[c] - u2 * y1[c]) - C2 * THIRD * z0[c] + u0 * along;
+                v1[c] += C0 * x1[c] + C1 * (u2 * y0[c] - u0 * y2[c]) - C2 * THIRD * z1[c] + u1 * along;
+                v2[c] += C0 * x2[c] + C1 * (u0 * y1[c] - u1 * y0[c]) - C2 * THIRD * z2[c] + u2 * along;
+            }
+        }
+    }
 }

@@ -6,7 +6,8 @@ With S and V the features of the neighbour in a slot and û the direction to it:
     X_i = [sqrt(1/3) V ; sqrt(1/2) V × û ; sqrt(3/2) (û (û·V) - V/3)]_i      for each component i
 
 In torch operations these are some fifty passes over arrays larger than the cache, and as many
-backward; ``slots.c`` makes one of each, ten times as fast, and serves where its products do.
+backward; ``slots.c`` makes one of each, four times as fast on one thread, and serves where its
+products do.
 """
 
 # T copies, A atoms, K neighbour slots, S scalars, V vectors

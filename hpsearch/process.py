@@ -28,12 +28,24 @@ def worker_environment(cpus: float) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": threads,
         # glibc serves large blocks by mmap and gives freed memory back to the system, so every step
         # of training would fault its buffers in again, page by page. Neither pays here: one step
-        # needs what the last one needed. These names rather than GLIBC_TUNABLES, which act the
-        # same, because that one variable may already carry settings of the user's own.
+        # needs what the last one needed. What has a name of its own is set by it and not in
+        # GLIBC_TUNABLES, because that one variable may already carry the user's own settings.
         "MALLOC_MMAP_THRESHOLD_": str(16 * _GIBIBYTE),
         "MALLOC_TRIM_THRESHOLD_": str(16 * _GIBIBYTE),
         "MALLOC_TOP_PAD_": str(_GIBIBYTE // 16),
+        "GLIBC_TUNABLES": _tunables(os.environ.get("GLIBC_TUNABLES", "")),
     }
+
+
+def _tunables(own: str) -> str:
+    """The user's own settings of glibc, and huge pages where they say nothing of them.
+
+    A step goes through hundreds of megabytes, far more than the processor keeps addresses of in
+    pages of 4 kB. glibc before 2.35 and a kernel without such pages ignore the setting.
+    """
+    if "glibc.malloc.hugetlb" in own:
+        return own
+    return ":".join(filter(None, (own, "glibc.malloc.hugetlb=1")))
 
 
 def prepare_worker(cpus: float) -> None:

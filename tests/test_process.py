@@ -57,6 +57,26 @@ def test_threads_follow_the_cpus(cpus: float, threads: str) -> None:
     assert environment["MKL_NUM_THREADS"] == threads
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("", "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=1", "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("glibc.malloc.hugetlb=1", "glibc.malloc.hugetlb=1"),
+    ],
+)
+def test_a_users_own_tunables_stay(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+
+    assert worker_environment(1)["GLIBC_TUNABLES"] == expected
+
+
 def test_denormals_are_flushed_in_every_thread() -> None:
     assert run(FLUSHED, worker_environment(2)) == 0
 

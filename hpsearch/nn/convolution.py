@@ -26,8 +26,9 @@ can be applied after (or before) the sum over neighbours; nothing of the size ed
 The rule: apply W where the tensor is a scalar, since there it has one component and not three.
 
 The backward pass is written out, because automatic differentiation would keep every A of every
-copy alive (hundreds of megabytes) and scatter where a gather will do. It computes A again, which
-costs as much as reading it back. With G = ∂L/∂out and all sums as above::
+copy alive (hundreds of megabytes) and scatter where a gather will do. Where there are several
+copies it computes A again; that of a single one is small, and is kept. With G = ∂L/∂out and all
+sums as above::
 
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
 
@@ -53,32 +54,8 @@ from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.products import product
+from hpsearch.nn.slot_inputs import slot_inputs
 from hpsearch.nn.slots import slot_products
-
-
-class _Gather(torch.autograd.Function):
-    """``[A, n]`` rows of atoms to ``[A, K, n]`` rows of neighbours.
-
-    b stands in a's slots as often as a in b's, so the gradient is a gather as well: the sum over
-    b's own slots of what arrived in their mirror images.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, pairs: Neighbourhoods) -> Tensor:
-        ctx.pairs = pairs
-        return x[pairs.neighbour]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        pairs = ctx.pairs
-        mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
-        return (mirrored * pairs.used[..., None]).sum(1), None
-
-
-def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
-    gathered: Tensor = _Gather.apply(x, pairs)  # type: ignore[no-untyped-call]
-    return gathered
 
 
 class _Paths:
@@ -101,22 +78,26 @@ class _Paths:
         self.into_scalars = into_scalars[n]
         self.into_vectors = into_vectors[n]
         self.scalars = scalars[n]
-        self.direction = direction * math.sqrt(3)
+        self.direction = direction
         self.slots = slot_products(pairs, radial[t], dg)
 
     def aggregate(self, x: Tensor) -> Tensor:
-        """A = Σ_b g x: ``[A, K, C]`` to ``[A, H, C]``."""
+        """A = Σ_b g x: ``[A, K, C]`` to ``[A, H C]``."""
         out = x.new_empty(x.shape[0], self.slots.hidden, x.shape[2])
         self.slots.aggregate(x, out)
-        return out
+        return out.flatten(1)
+
+    def aggregate_scalars(self) -> Tensor:
+        """A of X: ``[A, H (S + V)]``."""
+        return self.aggregate(self.into_scalars)
 
     def aggregate_vectors(self) -> Tensor:
-        """The same for each component of X_i: ``[3, A, H, 3 V]``."""
+        """A of each component of X_i: ``[3 A, H 3 V]``."""
         x = self.into_vectors
         out = x.new_empty(*x.shape[:2], self.slots.hidden, x.shape[3])
         for i in range(3):
             self.slots.aggregate(x[i], out[i])
-        return out
+        return out.flatten(0, 1).flatten(1)
 
     def transform(self, w: Tensor) -> Tensor:
         """Z: ``[H, u1, S]`` to ``[A, H, u1]``."""
@@ -150,31 +131,32 @@ class _NeighbourSum(torch.autograd.Function):
         w_vv: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs = pairs
-        inputs = (into_scalars, into_vectors, scalars, direction, radial)
-        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv)
+        inputs = (into_scalars, into_vectors, scalars, direction * math.sqrt(3), radial)
+        kept: list[Tensor] = []
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
         out_vectors = scalars.new_zeros(T, 3, A, u1)
         for t in range(T):
             paths = _Paths(pairs, t, inputs)
-            aggregate = paths.aggregate(paths.into_scalars)
-            out_scalars[t] = product(aggregate.flatten(1), w_s[t].flatten(1))
+            aggregates = [paths.aggregate_scalars()]
+            out_scalars[t] = product(aggregates[0], w_s[t].flatten(1))
             if w_sv.numel():
                 m = paths.message(paths.transform(w_sv[t]))
                 out_vectors[t] = torch.bmm(paths.direction.transpose(1, 2), m).transpose(0, 1)
             if w_vv.numel():
-                total = product(
-                    paths.aggregate_vectors().flatten(0, 1).flatten(1), w_vv[t].flatten(1)
-                )
-                out_vectors[t] += total.view(3, A, u1)
+                aggregates.append(paths.aggregate_vectors())
+                out_vectors[t] += product(aggregates[1], w_vv[t].flatten(1)).view(3, A, u1)
+            if T == 1:
+                kept = aggregates
+        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv, *kept)
         return out_scalars, out_vectors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
-        *inputs, w_s, w_sv, w_vv = ctx.saved_tensors
+        inputs, (w_s, w_sv, w_vv, *kept) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
         into_scalars, into_vectors, scalars, direction, radial = inputs
         d_into_scalars = torch.zeros_like(into_scalars)
         d_into_vectors = torch.zeros_like(into_vectors)
@@ -185,11 +167,11 @@ class _NeighbourSum(torch.autograd.Function):
         A, H = len(ctx.pairs.pair), radial.shape[2]
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
-            paths = _Paths(ctx.pairs, t, tuple(inputs), d_radial[t])
+            paths = _Paths(ctx.pairs, t, inputs, d_radial[t])
             slots = paths.slots
 
             G = G_scalars[t]
-            aggregate = paths.aggregate(paths.into_scalars).flatten(1)
+            aggregate = kept[0] if kept else paths.aggregate_scalars()
             dw_s[t] = product(G.t(), aggregate.t()).view_as(w_s[t])
             dA = product(G, w_s[t].flatten(1).t()).view(A, H, -1)
             slots.pull_back(paths.into_scalars, dA, d_into_scalars[n])
@@ -202,13 +184,14 @@ class _NeighbourSum(torch.autograd.Function):
                     d_direction += torch.bmm(m, G.transpose(1, 2)) * math.sqrt(3)
                 dM = paths.mirror(torch.bmm(paths.direction, G))
                 slots.pull_back(dM, Z, None)
-                dZ = paths.aggregate(dM).flatten(1)
-                dw_sv[t] = product(dZ.t(), paths.scalars.t()).view_as(w_sv[t])
+                dZ = paths.aggregate(dM)
+                # This way round the factor that a product transposes is the smaller one.
+                dw_sv[t] = product(paths.scalars.t(), dZ.t()).t().view_as(w_sv[t])
                 d_scalars[n] += product(dZ, w_sv[t].flatten(0, 1).t())
 
             if w_vv.numel():
                 G = G_vectors[t].flatten(0, 1)  # [3 A, u1]
-                aggregate = paths.aggregate_vectors().flatten(0, 1).flatten(1)
+                aggregate = kept[1] if kept else paths.aggregate_vectors()
                 dw_vv[t] = product(G.t(), aggregate.t()).view_as(w_vv[t])
                 dA = product(G, w_vv[t].flatten(1).t()).view(3, A, H, -1)
                 for i in range(3):
@@ -345,11 +328,11 @@ class Convolution(nn.Module):
             w_s, w_sv = w_s @ embedding.t(), w_sv @ embedding.t()
         scalars = features.scalars * self.from_scalar
         vectors = features.vectors * self.from_vector
-        inputs = [_inputs(s, v, pairs) for s, v in zip(scalars, vectors, strict=True)]
+        into_scalars, into_vectors = slot_inputs(scalars, vectors, pairs)
         out: tuple[Tensor, Tensor] = _NeighbourSum.apply(  # type: ignore[no-untyped-call]
             pairs,
-            torch.stack([into_scalars for into_scalars, _ in inputs]),
-            torch.stack([into_vectors for _, into_vectors in inputs]),
+            into_scalars,
+            into_vectors,
             scalars,
             pairs.direction,
             radial,
@@ -368,25 +351,3 @@ class Convolution(nn.Module):
             self.self_scalars(scalars),
             mixed.view(mixed.shape[0], *vectors.shape[1:3], mixed.shape[2]),
         )
-
-
-def _inputs(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
-    """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
-    S = _gather(scalars, pairs)
-    if vectors.shape[-1] == 0:
-        return S, S.new_zeros(3, *S.shape[:2], 0)
-    V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
-    u = pairs.direction[..., None].unbind(2)
-    along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
-    into_vectors = [
-        torch.cat(
-            (
-                V[i] * math.sqrt(1 / 3),
-                (V[j] * u[k] - V[k] * u[j]) * math.sqrt(1 / 2),
-                (u[i] * along - V[i] / 3) * math.sqrt(3 / 2),
-            ),
-            dim=-1,
-        )
-        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
-    ]
-    return torch.cat((S, along), dim=-1), torch.stack(into_vectors)

@@ -1,4 +1,5 @@
-/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, in float32.
+/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, and what enters them
+   (hpsearch/nn/slot_inputs.py, at the end of this file), in float32.
 
    With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
 
@@ -38,6 +39,7 @@ static int thread_number(void) { return 0; }
 #define GROUPS 2
 #endif
 #define ROWS 4
+#define STREAMS 3        /* arrays of which `dots` fetches the next atom's part */
 #define AHEAD 3          /* tiles between one being summed and one whose place is fetched */
 #define SPAN (LANES / 4) /* slots in a vector of `contract` */
 
@@ -65,6 +67,26 @@ INLINE void fetch(const float *from, int64_t count)
 {
     for (int64_t i = 0; i < count; i += 16)
         __builtin_prefetch(from + i);
+}
+
+/* The same in equal portions, between which something is computed: the processor takes only some
+   dozens of such requests at a time and stands still over the next. */
+typedef struct {
+    const float *from;
+    int64_t left, portion;
+} Stream;
+
+INLINE Stream stream(const float *from, int64_t count, int64_t portions)
+{
+    return (Stream){from, from ? count : 0, (count / portions / 16 + 1) * 16};
+}
+
+INLINE void fetch_portion(Stream *s)
+{
+    int64_t count = s->left < s->portion ? s->left : s->portion;
+    fetch(s->from, count);
+    s->from += count;
+    s->left -= count;
 }
 
 /* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
@@ -187,7 +209,7 @@ INLINE vector sum_quarters(const vector *v)
 
 /* The last four columns of y may overlap those before; x is zero in the lanes that do. */
 INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, const float *y,
-                    int64_t width, float *const *dg)
+                    int64_t width, float *const *dg, Stream *next)
 {
     int64_t steps = (width + 3) / 4;
     for (int64_t h = 0; h < hidden; h += 4) {
@@ -198,6 +220,8 @@ INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, co
         UNROLL for (int p = 0; p < groups; p++)
             UNROLL for (int i = 0; i < 4; i++)
                 sum[p][i] = (vector){0};
+        for (int i = 0; i < STREAMS; i++)
+            fetch_portion(next + i);
         for (int64_t s = 0; s < steps; s++) {
             int64_t at = s + 1 < steps ? 4 * s : width - 4;
             vector four[4];
@@ -246,7 +270,7 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
 }
 
 INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, int64_t width,
-                 float *const *dg)
+                 float *const *dg, Stream *next)
 {
     int64_t steps = (width + 3) / 4, groups = (used + SPAN - 1) / SPAN;
     int64_t blocks = (groups + GROUPS - 1) / GROUPS;
@@ -257,7 +281,7 @@ INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, i
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        dots_of(n, left, hidden, part, y, width, dg + from * SPAN);                                \
+        dots_of(n, left, hidden, part, y, width, dg + from * SPAN, next);                                \
         break;
             CASE(1)
             CASE(2)
@@ -297,32 +321,33 @@ INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, 
     return k;
 }
 
-/* All of an atom that its products read or add to; what is null is left out. */
-INLINE void fetch_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg,
-                       const float *x, const float *dx, const float *y, int64_t width)
+INLINE int64_t used_slots(const Neighbourhoods *n, int64_t atom)
 {
-    if (atom == n->atoms)
-        return;
-    const int64_t *pair = n->pair + atom * n->slots;
     int64_t used = 0;
-    for (; used < n->slots && pair[used] < n->pairs; used++) {
-        fetch(g + pair[used] * n->hidden, n->hidden);
+    while (used < n->slots && n->pair[atom * n->slots + used] < n->pairs)
+        used++;
+    return used;
+}
+
+/* The rows of an atom's pairs; returns their number. */
+INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg)
+{
+    const int64_t *pair = n->pair + atom * n->slots;
+    int64_t used = used_slots(n, atom);
+    for (int64_t k = 0; k < used; k++) {
+        fetch(g + pair[k] * n->hidden, n->hidden);
         if (dg)
-            fetch(dg + pair[used] * n->hidden, n->hidden);
+            fetch(dg + pair[k] * n->hidden, n->hidden);
     }
-    if (x)
-        fetch(x + atom * n->slots * width, used * width);
-    if (dx)
-        fetch(dx + atom * n->slots * width, used * width);
-    if (y)
-        fetch(y + atom * n->hidden * width, n->hidden * width);
+    return used;
 }
 
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            float *out, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
-    fetch_atom(n, atom + 1, g, NULL, x, NULL, NULL, width);
+    if (atom + 1 < n->atoms)
+        fetch(x + (atom + 1) * n->slots * width, fetch_pairs(n, atom + 1, g, NULL) * width);
     x += atom * n->slots * width;
     out += atom * hidden * width;
     if (width >= LANES) {
@@ -338,7 +363,14 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
                         const float *y, float *dx, float *dg, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden, full = width;
-    fetch_atom(n, atom + 1, g, dg, x, dx, y, width);
+    Stream next[STREAMS] = {{0}};
+    if (atom + 1 < n->atoms) {
+        int64_t count = fetch_pairs(n, atom + 1, g, dg) * width, portions = (hidden + 3) / 4;
+        int64_t rows = (atom + 1) * n->slots * width;
+        next[0] = stream(y + (atom + 1) * hidden * width, hidden * width, portions);
+        next[1] = stream(dx ? dx + rows : NULL, count, portions);
+        next[2] = stream(dg ? x + rows : NULL, count, portions);
+    }
     y += atom * hidden * width;
     if (width < LANES) {
         full = LANES;
@@ -364,8 +396,10 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
         for (int64_t k = 0; k < used; k++)
             room->dg[k] = dg + n->pair[atom * n->slots + k] * hidden;
         pack_quarters(used, x, full, room->quarters);
-        dots(used, hidden, room->quarters, y, full, room->dg);
+        dots(used, hidden, room->quarters, y, full, room->dg, next);
     }
+    for (int i = 0; i < STREAMS; i++)
+        fetch(next[i].from, next[i].left);
 }
 
 /* --- all atoms --- */
@@ -449,4 +483,82 @@ void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x,
                         float *dx, float *dg, char *room, int64_t width)
 {
     each_atom(n, g, x, y, NULL, dx, dg, room, width);
+}
+
+/* --- hpsearch/nn/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */
+
+typedef struct {
+    int64_t atoms, slots, pairs, scalars, vectors, threads;
+    const int64_t *pair, *neighbour, *reverse; /* [atoms, slots] */
+    const float *direction;                    /* [atoms, slots, 3] */
+} Slots;
+
+#define C0 0.57735026918962576f /* sqrt(1/3) */
+#define C1 0.70710678118654752f /* sqrt(1/2) */
+#define C2 1.22474487139158905f /* sqrt(3/2) */
+#define THIRD (1.0f / 3.0f)
+
+/* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V]; unused slots are
+   left alone. */
+void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
+{
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++)
+        for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
+            int64_t b = n->neighbour[k];
+            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
+                  u2 = n->direction[3 * k + 2];
+            float *restrict to = x + k * (S + V), *restrict x0 = xi + k * 3 * V,
+                  *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
+                        *restrict v2 = v1 + A * V;
+            memcpy(to, s + b * S, S * sizeof(float));
+            for (int64_t c = 0; c < V; c++) {
+                float along = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
+                to[S + c] = along;
+                x0[c] = C0 * v0[c];
+                x1[c] = C0 * v1[c];
+                x2[c] = C0 * v2[c];
+                x0[V + c] = C1 * (v1[c] * u2 - v2[c] * u1);
+                x1[V + c] = C1 * (v2[c] * u0 - v0[c] * u2);
+                x2[V + c] = C1 * (v0[c] * u1 - v1[c] * u0);
+                x0[2 * V + c] = C2 * (u0 * along - THIRD * v0[c]);
+                x1[2 * V + c] = C2 * (u1 * along - THIRD * v1[c]);
+                x2[2 * V + c] = C2 * (u2 * along - THIRD * v2[c]);
+            }
+        }
+}
+
+/* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots. */
+void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
+{
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++) {
+        float *restrict to = ds + a * S, *restrict v0 = dv + a * V, *restrict v1 = v0 + A * V,
+                        *restrict v2 = v1 + A * V;
+        memset(to, 0, S * sizeof(float));
+        memset(v0, 0, V * sizeof(float));
+        memset(v1, 0, V * sizeof(float));
+        memset(v2, 0, V * sizeof(float));
+        for (int64_t own = a * K; own < (a + 1) * K && n->pair[own] < n->pairs; own++) {
+            int64_t k = n->reverse[own];
+            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
+                  u2 = n->direction[3 * k + 2];
+            const float *restrict from = dx + k * (S + V), *restrict x0 = dxi + k * 3 * V,
+                        *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            for (int64_t c = 0; c < S; c++)
+                to[c] += from[c];
+            for (int64_t c = 0; c < V; c++) {
+                const float *restrict y0 = x0 + V, *restrict y1 = x1 + V, *restrict y2 = x2 + V;
+                const float *restrict z0 = y0 + V, *restrict z1 = y1 + V, *restrict z2 = y2 + V;
+                /* V x u turns into u x y, and u (u.V) into u (u.z). */
+                float along = from[S + c] + C2 * (u0 * z0[c] + u1 * z1[c] + u2 * z2[c]);
+                v0[c] += C0 * x0[c] + C1 * (u1 * y2[c] - u2 * y1[c]) - C2 * THIRD * z0[c] + u0 * along;
+                v1[c] += C0 * x1[c] + C1 * (u2 * y0[c] - u0 * y2[c]) - C2 * THIRD * z1[c] + u1 * along;
+                v2[c] += C0 * x2[c] + C1 * (u0 * y1[c] - u1 * y0[c]) - C2 * THIRD * z2[c] + u2 * along;
+            }
+        }
+    }
 }

@@ -27,7 +27,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -90,11 +90,22 @@ def slot_products(pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) ->
     Raises:
         KernelsError: see :func:`implementation`.
     """
-    if g.dtype == torch.float32 and g.device.type == "cpu":
-        library = _library()
-        if isinstance(library, ctypes.CDLL):
-            return CompiledProducts(pairs, g, dg, library)
+    library = compiled_for(g)
+    if library is not None:
+        return CompiledProducts(pairs, g, dg, library)
     return TorchProducts(pairs, g, dg)
+
+
+def compiled_for(x: Tensor) -> ctypes.CDLL | None:
+    """The compiled library, where there is one and it computes with tensors like ``x``.
+
+    Raises:
+        KernelsError: see :func:`implementation`.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    library = _library()
+    return library if isinstance(library, ctypes.CDLL) else None
 
 
 def implementation() -> str:
@@ -250,13 +261,16 @@ def _load() -> ctypes.CDLL:
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
     # Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    for function, pointers in (
-        (library.hpsearch_room, 1),
-        (library.hpsearch_aggregate, 5),
-        (library.hpsearch_pull_back, 7),
+    pointer: Any = ctypes.c_void_p
+    number: Any = ctypes.c_int64
+    for function, types in (
+        (library.hpsearch_room, [pointer, number]),
+        (library.hpsearch_aggregate, [*[pointer] * 5, number]),
+        (library.hpsearch_pull_back, [*[pointer] * 7, number]),
+        (library.hpsearch_gather, [pointer] * 5),
+        (library.hpsearch_scatter, [pointer] * 5),
     ):
-        function.argtypes = (*[pointer] * pointers, number)
+        function.argtypes = types
         function.restype = None
     library.hpsearch_room.restype = number
     return library

@@ -723,6 +723,9 @@ _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "out of memory",
     "alloc_failed",
+    "bad_alloc",
+    # What oneDNN says; where it means another thing, the tries for want of memory are few.
+    "could not create a primitive",
 )
 
 

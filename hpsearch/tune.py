@@ -168,8 +168,8 @@ def run(
     place = _Place(cpus_per_run, gpus_per_run)
     driver = _Driver(work, on_event, place, deadline_seconds)
     with (
-        _scratch(scratch) as folder,
         _handlers_put_back(),
+        _scratch(scratch) as folder,
         _cluster(address, folder, cpus_per_run),
         _memory_kills_are_deaths(),
     ):
@@ -241,7 +241,7 @@ def check_placement(
         # What Ray will count when it starts, which takes seconds.
         place.check([ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()])
         return
-    with _scratch(None) as folder, _handlers_put_back(), _cluster(address, folder, cpus_per_run):
+    with _handlers_put_back(), _scratch(None) as folder, _cluster(address, folder, cpus_per_run):
         place.check(_machines())
 
 
@@ -729,6 +729,9 @@ _OUT_OF_MEMORY = (
     "cannot allocate memory",
     "out of memory",
     "alloc_failed",
+    "bad_alloc",
+    # What oneDNN says; where it means another thing, the tries for want of memory are few.
+    "could not create a primitive",
 )
 
 
@@ -776,6 +779,7 @@ def _cluster(address: str | None, folder: Path, cpus: float) -> Iterator[None]:
         _connect(address, folder, cpus)
         yield
     finally:
+        _ignore_signals()
         ray.shutdown()
 
 
@@ -794,7 +798,7 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
     _check_reachable(address)
     try:
         # Ray's processes inherit the environment, and the workers inherit theirs.
-        with credentials.withheld():
+        with credentials.withheld(), _without_rays_handlers():
             ray.init(
                 address=address or "local",
                 logging_level=logging.CRITICAL,
@@ -869,6 +873,44 @@ def _end_at_signals(driver: _Driver) -> None:
         # `nohup` has SIGHUP ignored, and it should stay so.
         if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, between_calls)
+
+
+def _ignore_signals() -> None:
+    """Lets no signal interrupt the few seconds in which processes and files are removed."""
+    if threading.current_thread() is threading.main_thread():
+        for name in _SIGNALS:
+            # Not SIG_IGN, which processes that are started meanwhile would inherit.
+            signal.signal(name, lambda number, frame: None)
+
+
+@contextmanager
+def _without_rays_handlers() -> Iterator[None]:
+    """Keeps the signal handlers that there are while Ray starts.
+
+    Ray's own of SIGTERM, one in Python and, once it connects, one in C that prints a stack and
+    aborts, would leave the command without its message and its temporary files in place.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    worker, utilities = ray._private.worker, ray._private.utils
+    connect, set_handler = worker.connect, utilities.set_sigterm_handler
+
+    def connect_and_put_back(*arguments: Any, **options: Any) -> Any:
+        handlers = {name: signal.getsignal(name) for name in _SIGNALS}
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            return connect(*arguments, **options)
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(name, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    worker.connect, utilities.set_sigterm_handler = connect_and_put_back, lambda handler: None
+    try:
+        yield
+    finally:
+        worker.connect, utilities.set_sigterm_handler = connect, set_handler
 
 
 def _one_line(error: BaseException) -> str:

@@ -517,6 +517,26 @@ def test_the_same_command_finishes_the_interrupted_trial(watched: Watched) -> No
     assert rows(watched.folder, "select state from trials") == [("COMPLETE",)]
 
 
+IMPORTING = """
+import signal, sys
+from hpsearch import cli
+sys.path.insert(0, sys.argv[1])
+signal.signal(signal.SIGTERM, cli._interrupt)
+try:
+    import interrupted
+    signal.pause()
+except KeyboardInterrupt as error:
+    print(error.args[0], interrupted.whole)
+"""
+
+
+def test_a_signal_waits_for_the_import_that_it_comes_into(tmp_path: Path) -> None:
+    code = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n"
+    (tmp_path / "interrupted.py").write_text(code)
+    done = run(tmp_path, sys.executable, "-c", IMPORTING, str(tmp_path), timeout=30)
+    assert (done.stdout, done.stderr) == ("15 True\n", "")
+
+
 # --- Bad input ----------------------------------------------------------------------------------
 
 

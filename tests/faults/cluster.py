@@ -51,6 +51,7 @@ class Cluster:
                 **os.environ,
                 "HPSEARCH_FAULTS": self._mark,
                 "RAY_USAGE_STATS_ENABLED": "0",
+                "RAY_AUTH_MODE": "disabled",
                 "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             },
             capture_output=True,

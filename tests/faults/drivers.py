@@ -138,7 +138,8 @@ def signals_before_training(case: Case) -> None:
         time.sleep(case.random.uniform(0.5, 6))
         launch.signal(signal.SIGTERM)
         case.hit("SIGTERM")
-        assert launch.wait() in (128 + signal.SIGTERM, -signal.SIGTERM), launch.said()
+        code = launch.wait()
+        assert code in (128 + signal.SIGTERM, -signal.SIGTERM), f"{code}: {launch.said()}"
         case.check_leftovers()
     case.finish()
 
@@ -192,7 +193,8 @@ def worker_short_of_memory(case: Case) -> None:
     case.check()
     noted = [case.attributes(number).get("failure") for number in case.states()]
     kinds = {kind for kind in noted if kind}
-    assert kinds <= {'"out_of_memory"', '"infeasible"', '"worker_lost"'}, kinds
+    said = re.findall(r"^trial \d+: failed.*", launch.output, re.M)
+    assert kinds <= {'"out_of_memory"', '"infeasible"', '"worker_lost"'}, said
     assert "memory" in launch.output, launch.said()
 
 

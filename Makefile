@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance faults bench lock clean
+.PHONY: help quickstart install test check format acceptance faults bench bench-service lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
@@ -12,6 +12,7 @@ help:
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
 	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
+	@echo "make bench-service  seconds that asking, reporting and telling a trial take"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
 quickstart: install
@@ -27,7 +28,7 @@ install: .venv/installed
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest -m "not acceptance"
+	$(BIN)/python -m pytest -m "not acceptance and not faults"
 
 check: install
 	$(BIN)/ruff format --check .
@@ -43,9 +44,13 @@ acceptance: install
 
 faults: install
 	PYTHONPATH=tests $(BIN)/python -m faults --json faults.json
+	$(BIN)/python -m pytest -m faults --timeout 1800
 
 bench: install
 	$(BIN)/python benchmarks/step.py
+
+bench-service: install
+	$(BIN)/python benchmarks/service.py
 
 lock:
 	rm -rf .venv-lock

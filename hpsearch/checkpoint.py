@@ -10,13 +10,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch import failpoint
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, disk_full
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,16 +26,22 @@ CHECKPOINT = "checkpoint"
 BEST = "best"
 """Stem of files that hold the weights of the best epoch so far."""
 
+
+class DiskFull(HpsearchError):
+    """There is no space for a checkpoint: no fault of the run's, which goes on once there is."""
+
+
 _NAME = re.compile(r"(?P<stem>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})\.safetensors")
 
 
 def write(
     directory: Path, stem: str, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
-    """Write one file whole or not at all.
+    """Write one file whole or not at all; it takes the place of others of its stem and epoch.
 
     Raises:
-        HpsearchError: the disk is full or the folder cannot be written; older files stay whole.
+        DiskFull: there is no space; older files stay whole.
+        HpsearchError: the folder cannot be written; older files stay whole.
     """
     from safetensors.torch import save
 
@@ -56,10 +61,15 @@ def write(
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise HpsearchError(
+        kind = DiskFull if disk_full(error) else HpsearchError
+        raise kind(
             f"cannot write the checkpoint {path}: {error.strerror or error}; free space or choose "
             "another folder and run the same command again: it goes on from the epoch before"
         ) from error
+    # A damaged one, or one of a step that another machine repeated and rounded otherwise.
+    for other in files(directory, stem):
+        if other != path and epoch_of(other) == epoch:
+            remove(other)
     return path
 
 
@@ -82,37 +92,46 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     from safetensors.torch import load
 
     match = _NAME.fullmatch(path.name)
+    # A pipe or a device under a checkpoint's name would be read for ever.
+    if match is None or not path.is_file():
+        return None
     try:
+        with path.open("rb") as file:
+            # In pieces: what is damaged may also be larger than memory.
+            if hashlib.file_digest(file, "sha256").hexdigest()[:16] != match["digest"]:
+                return None
         data = path.read_bytes()
-    except OSError:
-        return None
-    if match is None or hashlib.sha256(data).hexdigest()[:16] != match["digest"]:
-        return None
-    try:
         header = int.from_bytes(data[:8], "little")
         state = json.loads(json.loads(data[8 : 8 + header])["__metadata__"]["state"])
         tensors = load(data)
-    except (SafetensorError, RecursionError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
     return (tensors, state) if isinstance(state, dict) else None
 
 
 def files(directory: Path, stem: str) -> list[Path]:
-    """Files of ``stem``, newest epoch first."""
+    """Paths that have the name of a file of ``stem``, newest epoch first, whatever lies there."""
     found = [
-        (int(match["epoch"]), path)
+        path
         for path in (directory.iterdir() if directory.is_dir() else ())
         if (match := _NAME.fullmatch(path.name)) and match["stem"] == stem
     ]
-    return [path for _, path in sorted(found, reverse=True)]
+    return sorted(found, reverse=True)
 
 
-def whole(directory: Path, stem: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
-    """Undamaged files of ``stem``, newest epoch first."""
-    for path in files(directory, stem):
-        content = read(path)
-        if content is not None:
-            yield content
+def remove(path: Path) -> None:
+    """Remove a file, or an empty folder in its place; what cannot be removed stays."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+
+
+def epoch_of(path: Path) -> int:
+    """The epoch in a file's name."""
+    match = _NAME.fullmatch(path.name)
+    return int(match["epoch"]) if match else 0
 
 
 def discard(directory: Path, *, keep_best: bool) -> None:
@@ -128,4 +147,4 @@ def discard(directory: Path, *, keep_best: bool) -> None:
     kept = files(directory, BEST)[:1] if keep_best else []
     for path in directory.iterdir():
         if path not in kept and (_NAME.fullmatch(path.name) or path.name.endswith(".partial")):
-            path.unlink(missing_ok=True)
+            remove(path)

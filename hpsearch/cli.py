@@ -6,6 +6,7 @@ Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -250,9 +251,9 @@ def launch(
     from hpsearch.shipped import find_space
     from hpsearch.study import Study
 
-    chosen = SearchSpace.load(find_space(space)).with_overrides(
-        **overrides, targets=targets or None
-    )
+    file = find_space(space)
+    as_written = SearchSpace.load(file)
+    chosen = as_written.with_overrides(**overrides, targets=targets or None)
     placement = {
         "max_concurrent": max_concurrent,
         "cpus_per_run": cpus_per_run,
@@ -260,7 +261,8 @@ def launch(
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
-    molecules = _check_molecules(chosen.data)
+    given_file = file if chosen.data == as_written.data else None
+    molecules = _check_molecules(chosen.data, given_file)
     root = _check_before_writing(storage, runs, study, "study", placement)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -786,15 +788,26 @@ def _molecules() -> Molecules:
     return qm9.load(say=_say)
 
 
-def _check_molecules(config: DataConfig) -> dict[str, str]:
+def _check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
     """Refuse sizes and split files that do not fit, before anything is written or started.
 
-    Returns the hashes of data and split.
+    Args:
+        config: what decides the molecules.
+        file: the space that it stands in; ``None`` where options have changed it.
+
+    Returns:
+        The hashes of data and split.
     """
     from hpsearch.data.split import make_split
+    from hpsearch.yaml_file import read_yaml
 
     molecules = _molecules()
-    split = make_split(molecules, config)
+    try:
+        split = make_split(molecules, config)
+    except InputError as error:
+        if file is None:
+            raise
+        raise read_yaml(file).error(("data",), str(error), key=True) from None
     return {"data_hash": molecules.content_hash, "split_hash": split.hash}
 
 
@@ -871,7 +884,7 @@ def main() -> None:
             traceback.print_exc()
         # A terminal has echoed ^C and stays on that line.
         start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
-        click.echo(f"{start}hpsearch: {error}", err=True)
+        click.echo(f"{start}hpsearch: {_shown(str(error))}", err=True)
         code = error.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -879,11 +892,16 @@ def main() -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see: {context.command_path} --help" if context else ""
-        click.echo(f"hpsearch: {error.format_message().rstrip('.')}{hint}", err=True)
+        click.echo(f"hpsearch: {_shown(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
     except click.Abort:  # a signal before a command began
         code = 128 + signal.SIGINT
     sys.exit(code or 0)
+
+
+def _shown(message: str) -> str:
+    """``message`` with control characters written out: a name may hold a terminal's commands."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], message)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,15 @@ class InputError(HpsearchError):
     exit_code = 2
 
 
+def disk_full(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it was raised for, is a disk or a quota without space."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 _NOT_THE_PATH_S_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -23,4 +32,5 @@ def unwritable(path: Path | str, error: OSError) -> HpsearchError:
     """What to raise for a path that cannot be written: the user's error unless the disk is full."""
     kind = HpsearchError if error.errno in _NOT_THE_PATH_S_FAULT else InputError
     reason = error.strerror or error
-    return kind(f"'{path}' must be writable, got: {reason}; choose another place")
+    mend = "free space or choose another place" if disk_full(error) else "choose another place"
+    return kind(f"'{path}' must be writable, got: {reason}; {mend}")

@@ -6,6 +6,7 @@ A search's trial and an ablation's cell are both an ``Assignment`` handed to one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -59,6 +60,8 @@ class RunFacts:
         data_hash: of the molecules' content.
         split_hash: of the three sets of molecules.
         zero_output_loss: validation loss of a network whose output is zero (Eq. 18).
+        resumed_from: epoch after which it goes on; 0 for a fresh run.
+        damaged: names of the checkpoint files that were found damaged and passed over.
     """
 
     weights: int
@@ -67,6 +70,8 @@ class RunFacts:
     data_hash: str
     split_hash: str
     zero_output_loss: float
+    resumed_from: int = 0
+    damaged: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

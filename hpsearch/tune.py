@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch import credentials
 from hpsearch.attempts import Attempt, next_attempt, verdict
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, disk_full
 from hpsearch.process import prepare_worker, worker_environment
 from hpsearch.runs import (
     Assignment,
@@ -658,7 +658,11 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
     try:
         _check_device(device)
         training = Training(
-            assignment.config, _molecules(), Path(assignment.directory), device=device
+            assignment.config,
+            _molecules(),
+            Path(assignment.directory),
+            device=device,
+            pieces=assignment.pieces,
         )
         _check_split(assignment, training.facts)
         # The driver that heard of the earlier epochs may have died before it wrote them down.
@@ -706,6 +710,8 @@ def _diagnosis(error: Exception) -> tuple[FailureKind, str]:
     """Kind and one-line message of an exception that ended a run."""
     import torch
 
+    if disk_full(error):
+        return "disk_full", _one_line(error)
     if isinstance(error, HpsearchError):
         return "exception", _one_line(error)
     text = str(error).lower()

@@ -279,6 +279,14 @@ def test_a_split_file_beside_its_space_is_what_trains(empty: Path) -> None:
     assert "109,000 |" not in report
 
 
+def test_molecules_that_a_space_asks_for_in_vain_are_refused_on_its_line(empty: Path) -> None:
+    (empty / "mine.yaml").write_text(QUICK.replace("train_size: 1000", "train_size: 999999"))
+    line = QUICK[: QUICK.index("\ndata:")].count("\n") + 2
+    refused(empty, ["launch", "mine.yaml"], f"mine.yaml:{line}: train_size + validation_size +")
+    option = ["launch", "mine.yaml", "--train-size", "888888"]
+    refused(empty, option, "hpsearch: train_size + validation_size + test_size must fit", "888,888")
+
+
 # --- A launch that is watched, interrupted, ended and finished ----------------------------------
 
 LONG = ["launch", "quick.yaml", "--trials", "1", "--epochs", "12", "--train-size", "128"]

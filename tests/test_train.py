@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,105 @@ def test_a_continued_run_equals_an_uninterrupted_one_bit_for_bit(molecules, tmp_
         strict=True,
     ):
         assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-3)], ids=["double", "single"]
+)
+def test_a_batch_in_pieces_is_the_same_step(molecules, tmp_path, dtype, tolerance):
+    # 5 does not divide a batch of 16, and the last batch of an epoch has four molecules.
+    settings = config(epochs=2, data={"train_size": 68}, network={"featurization_blocks": 2})
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        whole, cut = (
+            Training(settings, molecules, tmp_path / str(pieces), pieces=pieces)
+            for pieces in (1, 5)
+        )
+        gradients = []
+        for training in (whole, cut):
+            training.network.zero_grad()
+            loss = training._add_gradients(np.arange(16))
+            # A weight without elements gets no gradient.
+            given = [p.grad for p in training.network.parameters() if p.numel()]
+            gradients.append([loss, *given])
+        for _ in range(2):
+            whole.run_epoch()
+            cut.run_epoch()
+    finally:
+        torch.set_default_dtype(before)
+    for a, b in zip(*gradients, strict=True):
+        assert torch.linalg.norm(a - b) <= tolerance * torch.linalg.norm(a)
+    for a, b in zip(whole.history, cut.history, strict=True):
+        assert b.training_loss == pytest.approx(a.training_loss, rel=tolerance)
+        assert b.validation_loss == pytest.approx(a.validation_loss, rel=tolerance)
+        assert b.target_maes == pytest.approx(a.target_maes, rel=tolerance)
+
+
+def test_a_checkpoint_continues_in_other_pieces(molecules, tmp_path):
+    whole = train(config(epochs=2), molecules, tmp_path / "whole")
+    train(config(epochs=2), molecules, tmp_path / "parts", epochs=1)
+    parts = Training(config(epochs=2), molecules, tmp_path / "parts", pieces=1000)
+    assert parts.epochs_done == 1
+    parts.run_epoch()
+    assert parts.history[1].training_loss == pytest.approx(whole.history[1].training_loss, rel=1e-3)
+    assert parts._pieces_of(np.arange(3))[2].tolist() == [2]
+
+
+def test_no_piece_is_refused(molecules, tmp_path):
+    with pytest.raises(InputError, match="at least 1 piece, got 0"):
+        Training(config(), molecules, tmp_path, pieces=0)
+
+
+PEAK = """
+import json, pathlib, sys
+from hpsearch.process import prepare_worker
+prepare_worker(1)
+import torch
+from hpsearch.config import TrialConfig
+from hpsearch.data import qm9
+from hpsearch.train import Training
+
+def resident(line):
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.partition(line + ":")[2].split()[0]) // 1024
+
+# In single precision oneDNN keeps compiled code for every shape that it meets, some megabytes each
+# up to a bound, which a run in one piece reaches as well after enough steps.
+torch.set_default_dtype(torch.float64)
+molecules, settings = qm9.load(), TrialConfig.from_dict(json.loads(sys.argv[1]))
+small = {"featurization_scalars": 2, "featurization_vectors": 1}
+network = settings.network.model_copy(update=small)
+warm = settings.model_copy(update={"network": network})
+Training(warm, molecules, pathlib.Path(sys.argv[2]) / "warm").run_epoch()
+before = resident("VmRSS")
+training = Training(settings, molecules, pathlib.Path(sys.argv[2]) / "run", pieces=int(sys.argv[3]))
+training.run_epoch()
+print(resident("VmHWM") - before)
+"""
+
+
+def test_pieces_need_less_memory(molecules, tmp_path):
+    # Many molecules and narrow layers, so that activations outweigh weights and their moments.
+    wide = {"featurization_scalars": 24, "featurization_vectors": 16, "featurization_blocks": 3}
+    wide |= {"radial_maximum_angstrom": 12.0, "output_blocks": 2, "output_vectors": 8}
+    settings = config(network=wide, batch_size=256, data={"train_size": 256}, epochs=1)
+    # Freed memory must go back to the system, or the peak would say what malloc keeps.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    peaks = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", PEAK, json.dumps(settings.to_dict()), folder, str(pieces)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for pieces, folder in ((1, str(tmp_path / "1")), (8, str(tmp_path / "8")))
+    ]
+    print("MiB in one piece and in eight:", peaks)
+    assert peaks[1] < 0.6 * peaks[0]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(molecules, tmp_path):
@@ -201,6 +301,21 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(molecules, t
     assert weights_equal(resumed, whole)
 
 
+@pytest.mark.parametrize("spoil", ["history", "schedule", "learning_rate", "tensors"])
+def test_a_whole_checkpoint_of_other_content_is_refused_in_words(spoil, molecules, tmp_path):
+    train(config(epochs=2), molecules, tmp_path, epochs=1)
+    [path] = checkpoint.files(tmp_path, checkpoint.CHECKPOINT)
+    tensors, state = checkpoint.read(path)
+    if spoil == "tensors":
+        tensors = {"network.other": torch.zeros(1)}
+    else:
+        state[spoil] = "neither a list nor a number"
+    path.unlink()
+    checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, state)
+    with pytest.raises(InputError, match="must be one that this version wrote"):
+        Training(config(epochs=2), molecules, tmp_path).run_epoch()
+
+
 def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
     with pytest.raises(HpsearchError, match="must belong to this run"):
@@ -265,3 +380,18 @@ def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
     assert subprocess.run(command, check=False).returncode == -9
     resumed = train(settings, molecules, tmp_path)
     assert [metrics.epoch for metrics in resumed.history] == [1, 2]
+
+
+def test_lost_best_weights_come_from_a_checkpoint_or_are_trained_again(molecules, tmp_path):
+    settings = config(epochs=2)
+    whole = train(settings, molecules, tmp_path)
+    [best, *_] = checkpoint.files(tmp_path, checkpoint.BEST)
+    best.write_bytes(b"")
+    again = Training(settings, molecules, tmp_path)
+    assert (again.epochs_done, again.facts.damaged) == (2, (best.name,))
+    assert again.complete(False) == whole.complete(False)
+    for path in checkpoint.files(tmp_path, checkpoint.CHECKPOINT):
+        path.write_bytes(path.read_bytes()[:100])
+    fresh = Training(settings, molecules, tmp_path)
+    assert (fresh.facts.resumed_from, len(fresh.facts.damaged)) == (0, 2)
+    assert list(tmp_path.iterdir()) == []

@@ -603,7 +603,7 @@ def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
         (RuntimeError("could not create a primitive"), "out_of_memory", "RuntimeError: could"),
         (RuntimeError("sizes must match\nat 3"), "exception", "RuntimeError: sizes must match"),
         (InputError("too many molecules"), "exception", "too many molecules"),
-        (OSError(28, "No space left on device"), "exception", "OSError: [Errno 28] No space"),
+        (OSError(28, "No space left on device"), "disk_full", "OSError: [Errno 28] No space"),
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:

@@ -12,7 +12,7 @@ from hpsearch.ablation.cells import STATES, CellState
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
-from hpsearch.errors import InputError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.store import Experiment, Store, experiment_folder
 from hpsearch.winner import Winner
@@ -153,7 +153,14 @@ class Ablation:
         """Nothing is kept: the cell's row says how it ended."""
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """The cell has ended."""
+        """The cell has ended.
+
+        Raises:
+            HpsearchError: it found no space for its checkpoint. Nothing has been recorded; the next
+                launch goes on with it.
+        """
+        if isinstance(outcome, Failure) and outcome.kind == "disk_full":
+            raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
         self._store.record_result(self._run_ids[key], outcome)
         # Only now: until the result is stored, the folder is what a next launch continues from.
         checkpoint.discard(self._directory / key, keep_best=isinstance(outcome, Completion))

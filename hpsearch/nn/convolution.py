@@ -297,25 +297,38 @@ class Convolution(nn.Module):
         )
 
     @torch.no_grad()
-    def calibrate(
+    def second_moments(
         self,
         features: Features,
         pairs: Neighbourhoods,
         radial: Tensor,
         embedding: Tensor | None = None,
-    ) -> None:
-        """Measure the effective number of neighbours: the second moment of the sum over them.
+    ) -> Tensor:
+        """``[2, T]`` second moments of the sum over neighbours, of scalars and of vectors.
+
+        One for a degree that does not leave; arguments as of the convolution.
+        """
+        total = self.neighbour_sum(features, pairs, radial, embedding)
+        moments = torch.ones_like(self.effective_neighbours)
+        for moment, part in zip(moments, total, strict=True):
+            if part.numel():
+                moment.copy_(part.flatten(1).square().mean(1))
+        return moments
+
+    @torch.no_grad()
+    def calibrate(self, second_moments: Tensor) -> None:
+        """Take :meth:`second_moments` for the effective number of neighbours.
 
         It is their number only where their contributions are independent. After a softplus scalars
         are not: they add up. Directions cancel, so vectors come out smaller. With a mean number of
         atoms in its place the scalars of deep networks grow from block to block and the vectors
         fall behind (docs/decisions/0010). Never below a tenth, so that little is amplified where
         most atoms have no neighbour.
+
+        Args:
+            second_moments: ``[2, T]``.
         """
-        total = self.neighbour_sum(features, pairs, radial, embedding)
-        for measured, part in zip(self.effective_neighbours, total, strict=True):
-            if part.numel():
-                measured.copy_(part.flatten(1).square().mean(1).clamp(min=0.1))
+        self.effective_neighbours.copy_(second_moments.clamp(min=0.1))
 
     def neighbour_sum(
         self,

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -122,28 +122,56 @@ class MultiTargetNetwork(nn.Module):
         self.output_blocks = OutputBlocks(config, targets, self.basis)
 
     @torch.no_grad()
-    def calibrate(self, elements: Tensor, positions: Tensor, counts: Tensor) -> None:
+    def calibrate(
+        self, elements: Tensor, positions: Tensor, counts: Tensor, pieces: int = 1
+    ) -> None:
         """Normalise a fresh network on some training molecules, so that it can be trained at once.
 
         Convolution after convolution measures its effective number of neighbours, so that features
         have a second moment of order one; then every output block's last bias makes its atoms'
-        contributions average to zero, which section 4.3 assumes of the start. Arguments as of
-        :meth:`forward`.
+        contributions average to zero, which section 4.3 assumes of the start.
+
+        Args:
+            elements: as of :meth:`forward`.
+            positions: as of :meth:`forward`.
+            counts: as of :meth:`forward`.
+            pieces: parts into which the molecules are cut, to need less memory; the numbers are the
+                same up to rounding, and take a forward pass for each convolution and one more.
         """
+        parts = _cut(elements, positions, counts, pieces)
+        convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
+        rounds = [convolutions]
+        if len(parts) > 1:
+            # A convolution's input is known once those before it have seen every part.
+            rounds = [*([convolution] for convolution in convolutions), []]
+        for measured in rounds:
+            mean = self._measure(measured, parts)
+        self.output_blocks.last_bias.sub_(mean[:, None, None])
+
+    def _measure(self, convolutions: list[Convolution], parts: list[_Batch]) -> Tensor:
+        """Calibrate ``convolutions`` over all parts; ``[T]``, the mean contribution of an atom.
+
+        Several convolutions need a single part, in which each is set before it acts.
+        """
+        share = 1.0
+        moments: dict[nn.Module, Tensor] = {}
 
         def measure(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
             assert isinstance(convolution, Convolution)
-            convolution.calibrate(*arguments)
+            seen = share * convolution.second_moments(*arguments)
+            moments[convolution] = moments.get(convolution, 0.0) + seen
+            convolution.calibrate(moments[convolution])
 
-        hooks = [
-            module.register_forward_pre_hook(measure)
-            for module in self.modules()
-            if isinstance(module, Convolution)
-        ]
-        per_atom, _ = self._per_atom(elements, positions, counts)
+        hooks = [module.register_forward_pre_hook(measure) for module in convolutions]
+        atoms = sum(len(part.elements) for part in parts)
+        means: list[Tensor] = []
+        for part in parts:
+            share = len(part.elements) / atoms
+            per_atom, _ = self._per_atom(*part)
+            means.append(share * per_atom.mean(1))
         for hook in hooks:
             hook.remove()
-        self.output_blocks.last_bias.sub_(per_atom.mean(1)[:, None, None])
+        return torch.stack(means).sum(0)
 
     @property
     def weights(self) -> int:
@@ -172,6 +200,24 @@ class MultiTargetNetwork(nn.Module):
         pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
         phi = self.basis(pairs.distance)
         return self.output_blocks(self.featurization(elements, pairs, phi), pairs, phi), pairs
+
+
+class _Batch(NamedTuple):
+    """What the network takes, see :meth:`MultiTargetNetwork.forward`."""
+
+    elements: Tensor
+    positions: Tensor
+    counts: Tensor
+
+
+def _cut(elements: Tensor, positions: Tensor, counts: Tensor, pieces: int) -> list[_Batch]:
+    """The molecules in ``pieces`` parts as even as possible, each of at least one."""
+    molecules = counts.tensor_split(min(pieces, len(counts)))
+    atoms = [int(part.sum()) for part in molecules]
+    columns = zip(
+        torch.split(elements, atoms), torch.split(positions, atoms), molecules, strict=True
+    )
+    return [_Batch(*part) for part in columns]
 
 
 def _residual(before: Features, after: Features) -> Features:

@@ -21,6 +21,9 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 _SQLITE_BUSY = 5
 _SQLITE_LOCKED = 6
+_SQLITE_FULL = 13
+_SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
+_POSTGRESQL_FULL = "53100"
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
     "40001",  # serialization failure
@@ -54,7 +57,10 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
         except (SQLAlchemyError, StorageInternalError) as error:
             reason = address.one_line(driver_error(error) or error)
             if not is_transient(error):
-                raise HpsearchError(f"the store {address.label} failed: {reason}") from error
+                mend = ""
+                if is_full(error):
+                    mend = "; free space and run the same command again: it goes on from here"
+                raise HpsearchError(f"the store {address.label} failed: {reason}{mend}") from error
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
@@ -75,6 +81,17 @@ def driver_error(error: BaseException) -> DBAPIError | None:
             return seen
         seen = seen.__cause__
     return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the database found no space on its disk."""
+    found = driver_error(error)
+    if found is None or found.orig is None:
+        return False
+    code = getattr(found.orig, "sqlite_errorcode", None)
+    # Without space SQLite may also fail to enlarge the index of its log.
+    full = (_SQLITE_FULL, _SQLITE_IOERR_SHMSIZE)
+    return code in full or getattr(found.orig, "sqlstate", None) == _POSTGRESQL_FULL
 
 
 def is_transient(error: BaseException) -> bool:

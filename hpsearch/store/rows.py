@@ -78,6 +78,23 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
     return [TrialState(*row) for row in connection.execute(query)]
 
 
+_optuna_values = table("trial_values", column("trial_id"), column("value"))
+
+
+def best_trials(connection: Connection, study: str, count: int) -> set[int]:
+    """Numbers of the complete trials of the study with the ``count`` lowest values."""
+    studies, trials, values = _optuna_studies.c, _optuna_trials.c, _optuna_values.c
+    query = (
+        select(trials.number)
+        .join(_optuna_studies, studies.study_id == trials.study_id)
+        .join(_optuna_values, values.trial_id == trials.trial_id)
+        .where(studies.study_name == study, trials.state == "COMPLETE", values.value.is_not(None))
+        .order_by(values.value, trials.number)
+        .limit(count)
+    )
+    return set(connection.execute(query).scalars())
+
+
 def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:
     """An ablation run's verdict."""
     row: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any, NoReturn, Self, TypeVar, final
 
@@ -20,12 +21,14 @@ from hpsearch.runs import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.store import frames, opening
 from hpsearch.store.address import Address
 from hpsearch.store.engine import make_engine, writer
+from hpsearch.store.joined import joined
 from hpsearch.store.lease import Holder, Lease, find_holder
 from hpsearch.store.ledger import Ledger, read_ledger
 from hpsearch.store.names import check_name
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.rows import (
+    best_trials,
     find_experiment,
     finite,
     now,
@@ -121,6 +124,14 @@ class Store:
     def optuna_reader(self) -> RDBStorage:
         """Optuna's storage for those who look: it never makes the driver wait."""
         return self.wait(lambda: opening.optuna_storage(self._address, writes=False))
+
+    def one_transaction(self) -> AbstractContextManager[None]:
+        """Have what `optuna_storage` writes inside stand or fall together; see `joined`.
+
+        Within :meth:`wait`, as part of what may be repeated. Nothing else may be written to the
+        store inside: on SQLite it would wait for this transaction.
+        """
+        return joined(self.optuna_storage)
 
     def wait(self, action: Callable[[], Result]) -> Result:
         """``action()``, repeated while the database is locked or away; it must be repeatable.
@@ -370,6 +381,10 @@ class Store:
             study: its name.
         """
         return self._read(lambda connection: read_ledger(connection, experiment_id, study))
+
+    def best_trials(self, study: str, count: int) -> set[int]:
+        """Numbers of the complete trials with the ``count`` lowest values, the first of equals."""
+        return self._read(lambda connection: best_trials(connection, study, count))
 
     def curve(self, run_id: int) -> Curve:
         """What the run's recorded epochs say."""

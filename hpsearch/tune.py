@@ -710,16 +710,16 @@ def _diagnosis(error: Exception) -> tuple[FailureKind, str]:
     """Kind and one-line message of an exception that ended a run."""
     import torch
 
-    if disk_full(error):
-        return "disk_full", _one_line(error)
+    full = disk_full(error)
     if isinstance(error, HpsearchError):
-        return "exception", _one_line(error)
+        return "disk_full" if full else "exception", _one_line(error)
     text = str(error).lower()
     # torch raises a plain RuntimeError when the host's memory does not suffice.
     short_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
     )
     kind: FailureKind = "out_of_memory" if short_of_memory else "exception"
+    kind = "disk_full" if full else kind
     return kind, f"{type(error).__name__}: {_one_line(error)}"
 
 

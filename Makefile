@@ -12,7 +12,7 @@ help:
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
 	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
-	@echo "make bench-service  seconds that asking, reporting and telling a trial take"
+	@echo "make bench-service  milliseconds that asking, reporting and telling a trial take"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
 quickstart: install

@@ -61,10 +61,14 @@ def write(
     except OSError as error:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-        kind = DiskFull if disk_full(error) else HpsearchError
-        raise kind(
-            f"cannot write the checkpoint {path}: {error.strerror or error}; free space or choose "
-            "another folder and run the same command again: it goes on from the epoch before"
+        reason = f"cannot write the checkpoint {path}: {error.strerror or error}"
+        if disk_full(error):
+            raise DiskFull(
+                f"{reason}; free space and run the same command again: it goes on from the epoch "
+                "before"
+            ) from error
+        raise HpsearchError(
+            f"{reason}; make its folder writable or name another (--runs)"
         ) from error
     # A damaged one, or one of a step that another machine repeated and rounded otherwise.
     for other in files(directory, stem):

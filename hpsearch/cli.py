@@ -177,7 +177,8 @@ def _placement(noun: str) -> Decorator:
             type=click.Choice(["give-up", "wait"]),
             default="give-up",
             show_default=True,
-            help="What to do while another launch drives the same: a dead one is always replaced.",
+            help="While another launch drives it: give up, or wait for its end. A dead one is "
+            "replaced either way.",
         ),
     )
 
@@ -362,8 +363,10 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
         if as_json:
             _say(json.dumps(asdict(found)))
         else:
-            for breach in (*found.breaches, *found.in_progress):
+            for breach in found.breaches:
                 _say(str(breach))
+            for breach in found.in_progress:
+                _say(f"in progress: {breach}")
         if found.breaches:
             raise HpsearchError(f"study {found.study} in {store.label}: {found}")
         if not as_json:

@@ -68,7 +68,11 @@ class Progress:
         # The first start ends the time that Ray takes to come up, which is no measure of an epoch.
         self._began = self._began or time.monotonic()
         self._facts[key] = facts
-        self._say(f"{self._noun} {key}: started, {facts.weights:,} weights on {facts.device}")
+        after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
+        bad = f"; damaged and passed over: {', '.join(facts.damaged)}" if facts.damaged else ""
+        self._say(
+            f"{self._noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}{bad}"
+        )
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch has ended."""

@@ -409,7 +409,7 @@ class Training:
             content = None if found else checkpoint.read(path)
             if content is not None:
                 self._require_mine(content[1])
-                with _written_by_us(self.directory):
+                with _refusing_other_content(self.directory):
                     have_best = self._have_best(content, damaged)
                 if have_best:
                     found = content
@@ -418,7 +418,7 @@ class Training:
             if found is None:
                 useless.append(path)
         if found is not None:
-            with _written_by_us(self.directory):
+            with _refusing_other_content(self.directory):
                 self._restore(found)
         useless += [path for path in best if checkpoint.epoch_of(path) > self.epochs_done]
         for path in useless:
@@ -501,8 +501,8 @@ def _best_epoch(history: list[EpochMetrics]) -> int:
 
 
 @contextmanager
-def _written_by_us(directory: Path) -> Iterator[None]:
-    """What a file holds whose digest fits and whose content does not, since another wrote it."""
+def _refusing_other_content(directory: Path) -> Iterator[None]:
+    """Refuses, as input, a file whose digest fits and whose content this version did not write."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -708,19 +708,28 @@ def _check_split(assignment: Assignment, facts: RunFacts) -> None:
 
 def _diagnosis(error: Exception) -> tuple[FailureKind, str]:
     """Kind and one-line message of an exception that ended a run."""
+    kind: FailureKind = "exception"
+    if disk_full(error):
+        kind = "disk_full"
+    elif _short_of_memory(error):
+        kind = "out_of_memory"
+    said = _one_line(error)
+    return kind, said if isinstance(error, HpsearchError) else f"{type(error).__name__}: {said}"
+
+
+def _short_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it was raised for, is a want of memory."""
     import torch
 
-    full = disk_full(error)
-    if isinstance(error, HpsearchError):
-        return "disk_full" if full else "exception", _one_line(error)
-    text = str(error).lower()
-    # torch raises a plain RuntimeError when the host's memory does not suffice.
-    short_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
-    )
-    kind: FailureKind = "out_of_memory" if short_of_memory else "exception"
-    kind = "disk_full" if full else kind
-    return kind, f"{type(error).__name__}: {_one_line(error)}"
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        # torch raises a plain RuntimeError when the host's memory does not suffice.
+        text = str(error).lower()
+        if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 _OUT_OF_MEMORY = (

@@ -397,12 +397,12 @@ def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -
         on_event=freeze,
         max_concurrent=1,
         scratch=short_folder,
-        deadline_seconds=12,
+        deadline_seconds=30,
     )
 
     assert [failure.kind for failure in work.retries["hanging"]] == ["hung"]
     assert work.failure("hanging").kind == "hung"
-    assert "silent for 12 s" in work.failure("hanging").message
+    assert "silent for 30 s" in work.failure("hanging").message
     assert work.most_running == 1
     assert work.completion("next").epochs == 2
 
@@ -595,6 +595,12 @@ def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
     assert SECRET not in failure.message + failure.traceback
 
 
+def refused_for(cause: Exception) -> InputError:
+    error = InputError("refused")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -604,6 +610,8 @@ def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
         (RuntimeError("sizes must match\nat 3"), "exception", "RuntimeError: sizes must match"),
         (InputError("too many molecules"), "exception", "too many molecules"),
         (OSError(28, "No space left on device"), "disk_full", "OSError: [Errno 28] No space"),
+        (refused_for(RuntimeError("can't allocate memory")), "out_of_memory", "refused"),
+        (refused_for(ValueError("neither")), "exception", "refused"),
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:

@@ -57,8 +57,8 @@ def driver_line(study: Study) -> str | None:
         return None
     was = f"; {holder} ended or fell silent" if holder else ""
     return (
-        f"nobody drives it{was}: {left} interrupted, which the next launch continues from their "
-        "last checkpoints"
+        f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
+        "last checkpoint with the next launch"
     )
 
 

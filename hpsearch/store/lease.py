@@ -219,9 +219,10 @@ class Lease:
         token = connection.execute(query.with_for_update(read=True)).scalar_one_or_none()
         if token != self._token:
             holder = find_holder(connection, self._experiment_id)
+            now = f"now driven by {holder}" if holder else "not driven by anybody any more"
             raise LeaseLost(
-                f"{self._what} is driven by {holder or 'nobody'} now, who took it over while this "
-                "process was silent; this one has written nothing since, and ends"
+                f"{self._what} is {now}: it was taken over while this process was silent; this one "
+                "has written nothing since, and ends"
             )
 
     def give_back(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Table, column, select, table
+from sqlalchemy import Connection, String, Table, cast, column, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.runs import Completion, Outcome
@@ -84,11 +84,13 @@ _optuna_values = table("trial_values", column("trial_id"), column("value"))
 def best_trials(connection: Connection, study: str, count: int) -> set[int]:
     """Numbers of the complete trials of the study with the ``count`` lowest values."""
     studies, trials, values = _optuna_studies.c, _optuna_trials.c, _optuna_values.c
+    # PostgreSQL has a type of its own for states, which no text equals.
+    complete = cast(trials.state, String) == "COMPLETE"
     query = (
         select(trials.number)
         .join(_optuna_studies, studies.study_id == trials.study_id)
         .join(_optuna_values, values.trial_id == trials.trial_id)
-        .where(studies.study_name == study, trials.state == "COMPLETE", values.value.is_not(None))
+        .where(studies.study_name == study, complete, values.value.is_not(None))
         .order_by(values.value, trials.number)
         .limit(count)
     )

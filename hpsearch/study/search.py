@@ -26,6 +26,7 @@ from hpsearch.study.terms import (
     changes,
     first_terms,
     launch_terms,
+    molecule_changes,
     most_wanted,
     require_same_molecules,
     require_same_space,
@@ -91,7 +92,7 @@ class Search:
         space: what is searched.
         found: what the launch found.
         breakdown: why it gave up; ``None`` while it has not.
-        forced: changes of the space that this launch was told to accept.
+        forced: changes of space, molecules and split that this launch was told to accept.
     """
 
     def __init__(
@@ -161,16 +162,18 @@ class Search:
         _require_consistent(store, space, name, molecules, force=force)
         experiment = store.begin_experiment("study", name, first_terms(space))
         store.drive(experiment, wait=wait, say=say)
-        require_same_space(name, experiment.provenance, space, force=force)
-        forced = changes(experiment.provenance, space)
-        most = max(most_wanted(experiment.provenance), space.trials)
+        # Again, now that no other launch can change it.
+        stored = (store.experiment("study", name) or experiment).provenance
+        require_same_space(name, stored, space, force=force)
+        forced = [*changes(stored, space), *molecule_changes(stored, molecules)]
+        most = max(most_wanted(stored), space.trials)
         experiment = replace(
             experiment,
             provenance=store.update_provenance(
                 experiment.id,
                 **launch_terms(space),
                 trials_wanted_most=most,
-                **(_unsettled(experiment.provenance, forced) if force else {}),
+                **(_unsettled(stored, forced) if forced else {}),
             ),
         )
         rows = TrialRows(store, name, sampler)
@@ -429,7 +432,7 @@ def _unsettled(provenance: dict[str, Any], forced: list[str]) -> dict[str, Any]:
     """What a forced launch changes: its first run settles the molecules and the split anew."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    history = [*provenance.get("forced", []), {"time": when, "space": forced, **before}]
+    history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]
     return {"data_hash": None, "split_hash": None, "forced": history}
 
 

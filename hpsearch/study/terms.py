@@ -89,6 +89,20 @@ def require_same_space(
     )
 
 
+def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+    """What of the study's molecules and split is another now, ``name: before -> after``.
+
+    Args:
+        stored: the study's provenance.
+        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+    """
+    return [
+        f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
+        for key, value in found.items()
+        if stored.get(key) not in (None, value)
+    ]
+
+
 def require_same_molecules(
     name: str, stored: Mapping[str, Any], found: Mapping[str, str], *, force: bool
 ) -> None:
@@ -105,11 +119,7 @@ def require_same_molecules(
     Raises:
         InputError: naming what differs, stored value first.
     """
-    different = [
-        f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
-        for key, value in found.items()
-        if stored.get(key) not in (None, value)
-    ]
+    different = molecule_changes(stored, found)
     if different and not force:
         raise InputError(
             f"the study '{name}' was launched with other molecules or another split: "

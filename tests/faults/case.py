@@ -9,7 +9,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,6 @@ class Case:
         self.check_leftovers()
 
     def _verified(self) -> list[str]:
-        if not _has_verify():
-            return []
         done = self.command("verify", STUDY, "--storage", self.store.url)
         return [] if done.returncode == 0 else [f"verify: {done.stdout} {done.stderr}"]
 
@@ -205,9 +202,3 @@ class Case:
         self.failpoints.disarm()
         for launch in self.launches:
             launch.close()
-
-
-@cache
-def _has_verify() -> bool:
-    done = subprocess.run([HPSEARCH, "--help"], capture_output=True, text=True, check=True)
-    return "\n  verify " in done.stdout

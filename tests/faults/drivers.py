@@ -150,12 +150,12 @@ def signals_before_training(case: Case) -> None:
 @fault(HANG, seconds=60, hits={"mid-epoch": 1})
 def hanging_trial(case: Case) -> None:
     """A worker that stands still is ended at its deadline; its neighbour and the search go on."""
-    options = ("--deadline", "10", "--max-concurrent", "2")
+    options = ("--deadline", "30", "--max-concurrent", "2")
     launch, worker = case.stopped_at("mid-epoch", *options)
     os.kill(worker, signal.SIGSTOP)
     case.hit("mid-epoch")
     began = time.monotonic()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the end of the worker", 90)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the end of the worker", 120)
     assert time.monotonic() - began > 5, "it was ended before its deadline"
     assert launch.wait() == 0, launch.said()
     case.check()

@@ -445,7 +445,7 @@ def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
     search.finish(first.key, DIVERGED)
     launches.run_out(search)
     assert launches.states() == {"COMPLETE": 2, "PRUNED": 1}
-    assert launches().found == Found(complete=3, reclaimed=0, left=0)
+    assert launches().found == Found(complete=2, reclaimed=0, left=0, pruned=1)
 
 
 def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:

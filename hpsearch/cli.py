@@ -897,6 +897,12 @@ def main() -> None:
         hint = f"; see: {context.command_path} --help" if context else ""
         click.echo(f"hpsearch: {_shown(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
+    except OSError as error:  # of the output: a full disk, a pipe whose reader has gone
+        if debug:
+            traceback.print_exc()
+        with suppress(OSError):
+            click.echo(f"hpsearch: {error.strerror or error}; the same command goes on", err=True)
+        code = 1
     except click.Abort:  # a signal before a command began
         code = 128 + signal.SIGINT
     sys.exit(code or 0)

@@ -214,6 +214,9 @@ def run(
 
 _NO_LIMIT = 100_000
 
+_HELD_UP_SECONDS = 5.0
+"""Longest time between two looks of a driver that is not held up."""
+
 
 def check_placement(
     *,
@@ -319,7 +322,8 @@ class _Flight:
         assignment: what is run.
         attempt: how.
         failures: of the attempts before.
-        company: whether another run was under way beside it.
+        company: whether another run was under way beside its first attempt.
+        needs: what a machine must have in all for a run that is to be alone.
         trial: Tune's record, from the moment a worker has taken the run.
         heard: when the worker last spoke (monotonic seconds).
         finished: whether the Work knows the outcome.
@@ -330,6 +334,7 @@ class _Flight:
     attempt: Attempt = field(default_factory=Attempt)
     failures: tuple[Failure, ...] = ()
     company: bool = False
+    needs: dict[str, float] = field(default_factory=dict)
     trial: Any = None
     heard: float = 0.0
     finished: bool = False
@@ -353,6 +358,7 @@ class _Driver:
     _flights: dict[str, _Flight] = field(default_factory=dict)
     _again: list[_Flight] = field(default_factory=list)
     _ask_again: float = 0.0
+    _checked: float = field(default_factory=time.monotonic)
 
     def next(self, trial_id: str) -> dict[str, Any] | None:
         """A new trial's configuration, or ``None`` when there is none, or no room, now."""
@@ -364,10 +370,14 @@ class _Driver:
             return None
         self._flights[trial_id] = flight
         for one in self._flights.values():
-            one.company = one.company or len(self._flights) > 1
+            if one.attempt.number == 1:
+                one.company = one.company or len(self._flights) > 1
         # Text, because Tune looks into nested dictionaries for values to resolve.
         config: dict[str, Any] = {"assignment": json.dumps(flight.assignment.to_dict())}
-        return config | (self.place.whole() if flight.attempt.alone else {})
+        if flight.attempt.alone:
+            config |= (whole := self.place.whole())
+            flight.needs = {"CPU": whole["cpus"], "GPU": whole["gpus"]}
+        return config
 
     def _asked(self) -> _Flight | None:
         if time.monotonic() < self._ask_again:
@@ -437,6 +447,13 @@ class _Driver:
         """Raises the interrupt that came, and kills workers that hang."""
         if self.interrupted:
             raise KeyboardInterrupt(self.interrupted)
+        # While this process was itself held up, by its database or by a person, no worker's word
+        # could be heard.
+        now = time.monotonic()
+        held_up, self._checked = now - self._checked, now
+        if held_up > _HELD_UP_SECONDS:
+            for flight in self._flights.values():
+                flight.heard += held_up
         if self.deadline_seconds is None:
             return
         for flight in self._flights.values():
@@ -474,16 +491,35 @@ class _Driver:
         Raises:
             _Stop: there is no machine any more, so no run would ever get a place.
         """
+        unplaced = [flight for flight in self._flights.values() if not flight.trial]
+        if unplaced or not self._flights:
+            self._require_machine(unplaced)
         if len(self._flights) >= self.place.count():
-            if not _machines():
-                reason = "Ray's last machine is gone: its raylet has died; the same command goes on"
-                raise _Stop(HpsearchError(reason))
             return False
-        if any(flight.attempt.alone for flight in self._flights.values() if not flight.trial):
+        if any(flight.attempt.alone for flight in unplaced):
             # Whatever started now would take the place that it waits for.
             return False
+        if any(flight.attempt.alone for flight in self._flights.values()):
+            return self.place.free() >= 1
         waiting = sum(flight.trial is None for flight in self._flights.values())
         return waiting == 0 or waiting < self.place.free()
+
+    def _require_machine(self, unplaced: list[_Flight]) -> None:
+        """Ends the launch where a run would wait for a machine that is gone, without a word.
+
+        Raises:
+            _Stop: no machine is as large as what a run needs.
+        """
+        machines = _machines()
+        wanted = [flight.needs for flight in unplaced if flight.needs]
+        for needs in wanted or [{"CPU": self.place.cpus, "GPU": self.place.gpus}]:
+            if not any(all(m.get(k, 0.0) >= v for k, v in needs.items()) for m in machines):
+                size = " and ".join(f"{value:g} {name}s" for name, value in needs.items() if value)
+                reason = (
+                    f"no machine of Ray's is left that has {size} for a run: one has died, or its "
+                    "raylet; the same command goes on"
+                )
+                raise _Stop(HpsearchError(reason))
 
 
 @contextmanager

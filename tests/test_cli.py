@@ -437,7 +437,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         status = hpsearch(folder, "status")
 
         relaunch = stack.enter_context(Process(folder, *command, temporary=temporary))
-        relaunch.read_until("found: 0 complete, 1 reclaimed, 0 left")
+        relaunch.read_until("found: 0 complete, 1 reclaimed at epoch ")
         relaunch.read_until("trial 0: epoch ")
         below = descendants(relaunch.pid)
         terminate = relaunch.end(signal.SIGTERM)
@@ -508,7 +508,7 @@ def test_the_interrupted_trial_waits_as_running(watched: Watched) -> None:
 
 
 def test_the_same_command_finishes_the_interrupted_trial(watched: Watched) -> None:
-    assert "found: 0 complete, 1 reclaimed, 0 left" in watched.last
+    assert re.search(r"found: 0 complete, 1 reclaimed at epoch \d+, 0 left", watched.last)
     assert "trial 0: epoch 1," not in watched.last
     assert "1 of 1 complete" in watched.last
     epochs = rows(watched.folder, "select epoch, validation_loss from hpsearch_epochs order by 1")

@@ -93,6 +93,9 @@ class Ablation:
             "ablation", plan.name, {"identity": plan.identity, "winner": export}
         )
         store.drive(experiment, wait=wait, say=say)
+        # Again, now that no other launch can change it.
+        experiment = store.experiment("ablation", plan.name) or experiment
+        _check_same_runs(store, experiment, plan, data)
         _record_plan(store, experiment, plan, data)
         directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
         run_ids = {

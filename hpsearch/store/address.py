@@ -20,6 +20,14 @@ DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 EXAMPLES = f"{DEFAULT_URL} or postgresql://user@host/database"
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 10.0
+_KEEPALIVE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Seconds, and milliseconds for the last."""
+
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
@@ -90,6 +98,9 @@ class Address:
         # Without it a host that swallows packets holds the command for minutes.
         options.setdefault("connect_timeout", CONNECT_SECONDS)
         options.setdefault("application_name", "hpsearch")
+        # A server that vanishes without a word is noticed in half a minute, not in hours.
+        for name, seconds in _KEEPALIVE.items():
+            options.setdefault(name, seconds)
         for name, value in self._environment.items():
             options.setdefault(name, value)
         return lambda: dialect.connect(*arguments, **options)

@@ -26,7 +26,11 @@ def is_gone(process: int, incarnation: str) -> bool:
             an earlier boot, is never known to have ended.
     """
     table, _, started = incarnation.rpartition(" ")
-    return table != "" and table == _table() and started != _started(process)
+    if table == "" or table != _table():
+        return False
+    found = _started(process)
+    # What cannot be read is another user's where the system hides those.
+    return started != found if found is not None else not _exists(process)
 
 
 def is_here(process: int, incarnation: str) -> bool:
@@ -45,9 +49,20 @@ def _table() -> str | None:
 
 
 def _started(process: int) -> str | None:
-    """Ticks from the boot to the process's start; ``None`` if there is none, or only its corpse."""
+    """Ticks from the boot to the process's start; ``None`` where that is not to be read."""
     try:
         state, *fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in ("Z", "X") else fields[18]
+    # A corpse that nobody has buried yet has ended.
+    return "" if state in ("Z", "X") else fields[18]
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

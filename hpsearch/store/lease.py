@@ -124,13 +124,19 @@ class _Watch:
 
     renewal: tuple[str, float] | None = None
     since: float = 0.0
+    looked: float = 0.0
     renewed: bool = False
 
     def look(self, refusal: _Refusal) -> None:
         """Note a refusal."""
+        now = time.monotonic()
         if refusal.renewal != self.renewal:
             self.renewed = self.renewal is not None
-            self.renewal, self.since = refusal.renewal, time.monotonic()
+            self.renewal, self.since = refusal.renewal, now
+        elif now - self.looked > refusal.seconds / RENEWALS:
+            # The database was away, for the holder as well.
+            self.since = now
+        self.looked = now
 
     def settled(self, seconds: float) -> tuple[str, float] | None:
         """The renewal seen last, once a living holder would have made the next one."""
@@ -234,7 +240,8 @@ class Lease:
             return
         self._stop.set()
         if self._renewal is not None:
-            self._renewal.join()
+            # Not for ever: it may hang in a call to a server that has vanished.
+            self._renewal.join(timeout=30)
         mine = self._mine()
         self._experiment_id = None
         with suppress(SQLAlchemyError):
@@ -301,7 +308,7 @@ def _take(
     if row.token == token:
         return None
     holder, renewal = _holder(row, now), (row.token, row.renewed_at)
-    own = (row.process, row.incarnation) == (mine["process"], mine["incarnation"])
+    own = all(getattr(row, name) == mine[name] for name in ("host", "process", "incarnation"))
     if own or holder.gone or (holder.lapsed and renewal == settled):
         connection.execute(update(leases).where(this).values(mine))
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, String, Table, cast, column, select, table
+from sqlalchemy import Connection, String, Table, cast, column, delete, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.runs import Completion, Outcome
@@ -78,6 +78,7 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
     return [TrialState(*row) for row in connection.execute(query)]
 
 
+_optuna_reported = table("trial_intermediate_values", column("trial_id"), column("step"))
 _optuna_values = table("trial_values", column("trial_id"), column("value"))
 
 
@@ -95,6 +96,13 @@ def best_trials(connection: Connection, study: str, count: int) -> set[int]:
         .limit(count)
     )
     return set(connection.execute(query).scalars())
+
+
+def forget_values(connection: Connection, trial_id: int, after: int) -> None:
+    """Remove a trial's intermediate values beyond a step, which Optuna has no call for."""
+    c = _optuna_reported.c
+    these = (c.trial_id == trial_id) & (c.step > after)
+    connection.execute(delete(_optuna_reported).where(these))
 
 
 def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:

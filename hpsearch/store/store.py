@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self, TypeVar, final
 import pandas as pd
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.config import TrialConfig
@@ -31,6 +31,7 @@ from hpsearch.store.rows import (
     best_trials,
     find_experiment,
     finite,
+    forget_values,
     now,
     plain,
     result_row,
@@ -306,6 +307,16 @@ class Store:
                 key=("run_id", "epoch", "target"),
                 replace=("loss", "mae"),
             )
+
+        self._write(work)
+
+    def forget_epochs(self, run_id: int, trial_id: int, *, after: int) -> None:
+        """Remove the epochs of a search's run beyond ``after``, Optuna's values with ours."""
+
+        def work(connection: Connection) -> None:
+            of_run = (epochs.c.run_id == run_id) & (epochs.c.epoch > after)
+            if connection.execute(delete(epochs).where(of_run)).rowcount:
+                forget_values(connection, trial_id, after)
 
         self._write(work)
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Self, final
 
 import optuna
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from pydantic import ValidationError
 
 from hpsearch import checkpoint, failpoint
@@ -114,6 +114,7 @@ class Search:
         self._evaluate_test = evaluate_test
         self._folder = root / experiment_folder(experiment.name, experiment.identity)
         self._split_hash: str | None = experiment.provenance["split_hash"]
+        self._molecules = {key: experiment.provenance[key] for key in ("data_hash", "split_hash")}
         self._flights: dict[str, _Flight] = {}
         self._failures = Failures(space.trials)
         self.found = self._look_around()
@@ -165,6 +166,7 @@ class Search:
         # Again, now that no other launch can change it.
         stored = (store.experiment("study", name) or experiment).provenance
         require_same_space(name, stored, space, force=force)
+        require_same_molecules(name, stored, molecules, force=force)
         forced = [*changes(stored, space), *molecule_changes(stored, molecules)]
         most = max(most_wanted(stored), space.trials)
         experiment = replace(
@@ -173,7 +175,7 @@ class Search:
                 experiment.id,
                 **launch_terms(space),
                 trials_wanted_most=most,
-                **(_unsettled(stored, forced) if forced else {}),
+                **(_resettled(stored, forced, molecules) if forced else {}),
             ),
         )
         rows = TrialRows(store, name, sampler)
@@ -225,6 +227,10 @@ class Search:
         if flight is None:
             return
         self._store.record_facts(flight.run_id, facts)
+        # Epochs beyond the checkpoint are trained again, on another machine to other numbers and
+        # perhaps not to the same end; those before it are told again after this.
+        self._store.forget_epochs(flight.run_id, flight.trial_id, after=facts.resumed_from)
+        flight.reported = {e: v for e, v in flight.reported.items() if e <= facts.resumed_from}
         given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
         settled = self._store.settle(self._experiment_id, **given)
         self._split_hash = settled["split_hash"]
@@ -313,6 +319,8 @@ class Search:
             if trial is not None and "failure" in trial.user_attrs:
                 # Its verdict was known, and the launch died before it was told.
                 self._rows.fail(row.trial_id)
+            elif trial is not None and self._saw_others(trial):
+                self._give_up(row, "it was trained on other molecules or another split")
             elif len(epochs) < room:
                 epochs.append(0 if trial is None else len(trial.intermediate_values))
             else:
@@ -323,6 +331,14 @@ class Search:
             left=room - len(epochs),
             pruned=_count(rows, "PRUNED"),
             epochs=tuple(epochs),
+        )
+
+    def _saw_others(self, trial: FrozenTrial) -> bool:
+        """Whether a run saw other molecules than a forced launch has settled since."""
+        return any(
+            trial.user_attrs.get(key, settled) != settled
+            for key, settled in self._molecules.items()
+            if settled is not None
         )
 
     def _left_behind(self, rows: list[TrialState]) -> list[TrialState]:
@@ -350,7 +366,9 @@ class Search:
             # The run was recorded after its whole draw, so it is not this row's.
             self._give_up(row, _USED)
             return None
-        return self._take_off(key, row.trial_id, run.config, frozen.intermediate_values)
+        assignment = self._take_off(key, row.trial_id, run.config, frozen.intermediate_values)
+        self._flights[key].retries += frozen.user_attrs.get("retries", [])
+        return assignment
 
     def _assign(self, trial: Trial, *, new: bool) -> Assignment | None:
         key, trial_id = str(trial.number), trial._trial_id
@@ -359,8 +377,9 @@ class Search:
             return None
         try:
             config = self._rows.draw(trial, self.space.suggest)
-        except ValidationError as error:
-            reason = f"the space allowed an invalid draw: {_line(error)}"
+        except ValueError as error:
+            # Of the space, or of a row that someone put in line with a value that it cannot have.
+            reason = f"no configuration follows from its parameters: {_line(error)}"
             self._fail(trial_id, Failure("exception", reason))
             return None
         return None if config is None else self._take_off(key, trial_id, config, {})
@@ -389,7 +408,9 @@ class Search:
     def _tidy(self) -> None:
         """Remove files that no row needs any more, and that a launch which died has left."""
         self._kept = self._store.best_trials(self.name, KEPT_WEIGHTS)
-        states = {str(row.number): row.state for row in self._rows.states()}
+        # Of two rows with one number, the one that goes on decides.
+        rows = sorted(self._rows.states(), key=lambda row: row.state in ("RUNNING", "WAITING"))
+        states = {str(row.number): row.state for row in rows}
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
             # What has no row, or one that may still be continued, is left alone.
             ended = states.get(folder.name) in ("COMPLETE", "FAIL", "PRUNED")
@@ -428,20 +449,23 @@ class Search:
                 self._give_up(row, "the search was given up before it could be continued")
 
 
-def _unsettled(provenance: dict[str, Any], forced: list[str]) -> dict[str, Any]:
-    """What a forced launch changes: its first run settles the molecules and the split anew."""
+def _resettled(
+    provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a forced launch changes: the molecules and the split are this machine's now."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
     history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]
-    return {"data_hash": None, "split_hash": None, "forced": history}
+    return {**before, **molecules, "forced": history}
 
 
 def _require_consistent(
     store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
 ) -> None:
     """Raise where a launch would mix two studies; reads only."""
-    experiment = store.experiment("study", name)
     in_optuna = store.trial_states(name) is not None
+    # The second, since a launch makes it first: one that begins now has neither or ours.
+    experiment = store.experiment("study", name)
     if experiment is None and in_optuna:
         raise InputError(
             f"the store {store.label} has a study '{name}' that hpsearch did not make; "
@@ -483,6 +507,8 @@ def _verdicts(rows: list[TrialState]) -> int:
     return _count(rows, "COMPLETE") + _count(rows, "PRUNED")
 
 
-def _line(error: ValidationError) -> str:
+def _line(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return next(iter(str(error).splitlines()), type(error).__name__)
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -192,7 +192,7 @@ class Case:
             if launch.code is None:
                 continue
             left = orphans(launch.mark)
-            assert not left, f"processes outlive their launch by 30 s: {left}"
+            assert not left, f"processes outlive their launch by a minute: {left}"
             if not launch.killed:
                 files = [path.name for path in Path(launch.mark).parent.iterdir()]
                 assert not files, f"an ended launch left temporary files: {files}"

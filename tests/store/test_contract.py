@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import optuna
+import pytest
 from optuna.trial import Trial, TrialState
 
 from hpsearch import shipped

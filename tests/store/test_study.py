@@ -23,6 +23,7 @@ from hpsearch.store import Store
 from hpsearch.study import Found, Search, Study
 from hpsearch.study.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.study.samplers import SAMPLERS, SeededPerTrial
+from hpsearch.study.verify import verify
 from hpsearch.winner import Winner
 
 QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
@@ -553,7 +554,7 @@ def test_other_molecules_are_refused_before_a_trial_is_touched(
         launches(molecules={**seen, what: "e" * 64})
     assert launches.states() == {"RUNNING": 1}
     assert launches(molecules=seen).found.reclaimed == 1
-    assert launches(molecules={**seen, what: "e" * 64}, force=True).found.reclaimed == 1
+    assert launches(molecules={**seen, what: "e" * 64}, force=True).found == Found(0, 0, 3)
 
 
 def test_other_data_end_the_launch(launches: Launches) -> None:
@@ -768,3 +769,78 @@ def test_a_full_disk_is_no_verdict(launches: Launches) -> None:
     assert again.found.reclaimed == 1
     launches.run_out(again)
     assert launches.states() == {"COMPLETE": 3}
+
+
+# --- What a reviewer thought of -------------------------------------------------------------------
+
+
+def test_a_row_put_in_line_with_an_impossible_value_fails_and_the_search_goes_on(
+    launches: Launches,
+) -> None:
+    search = launches(space(1))
+    study = optuna.load_study(study_name="quick", storage=launches.store.optuna_storage)
+    study.enqueue_trial({"learning_rate": "fast"})
+    launches.run_out(search)
+    assert launches.states() == {"FAIL": 1, "COMPLETE": 1}
+    assert "no configuration follows" in launches.trial(0).user_attrs["failure_reason"]
+
+
+def test_epochs_that_a_fresh_start_does_not_repeat_are_forgotten(launches: Launches) -> None:
+    """A run that begins anew on another machine may stop earlier, at other numbers."""
+    search = launches(space(1))
+    assignment = search.next()
+    assert assignment is not None
+    train(search, assignment, epochs=5)
+    later = launches(space(1))
+    assignment = later.next()
+    assert assignment is not None
+    later.started(assignment.key, replace(FACTS, resumed_from=3))
+    assert sorted(launches.trial(0).intermediate_values) == [1, 2, 3]
+    assert launches.store.epochs()["epoch"].tolist() == [1, 2, 3]
+    later.started(assignment.key, FACTS)
+    assert launches.trial(0).intermediate_values == {}
+    later.epoch(assignment.key, metrics(1, 30.0))
+    later.finish(assignment.key, Completion(1, 1, 30.0))
+    assert launches.trial(0).value == 30.0
+
+
+def test_a_forced_launch_gives_up_what_saw_other_molecules(launches: Launches) -> None:
+    before = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
+    search = launches(space(3), molecules=before)
+    first, second = search.next(), search.next()
+    assert first and second
+    complete(search, first)
+    train(search, second, epochs=1)
+    other = {**before, "split_hash": "t" * 64}
+    with pytest.raises(InputError, match="other molecules or another split: split hash: s"):
+        launches(space(3), molecules=other)
+    forced = launches(space(3), molecules=other, force=True)
+    assert forced.forced == [f"split hash: {'s' * 12} -> {'t' * 12}"]
+    assert forced.found == Found(complete=1, reclaimed=0, left=2)
+    assert "other molecules" in launches.trial(1).user_attrs["failure_reason"]
+    launches.store.leave()
+    assert "facts" not in {breach.rule for breach in verify(launches.store).breaches}
+
+
+def test_a_forced_launch_of_the_same_changes_nothing(launches: Launches) -> None:
+    launches.run_out(launches(space(2)))
+    assert launches(space(2), force=True).forced == []
+    launches.store.leave()
+    assert "facts" not in {breach.rule for breach in verify(launches.store).breaches}
+
+
+def test_a_launch_that_waited_judges_by_what_stands_then(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches.run_out(launches(space(2)))
+    begin = Store.begin_experiment
+
+    def another_launch_in_between(store: Store, *arguments: Any) -> Any:
+        found = begin(store, *arguments)
+        store.update_provenance(found.id, trials_wanted_most=9)
+        return found
+
+    monkeypatch.setattr(Store, "begin_experiment", another_launch_in_between)
+    launches(space(2))
+    experiment = launches.store.experiment("study", "quick")
+    assert experiment is not None and experiment.provenance["trials_wanted_most"] == 9

@@ -497,7 +497,8 @@ def test_an_interrupted_launch_says_so_in_one_line_and_leaves_nothing(
 ) -> None:
     ended = {"SIGINT": watched.interrupt, "SIGTERM": watched.terminate}[name]
 
-    assert ended == (code, "hpsearch: interrupted; the same command goes on where it stopped\n")
+    command = shlex.join(["hpsearch", *LONG])
+    assert ended == (code, f"hpsearch: interrupted; go on where it stopped with: {command}\n")
     assert watched.orphans[name]
     assert watched.temporary == []
 

@@ -44,37 +44,35 @@ def driver_at_random(case: Case) -> None:
         "mid-epoch": 1,
         "checkpoint-renamed": 1,
         "before-tell": 1,
-        "inside-commit": 1,
+        "inside-tell": 1,
         "reconciling": 1,
         "exit": 1,
     },
 )
 def driver_at_failpoints(case: Case) -> None:
     """The same at every named instant, in an order of each try's own."""
-    names = ["asked", "mid-epoch", "checkpoint-renamed", "before-tell", "inside-commit"]
+    names = ["asked", "mid-epoch", "checkpoint-renamed", "before-tell", "inside-tell"]
     case.random.shuffle(names)
     # There is something to reconcile after a trial was left in training.
     names.insert(names.index("mid-epoch") + 1, "reconciling")
     for name in [*names, "exit"]:
-        launch, _ = inside_commit(case) if name == "inside-commit" else case.stopped_at(name)
+        launch, _ = inside_tell(case) if name == "inside-tell" else case.stopped_at(name)
         case.kill_driver(launch, name)
     case.finish()
 
 
-def inside_commit(case: Case) -> tuple[Launch, int]:
-    """A driver that is about to commit: anything at all, an epoch, or a verdict."""
-    which = case.random.choice(["first", "epoch", "verdict"])
-    if which == "first":
-        return case.stopped_at("inside-commit")
-    if which == "epoch":
-        launch = case.training()
-        case.failpoints.arm("inside-commit")
-    else:
-        launch, _ = case.stopped_at("before-tell")
-        case.failpoints.arm("inside-commit")
-        for path in case.failpoints.folder.glob("hit before-tell *"):
-            path.unlink()
-    return launch, launch.reach(case.failpoints, "inside-commit")
+def inside_tell(case: Case) -> tuple[Launch, int]:
+    """A driver that has written a verdict and is about to commit it."""
+    launch, _ = case.stopped_at("before-tell")
+    return launch, into_the_tell(case, launch)
+
+
+def into_the_tell(case: Case, launch: Launch) -> int:
+    """Let a driver that stands before a tell go on to its commit; the process."""
+    case.failpoints.arm("inside-commit")
+    for path in case.failpoints.folder.glob("hit before-tell *"):
+        path.unlink()
+    return launch.reach(case.failpoints, "inside-commit")
 
 
 @fault(UNTOLD, seconds=30, hits={"before-tell": 1})
@@ -192,7 +190,7 @@ def node_killed(case: Case) -> None:
         "mid-epoch": 1,
         "checkpoint-renamed": 1,
         "before-tell": 1,
-        "inside-commit": 1,
+        "inside-tell": 1,
         "reconciling": 1,
         "exit": 1,
         "random": 3,
@@ -206,7 +204,7 @@ def database_kills(case: Case) -> None:
     launch.kill()
     case.faults += 1
     case.failpoints.disarm()
-    phases = ["asked", "mid-epoch", "checkpoint-renamed", "before-tell", "inside-commit"]
+    phases = ["asked", "mid-epoch", "checkpoint-renamed", "before-tell", "inside-tell"]
     phases += ["random"] * 3
     case.random.shuffle(phases)
     launch, _ = case.stopped_at("reconciling")
@@ -215,6 +213,8 @@ def database_kills(case: Case) -> None:
             launch.read(r"^trial \d+: started")
             time.sleep(case.random.uniform(0, LONGEST_PAUSE / 3))
             kill_database(case, f"random: {case.phase()}")
+        elif phase == "inside-tell":
+            kill_database_in_tell(case, launch)
         else:
             if phase != "reconciling":
                 case.failpoints.arm(phase)
@@ -227,15 +227,29 @@ def database_kills(case: Case) -> None:
 
 def kill_database(case: Case, phase: str) -> None:
     """Kill it and bring it back; who stands at a failpoint goes on before or after that."""
-    if case.store.kind == "sqlite" and phase == "inside-commit":
-        # Who stands there has the lock, which the neighbour has to get before it can die with it.
-        case.failpoints.disarm()
     case.store.kill()
     if case.random.random() < 0.5:
         case.failpoints.disarm()
     time.sleep(case.random.uniform(0, 1.5))
     case.store.start()
     case.hit(phase)
+
+
+def kill_database_in_tell(case: Case, launch: Launch) -> None:
+    """Kill it while the driver tells a verdict."""
+    case.failpoints.arm("before-tell")
+    launch.reach(case.failpoints, "before-tell")
+    if not isinstance(case.store, Sqlite):
+        into_the_tell(case, launch)
+        kill_database(case, "inside-tell")
+        return
+    # Whoever is inside has the lock: so the neighbour dies with it while the driver waits for it.
+    neighbour = case.store.intrude()
+    case.failpoints.disarm()
+    time.sleep(0.5)
+    neighbour.kill()
+    neighbour.communicate()
+    case.hit("inside-tell")
 
 
 @fault(DATABASE, seconds=110, hits={"60 s": 1})

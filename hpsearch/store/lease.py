@@ -120,8 +120,17 @@ class _Refusal:
 
 @dataclass
 class _Watch:
-    """How long a contender has seen no renewal, by its own clock."""
+    """How long a contender has seen no renewal, by its own clock.
 
+    Attributes:
+        pause: seconds between two looks.
+        renewal: seen last.
+        since: when it was seen first.
+        looked: when the contender looked last.
+        renewed: whether a renewal came while it watched.
+    """
+
+    pause: float
     renewal: tuple[str, float] | None = None
     since: float = 0.0
     looked: float = 0.0
@@ -133,7 +142,7 @@ class _Watch:
         if refusal.renewal != self.renewal:
             self.renewed = self.renewal is not None
             self.renewal, self.since = refusal.renewal, now
-        elif now - self.looked > refusal.seconds / RENEWALS:
+        elif now - self.looked > self.pause + refusal.seconds / RENEWALS:
             # The database was away, for the holder as well.
             self.since = now
         self.looked = now
@@ -181,7 +190,8 @@ class Lease:
             LeaseHeld: another driver is alive, and ``wait`` is not set.
         """
         self.give_back()
-        seconds, token, watch, told = lease_seconds(), uuid.uuid4().hex, _Watch(), False
+        seconds, token, told = lease_seconds(), uuid.uuid4().hex, False
+        watch = _Watch(pause=min(1.0, seconds / 20))
         settled: tuple[str, float] | None = None
         while True:
             contend = partial(
@@ -203,7 +213,7 @@ class Lease:
                 left = max(refusal.seconds - holder.silent_seconds, 0) + refusal.seconds / 4
                 say(f"{what} is held by {holder}; waiting until that {until} ({left:.0f} s)")
                 told = True
-            time.sleep(min(1.0, seconds / 20))
+            time.sleep(watch.pause)
         self._experiment_id, self._what, self._token = experiment_id, what, token
         self._stop = threading.Event()
         self._renewal = threading.Thread(

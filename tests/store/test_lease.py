@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from store_examples import CONFIG, metrics
 
 from hpsearch.errors import InputError
 from hpsearch.store import LeaseHeld, LeaseLost, Store
-from hpsearch.store.lease import Lease, lease_seconds
+from hpsearch.store.lease import Holder, Lease, _Refusal, _Watch, lease_seconds
 
 DRIVER = """
 import sys, time
@@ -282,3 +283,23 @@ def test_without_a_lease_nothing_is_fenced(store: Store) -> None:
     assert isinstance(store._lease, Lease)
     assert store.begin_experiment("study", "one", {}).id == 1
     assert holder(store) is None
+
+
+def test_a_contender_waits_anew_where_the_database_was_away_for_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    holder = Holder("h", 1, datetime.now(UTC), 70.0, lapsed=True, gone=False, here=False)
+    refusal = _Refusal(holder, ("token", 5.0), 60.0)
+    watch = _Watch(pause=1.0)
+    for clock[0] in (1.0, 2.0, 3.0):
+        watch.look(refusal)
+    assert watch.settled(60.0) is None
+    clock[0] = 100.0  # the database was away: nobody could have renewed
+    watch.look(refusal)
+    assert watch.settled(60.0) is None
+    for second in range(101, 117):
+        clock[0] = float(second)
+        watch.look(refusal)
+    assert watch.settled(60.0) == ("token", 5.0)

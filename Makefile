@@ -8,7 +8,7 @@ SPACE ?= search_spaces/quick.yaml
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
-	@echo "make test        style, types and tests (under ten minutes)"
+	@echo "make test        style, types and tests (about twenty minutes)"
 	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
 	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"

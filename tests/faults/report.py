@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -48,7 +50,8 @@ def as_json(outcomes: Sequence[Outcome], seed: int, projected: float, seconds: f
         {
             "seed": seed,
             "commit": _commit(),
-            "machine": f"{platform.node()}, {os.cpu_count()} cores, {platform.platform()}",
+            "command": "python -m faults " + " ".join(sys.argv[1:]),
+            "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
             "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),
             "projected_seconds": projected,
@@ -81,6 +84,11 @@ def _kills(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], Counter[str]]:
             key = (outcome.fault.row, outcome.store)
             found.setdefault(key, Counter()).update(outcome.hits)
     return found
+
+
+def _processor() -> str:
+    names = re.findall(r"^model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(), re.M)
+    return names[0] if names else platform.machine()
 
 
 def _commit() -> str:

@@ -112,6 +112,8 @@ def worker_kills(case: Case) -> None:
         stopped = launch.reach(case.failpoints, phase)
         victim = stopped if phase in AT_THE_WORKER else case.random.choice(launch.workers())
         case.kill_worker(victim, phase)
+    assert launch is not None
+    launch.wait()
     case.finish("--max-concurrent", "2")
 
 

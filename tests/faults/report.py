@@ -50,7 +50,7 @@ def as_json(outcomes: Sequence[Outcome], seed: int, projected: float, seconds: f
         {
             "seed": seed,
             "commit": _commit(),
-            "command": "python -m faults " + " ".join(sys.argv[1:]),
+            "command": f"python -m faults {re.sub(r'--json[ =][^ ]+', '', ' '.join(sys.argv[1:]))}",
             "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
             "ended_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(seconds, 1),

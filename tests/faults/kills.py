@@ -21,6 +21,20 @@ DATABASE = "database killed and restarted, or locked"
 UNTOLD = "kill between checkpoint and tell"
 
 
+AT_FAILPOINTS = dict.fromkeys(
+    (
+        "asked",
+        "mid-epoch",
+        "checkpoint-renamed",
+        "before-tell",
+        "inside-tell",
+        "reconciling",
+        "exit",
+    ),
+    1,
+)
+"""Every named instant, once a try."""
+
 # --- Driver -------------------------------------------------------------------------------------
 
 
@@ -39,15 +53,7 @@ def driver_at_random(case: Case) -> None:
     DRIVER,
     tries=3,
     seconds=90,
-    hits={
-        "asked": 1,
-        "mid-epoch": 1,
-        "checkpoint-renamed": 1,
-        "before-tell": 1,
-        "inside-tell": 1,
-        "reconciling": 1,
-        "exit": 1,
-    },
+    hits=AT_FAILPOINTS,
 )
 def driver_at_failpoints(case: Case) -> None:
     """The same at every named instant, in an order of each try's own."""
@@ -187,16 +193,7 @@ def node_killed(case: Case) -> None:
     DATABASE,
     tries=3,
     seconds=60,
-    hits={
-        "asked": 1,
-        "mid-epoch": 1,
-        "checkpoint-renamed": 1,
-        "before-tell": 1,
-        "inside-tell": 1,
-        "reconciling": 1,
-        "exit": 1,
-        "random": 3,
-    },
+    hits={**AT_FAILPOINTS, "random": 3},
 )
 def database_kills(case: Case) -> None:
     """The run waits for its database and goes on; no trial ends because of it."""

@@ -47,10 +47,10 @@ faults: install
 	$(BIN)/python -m pytest -m faults --timeout 1800
 
 bench: install
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --json bench.json
 
 bench-service: install
-	$(BIN)/python benchmarks/service.py
+	$(BIN)/python benchmarks/service.py --json bench-service.json
 
 lock:
 	rm -rf .venv-lock

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -35,6 +35,7 @@ if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
     # The allocator and OpenMP read them when the process starts.
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
 
+import numpy as np
 import torch
 from e3nn_form import e3nn_form
 from schnet import SchNet
@@ -42,6 +43,7 @@ from torch import Tensor, nn
 
 from hpsearch.config import DataConfig, NetworkConfig
 from hpsearch.data import qm9
+from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
@@ -98,9 +100,8 @@ class Case:
         names = TARGET_NAMES[:targets] if targets > 1 else ("U0",)
         statistics = TargetStatistics.fit(molecules, split.train, names)
         rows = split.train[:size]
-        started = time.perf_counter()
+        self.assembly_seconds = _assembly_seconds(molecules, split.train, size)
         batch = molecules.batch(rows)
-        self.assembly_seconds = time.perf_counter() - started
         self.inputs = (batch.elements, batch.positions, batch.counts)
         self.normalised = torch.from_numpy(statistics.normalise(molecules, rows)).float()
 
@@ -230,11 +231,27 @@ def _measure_memory(name: str, side: str) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def _assembly_seconds(molecules: Molecules, rows: Any, size: int) -> float:
+    """Median over the batches of a beginning epoch, in random order as in training."""
+    order = np.random.default_rng(0).permutation(rows)[: 50 * size]
+    times = []
+    for start in range(0, len(order), size):
+        started = time.perf_counter()
+        molecules.batch(order[start : start + size])
+        times.append(time.perf_counter() - started)
+    return median(times)
+
+
 def machine() -> dict[str, Any]:
     text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"model name\s*:\s*(.*)", text)
+    # Some virtual machines hide the model's name: family and model tell the generation.
+    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in ("model name", "cpu family", "model"))
+    named, family, number = (match[1] if match else "?" for match in found)
+    head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     return {
-        "cpu": model[1] if model else platform.processor(),
+        "cpu": f"{named} (family {family}, model {number})",
+        "commit": subprocess.run(head, capture_output=True, text=True).stdout.strip() or None,
+        "command": shlex.join(["python", *sys.argv]),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "onednn": onednn_is_faster(),

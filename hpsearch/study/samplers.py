@@ -6,6 +6,7 @@ import hashlib
 import heapq
 import warnings
 from collections.abc import Callable, Container, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import optuna
@@ -17,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.errors import InputError
 from hpsearch.search_space import SearchSpace
 
-TPE_LATEST = 1_000
+TPE_LATEST = 250
 """Trials with a verdict that TPE looks at, beside the best ones."""
 
 TPE_BEST = 25
@@ -68,15 +69,23 @@ class RecentTPE(optuna.samplers.TPESampler):
         return self._seen
 
 
-class _Seen:
-    """A study as a sampler sees it that is shown some of the trials; else the study itself."""
+class _Read:
+    """A study whose trials are read when they are first asked for, and never again."""
 
-    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+    def __init__(self, study: optuna.Study) -> None:
         self._study = study
-        self._trials = trials
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
+
+    @cached_property
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
     def _get_trials(
         self,
@@ -85,7 +94,15 @@ class _Seen:
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
         # Optuna's samplers read their history by this method, always without a copy.
-        return [trial for trial in self._trials if states is None or trial.state in states]
+        return self.get_trials(deepcopy, states)
+
+
+class _Seen(_Read):
+    """A study as a sampler sees it that is shown some of the trials."""
+
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        super().__init__(study)
+        self._trials = trials
 
 
 def best_and_latest(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -165,6 +182,13 @@ class SeededPerTrial(BaseSampler):
         # Which parameters are drawn together is not random, and found from the trials since the
         # last look; a new sampler would go through all of them.
         self._inferring = self._sampler
+        self._history: _Read | None = None
+
+    def _read_once(self, study: optuna.Study) -> optuna.Study:
+        """``study``, whose trials are read once for all that is drawn of a trial."""
+        if self._history is None:
+            self._history = _Read(study)
+        return cast(optuna.Study, self._history)
 
     def _seeded(self, number: int) -> BaseSampler:
         return SAMPLERS[self._space.sampler](self._space, trial_seed(self._space.seed, number))
@@ -172,13 +196,14 @@ class SeededPerTrial(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Begin trial ``trial.number``: Optuna calls this before the first parameter is drawn."""
         self._sampler = self._seeded(trial.number)
+        self._history = None
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """The parameters that are drawn together."""
-        return self._inferring.infer_relative_search_space(study, trial)
+        return self._inferring.infer_relative_search_space(self._read_once(study), trial)
 
     def sample_relative(
         self,
@@ -187,7 +212,7 @@ class SeededPerTrial(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """Values of the parameters that are drawn together."""
-        return self._sampler.sample_relative(study, trial, search_space)
+        return self._sampler.sample_relative(self._read_once(study), trial, search_space)
 
     def sample_independent(
         self,

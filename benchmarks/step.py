@@ -17,12 +17,10 @@ import json
 import os
 import re
 import resource
-import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -38,6 +36,7 @@ if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
 import numpy as np
 import torch
 from e3nn_form import e3nn_form
+from machine import machine
 from schnet import SchNet
 from torch import Tensor, nn
 
@@ -242,23 +241,6 @@ def _assembly_seconds(molecules: Molecules, rows: Any, size: int) -> float:
     return median(times)
 
 
-def machine() -> dict[str, Any]:
-    text = Path("/proc/cpuinfo").read_text()
-    # Some virtual machines hide the model's name: family and model tell the generation.
-    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in ("model name", "cpu family", "model"))
-    named, family, number = (match[1] if match else "?" for match in found)
-    head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    return {
-        "cpu": f"{named} (family {family}, model {number})",
-        "commit": subprocess.run(head, capture_output=True, text=True).stdout.strip() or None,
-        "command": shlex.join(["python", *sys.argv]),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "onednn": onednn_is_faster(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
 def measure(name: str, rounds: int) -> dict[str, Any]:
     case = Case(name)
     exact = {
@@ -310,7 +292,7 @@ def main() -> None:
     if arguments.memory:
         print(memory_beyond_the_model(*arguments.memory))
         return
-    about = {**machine(), "gflops": matrix_peak()}
+    about = {**machine(), "onednn": onednn_is_faster(), "gflops": matrix_peak()}
     peak = max(about["gflops"].values())
     print(
         f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}; square product "

@@ -25,8 +25,10 @@ from hpsearch import __version__, credentials
 from hpsearch.errors import HpsearchError, InputError, unwritable
 
 if TYPE_CHECKING:
+    from hpsearch.ablation import AblationPlan
     from hpsearch.config import DataConfig
     from hpsearch.data.molecule import Molecules
+    from hpsearch.estimate import Estimate
     from hpsearch.progress import Progress
     from hpsearch.runs import Work
     from hpsearch.store import Store
@@ -153,6 +155,11 @@ def _placement(noun: str) -> Decorator:
             help=f"GPUs of a {noun}; a fraction shares one.",
         ),
         click.option(
+            "--device",
+            metavar="NAME",
+            help=f"cpu or cuda; default cuda where a {noun} is given GPUs, else cpu.",
+        ),
+        click.option(
             "--address", metavar="ADDRESS", help="A running Ray cluster: auto, or host:port."
         ),
         click.option(
@@ -236,6 +243,7 @@ def launch(
     max_concurrent: int | None,
     cpus_per_run: float,
     gpus_per_run: float,
+    device: str | None,
     address: str | None,
     deadline_seconds: float,
     if_held: str,
@@ -247,6 +255,7 @@ def launch(
     table3, table3_log. Values that are not given here are the file's. The same command again
     continues what is missing; a larger --trials extends the study.
     """
+    from hpsearch.estimate import Estimate
     from hpsearch.report import idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
@@ -259,6 +268,7 @@ def launch(
         "max_concurrent": max_concurrent,
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
+        "device": device,
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
@@ -285,12 +295,15 @@ def launch(
             _say(idle)
         _say(f"follow it with: {_again('dashboard', storage)}")
         missing = search.found.left + search.found.reclaimed
-        epochs = chosen.training.get("epochs", 1)
-        _drive(
-            search,
-            _progress("trial", missing * int(epochs), Study.open(store, search.name).best()),
-            placement,
+        epochs = int(chosen.training.get("epochs", 1))
+        progress = _progress(
+            "trial",
+            Estimate([(None, epochs, 1.0)] * missing),
+            total=chosen.trials,
+            done=search.found.complete + search.found.pruned,
+            best=Study.open(store, search.name).best(),
         )
+        _drive(search, progress, placement)
         if search.breakdown is not None:
             if search.breakdown.traceback:
                 click.echo(search.breakdown.traceback.rstrip(), err=True)
@@ -371,6 +384,40 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
             raise HpsearchError(f"study {found.study} in {store.label}: {found}")
         if not as_json:
             _say(f"study {found.study} in {store.label}: {found}")
+
+
+@cli.command(epilog=_example("hpsearch doctor"))
+@_storage
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the checkpoints; default as for launch.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON list, for scripts.")
+def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
+    """Say what this machine can do, and what is wrong, each with its mend.
+
+    Cores, memory, GPUs, the molecules, the store, disks and versions. The exit code is 1 where
+    something keeps a launch from working.
+    """
+    import json
+    from dataclasses import asdict
+
+    from hpsearch.doctor import examine
+
+    found = []
+    for finding in examine(_url(storage), _runs_root(storage, runs)):
+        found.append(finding)
+        if not as_json:
+            mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
+            mend = f"\n{'':18}-> {finding.mend}" if finding.mend else ""
+            _say(f"{mark:5}{finding.what:13}{finding.said}{mend}")
+    if as_json:
+        _say(json.dumps([asdict(finding) for finding in found]))
+    wrong = [finding.what for finding in found if finding.state == "bad"]
+    if wrong:
+        raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")
 
 
 @cli.command(epilog=_example("hpsearch dashboard --port 8080"))
@@ -456,13 +503,32 @@ def export_best(
     help="L1Net, L0Net, L0NetDeep, L0NetOutdeep, L0NetBothDeep, separated by commas; default all.",
 )
 @click.option(
+    "--variants-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="YAML file that declares variants of your own, see docs/ablation.md.",
+)
+@click.option(
+    "--match",
+    type=click.Choice(["dims", "params"]),
+    default="dims",
+    show_default=True,
+    help="What an arm without vectors keeps: the number of feature components, as in the paper, or "
+    "as nearly as possible the number of weights.",
+)
+@click.option(
     "--repeats",
     type=int,
     callback=_least(1),
     metavar="N",
     default=1,
     show_default=True,
-    help="Runs of every cell.",
+    help="Runs of every cell, which differ in initialisation and order of batches.",
+)
+@click.option(
+    "--vary-split",
+    is_flag=True,
+    help="Repeats also train and validate on other molecules; all test on the same ones.",
 )
 @_epochs
 @_schedule
@@ -496,6 +562,11 @@ def export_best(
     "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the repeats' seeds."
 )
 @_placement("run")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print the plan and what it costs, measured by a few steps of every arm; run nothing.",
+)
 def ablate(
     file: Path,
     name: str | None,
@@ -503,10 +574,15 @@ def ablate(
     runs: Path | None,
     targets: tuple[str, ...],
     variants: tuple[str, ...],
+    variants_file: Path | None,
+    match: Literal["dims", "params"],
     repeats: int,
+    vary_split: bool,
+    dry_run: bool,
     max_concurrent: int | None,
     cpus_per_run: float,
     gpus_per_run: float,
+    device: str | None,
     address: str | None,
     deadline_seconds: float,
     if_held: str,
@@ -519,14 +595,26 @@ def ablate(
     add to it. An export as it was written is trained as in the paper, for at most 200
     epochs; one that was edited, or written by hand, keeps its own training.
     """
-    from hpsearch.ablation import Ablation, AblationPlan, DataSummary, Overrides
+    from hpsearch.ablation import (
+        Ablation,
+        AblationPlan,
+        DataSummary,
+        Overrides,
+        declared_variants,
+        relative_cost,
+    )
+    from hpsearch.estimate import Estimate
+    from hpsearch.report import plan_lines
 
     winner = _winner(file)
     plan = AblationPlan.make(
         winner,
         targets=targets,
         variants=variants,
+        declared=declared_variants(variants_file, winner) if variants_file else (),
         repeats=repeats,
+        match=match,
+        vary_split=vary_split,
         overrides=Overrides(**overrides),
         name=name,
         stem=file.stem,
@@ -535,28 +623,34 @@ def ablate(
         "max_concurrent": max_concurrent,
         "cpus_per_run": cpus_per_run,
         "gpus_per_run": gpus_per_run,
+        "device": device,
         "address": address,
         "deadline_seconds": deadline_seconds,
     }
     data = DataSummary.of(_molecules(), winner, plan)
+    for line in plan_lines(plan):
+        _say(line)
+    if dry_run:
+        _quote(plan, placement)
+        return
     root = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
         ablation = Ablation.launch(
             store, winner, plan, root, data, wait=if_held == "wait", say=_say
         )
         counts = ablation.counts()
-        waiting = counts["waiting"]
         _say(f"ablation {plan.name} in {store.label}")
-        _say(f"found: {counts['complete']} complete, {waiting} to run")
+        _say(f"found: {counts['complete']} complete, {counts['waiting']} to run")
         _say(plan.training_note)
         _say(
             f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
         )
-        _drive(
-            ablation,
-            _progress("run", waiting * plan.training.epochs),
-            placement,
-        )
+        cells = [
+            (cell.key, cell.config.training.epochs, float(relative_cost(cell.config.network)))
+            for cell in ablation.waiting
+        ]
+        progress = _progress("run", Estimate(cells), total=len(plan.cells), done=counts["complete"])
+        _drive(ablation, progress, placement)
         counts = ablation.counts()
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
         _say(f"next: {_again('report', storage)} -o report/")
@@ -565,6 +659,21 @@ def ablate(
                 f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; the "
                 "same command tries them again"
             )
+
+
+def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
+    from hpsearch import quote, tune
+    from hpsearch.report import quote_lines
+
+    places = tune.check_placement(**placement)
+    device = placement["device"] or ("cuda" if placement["gpus_per_run"] > 0 else "cpu")
+    timings = {}
+    for variant in plan.variants:
+        [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
+        timings[variant.name] = quote.measure(cell.config, placement["cpus_per_run"], device)
+    for line in quote_lines(plan, timings, places):
+        _say(line)
+    _say("nothing has been run or written; leave out --dry-run to begin")
 
 
 @cli.command(epilog=_example("hpsearch report -o report/ --format html,csv"))
@@ -587,7 +696,18 @@ def ablate(
     metavar="NAMES",
     help="Formats, separated by commas.",
 )
-def report(name: str | None, storage: str | None, output: Path, formats: tuple[str, ...]) -> None:
+@click.option(
+    "--distinct-targets",
+    is_flag=True,
+    help="Count U0, U, H and G once in tests over targets.",
+)
+def report(
+    name: str | None,
+    storage: str | None,
+    output: Path,
+    formats: tuple[str, ...],
+    distinct_targets: bool,
+) -> None:
     """Write a report: Table 1, learning curves, the trials.
 
     It is of the study or ablation NAME; without it, of the one launched last.
@@ -596,7 +716,9 @@ def report(name: str | None, storage: str | None, output: Path, formats: tuple[s
     from hpsearch.report import plain, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
-        written = write_report(store, output, name, formats, render_pages)
+        written = write_report(
+            store, output, name, formats, render_pages, distinct=distinct_targets
+        )
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):
@@ -650,7 +772,9 @@ def train(
         f"{len(split.train):,} training, {len(split.validation):,} validation, "
         f"{len(split.test):,} test molecules"
     )
-    progress = _progress("run", config.training.epochs - training.epochs_done)
+    from hpsearch.estimate import Estimate
+
+    progress = _progress("run", Estimate([(output.name, config.training.epochs, 1.0)]))
     progress.started(output.name, training.facts)
     while not training.finished:
         progress.epoch(output.name, training.run_epoch())
@@ -830,10 +954,10 @@ def _winner(file: Path) -> Winner:
     return Winner.read(path)
 
 
-def _progress(noun: str, epochs_left: int, best: tuple[float, str] | None = None) -> Progress:
+def _progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
     from hpsearch.progress import Progress
 
-    return Progress(noun, epochs_left, _say, best)
+    return Progress(noun, estimate, say=_say, **known)
 
 
 def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
@@ -854,6 +978,7 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.finished(key, outcome)
 
     tune.run(work, on_event=tell, **placement)
+    progress.ended()
     failpoint.reach("exit")
 
 

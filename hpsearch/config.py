@@ -127,6 +127,8 @@ class DataConfig(_Frozen):
         split_seed: seed of the random permutation that the three sets are cut from.
         split_file: JSON file with the three lists of QM9 indices, instead of a random split; the
             sizes and the seed stay at their defaults, since the file decides the molecules.
+        training_seed: draws the training and validation molecules anew from those that do not test;
+            the test molecules stay. What an ablation's repeats differ in with ``--vary-split``.
     """
 
     train_size: Annotated[int, Field(ge=2)] = 109_000
@@ -134,6 +136,8 @@ class DataConfig(_Frozen):
     test_size: PositiveCount | None = None
     split_seed: Count = 0
     split_file: str | None = None
+    # Left out where it is not set: a configuration without it keeps the fingerprint that it had.
+    training_seed: Annotated[Count | None, Field(exclude_if=lambda seed: seed is None)] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:

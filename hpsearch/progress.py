@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from hpsearch.estimate import Estimate
 from hpsearch.runs import Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.targets import target
 
@@ -33,14 +34,13 @@ def relative(loss: float, zero_output_loss: float) -> str:
 
 
 class Progress:
-    """Prints a run's events and estimates when the last run will have ended.
-
-    The estimate takes the mean seconds of the epochs seen so far for those that are left; it knows
-    nothing of runs that stop early or fail, so it is an upper bound more often than not.
+    """Prints a run's events, how many have ended, and when the last one will have.
 
     Args:
         noun: what a run is called, ``trial`` or ``run``.
-        epochs_left: epochs that the launch has still to train, at most.
+        estimate: of the launch's runs.
+        total: runs in all, those of earlier launches included; 0 where it is not counted.
+        done: runs that were complete before this launch.
         say: prints one line.
         best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
 
@@ -51,23 +51,28 @@ class Progress:
     def __init__(
         self,
         noun: str,
-        epochs_left: int,
+        estimate: Estimate,
+        *,
+        total: int = 0,
+        done: int = 0,
         say: Callable[[str], None] = lambda line: None,
         best: tuple[float, str] | None = None,
     ) -> None:
         self._noun = noun
         self._say = say
-        self._epochs_left = epochs_left
-        self._epochs_seen = 0
-        self._began: float | None = None
+        self._estimate = estimate
+        self._total = total
+        self._done = done
+        self._failed = 0
         self._facts: dict[str, RunFacts] = {}
+        self._running: set[str] = set()
         self.best = best
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A run has been built."""
-        # The first start ends the time that Ray takes to come up, which is no measure of an epoch.
-        self._began = self._began or time.monotonic()
+        self._estimate.started(key, facts.resumed_from, time.monotonic())
         self._facts[key] = facts
+        self._running.add(key)
         after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
         bad = f"; damaged and passed over: {', '.join(facts.damaged)}" if facts.damaged else ""
         self._say(
@@ -76,8 +81,7 @@ class Progress:
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch has ended."""
-        self._epochs_seen += 1
-        self._epochs_left = max(self._epochs_left - 1, 0)
+        self._estimate.epoch(key, metrics.seconds, time.monotonic())
         facts = self._facts.get(key)
         share = ""
         if facts is not None:
@@ -94,10 +98,31 @@ class Progress:
 
     def finished(self, key: str, outcome: Outcome) -> None:
         """A run has ended."""
+        self._estimate.finished(key, time.monotonic())
+        self._running.discard(key)
         if isinstance(outcome, Failure):
-            self._say(f"{self._noun} {key}: failed ({outcome.kind}): {outcome.message}")
-            return
-        self._say(f"{self._noun} {key}: {_completed(outcome)}{self._compare(key, outcome)}")
+            self._failed += 1
+            ending = f"failed ({outcome.kind}): {outcome.message}"
+        else:
+            self._done += 1
+            ending = f"{_completed(outcome)}{self._compare(key, outcome)}"
+        self._say(f"{self._noun} {key}: {ending}{self._standing()}")
+
+    def ended(self) -> None:
+        """The launch has ended: how right its estimates were."""
+        errors = self._estimate.errors(time.monotonic())
+        if errors is not None:
+            first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
+            self._say(f"the time left was estimated {first} at first, {half} half-way")
+
+    def _standing(self) -> str:
+        if self._total == 0:
+            return ""
+        failed = f", {self._failed} failed" if self._failed else ""
+        return (
+            f"; {self._done} of {self._total} done, {len(self._running)} running{failed}"
+            f"{self._left()}"
+        )
 
     def _compare(self, key: str, outcome: Completion) -> str:
         if outcome.test_maes:
@@ -109,11 +134,8 @@ class Progress:
         return f" (best so far {self.best[0]:,.4g}, {self._noun} {self.best[1]})"
 
     def _left(self) -> str:
-        if self._began is None or self._epochs_left == 0:
-            return ""
-        # Wall-clock seconds per epoch of all runs together, so concurrency is counted in.
-        rate = (time.monotonic() - self._began) / self._epochs_seen
-        return f", about {duration(rate * self._epochs_left)} left"
+        seconds = self._estimate.left(time.monotonic())
+        return "" if not seconds else f", about {duration(seconds)} left"
 
 
 def _completed(outcome: Completion) -> str:

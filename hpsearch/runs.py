@@ -130,6 +130,8 @@ class Completion:
         best_validation_loss: that loss.
         test_loss: Eq. 18 on the test molecules with the best epoch's weights; ``None`` unopened.
         test_maes: per target in reporting units; empty unopened.
+        test_residuals: per target, prediction less reference of each test molecule in reporting
+            units, in the split's order; empty unopened.
     """
 
     epochs: int
@@ -137,6 +139,7 @@ class Completion:
     best_validation_loss: float
     test_loss: float | None = None
     test_maes: dict[str, float] = field(default_factory=dict)
+    test_residuals: dict[str, list[float]] = field(default_factory=dict)
 
 
 Outcome = Completion | Failure

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -137,7 +138,9 @@ class Training:
     Attributes:
         facts: what is known before the first epoch.
         history: metrics of all epochs so far, those before a resume included.
+        split: the molecules that train, choose and test.
         statistics: of the training molecules (Eqs 14-16).
+        steps_per_epoch: optimizer steps of an epoch.
     """
 
     def __init__(
@@ -169,9 +172,9 @@ class Training:
         self._optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.training.learning_rate, fused=True
         )
-        self._steps_per_epoch = math.ceil(len(self.split.train) / config.training.batch_size)
+        self.steps_per_epoch = math.ceil(len(self.split.train) / config.training.batch_size)
         self._schedule = Schedule(
-            self._optimizer, config.training, self._steps_per_epoch * config.training.epochs
+            self._optimizer, config.training, self.steps_per_epoch * config.training.epochs
         )
         self.facts = RunFacts(
             weights=self.network.weights,
@@ -216,7 +219,7 @@ class Training:
         training_loss = self._train(epoch)
         loss, losses, maes = self.evaluate(self.split.validation, self._validation_targets)
         if not math.isfinite(loss):
-            raise NonFiniteLoss(epoch, epoch * self._steps_per_epoch, self._learning_rate)
+            raise NonFiniteLoss(epoch, epoch * self.steps_per_epoch, self._learning_rate)
         self._schedule.after_epoch(loss)
         metrics = EpochMetrics(
             epoch=epoch,
@@ -244,19 +247,22 @@ class Training:
         best = self.history[self.best_epoch - 1]
         test_loss: float | None = None
         test_maes: dict[str, float] = {}
+        residuals: dict[str, list[float]] = {}
         if evaluate_test:
-            test_loss, _, test_maes = self.evaluate(
-                self.split.test, self._normalised(self.split.test)
-            )
+            normalised = self._normalised(self.split.test)
+            differences = self._differences(self.split.test, normalised)
+            test_loss, _, test_maes = self._errors(differences)
+            columns = (differences * self._scale).float().T.tolist()
+            residuals = dict(zip(self.config.targets, columns, strict=True))
         return Completion(
             epochs=self.epochs_done,
             best_epoch=best.epoch,
             best_validation_loss=best.validation_loss,
             test_loss=test_loss,
             test_maes=test_maes,
+            test_residuals=residuals,
         )
 
-    @torch.no_grad()
     def evaluate(
         self, rows: np.ndarray[Any, Any], normalised: Tensor
     ) -> tuple[float, dict[str, float], dict[str, float]]:
@@ -269,11 +275,19 @@ class Training:
         Returns:
             Eq. 18, Eq. 17 averaged per target, and the MAE per target in reporting units.
         """
+        return self._errors(self._differences(rows, normalised))
+
+    @torch.no_grad()
+    def _differences(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Tensor:
+        """``[M, T]`` outputs less ``normalised``, where an error is exact (docs/decisions/0012)."""
         self.network.eval()
-        outputs = torch.cat([self._outputs(batch) for batch in self._batches(rows)]).cpu().double()
-        # In normalised units the error is exact; units come back in float64 (docs/decisions/0012).
-        losses = molecule_losses(outputs, normalised).mean(0)
-        maes = (outputs - normalised).abs().mean(0) * self._scale
+        outputs = torch.cat([self._outputs(batch) for batch in self._batches(rows)])
+        return outputs.cpu().double() - normalised
+
+    def _errors(self, differences: Tensor) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Eq. 18, Eq. 17 averaged per target, and the MAE per target in reporting units."""
+        losses = molecule_losses(differences, torch.zeros_like(differences)).mean(0)
+        maes = differences.abs().mean(0) * self._scale
         names = self.config.targets
         return (
             float(losses.sum()),
@@ -290,24 +304,58 @@ class Training:
         check_every = 1 if self.device.type == "cpu" else 50
         pending: list[Tensor] = []
         total = 0.0
-        for step in range(self._steps_per_epoch):
+        for step in range(self.steps_per_epoch):
             chosen = order[step * size : (step + 1) * size]
-            self._optimizer.zero_grad(set_to_none=True)
-            loss = self._add_gradients(chosen)
-            self._optimizer.step()
-            self._schedule.after_step()
+            loss = self._step(chosen)
             failpoint.reach("mid-epoch")
             pending.append(loss * len(chosen))
-            if len(pending) == check_every or step + 1 == self._steps_per_epoch:
+            if len(pending) == check_every or step + 1 == self.steps_per_epoch:
                 losses = torch.stack(pending).double().cpu()
                 wrong = (~losses.isfinite()).nonzero()
                 if len(wrong):
                     first = step + 1 - len(pending) + int(wrong[0]) + 1
-                    before = (epoch - 1) * self._steps_per_epoch
+                    before = (epoch - 1) * self.steps_per_epoch
                     raise NonFiniteLoss(epoch, before + first, self._learning_rate)
                 total += float(losses.sum())
                 pending.clear()
         return total / len(rows)
+
+    def _step(self, chosen: np.ndarray[Any, Any]) -> Tensor:
+        """One optimizer step on a batch; its loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._add_gradients(chosen)
+        self._optimizer.step()
+        self._schedule.after_step()
+        return loss
+
+    def time_steps(self, warm_up: int, steps: int) -> tuple[float, float]:
+        """Train and evaluate a little, to know how long it takes; spoils the run.
+
+        Args:
+            warm_up: optimizer steps before the timed ones.
+            steps: optimizer steps that are timed.
+
+        Returns:
+            Median seconds of a step, and seconds of a molecule evaluated.
+        """
+        self.network.train()
+        size = self.config.training.batch_size
+        rows = np.random.default_rng(0).permutation(len(self.split.train))
+        times = []
+        for step in range(warm_up + steps):
+            chosen = np.take(rows, range(step * size, (step + 1) * size), mode="wrap")
+            started = time.perf_counter()
+            # Read out, so that a GPU has ended.
+            float(self._step(chosen))
+            times.append(time.perf_counter() - started)
+        evaluated = self.split.validation[: 2 * EVALUATION_BATCH]
+        targets = self._validation_targets[: len(evaluated)]
+        started = time.perf_counter()
+        self.evaluate(evaluated, targets)
+        return (
+            statistics.median(times[warm_up:]),
+            (time.perf_counter() - started) / len(evaluated),
+        )
 
     def _add_gradients(self, chosen: np.ndarray[Any, Any]) -> Tensor:
         """Eq. 18 of a batch, whose gradients are added to the weights'.

@@ -164,7 +164,7 @@ def run(
         HpsearchError: Ray itself failed.
         Exception: whatever ``work`` or ``on_event`` raised, once the workers are down.
     """
-    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds)
+    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds, device)
     place = _Place(cpus_per_run, gpus_per_run)
     driver = _Driver(work, on_event, place, deadline_seconds)
     with (
@@ -223,29 +223,41 @@ def check_placement(
     max_concurrent: int | None = None,
     cpus_per_run: float = 1.0,
     gpus_per_run: float = 0.0,
+    device: str | None = None,
     address: str | None = None,
     deadline_seconds: float | None = None,
-) -> None:
+) -> int:
     """Refuses what :func:`run` would refuse; for callers that write something before they run.
 
     Args:
         max_concurrent: as for :func:`run`.
         cpus_per_run: as for :func:`run`.
         gpus_per_run: as for :func:`run`.
+        device: as for :func:`run`.
         address: as for :func:`run`; ``None`` counts what this machine has.
         deadline_seconds: as for :func:`run`.
+
+    Returns:
+        How many runs would go on side by side.
 
     Raises:
         InputError: as :func:`run`.
     """
-    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds)
+    _check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds, device)
     place = _Place(cpus_per_run, gpus_per_run)
     if address is None:
         # What Ray will count when it starts, which takes seconds.
-        place.check([ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()])
-        return
-    with _handlers_put_back(), _scratch(None) as folder, _cluster(address, folder, cpus_per_run):
-        place.check(_machines())
+        machines = [ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()]
+        place.check(machines)
+    else:
+        with (
+            _handlers_put_back(),
+            _scratch(None) as folder,
+            _cluster(address, folder, cpus_per_run),
+        ):
+            machines = _machines()
+            place.check(machines)
+    return min(sum(place.fitting(machine) for machine in machines), max_concurrent or _NO_LIMIT)
 
 
 # The driver's side
@@ -701,8 +713,9 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
             pieces=assignment.pieces,
         )
         _check_split(assignment, training.facts)
+        facts = replace(training.facts, device=training.facts.device + _gpu())
         # The driver that heard of the earlier epochs may have died before it wrote them down.
-        yield {"facts": asdict(training.facts), "epochs": [asdict(e) for e in training.history]}
+        yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
         while not training.finished:
             yield {"epoch": asdict(training.run_epoch())}
         yield {"completion": asdict(training.complete(assignment.evaluate_test))}
@@ -723,13 +736,22 @@ def _molecules() -> Molecules:
     return qm9.load()
 
 
+def _gpu() -> str:
+    """Which GPU Ray has given to this process, for the run's record; nothing without one."""
+    context = ray.get_runtime_context()
+    identifiers = context.get_accelerator_ids().get("GPU", [])
+    if not identifiers:
+        return ""
+    return f", GPU {'+'.join(identifiers)} of node {context.get_node_id()[:8]}"
+
+
 def _check_device(device: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
-            "install a build of torch for its GPU, or run on the CPU (device cpu)"
+            "install a build of torch for its GPU, or run on the CPU (--device cpu)"
         )
 
 
@@ -784,8 +806,22 @@ _OUT_OF_MEMORY = (
 
 
 def _check_request(
-    max_concurrent: int | None, cpus: float, gpus: float, deadline_seconds: float | None
+    max_concurrent: int | None,
+    cpus: float,
+    gpus: float,
+    deadline_seconds: float | None,
+    device: str | None,
 ) -> None:
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(
+            f"the device must be cpu or cuda, got '{device}'; leave it out for cuda where runs are "
+            "given GPUs"
+        )
+    if device == "cuda" and gpus == 0:
+        raise InputError(
+            "a run on cuda must be given a GPU or a part of one, got 0 GPUs; give it some "
+            "(--gpus-per-trial, --gpus-per-run)"
+        )
     if max_concurrent is not None and max_concurrent < 1:
         raise InputError(f"the runs at a time must be at least 1; got {max_concurrent}")
     if not 0 < cpus < math.inf:

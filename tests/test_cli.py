@@ -85,6 +85,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "verify --json": hpsearch(folder, "verify", "quick", "--json"),
         "study report": hpsearch(folder, "report", "-o", "study_report"),
         "export-best": hpsearch(folder, "export-best", "-o", "best.yaml"),
+        "dry run": hpsearch(
+            folder, *ABLATE, "--variants", "L1Net,L0Net", "--match", "params", "--dry-run"
+        ),
+        "status after the dry run": hpsearch(folder, "status"),
         "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "ablate again": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "report": hpsearch(folder, "report", "-o", "report"),
@@ -184,6 +188,22 @@ def test_verify_names_each_breach(store: Path) -> None:
     assert rules == [("count", None), ("facts", 0), ("terminal", 1)]
 
 
+def test_a_dry_run_prints_the_plan_and_its_cost_and_leaves_nothing(session: Session) -> None:
+    said = session.said["dry run"]
+    assert "2 runs: 2 × 1 × 1 variants, targets (mu), repeats; arms matched by weights" in said
+    weights = [
+        int(text.replace(",", ""))
+        for text in re.findall(r"^  L[01]Net +([\d,]+) weights", said, re.M)
+    ]
+    assert len(weights) == 2
+    assert abs(weights[1] / weights[0] - 1) < 0.05
+    assert re.search(r"^  L0Net: [\d,]+ ms a step, .* a run of 1 epochs; [\d.]+ GB$", said, re.M)
+    assert re.search(r"^in all at most \d+ s with \d+ at a time", said, re.M)
+    assert "nothing has been run or written" in said
+    assert session.said["status after the dry run"] == session.said["status"]
+    assert "found: 0 complete, 2 to run" in session.said["ablate"]
+
+
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:
     said = session.said["ablate"]
     assert "chosen on validation molecules: best.yaml" in session.said["export-best"]
@@ -191,6 +211,7 @@ def test_the_export_is_read_by_the_ablation(session: Session) -> None:
     assert re.search(r"training: at most 1 epochs, plateau, .* not the search's 2\n", said)
     assert "2 complete, 0 failed" in session.said["ablate"]
     assert re.search(r"run L0Net/mu/0: complete .* test MAE mu [\d.]+ D", session.said["ablate"])
+    assert re.search(r"; 2 of 2 done, 0 running$", session.said["ablate"], re.M)
     assert "found: 2 complete, 0 to run" in session.said["ablate again"]
     assert ": epoch " not in session.said["ablate again"]
     query = "select target, count(*), min(mae) from hpsearch_test_errors group by target"
@@ -636,6 +657,12 @@ def test_a_number_that_yaml_reads_as_text_is_respelled(empty: Path) -> None:
         (["lanch", "quick"], ["lanch", "Did you mean 'launch'?"]),
         (ABLATE, ["'best.yaml', which is no file", "hpsearch export-best -o best.yaml"]),
         (["ablate", "quick"], ["must be an exported configuration", "launch it instead"]),
+        (["ablate", "paper_l1net", "--device", "tpu"], ["must be cpu or cuda, got 'tpu'"]),
+        (["ablate", "paper_l1net", "--device", "cuda"], ["--gpus-per-run", "got 0 GPUs"]),
+        (
+            ["ablate", "paper_l1net", "--variants-file", "nowhere.yaml"],
+            ["nowhere.yaml"],
+        ),
         (["train", "nowhere/best.yaml", "-o", "o"], ["'nowhere/best.yaml', which is no file"]),
         (["data", "prepare", "--uncharacterized", "x"], ["--archive"]),
         (["dashboard", "--host", "0.0.0.0"], ["no login", "HPSEARCH_TOKEN", "ssh -L"]),

@@ -30,7 +30,7 @@ AT_THE_TOP = {
 """Who may import a library when it is imported itself; what is not named here, all may."""
 
 INSIDE = {
-    "torch": {"data", "checkpoint", "process", "tune"},
+    "torch": {"data", "checkpoint", "doctor", "process", "tune"},
     "safetensors": {"checkpoint"},
     "optuna": {"parameters", "search_space"},
 }

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+from hpsearch.estimate import Estimate
 from hpsearch.progress import Progress
-from hpsearch.runs import Completion
+from hpsearch.runs import Completion, EpochMetrics, Failure, RunFacts
 
 
 def test_the_best_so_far_counts_what_earlier_launches_found() -> None:
     said: list[str] = []
-    progress = Progress("trial", 2, said.append, best=(0.5, "1"))
+    progress = Progress("trial", Estimate([]), say=said.append, best=(0.5, "1"))
     progress.finished("4", Completion(2, 2, 0.75))
     progress.finished("5", Completion(2, 2, 0.25))
     assert said[0].endswith("(best so far 0.5, trial 1)")
     assert said[1].endswith("the best so far")
     assert progress.best == (0.25, "5")
+
+
+def test_the_end_of_a_run_says_how_many_are_done_running_and_failed() -> None:
+    said: list[str] = []
+    estimate = Estimate([("a", 1, 1.0), ("b", 1, 1.0), ("c", 1, 1.0)])
+    progress = Progress("run", estimate, total=5, done=2, say=said.append)
+    facts = RunFacts(4321, "somewhere", "cpu", "data", "split", 2.0)
+    for key in ("a", "b"):
+        progress.started(key, facts)
+    progress.epoch("a", EpochMetrics(1, 1e-3, 60.0, 1.0, 1.0, {"mu": 1.0}, {"mu": 0.5}))
+    progress.finished("a", Completion(1, 1, 1.0, 1.0, {"mu": 0.5}))
+    assert "; 3 of 5 done, 1 running, about " in said[-1]
+    assert said[-1].endswith(" left")
+    progress.finished("b", Failure("diverged", "no end of losses"))
+    assert "failed (diverged): no end of losses; 3 of 5 done, 0 running, 1 failed" in said[-1]
+
+
+def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
+    said: list[str] = []
+    progress = Progress("run", Estimate([("a", 2, 1.0)]), say=said.append)
+    progress.ended()
+    assert said == []
+    progress.started("a", RunFacts(1, "somewhere", "cpu", "data", "split", 2.0))
+    for epoch in (1, 2):
+        progress.epoch("a", EpochMetrics(epoch, 1e-3, 60.0, 1.0, 1.0, {}, {}))
+    progress.finished("a", Completion(2, 2, 1.0, 1.0, {"mu": 0.5}))
+    progress.ended()
+    # No time has passed where two minutes were estimated.
+    assert said[-1].startswith("the time left was estimated ")
+    assert "too long at first" in said[-1]

@@ -29,9 +29,9 @@ from hpsearch.report import (
     winner_lines,
     write_report,
 )
-from hpsearch.report.document import number, percent, value
 from hpsearch.report.render import Section, html_document, latex, latex_escape, markdown, plain
 from hpsearch.report.terminal import WIDEST_MOLECULE_ANGSTROM
+from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
@@ -341,7 +341,10 @@ def test_the_files_hold_the_numbers(store, tmp_path):
         "table1.csv",
         "cells.csv",
         "trials.csv",
+        "intervals.csv",
+        "comparisons.csv",
         "table1.tex",
+        "comparisons.tex",
     }
     assert sorted(written.paths) == sorted((tmp_path / "out" / "report").iterdir())
     page = (tmp_path / "out/report/report.html").read_text()
@@ -368,7 +371,10 @@ def test_csv_keeps_every_digit(store, tmp_path):
     assert float(rows[0]["relative_L1_L0"]) == (0.5625 - 1.0625) / 1.0625
     cells = list(csv.DictReader(io.StringIO((tmp_path / "cells.csv").read_text())))
     assert len(cells) == 12
-    assert {path.name for path in tmp_path.iterdir()} == {"table1.csv", "cells.csv", "trials.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("table1.csv", "cells.csv", "trials.csv"),
+        *("intervals.csv", "comparisons.csv"),
+    }
 
 
 def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):

@@ -247,6 +247,23 @@ def test_metrics_are_those_of_the_equations(molecules, tmp_path):
     assert metrics.validation_loss == pytest.approx(sum(metrics.target_losses.values()))
 
 
+def test_residuals_are_prediction_less_reference_of_each_test_molecule(molecules, tmp_path):
+    training = train(config(epochs=1), molecules, tmp_path)
+    completion = training.complete(evaluate_test=True)
+    rows = training.split.test
+    with torch.no_grad():
+        outputs = training._outputs(molecules.batch(rows)).double()
+    predicted = training.statistics.restore(outputs.numpy(), molecules, rows)
+    for t, (name, column) in enumerate([("mu", 0), ("U0", 7)]):
+        factor = 27_211.386245988 if name == "U0" else 1.0
+        errors = (predicted[:, t] - molecules.targets[rows, column]) * factor
+        residuals = completion.test_residuals[name]
+        assert residuals == pytest.approx(errors.tolist(), rel=1e-3, abs=1e-3)
+        assert completion.test_maes[name] == pytest.approx(
+            sum(map(abs, residuals)) / len(rows), rel=1e-5
+        )
+
+
 def test_the_best_epochs_weights_are_tested(molecules, tmp_path):
     # At a high rate an epoch soon ends worse than the one before.
     training = Training(config(epochs=50, learning_rate=0.2), molecules, tmp_path)
@@ -265,6 +282,7 @@ def test_the_test_set_stays_shut_unless_asked(molecules, tmp_path):
     completion = train(config(epochs=1), molecules, tmp_path).complete(evaluate_test=False)
     assert completion.test_loss is None
     assert completion.test_maes == {}
+    assert completion.test_residuals == {}
 
 
 def test_early_stopping(molecules, tmp_path):

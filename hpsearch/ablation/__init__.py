@@ -6,13 +6,16 @@ command again means the same cells; what is already in the store is not run agai
 """
 
 from hpsearch.ablation.cells import CELL_COLUMNS, STATES, CellState, cell_table
+from hpsearch.ablation.declared import declared_variants
 from hpsearch.ablation.plan import AblationPlan, Cell, Overrides, ablation_training, repeat_seed
 from hpsearch.ablation.summary import DataSummary, check_split, checked_split
 from hpsearch.ablation.variants import (
     VARIANT_NAMES,
     VARIANTS,
+    Match,
     Variant,
     drop_vectors,
+    match_weights,
     relative_cost,
     require_vectors,
     select_variants,
@@ -29,13 +32,16 @@ __all__ = [
     "Cell",
     "CellState",
     "DataSummary",
+    "Match",
     "Overrides",
     "Variant",
     "ablation_training",
     "cell_table",
     "check_split",
     "checked_split",
+    "declared_variants",
     "drop_vectors",
+    "match_weights",
     "relative_cost",
     "repeat_seed",
     "require_vectors",

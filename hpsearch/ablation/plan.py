@@ -8,7 +8,13 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 from hpsearch.ablation.rebuild import Config, option, rebuild, rebuild_by_options
-from hpsearch.ablation.variants import Variant, require_vectors, select_variants
+from hpsearch.ablation.variants import (
+    VARIANTS,
+    Match,
+    Variant,
+    require_vectors,
+    select_variants,
+)
 from hpsearch.config import (
     DataConfig,
     NetworkConfig,
@@ -18,6 +24,7 @@ from hpsearch.config import (
     fingerprint,
 )
 from hpsearch.errors import InputError
+from hpsearch.network_size import count_weights
 from hpsearch.targets import canonical_targets
 from hpsearch.winner import Winner
 
@@ -137,6 +144,9 @@ class AblationPlan:
         targets: each trained by itself, in Table 1's order.
         variants: the arms.
         repeats: networks per variant and target.
+        match: what the arms without vectors have in common with the winner.
+        vary_split: whether the repeats also train and validate on other molecules; all test on the
+            same ones.
         expected_split: hash of the search's split where the cells use the same one, else ``None``.
     """
 
@@ -147,6 +157,8 @@ class AblationPlan:
     targets: tuple[str, ...]
     variants: tuple[Variant, ...]
     repeats: int = 1
+    match: Match = "dims"
+    vary_split: bool = False
     expected_split: str | None = None
     training_note: str = ""
 
@@ -157,7 +169,10 @@ class AblationPlan:
         *,
         targets: Iterable[str] = (),
         variants: Iterable[str] = (),
+        declared: tuple[Variant, ...] = (),
         repeats: int = 1,
+        match: Match = "dims",
+        vary_split: bool = False,
         overrides: Overrides = Overrides(),
         name: str | None = None,
         stem: str | None = None,
@@ -170,8 +185,11 @@ class AblationPlan:
         Args:
             winner: the exported configuration.
             targets: names; ``all`` for the twelve.
-            variants: names; ``all`` for the five.
+            variants: names; ``all`` for the five and the declared ones, and so does none.
+            declared: variants beside the five.
             repeats: networks per variant and target.
+            match: what the arms without vectors have in common with the winner.
+            vary_split: whether the repeats also differ in the molecules that train and validate.
             overrides: changes to the training and the data.
             name: the experiment's name; by default ``stem`` or the winner's name, with the first
                 digits of the plan's identity.
@@ -193,8 +211,10 @@ class AblationPlan:
             training=training,
             data=data,
             targets=canonical_targets(tuple(targets) or search.targets),
-            variants=select_variants(variants),
+            variants=select_variants(variants, (*VARIANTS, *declared)),
             repeats=repeats,
+            match=match,
+            vary_split=vary_split,
             expected_split=winner.split_hash if data == search.data else None,
             training_note=_training_note(winner, training),
         )
@@ -202,19 +222,23 @@ class AblationPlan:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of what all cells share: network, training and data.
+        """SHA-256 of what all cells share: network, training and data, and how arms are matched.
 
         Targets, variants and repeats are no part of it: adding some adds cells to the same
         experiment.
         """
-        return fingerprint(
-            {
-                "network": self.network.model_dump(mode="json"),
-                "training": self.training.model_dump(mode="json"),
-                "data": self.data.model_dump(mode="json"),
-                "split": self.expected_split,
-            }
-        )
+        shared: dict[str, object] = {
+            "network": self.network.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "data": self.data.model_dump(mode="json"),
+            "split": self.expected_split,
+        }
+        # Only where it is not the paper's way, so that what was named before keeps its name.
+        if self.match != "dims":
+            shared["match"] = self.match
+        if self.vary_split:
+            shared["vary_split"] = True
+        return fingerprint(shared)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -226,14 +250,30 @@ class AblationPlan:
             for variant in self.variants
         )
 
+    @cached_property
+    def networks(self) -> dict[str, NetworkConfig]:
+        """Each variant's network, by its name."""
+        return {v.name: v.network_of(self.network, self.match) for v in self.variants}
+
+    @cached_property
+    def weights(self) -> dict[str, int]:
+        """Trainable weights of each variant's single-target network, by the variant's name."""
+        return {name: count_weights(network) for name, network in self.networks.items()}
+
     def _config(self, variant: Variant, target: str, repeat: int) -> TrialConfig:
         seed = repeat_seed(self.training.seed, repeat)
         return TrialConfig(
             targets=(target,),
-            network=variant.derive(self.network),
-            training=rebuild(self.training, seed=seed),
-            data=self.data,
+            network=self.networks[variant.name],
+            training=rebuild(variant.training_of(self.training), seed=seed),
+            data=self.data_of(repeat),
         )
+
+    def data_of(self, repeat: int) -> DataConfig:
+        """The molecules of a repeat; the first one's are always the plan's own."""
+        if not self.vary_split or repeat == 0:
+            return self.data
+        return rebuild(self.data, training_seed=repeat_seed(self.data.split_seed, repeat))
 
 
 def _training_note(winner: Winner, training: TrainingConfig) -> str:

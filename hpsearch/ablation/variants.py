@@ -1,31 +1,96 @@
-"""The arms of the ablation: what each changes in the winner's network (section 4.4)."""
+"""The arms of the ablation: what each changes in the winner's configuration (section 4.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from hpsearch.ablation.rebuild import rebuild
-from hpsearch.config import NetworkConfig
+from hpsearch.config import NetworkConfig, TrainingConfig
 from hpsearch.errors import InputError
+from hpsearch.network_size import count_weights
 
 VECTOR_DIMENSION = 3
 """Components of a vector, hence scalars in its place: 29 vectors, 87 scalars in section 2.1."""
 
+Match = Literal["dims", "params"]
+"""What an arm without vectors has in common with the winner: as many feature components, as in the
+paper, or as nearly as possible as many weights."""
+
 
 @dataclass(frozen=True)
 class Variant:
-    """One arm of the ablation: a name and what it changes in the winner's network.
+    """One arm of the ablation: a name and what it changes in the winner's configuration.
 
     Attributes:
         name: as in Table 1 and in the cells' keys.
         description: what differs from the winner, in a few words.
         derive: the winner's network to this arm's; validates what it returns.
+        network: fields of the network that are set after ``derive`` and after the matching.
+        training: fields of the training that are set.
     """
 
     name: str
     description: str
     derive: Callable[[NetworkConfig], NetworkConfig]
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def network_of(self, winner: NetworkConfig, match: Match = "dims") -> NetworkConfig:
+        """This arm's network.
+
+        Args:
+            winner: the exported configuration's.
+            match: ``params`` gives an arm that drops all vectors the multiplicity whose weight
+                count is nearest the winner's.
+
+        Raises:
+            InputError: a change is not allowed.
+        """
+        network = self.derive(winner)
+        if match == "params" and _has_vectors(winner) and not _has_vectors(network):
+            network = match_weights(network, count_weights(winner))
+        return rebuild(network, **self.network)
+
+    def training_of(self, winner: TrainingConfig) -> TrainingConfig:
+        """This arm's training.
+
+        Raises:
+            InputError: a change is not allowed.
+        """
+        return rebuild(winner, **self.training)
+
+
+def _has_vectors(network: NetworkConfig) -> bool:
+    return network.featurization_vectors + network.output_vectors > 0
+
+
+def match_weights(network: NetworkConfig, weights: int) -> NetworkConfig:
+    """``network`` with as many scalars as bring its weight count nearest to ``weights``.
+
+    The scalars between output convolutions keep their proportion to the featurization's. The count
+    grows with the multiplicity, so the nearest is beside the first that exceeds ``weights``; of two
+    equally near the smaller is taken. Depth, radial functions and atom-wise layers stay.
+
+    Args:
+        network: without vectors.
+        weights: to come near, for a single target.
+    """
+    above = 1
+    while count_weights(_with_scalars(network, above)) < weights:
+        above += 1
+    nearest = min(
+        (max(above - 1, 1), above),
+        key=lambda scalars: abs(count_weights(_with_scalars(network, scalars)) - weights),
+    )
+    return _with_scalars(network, nearest)
+
+
+def _with_scalars(network: NetworkConfig, scalars: int) -> NetworkConfig:
+    share = scalars / network.featurization_scalars
+    between = max(1, round(share * network.output_scalars)) if network.output_blocks > 1 else 0
+    return rebuild(network, featurization_scalars=scalars, output_scalars=between)
 
 
 def _as_it_is(network: NetworkConfig) -> NetworkConfig:

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from hpsearch import checkpoint
+from hpsearch import checkpoint, environment
 from hpsearch.ablation.cells import STATES, CellState
-from hpsearch.ablation.plan import AblationPlan
+from hpsearch.ablation.plan import AblationPlan, Cell
 from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
 from hpsearch.errors import HpsearchError, InputError
@@ -45,7 +45,7 @@ class Ablation:
         self._store = store
         self._run_ids = run_ids
         self._directory = directory
-        self._expected_split = expected_split
+        self._expected_splits = {_split_name(plan, 0): expected_split}
         self._states: dict[str, CellState] = {
             cell.key: "complete" if cell.key in complete else "waiting" for cell in plan.cells
         }
@@ -121,8 +121,13 @@ class Ablation:
             config=cell.config,
             directory=str(self._directory / cell.key),
             evaluate_test=True,
-            expected_split=self._expected_split,
+            expected_split=self._expected_splits.get(_split_name(self.plan, cell.repeat)),
         )
+
+    @property
+    def waiting(self) -> tuple[Cell, ...]:
+        """The cells that are still to be handed out, in their order."""
+        return tuple(self._queue)
 
     @property
     def finished(self) -> bool:
@@ -132,14 +137,17 @@ class Ablation:
     def started(self, key: str, facts: RunFacts) -> None:
         """A worker has built the cell's network and data; the first cell's data are all cells'.
 
+        Where the split varies, they are those of all cells of the repeat.
+
         Raises:
             InputError: the molecules or the split are not those of the ablation's other cells,
                 which therefore could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
-        given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
+        split = _split_name(self.plan, int(key.rpartition("/")[2]))
+        given = {"data_hash": facts.data_hash, split: facts.split_hash}
         settled = self._store.settle(self.experiment.id, **given)
-        self._expected_split = settled["split_hash"]
+        self._expected_splits[split] = settled[split]
         for what, value in given.items():
             if settled[what] != value:
                 raise InputError(
@@ -176,6 +184,11 @@ class Ablation:
         return {state: states.count(state) for state in STATES}
 
 
+def _split_name(plan: AblationPlan, repeat: int) -> str:
+    """The provenance's entry for the hash of a repeat's split."""
+    return f"split_hash_{repeat}" if plan.vary_split and repeat > 0 else "split_hash"
+
+
 def _check_same_runs(
     store: Store, earlier: Experiment, plan: AblationPlan, data: DataSummary | None
 ) -> None:
@@ -205,6 +218,12 @@ def _check_same_runs(
             )
 
 
+def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What code the launches ran, in their order; only changes are added."""
+    now = environment.code()
+    return earlier if earlier and earlier[-1] == now else [*earlier, now]
+
+
 def _record_plan(
     store: Store, experiment: Experiment, plan: AblationPlan, data: DataSummary | None
 ) -> None:
@@ -214,7 +233,10 @@ def _record_plan(
         "variants": {
             **stored.get("variants", {}),
             **{variant.name: variant.description for variant in plan.variants},
-        }
+        },
+        "match": plan.match,
+        "vary_split": plan.vary_split,
+        "code": _with_this_code(stored.get("code", [])),
     }
     if data is not None:
         earlier = (stored.get("data") or {}).get("baselines", {})

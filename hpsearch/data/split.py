@@ -66,9 +66,14 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     validation set holds a smaller one, and the molecules before the anchor only ever train. With a
     split file, the file decides.
 
+    A ``training_seed`` leaves the test molecules as they are and draws as many to train and to
+    validate anew: from all others, or, with a split file, from those that it trains or validates.
+
     Raises:
         InputError: there are too few molecules, or the split file is wrong.
     """
+    if config.training_seed is not None:
+        return _redrawn(molecules, config, config.training_seed)
     if config.split_file is not None:
         return read_split(Path(config.split_file), molecules)
     total = len(molecules)
@@ -84,6 +89,21 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
         train=order[:train],
         validation=order[start : start + validation],
         test=order[test:],
+    )
+
+
+def _redrawn(molecules: Molecules, config: DataConfig, seed: int) -> Split:
+    given = make_split(molecules, config.model_copy(update={"training_seed": None}))
+    if config.split_file is None:
+        pool = np.setdiff1d(np.arange(len(molecules)), given.test)
+    else:
+        pool = np.concatenate([given.train, given.validation])
+    order = _shuffled(pool[np.argsort(molecules.identifiers[pool])], seed)
+    return Split.of(
+        molecules,
+        train=order[: len(given.train)],
+        validation=order[len(order) - len(given.validation) :],
+        test=given.test,
     )
 
 
@@ -162,10 +182,13 @@ def read_split(path: Path, molecules: Molecules) -> Split:
 
 def _permutation(molecules: Molecules, seed: int) -> Integers:
     """All rows in seeded random order; the same molecules in any table, whatever its order."""
+    return _shuffled(np.argsort(molecules.identifiers), seed)
+
+
+def _shuffled(rows: Integers, seed: int) -> Integers:
     # RandomState's stream is frozen by numpy's policy; that of the newer Generator may change.
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
-    by_identifier = np.argsort(molecules.identifiers)
-    return by_identifier[random.permutation(len(molecules))].astype(np.int64)
+    return rows[random.permutation(len(rows))].astype(np.int64)
 
 
 def _read_json(path: Path) -> dict[str, NDArray[np.int64]]:

@@ -4,6 +4,12 @@ Everything comes from the store. Tables are pandas frames first; the renderers t
 for Markdown, HTML and LaTeX, while CSV keeps the frames' full precision.
 """
 
+from hpsearch.report.comparison import (
+    comparison_sections,
+    comparison_table,
+    interval_table,
+    over_targets,
+)
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
@@ -11,6 +17,8 @@ from hpsearch.report.terminal import (
     driver_line,
     idle_line,
     molecule_lines,
+    plan_lines,
+    quote_lines,
     status_lines,
     winner_lines,
 )
@@ -22,10 +30,16 @@ __all__ = [
     "Subject",
     "Written",
     "averages",
+    "comparison_sections",
+    "comparison_table",
     "driver_line",
     "idle_line",
+    "interval_table",
     "molecule_lines",
+    "over_targets",
     "plain",
+    "plan_lines",
+    "quote_lines",
     "search_table",
     "sections",
     "status_lines",

@@ -13,6 +13,7 @@ from hpsearch.ablation import VARIANTS, cell_table
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.progress import duration
 from hpsearch.published import COMPARISONS
+from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.render import Section
 from hpsearch.report.tables import (
     BASELINES,
@@ -24,10 +25,9 @@ from hpsearch.report.tables import (
     table1,
     weights_of,
 )
+from hpsearch.report.text import BLANK, number, percent, value
 from hpsearch.store import Store
 from hpsearch.study import Study
-
-BLANK = ""
 
 PACKAGED_MOLECULES = 130_831
 """Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""
@@ -95,11 +95,18 @@ def _study_of(provenance: dict[str, Any]) -> str | None:
     return None if origin is None else str(origin["study"])
 
 
-def sections(store: Store, about: Subject) -> list[Section]:
-    """The whole report: Table 1 first, since it is what one opens a report for."""
+def sections(store: Store, about: Subject, *, distinct: bool = False) -> list[Section]:
+    """The whole report: Table 1 first, since it is what one opens a report for.
+
+    Args:
+        store: where the runs are.
+        about: what it is of.
+        distinct: whether U0, U, H and G count once in tests over targets.
+    """
     found: list[Section] = []
     if about.ablation is not None:
         found += table1_sections(store, about.ablation)
+        found += comparison_sections(store, about.ablation, distinct=distinct)
         found += failure_sections(store, about.ablation)
         found.append(origin_section(store, about.ablation))
     if about.study is not None:
@@ -391,30 +398,3 @@ def _winner(study: Study) -> Section:
         f"{winner.config.data.train_size:,} molecules."
     )
     return Section(title, (remark,), ("Setting", "Value"), rows)
-
-
-# --- Numbers as text -----------------------------------------------------------------------------
-
-
-def number(value: Any, *, sign: bool = False) -> str:
-    """Four significant digits without an exponent for large ones; blank if not known."""
-    if value is None or pd.isna(value):
-        return BLANK
-    plus = "+" if sign else ""
-    return f"{value:{plus},.0f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
-
-
-def percent(fraction: Any) -> str:
-    """A signed percentage with one decimal."""
-    return f"{100 * fraction:+.1f} %"
-
-
-def value(entry: Any) -> str:
-    """Any stored value as text; blank if not known."""
-    if entry is None or (not isinstance(entry, str) and pd.isna(entry)):
-        return BLANK
-    if isinstance(entry, (bool, str)):
-        return str(entry).lower() if isinstance(entry, bool) else entry
-    if float(entry) == int(entry):
-        return f"{int(entry):,}"
-    return f"{entry:.4g}"

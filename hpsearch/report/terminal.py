@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from hpsearch.ablation import AblationPlan
 from hpsearch.config import DataConfig
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.progress import relative
+from hpsearch.network_size import count_weights
+from hpsearch.progress import duration, relative
+from hpsearch.quote import Timing, makespan
 from hpsearch.search_space import SearchSpace
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
@@ -45,6 +48,64 @@ def _possible(space: SearchSpace, name: str) -> set[Any]:
         return {space.network[name]}
     parameter = space.parameters[name]
     return {*parameter.ends.values(), parameter.otherwise} - {None}
+
+
+UNEQUAL = 0.05
+"""Difference of weight counts, as a part of the winner's, that is pointed out."""
+
+
+def plan_lines(plan: AblationPlan) -> Iterator[str]:
+    """The arms with their weight counts, before anything runs."""
+    reference = count_weights(plan.network)
+    cells = f"{len(plan.variants)} × {len(plan.targets)} × {plan.repeats}"
+    yield (
+        f"{len(plan.cells)} runs: {cells} variants, targets ({', '.join(plan.targets)}), repeats; "
+        f"arms matched by {'weights' if plan.match == 'params' else 'feature components'}"
+    )
+    width = max(len(variant.name) for variant in plan.variants)
+    for variant in plan.variants:
+        network, weights = plan.networks[variant.name], plan.weights[variant.name]
+        features = f"{network.featurization_scalars}x0+{network.featurization_vectors}x1"
+        yield (
+            f"  {variant.name:{width}}  {weights:>11,} weights, {features}, {variant.description}"
+        )
+    unequal = [
+        f"{name} {weights / reference - 1:+.0%}"
+        for name, weights in plan.weights.items()
+        if abs(weights / reference - 1) > UNEQUAL
+    ]
+    if unequal:
+        mend = "; --match params brings them near" if plan.match == "dims" else ""
+        yield (
+            f"the arms' weights differ by more than {UNEQUAL:.0%} from the exported network's "
+            f"{reference:,}: {', '.join(unequal)}{mend}"
+        )
+
+
+def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Iterator[str]:
+    """What a plan will cost, by a few measured steps of every arm.
+
+    Args:
+        plan: the cells.
+        timings: of every variant, by its name.
+        places: runs that go on side by side.
+    """
+    seconds: dict[str, float] = {}
+    for variant in plan.variants:
+        timing = timings[variant.name]
+        epochs = variant.training_of(plan.training).epochs
+        seconds[variant.name] = timing.run_seconds(epochs)
+        yield (
+            f"  {variant.name}: {timing.step_seconds * 1e3:.0f} ms a step, "
+            f"{duration(timing.epoch_seconds)} an epoch, {duration(seconds[variant.name])} a run "
+            f"of {epochs} epochs; {timing.memory_bytes / 1e9:.1f} GB"
+        )
+    runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
+    yield (
+        f"in all at most {duration(makespan(runs, places))} with {places} at a time "
+        f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
+        "slow each other down where memory is the limit"
+    )
 
 
 def driver_line(study: Study) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpsearch.ablation import cell_table
 from hpsearch.errors import InputError, unwritable
+from hpsearch.report.comparison import comparison_sections, comparison_table, interval_table
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import html_document, latex, markdown
 from hpsearch.report.tables import ablation_experiment, search_table, table1
@@ -57,6 +58,8 @@ def write_report(
     name: str | None = None,
     formats: Collection[str] = FORMATS,
     pages: RenderPages | None = None,
+    *,
+    distinct: bool = False,
 ) -> Written:
     """Writes the report of the study or ablation called ``name``, by default the latest launched.
 
@@ -66,6 +69,7 @@ def write_report(
         name: of an ablation or of a study.
         formats: of ``FORMATS``; ``html`` brings the pages.
         pages: draws the pages; ``None`` for a report without.
+        distinct: whether U0, U, H and G count once in tests over targets.
 
     Raises:
         InputError: there is nothing to report, a format is unknown, or the folder cannot be
@@ -78,7 +82,7 @@ def write_report(
     problems: list[str] = []
     if "html" in wanted and pages is not None:
         documents, problems = _pages(store, about, pages)
-    files = {**documents, **_texts(store, about, wanted, documents)}
+    files = {**documents, **_texts(store, about, wanted, documents, distinct)}
     return Written(write_files(directory, files), tuple(problems))
 
 
@@ -97,10 +101,14 @@ def _pages(store: Store, about: Subject, pages: RenderPages) -> Documents:
 
 
 def _texts(
-    store: Store, about: Subject, formats: Collection[str], pages: Mapping[str, str]
+    store: Store,
+    about: Subject,
+    formats: Collection[str],
+    pages: Mapping[str, str],
+    distinct: bool,
 ) -> dict[str, str]:
     files: dict[str, str] = {}
-    everything = sections(store, about)
+    everything = sections(store, about, distinct=distinct)
     title = f"hpsearch report: {about.name}"
     if "md" in formats:
         files["report.md"] = f"# {title}\n\n{markdown(everything)}"
@@ -110,10 +118,14 @@ def _texts(
     if about.ablation is not None:
         if "latex" in formats:
             files["table1.tex"] = latex(table1_sections(store, about.ablation))
+            compared = comparison_sections(store, about.ablation, distinct=distinct)
+            files["comparisons.tex"] = latex(compared)
         if "csv" in formats:
             experiment = ablation_experiment(store, about.ablation)
             files["table1.csv"] = table1(store, about.ablation).to_csv()
             files["cells.csv"] = cell_table(store, experiment.id).to_csv(index=False)
+            files["intervals.csv"] = interval_table(store, about.ablation).to_csv(index=False)
+            files["comparisons.csv"] = comparison_table(store, about.ablation).to_csv(index=False)
     if about.study is not None and "csv" in formats:
         files["trials.csv"] = search_table(Study.open(store, about.study)).to_csv()
     return files

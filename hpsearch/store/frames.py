@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, inspect, select
 
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
 
@@ -115,6 +115,21 @@ def all_test_errors(experiment_id: int | None) -> Select[Any]:
         .join(experiments)
     )
     return _of(query, experiment_id).order_by(c.run_id, c.target)
+
+
+def all_test_residuals(connection: Connection, experiment_id: int) -> pd.DataFrame:
+    """One row per completed ablation run and target whose residuals were recorded."""
+    c = test_errors.c
+    recorded = {column["name"] for column in inspect(connection).get_columns(test_errors.name)}
+    if c.residuals.name not in recorded:  # schemas before 0003
+        return pd.DataFrame(columns=[*(column.name for column in _WHICH), "target", "residuals"])
+    query = (
+        select(*_WHICH, c.target, c.residuals)
+        .join_from(test_errors, runs, c.run_id == runs.c.id)
+        .join(experiments)
+        .where(c.residuals.is_not(None))
+    )
+    return read_frame(connection, _of(query, experiment_id).order_by(c.run_id, c.target))
 
 
 def read_frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:

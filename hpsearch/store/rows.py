@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import Connection, String, Table, cast, column, delete, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -103,6 +105,16 @@ def forget_values(connection: Connection, trial_id: int, after: int) -> None:
     c = _optuna_reported.c
     these = (c.trial_id == trial_id) & (c.step > after)
     connection.execute(delete(_optuna_reported).where(these))
+
+
+def packed(values: Sequence[float] | None) -> bytes | None:
+    """``values`` as little-endian float32, whose seven digits are more than a residual has."""
+    return None if not values else np.asarray(values, dtype="<f4").tobytes()
+
+
+def unpacked(content: bytes) -> NDArray[np.float64]:
+    """What :func:`packed` wrote."""
+    return np.frombuffer(content, dtype="<f4").astype(np.float64)
 
 
 def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:

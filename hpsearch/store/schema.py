@@ -12,11 +12,11 @@ from hpsearch.errors import InputError
 from hpsearch.shipped import folder
 from hpsearch.store.tables import VERSION_TABLE
 
-READABLE = frozenset({"0001"})
+READABLE = frozenset({"0001", "0002"})
 """Older versions that hold every table and column that readers use; `Store.create` upgrades them.
 
-A step that adds only what the driver writes leaves the versions before it here; one that changes
-what readers read takes them out.
+A step that adds only what the driver writes, or what a reader can do without, leaves the versions
+before it here; one that changes what readers read takes them out.
 """
 
 _UPGRADE_LOCK = 4_811_274_306

@@ -33,10 +33,12 @@ from hpsearch.store.rows import (
     finite,
     forget_values,
     now,
+    packed,
     plain,
     result_row,
     to_json,
     trial_states,
+    unpacked,
     upsert,
 )
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
@@ -325,8 +327,15 @@ class Store:
         row = result_row(run_id, outcome)
         columns = [name for name in row if name != "run_id"]
         maes = outcome.test_maes if isinstance(outcome, Completion) else {}
+        residuals = outcome.test_residuals if isinstance(outcome, Completion) else {}
         errors = [
-            {"run_id": run_id, "target": target, "mae": finite(mae)} for target, mae in maes.items()
+            {
+                "run_id": run_id,
+                "target": target,
+                "mae": finite(mae),
+                "residuals": packed(residuals.get(target)),
+            }
+            for target, mae in maes.items()
         ]
 
         def work(connection: Connection) -> None:
@@ -334,7 +343,8 @@ class Store:
             if connection.execute(stands).scalar_one_or_none() == "complete":
                 return
             upsert(connection, results, [row], key=("run_id",), replace=columns)
-            upsert(connection, test_errors, errors, key=("run_id", "target"), replace=("mae",))
+            measured = ("mae", "residuals")
+            upsert(connection, test_errors, errors, key=("run_id", "target"), replace=measured)
 
         self._write(work)
 
@@ -463,6 +473,16 @@ class Store:
         Columns: kind, experiment, key, target, mae (reporting unit).
         """
         return self._read(lambda c: frames.read_frame(c, frames.all_test_errors(experiment_id)))
+
+    def test_residuals(self, experiment_id: int) -> pd.DataFrame:
+        """Prediction less reference of every test molecule, of completed ablation runs.
+
+        Columns: kind, experiment, key, target, residuals (float64 array in reporting units, in the
+        order of the split's test rows). A run that was recorded without them has no row.
+        """
+        frame = self._read(lambda c: frames.all_test_residuals(c, experiment_id))
+        frame["residuals"] = frame["residuals"].map(unpacked)
+        return frame
 
     # --- Transactions -----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     ForeignKeyConstraint,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -111,6 +112,8 @@ test_errors = Table(
     Column("run_id", ForeignKey(results.c.run_id, ondelete="CASCADE"), primary_key=True),
     Column("target", String(20), primary_key=True),
     Column("mae", Double),
+    # float32, little-endian, one for each test molecule in the split's order.
+    Column("residuals", LargeBinary),
 )
 
 leases = Table(

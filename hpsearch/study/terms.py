@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
-import hpsearch
-from hpsearch import shipped
+from hpsearch import environment
 from hpsearch.errors import InputError
 from hpsearch.search_space import SearchSpace
 
@@ -23,10 +19,6 @@ _KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
 """Changes that Optuna refuses within a study: its distributions of one name must be alike."""
 
 
-_PACKAGES = ("torch", "numpy", "optuna", "ray", "qm9pack")
-"""Packages that decide what a run computes, by their names on the index."""
-
-
 def first_terms(space: SearchSpace) -> dict[str, Any]:
     """Provenance of a new study; the hashes are settled by its first run."""
     return {"data_hash": None, "split_hash": None, **launch_terms(space)}
@@ -34,12 +26,7 @@ def first_terms(space: SearchSpace) -> dict[str, Any]:
 
 def launch_terms(space: SearchSpace) -> dict[str, Any]:
     """What every launch records anew: its number of trials, comments and code may differ."""
-    return {
-        "space": space.to_provenance(),
-        "versions": {"hpsearch": hpsearch.__version__, "python": platform.python_version()}
-        | {name: version for name in _PACKAGES if (version := _version(name))},
-        "git_commit": _git_commit(),
-    }
+    return {"space": space.to_provenance(), **environment.code()}
 
 
 def most_wanted(stored: Mapping[str, Any]) -> int:
@@ -138,25 +125,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "(none)"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The checkout's commit, marked where files were changed since; ``None`` outside one."""
-    root = shipped.folder("storage").parent
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=root, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -9,11 +9,13 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from alembic import command
 from store_examples import CONFIG, FACTS, metrics, new_database
 
 from hpsearch.errors import HpsearchError, InputError
@@ -25,6 +27,7 @@ from hpsearch.store import (
     check_name,
     default_url,
     experiment_folder,
+    schema,
 )
 
 SECRET = "s3{cr}et"
@@ -60,6 +63,29 @@ def test_what_is_recorded_is_read_back(store: Store) -> None:
     errors = store.target_errors(experiment.id).set_index(["epoch", "target"])
     assert errors.loc[(2, "U0"), "mae"] == 200.0
     assert len(errors) == 4
+
+
+def test_residuals_are_read_back_as_recorded(store: Store) -> None:
+    experiment = store.begin_experiment("ablation", "a", {})
+    first = store.record_run(experiment.id, "L1Net/mu/0", CONFIG, "d")
+    second = store.record_run(experiment.id, "L1Net/mu/1", CONFIG, "d")
+    residuals = {"mu": [0.25, -1.5, 3e-8], "U0": [-12_345.678]}
+    store.record_result(first.id, replace(DONE, test_residuals=residuals))
+    store.record_result(second.id, DONE)  # as before they were recorded
+    read = store.test_residuals(experiment.id).set_index(["key", "target"])["residuals"]
+    assert set(read.index) == {("L1Net/mu/0", "U0"), ("L1Net/mu/0", "mu")}
+    assert read["L1Net/mu/0", "mu"] == pytest.approx(residuals["mu"], rel=1e-7)
+    assert read["L1Net/mu/0", "U0"] == pytest.approx(residuals["U0"], rel=1e-7)
+
+
+def test_a_schema_without_residuals_is_read_as_having_none(store: Store) -> None:
+    experiment = store.begin_experiment("ablation", "a", {})
+    run = store.record_run(experiment.id, "L1Net/mu/0", CONFIG, "d")
+    store.record_result(run.id, DONE)
+    with store._writer.begin() as connection:
+        command.downgrade(schema.configuration(connection), "0002")
+    assert store.test_residuals(experiment.id).empty
+    assert store.test_errors(experiment.id)["mae"].tolist() == [20.0, 0.1]
 
 
 def test_frames_have_their_columns_when_empty(store: Store) -> None:

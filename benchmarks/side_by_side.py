@@ -1,0 +1,137 @@
+"""What runs side by side bring on one machine, and what they share of its memory.
+
+    python benchmarks/side_by_side.py [--json FILE]
+
+One run of the paper's single-target L1Net on all cores against as many runs as there are cores, one
+core each: steps a second of all of them together, alternating, in one go. Then the memory of the
+molecules' file in two processes that train at the same time: what each has mapped of it (Rss), and
+its share (Pss), which counts a page that two processes map as half a page for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+from machine import machine
+
+from hpsearch.data import qm9
+from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.shipped import find_space
+from hpsearch.winner import Winner
+
+STEPS = 40
+ROUNDS = 3
+
+
+def child(cores: int) -> None:
+    """Train when told to: a line ``go`` runs the steps, ``memory`` says what is mapped."""
+    prepare_worker(cores)
+    from hpsearch.train import Training
+
+    config = Winner.read(find_space("paper_l1net")).config
+    config = config.model_copy(update={"targets": ("mu",)})
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training(config, qm9.load(), Path(folder))
+        training.time_steps(5, 1)
+        for line in sys.stdin:
+            answer: Any = None
+            if line.strip() == "go":
+                started = time.perf_counter()
+                training.time_steps(0, STEPS)
+                answer = STEPS / (time.perf_counter() - started)
+            elif line.strip() == "memory":
+                answer = mapped(qm9.cache_directory())
+            print(json.dumps(answer), flush=True)
+
+
+def mapped(folder: Path) -> dict[str, float]:
+    """Megabytes of the files in ``folder`` that this process has mapped: Rss, and its share."""
+    found = {"Rss": 0.0, "Pss": 0.0}
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = str(folder) in line
+        elif inside and (match := re.match(r"(Rss|Pss):\s+(\d+) kB", line)):
+            found[match[1]] += int(match[2]) / 1024
+    return found
+
+
+class Runs:
+    """Processes that train at the same time."""
+
+    def __init__(self, count: int, cores: int) -> None:
+        environment = {**os.environ, **worker_environment(cores)}
+        command = [sys.executable, __file__, "--child", str(cores)]
+        self._all = [
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+            for _ in range(count)
+        ]
+        self.ask("ready")
+
+    def ask(self, word: str) -> list[Any]:
+        """Every process's answer to ``word``, said to all at once."""
+        for process in self._all:
+            _pipe(process.stdin).write(f"{word}\n")
+            _pipe(process.stdin).flush()
+        return [json.loads(_pipe(process.stdout).readline()) for process in self._all]
+
+    def end(self) -> None:
+        """Close them."""
+        for process in self._all:
+            _pipe(process.stdin).close()
+            process.wait()
+
+
+def _pipe(pipe: IO[str] | None) -> IO[str]:
+    assert pipe is not None
+    return pipe
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write every raw figure to this file")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child)
+        return
+    cores = len(os.sched_getaffinity(0))
+    alone, beside = Runs(1, cores), Runs(cores, 1)
+    raw: dict[str, list[float]] = {"alone": [], "beside": []}
+    for _ in range(ROUNDS):
+        raw["alone"].append(sum(alone.ask("go")))
+        raw["beside"].append(sum(beside.ask("go")))
+    memory = beside.ask("memory")
+    alone.end()
+    beside.end()
+    medians = {side: median(values) for side, values in raw.items()}
+    about = {**machine(), "cores": cores}
+    print(f"{about['cpu']}, {cores} cores, torch {about['torch']}, commit {about['commit']}")
+    print(
+        f"one run on {cores} cores {medians['alone']:.2f} steps/s; {cores} runs on one core each "
+        f"{medians['beside']:.2f} steps/s together: {medians['beside'] / medians['alone']:.2f}x"
+    )
+    print(
+        "the molecules' file in each process: "
+        + ", ".join(f"{each['Rss']:.1f} MB mapped, share {each['Pss']:.1f} MB" for each in memory)
+    )
+    if arguments.json:
+        result = {"machine": about, "steps_per_second": raw, "memory_mb": memory}
+        arguments.json.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

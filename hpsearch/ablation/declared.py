@@ -1,0 +1,132 @@
+"""Variants that a user declares in a YAML file: changes to the winner's configuration, by name.
+
+::
+
+    variants:
+      ShortSighted:
+        from: L1Net                        # default; any of the five
+        description: pairs within 5 Å only
+        network:
+          radial_maximum_angstrom: 5.0
+      L0NetSlow:
+        from: L0Net
+        training:
+          learning_rate: 0.002
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hpsearch.ablation.variants import VARIANTS, Variant
+from hpsearch.errors import InputError
+from hpsearch.winner import Winner
+from hpsearch.yaml_file import Document, nearest, one_line, read_yaml, validate
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
+_KNOWN = {variant.name: variant for variant in VARIANTS}
+_OF_THE_REPEATS = "seed"
+
+_Changes = Annotated[dict[str, bool | int | float | str], Field(strict=True)]
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    base: Annotated[str, Field(alias="from")] = "L1Net"
+    description: str = ""
+    network: _Changes = {}
+    training: _Changes = {}
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    variants: Annotated[dict[str, _Declaration], Field(min_length=1)]
+
+
+def declared_variants(path: str | Path, winner: Winner) -> tuple[Variant, ...]:
+    """The variants in the file at ``path``, in its order, tried out on ``winner``.
+
+    Raises:
+        InputError: the file cannot be read, a name is taken or not a name, there is no such field,
+            or a value is not allowed: one line with the file and the line.
+    """
+    document = read_yaml(path)
+    declared = validate(_File, document).variants
+    found: list[Variant] = []
+    for name, declaration in declared.items():
+        _check_name(document, name, [variant.name for variant in found])
+        _check_declaration(document, name, declaration, winner)
+        found.append(_variant(name, declaration))
+        try:
+            found[-1].network_of(winner.config.network)
+            found[-1].training_of(winner.config.training)
+        except InputError as error:
+            raise document.error(("variants", name), str(error), key=True) from None
+    return tuple(found)
+
+
+def _variant(name: str, declaration: _Declaration) -> Variant:
+    changes = {**declaration.network, **declaration.training}
+    said = ", ".join(f"{field} {value}" for field, value in changes.items())
+    return Variant(
+        name=name,
+        description=declaration.description or f"{declaration.base} with {said}",
+        derive=_KNOWN[declaration.base].derive,
+        network=declaration.network,
+        training=declaration.training,
+    )
+
+
+def _check_name(document: Document, name: str, before: list[str]) -> None:
+    if not _NAME.fullmatch(name):
+        raise document.error(
+            ("variants", name),
+            "a variant's name must be up to 40 letters, digits, _ and -, beginning with a letter, "
+            f"got '{one_line(name)}'; rename it",
+            key=True,
+        )
+    taken = {known.lower() for known in (*_KNOWN, *before, "all")}
+    if name.lower() in taken:
+        raise document.error(
+            ("variants", name),
+            f"a variant's name must be a new one, whatever its case, got '{name}'; rename it",
+            key=True,
+        )
+
+
+def _check_declaration(
+    document: Document, name: str, declaration: _Declaration, winner: Winner
+) -> None:
+    if declaration.base not in _KNOWN:
+        raise document.error(
+            ("variants", name, "from"),
+            f"from must be one of {', '.join(_KNOWN)}, got '{one_line(declaration.base)}'; "
+            f"{nearest(declaration.base, _KNOWN)}",
+        )
+    if not declaration.network and not declaration.training:
+        raise document.error(
+            ("variants", name),
+            "a variant must change something of network or training, got nothing; add a change",
+            key=True,
+        )
+    parts: dict[str, tuple[dict[str, Any], type[BaseModel]]] = {
+        "network": (declaration.network, type(winner.config.network)),
+        "training": (declaration.training, type(winner.config.training)),
+    }
+    for part, (changes, model) in parts.items():
+        fields = [field for field in model.model_fields if field != _OF_THE_REPEATS]
+        for field in changes:
+            if field not in fields:
+                why = ", which the repeats set" if field == _OF_THE_REPEATS else ""
+                raise document.error(
+                    ("variants", name, part, field),
+                    f"{part} must have fields of the configuration, got '{one_line(field)}'{why}; "
+                    f"{nearest(field, fields)}",
+                    key=True,
+                )

@@ -1,0 +1,293 @@
+"""What this machine can do, what is wrong with it, and the mend of each.
+
+Nothing is made or changed, but for two caches that any run would make: the molecules and the
+compiled kernel. What only a worker knows (torch, CUDA, the kernel) a process of its own is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from hpsearch import credentials
+from hpsearch.data import qm9
+from hpsearch.errors import HpsearchError
+from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.store import Store
+from hpsearch.store.address import Address
+from hpsearch.store.file_system import network_type
+
+State = Literal["good", "warning", "bad"]
+
+LEAST_MEMORY = 2 * 10**9
+"""Bytes that are asked for each run at a time; the space and its batches decide what it needs."""
+
+LEAST_DISK = 2 * 10**9
+"""Bytes: a search of Table 3 keeps five sets of weights, and two checkpoints a running trial."""
+
+CROWDED = 1.0
+"""Load a core from which a launch would share its cores with others."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        what: its name.
+        state: ``bad`` keeps a launch from working, ``warning`` slows or endangers it.
+        said: what was found.
+        mend: what to do; empty where nothing has to be done.
+    """
+
+    what: str
+    state: State
+    said: str
+    mend: str = ""
+
+
+def examine(url: str, runs: Path) -> Iterator[Finding]:
+    """Everything, one after the other.
+
+    Args:
+        url: of the store.
+        runs: folder of the checkpoints.
+    """
+    yield _python()
+    yield _cores()
+    yield _memory()
+    yield from _worker()
+    yield _guarded("molecules", _molecules)
+    yield _guarded("store", lambda: _store(url))
+    yield _disk(runs)
+    yield _temporary()
+    yield _ray()
+
+
+def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
+    """The finding, or the error that kept it from being found."""
+    try:
+        return look()
+    except HpsearchError as error:
+        return Finding(what, "bad", str(error))
+
+
+def _python() -> Finding:
+    names = ("hpsearch", "torch", "ray", "optuna")
+    known = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    return Finding("versions", "good", f"Python {platform.python_version()}, {known}")
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0))
+    share = _cpu_share()
+    load = os.getloadavg()[0]
+    said = f"{cores} cores, load {load:.1f}"
+    if share is not None and share < cores:
+        return Finding(
+            "cores",
+            "warning",
+            f"{said}, but this container may use {share:g} of them",
+            f"launch with --max-concurrent {max(1, int(share))}",
+        )
+    if load > CROWDED * cores:
+        return Finding(
+            "cores",
+            "warning",
+            f"{said}: others use them too",
+            "end what else runs, or leave it room: --max-concurrent",
+        )
+    return Finding("cores", "good", said)
+
+
+def _cpu_share() -> float | None:
+    """Cores that the control group allows; ``None`` for no limit."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
+
+
+def _memory() -> Finding:
+    available = available_memory()
+    if available is None:
+        return Finding("memory", "warning", "cannot be told on this system", "watch it yourself")
+    said = f"{available / 1e9:.1f} GB available"
+    cores = len(os.sched_getaffinity(0))
+    if available < LEAST_MEMORY:
+        mend = "end what else runs: a trial of Table 3 may need 2 GB"
+        return Finding("memory", "bad", said, mend)
+    if available < LEAST_MEMORY * cores:
+        places = int(available / LEAST_MEMORY)
+        mend = f"for Table 3 launch with --max-concurrent {places}: a trial may need 2 GB"
+        return Finding("memory", "warning", f"{said} for {cores} trials at a time", mend)
+    return Finding("memory", "good", said)
+
+
+def available_memory() -> int | None:
+    """Bytes that may still be taken, of the machine's or of the control group's limit."""
+    found = [line for line in _read("/proc/meminfo").splitlines() if "MemAvailable" in line]
+    if not found:
+        return None
+    free = int(found[0].split()[1]) * 1024
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit.strip().isdigit() and used.strip().isdigit():
+        return min(free, int(limit) - int(used))
+    return free
+
+
+def _worker() -> Iterator[Finding]:
+    try:
+        told = _ask_a_worker()
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        yield Finding("torch", "bad", f"no worker starts: {error}", "run make install again")
+        return
+    yield Finding("torch", "good", f"{told['torch']}, {told['threads']} threads")
+    yield _gpus(told["gpus"])
+    if told["kernel"].startswith("compiled"):
+        yield Finding("kernel", "good", "compiled for this processor")
+    else:
+        mend = "install a C compiler (apt install gcc) for steps that take half the time"
+        yield Finding("kernel", "warning", told["kernel"], mend)
+
+
+def _ask_a_worker() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    with credentials.withheld():
+        done = subprocess.run(
+            [sys.executable, "-m", "hpsearch.doctor"],
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=True,
+            env={**os.environ, **worker_environment(cores)},
+        )
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def _gpus(seen_by_torch: list[str]) -> Finding:
+    there = _gpus_of_the_driver()
+    if seen_by_torch:
+        return Finding(
+            "GPUs",
+            "good",
+            f"{len(seen_by_torch)}: {', '.join(seen_by_torch)}",
+            "use them with --gpus-per-trial 1 and --gpus-per-run 1, or a fraction of one",
+        )
+    if there:
+        return Finding(
+            "GPUs",
+            "warning",
+            f"{', '.join(there)}, which this build of torch does not see",
+            "install a build of torch for CUDA",
+        )
+    return Finding("GPUs", "good", "none; runs use CPU cores")
+
+
+def _gpus_of_the_driver() -> list[str]:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def _molecules() -> Finding:
+    molecules = qm9.load()
+    said = f"{len(molecules):,} of QM9, content {molecules.content_hash[:12]}"
+    return Finding("molecules", "good", said)
+
+
+def _store(url: str) -> Finding:
+    address = Address(url)
+    if address.path is not None and (kind := network_type(address.path)):
+        return Finding(
+            "store",
+            "bad",
+            f"{address.label} lies on a network folder ({kind}), where SQLite is not safe",
+            "--storage sqlite:////LOCAL/FOLDER/hpsearch.db, or postgresql://user@host/database",
+        )
+    if address.path is not None and not address.path.exists():
+        return Finding("store", "good", f"{address.label} will be made by the first launch")
+    with Store.open(url) as store:
+        experiments = store.experiments()
+    studies = int((experiments["kind"] == "study").sum())
+    said = f"{address.label}: {studies} studies, {len(experiments) - studies} ablations"
+    return Finding("store", "good", said)
+
+
+def _disk(runs: Path) -> Finding:
+    there = runs.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    said = f"{free / 1e9:.1f} GB free for the runs in {runs}"
+    if not os.access(there, os.W_OK):
+        mend = "choose another folder: --runs FOLDER"
+        return Finding("disk", "bad", f"{there} cannot be written", mend)
+    if free < LEAST_DISK:
+        mend = "free space, or choose another folder: --runs FOLDER"
+        return Finding("disk", "warning", said, mend)
+    return Finding("disk", "good", said)
+
+
+def _temporary() -> Finding:
+    """Ray's sockets and logs lie there, and its object store in shared memory."""
+    folder = Path(tempfile.gettempdir())
+    if not os.access(folder, os.W_OK):
+        return Finding("temporary", "bad", f"{folder} cannot be written", "set TMPDIR")
+    free = shutil.disk_usage(folder).free
+    shared = Path("/dev/shm")
+    if shared.exists() and shutil.disk_usage(shared).free < 10**8:
+        mend = "give the container more of it (--shm-size 1g)"
+        return Finding("temporary", "warning", "/dev/shm has less than 0.1 GB", mend)
+    return Finding("temporary", "good", f"{free / 1e9:.1f} GB free in {folder}")
+
+
+def _ray() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        said = f"RAY_ADDRESS is {address}; a launch without --address starts its own all the same"
+        return Finding("Ray", "good", said)
+    return Finding("Ray", "good", "a launch starts its own on this machine, and ends it")
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _as_a_worker() -> dict[str, Any]:
+    prepare_worker(len(os.sched_getaffinity(0)))
+    import torch
+
+    from hpsearch.nn.slots import implementation
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "kernel": implementation(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(_as_a_worker()))

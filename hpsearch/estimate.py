@@ -1,0 +1,135 @@
+"""When the last run will have ended, from the epochs seen so far; and how right that was."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from statistics import mean
+
+FIRST_RUN_SECONDS = 5.0
+"""Seconds of a run beside its epochs, its start and its test, until a run has ended."""
+
+
+@dataclass
+class _Run:
+    """A run that is waiting or under way.
+
+    Attributes:
+        total: epochs of the run, at most.
+        cost: of an epoch, relative to the other runs'.
+        began: when its worker had built it.
+        spoke: when its last epoch ended.
+        done: epochs trained.
+        seconds: of its epochs in this launch.
+    """
+
+    total: int
+    cost: float
+    began: float = 0.0
+    spoke: float = 0.0
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Epochs still to train."""
+        return max(self.total - self.done, 0)
+
+
+class Estimate:
+    """Plays the rest of the launch: the runs that wait take the first place that becomes free.
+
+    An epoch takes as long as the run's own did, else as those of runs of the same cost, else as the
+    costs have it. Runs that stop early or fail leave sooner, so it is an upper bound more often
+    than not.
+
+    Args:
+        runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
+            their starts. A key of ``None`` stands for any run.
+    """
+
+    def __init__(self, runs: Iterable[tuple[str | None, int, float]]) -> None:
+        self._waiting = [(key, _Run(total, cost)) for key, total, cost in runs]
+        self._running: dict[str, _Run] = {}
+        self._seconds: dict[float, list[float]] = {}
+        self._beside: list[float] = []
+        self._places = 1
+        self._began: float | None = None
+        self._said: list[tuple[float, float]] = []
+
+    def started(self, key: str, done: int, now: float) -> None:
+        """A run has been built, or goes on after its epoch ``done``."""
+        # The first start ends the time that Ray takes to come up, which is no run's.
+        self._began = now if self._began is None else self._began
+        run = self._running.get(key) or self._taken(key)
+        run.began = run.spoke = now
+        run.done = done
+        run.seconds.clear()
+        self._running[key] = run
+        self._places = max(self._places, len(self._running))
+
+    def _taken(self, key: str) -> _Run:
+        for wanted in (key, None):
+            for index, (waiting, run) in enumerate(self._waiting):
+                if waiting == wanted:
+                    del self._waiting[index]
+                    return run
+        return _Run(0, 1.0)
+
+    def epoch(self, key: str, seconds: float, now: float) -> None:
+        """An epoch has ended."""
+        run = self._running.get(key)
+        if run is None:
+            return
+        run.done += 1
+        run.seconds.append(seconds)
+        run.spoke = now
+        self._seconds.setdefault(run.cost, []).append(seconds)
+
+    def finished(self, key: str, now: float) -> None:
+        """A run has ended, well or not."""
+        run = self._running.pop(key, None)
+        if run is not None and run.seconds:
+            self._beside.append(max(now - run.began - sum(run.seconds), 0.0))
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last run ends; ``None`` before the first epoch has."""
+        if not self._seconds:
+            return None
+        beside = mean(self._beside) if self._beside else FIRST_RUN_SECONDS
+        free = [
+            max(run.left * self._epoch_seconds(run) - (now - run.spoke), 0.0) + beside
+            for run in self._running.values()
+        ]
+        free += [0.0] * (self._places - len(free))
+        heapq.heapify(free)
+        for _, run in self._waiting:
+            place = heapq.heappop(free)
+            heapq.heappush(free, place + run.left * self._epoch_seconds(run) + beside)
+        seconds = max(free)
+        self._said.append((now, seconds))
+        return seconds
+
+    def _epoch_seconds(self, run: _Run) -> float:
+        if run.seconds:
+            return mean(run.seconds)
+        if run.cost in self._seconds:
+            return mean(self._seconds[run.cost])
+        per_cost = [mean(seconds) / cost for cost, seconds in self._seconds.items()]
+        return run.cost * mean(per_cost)
+
+    def errors(self, now: float) -> tuple[float, float] | None:
+        """How far the first estimate and the one half-way were off, of the time then left.
+
+        Positive: it took less time than estimated. ``None`` where there was none to check.
+        """
+        if self._began is None or len(self._said) < 2:
+            return None
+        half = self._began + (now - self._began) / 2
+        later = [said for said in self._said if said[0] >= half] or self._said[-1:]
+        checked = (self._said[0], later[0])
+        if any(now <= when for when, _ in checked):
+            return None
+        first, second = ((seconds - (now - when)) / (now - when) for when, seconds in checked)
+        return first, second

@@ -1,0 +1,33 @@
+"""Numbers as a report's tables show them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+BLANK = ""
+
+
+def number(value: Any, *, sign: bool = False) -> str:
+    """Four significant digits without an exponent for large ones; blank if not known."""
+    if value is None or pd.isna(value):
+        return BLANK
+    plus = "+" if sign else ""
+    return f"{value:{plus},.0f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
+
+
+def percent(fraction: Any) -> str:
+    """A signed percentage with one decimal."""
+    return f"{100 * fraction:+.1f} %"
+
+
+def value(entry: Any) -> str:
+    """Any stored value as text; blank if not known."""
+    if entry is None or (not isinstance(entry, str) and pd.isna(entry)):
+        return BLANK
+    if isinstance(entry, (bool, str)):
+        return str(entry).lower() if isinstance(entry, bool) else entry
+    if float(entry) == int(entry):
+        return f"{int(entry):,}"
+    return f"{entry:.4g}"

@@ -26,6 +26,7 @@ from hpsearch.report.tables import (
     weights_of,
 )
 from hpsearch.report.text import BLANK, number, percent, value
+from hpsearch.report.validation_gap import validation_gap_section
 from hpsearch.store import Store
 from hpsearch.study import Study
 
@@ -109,6 +110,7 @@ def sections(store: Store, about: Subject, *, distinct: bool = False) -> list[Se
         found += comparison_sections(store, about.ablation, distinct=distinct)
         found += failure_sections(store, about.ablation)
         found.append(origin_section(store, about.ablation))
+        found.append(validation_gap_section(store, about.ablation))
     if about.study is not None:
         found += search_sections(Study.open(store, about.study))
     return found

@@ -129,7 +129,7 @@ class SearchSpace(Entry):
     @property
     def hash(self) -> str:
         """SHA-256 of the content: comments, the order of keys and the description do not count."""
-        return _hash(self.model_dump(mode="json"))
+        return content_hash(self.model_dump(mode="json"))
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialConfig:
         """The configuration of ``trial``, its parameters drawn by the study's sampler.
@@ -226,7 +226,7 @@ class SearchSpace(Entry):
         content, text = values.get("content"), values.get("text")
         if not isinstance(content, dict) or not isinstance(text, str):
             raise InputError("a stored space must hold content and text; start a new study")
-        if _hash(content) != values.get("hash"):
+        if content_hash(content) != values.get("hash"):
             raise InputError(
                 "a stored space must have the hash stored with it, got another: it was changed in "
                 "the store; start a new study"
@@ -234,7 +234,8 @@ class SearchSpace(Entry):
         return cls._read(Document("the stored space", content, text))
 
 
-def _hash(content: Mapping[str, Any]) -> str:
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a space's content as JSON, its description left out."""
     return fingerprint({key: value for key, value in content.items() if key != "description"})
 
 

@@ -14,6 +14,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.progress import duration
 from hpsearch.published import COMPARISONS
 from hpsearch.report.comparison import comparison_sections
+from hpsearch.report.provenance import chain, molecules_at_hand, provenance_section
 from hpsearch.report.render import Section
 from hpsearch.report.tables import (
     BASELINES,
@@ -111,6 +112,7 @@ def sections(store: Store, about: Subject, *, distinct: bool = False) -> list[Se
         found += failure_sections(store, about.ablation)
         found.append(origin_section(store, about.ablation))
         found.append(validation_gap_section(store, about.ablation))
+        found.append(provenance_section(chain(store, about.ablation, molecules_at_hand())))
     if about.study is not None:
         found += search_sections(Study.open(store, about.study))
     return found

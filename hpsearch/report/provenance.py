@@ -1,0 +1,290 @@
+"""What stands behind an ablation's numbers, link by link, and whether each link holds.
+
+The chain runs data → split → space → study → export → runs → code → environment. Every link is
+checked against something that was recorded elsewhere, or that can be made again on this machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from hpsearch.ablation import VARIANTS, Match
+from hpsearch.config import NetworkConfig, fingerprint
+from hpsearch.data import qm9
+from hpsearch.data.molecule import Molecules
+from hpsearch.errors import HpsearchError
+from hpsearch.report.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
+from hpsearch.report.render import Section
+from hpsearch.report.split_link import split_link
+from hpsearch.report.text import number
+from hpsearch.search_space import content_hash
+from hpsearch.store import Store
+from hpsearch.study.terms import most_wanted
+
+
+def provenance_section(links: tuple[Link, ...]) -> Section:
+    """The chain as a table under one sentence that sums it up."""
+    return Section(
+        "What stands behind the numbers",
+        (verdict(links),),
+        ("Link", "Value", "Check"),
+        tuple((link.name, link.value, f"{link.state}: {link.detail}") for link in links),
+    )
+
+
+def verdict(links: tuple[Link, ...]) -> str:
+    """One sentence: the chain is unbroken, or where it is not."""
+    broken = ", ".join(link.name for link in links if link.state == "broken")
+    unknown = ", ".join(link.name for link in links if link.state == "unknown")
+    found = [f"is broken at {broken}"] if broken else []
+    found += [f"could not be checked at {unknown}"] if unknown else []
+    return f"The chain from the molecules to the code {' and '.join(found) or 'is unbroken'}."
+
+
+def molecules_at_hand() -> Molecules | None:
+    """This machine's molecules, or ``None``: a report can be written where there are none."""
+    try:
+        return qm9.load()
+    except HpsearchError:
+        return None
+
+
+def chain(store: Store, ablation: str, molecules: Molecules | None) -> tuple[Link, ...]:
+    """Every link from the molecules to the environment, checked.
+
+    What an older store did not record makes a link ``unknown``, never an error.
+
+    Args:
+        store: where the ablation is, and perhaps its search.
+        ablation: its name.
+        molecules: this machine's, with which splits are made again; ``None`` without any.
+
+    Raises:
+        InputError: the store has no such ablation.
+    """
+    seen = Evidence.read(store, ablation, molecules)
+    return (
+        _data(seen),
+        split_link(seen),
+        _space(seen),
+        _study(seen),
+        _export(seen),
+        _runs(seen),
+        _code(seen),
+        _environment(seen),
+    )
+
+
+# --- The links -----------------------------------------------------------------------------------
+
+
+def _data(seen: Evidence) -> Link:
+    """The molecules: one hash for the search, the export, every run and this machine."""
+    recorded = [
+        *known("the ablation", seen.ablation.get("data_hash")),
+        *known("its baselines", (seen.ablation.get("data") or {}).get("data_hash")),
+        *seen.seen_by_runs("data_hash"),
+        *known("the export", (seen.origin or {}).get("data_hash")),
+        *known("the trial", seen.search.run.get("data_hash") if seen.search else None),
+    ]
+    if not recorded:
+        return Link("data", "", "unknown", "no run has recorded its molecules")
+    unknown = [] if seen.molecules else ["this machine has no molecules to compare with"]
+    here = known("this machine", seen.molecules.content_hash) if seen.molecules else []
+    sound = "the search, the runs and this machine have the same molecules"
+    broken = disagreements([*recorded, *here])
+    return link("data", short(recorded[0][1]), sound, broken, unknown)
+
+
+def _space(seen: Evidence) -> Link:
+    """The space: what the export names is what the study has, and that has its own hash."""
+    if seen.origin is None:
+        return Link("space", "", "unknown", seen.no_origin)
+    recorded = str(seen.origin.get("space_hash"))
+    value = f"{seen.origin.get('space_name', '')} {short(recorded)}".strip()
+    stored = seen.search.provenance.get("space") if seen.search else None
+    if (
+        seen.search is None
+        or not isinstance(stored, dict)
+        or not isinstance(stored.get("content"), dict)
+    ):
+        return Link("space", value, "unknown", "the store does not have the study's space")
+    broken = []
+    if content_hash(stored["content"]) != stored.get("hash"):
+        broken.append("the study's space was changed in the store: its content has another hash")
+    now = str(stored.get("hash"))
+    if recorded != now and not _differs_in_trials(seen.search.provenance, recorded):
+        broken += disagreements([("the export", recorded), ("the study", now)])
+    sound = "the study's space, whose hash was made again from its content"
+    return link("space", value, sound, broken, [])
+
+
+def _differs_in_trials(study: Mapping[str, Any], recorded: str) -> bool:
+    """Whether the study's space has the hash ``recorded`` with another number of trials.
+
+    That number may change from launch to launch of a study, and the hash with it.
+    """
+    content = study["space"]["content"]
+    return any(
+        content_hash({**content, "trials": trials}) == recorded
+        for trials in range(1, most_wanted(study) + 1)
+    )
+
+
+def _study(seen: Evidence) -> Link:
+    """The study: the trial is complete, and its best epoch has the loss that was exported."""
+    if seen.origin is None:
+        return Link("study", "", "unknown", seen.no_origin)
+    trial, loss = seen.origin.get("trial"), seen.origin.get("validation_loss")
+    value = f"{seen.origin.get('study')}, trial {trial}"
+    search = seen.search
+    if search is None:
+        return Link("study", value, "unknown", "this store does not have the study")
+    broken = []
+    if search.state is None:
+        broken.append(f"the study has no trial {trial}")
+    elif search.state != "COMPLETE":
+        broken.append(f"the trial is {search.state.lower()}, not complete")
+    if search.best_loss is None or loss is None:
+        missing = ["the trial's epochs are not recorded"]
+        return link("study", value, "", broken, missing)
+    if not math.isclose(search.best_loss, loss, rel_tol=1e-12):
+        broken.append(
+            f"the trial's best epoch has the loss {number(search.best_loss)}, the export "
+            f"{number(loss)}"
+        )
+    sound = f"the trial is complete, its best epoch has the exported loss {number(loss)}"
+    return link("study", value, sound, broken, [])
+
+
+def _export(seen: Evidence) -> Link:
+    """The export: its configuration is the trial's."""
+    config = seen.export.get("config")
+    if not config:
+        return Link("export", "", "unknown", "the export is not recorded")
+    mine = fingerprint(config)
+    value = f"{seen.export.get('name', '')} {short(mine)}".strip()
+    if seen.origin is None:
+        return Link("export", value, "unknown", f"{BY_HAND}: no search stands behind it")
+    theirs = seen.search.run.get("fingerprint") if seen.search else None
+    edited = bool(seen.origin.get("edited"))
+    if theirs == mine:
+        marked = ", though it is marked as edited" if edited else ""
+        return Link("export", value, "unbroken", f"the trial's configuration{marked}")
+    if edited:
+        return Link("export", value, "broken", "edited after it was exported")
+    if theirs is None:
+        return Link("export", value, "unknown", "the store does not have the trial's configuration")
+    another = f"the trial's configuration is {short(theirs)}, and no change is marked in the export"
+    return Link("export", value, "broken", another)
+
+
+def _runs(seen: Evidence) -> Link:
+    """The networks: stored as they were made, one for each arm, each arm's derived anew."""
+    if seen.runs.empty:
+        return Link("runs", "", "unknown", "the ablation has no runs")
+    arms = _networks_by_arm(seen.runs)
+    broken = [
+        f"the run {key} has a configuration of another fingerprint than its own"
+        for key, config, stored in zip(
+            seen.runs["key"], seen.runs["configuration"], seen.runs["fingerprint"], strict=True
+        )
+        if fingerprint(config) != stored
+    ]
+    broken += [
+        f"the runs of {arm} have more than one network" for arm in arms if len(arms[arm]) > 1
+    ]
+    unlike, unknown = _unlike_the_export(seen, arms)
+    value = f"{len(seen.runs)} networks, {len(arms)} {'arm' if len(arms) == 1 else 'arms'}"
+    sound = "every configuration has its fingerprint; the arms derive from the exported network"
+    return link("runs", value, sound, broken + unlike, unknown)
+
+
+def _networks_by_arm(runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """The distinct networks of each arm."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for key, config in zip(runs["key"], runs["configuration"], strict=True):
+        networks = found.setdefault(str(key).partition("/")[0], [])
+        if (network := config.get("network")) not in networks:
+            networks.append(network)
+    return found
+
+
+def _unlike_the_export(
+    seen: Evidence, arms: dict[str, list[dict[str, Any]]]
+) -> tuple[list[str], list[str]]:
+    """Which of the paper's arms is not what its rule makes of the export's network.
+
+    A declared arm's rule is not recorded, so that it can only be compared with itself.
+    """
+    try:
+        exported = NetworkConfig.model_validate((seen.export.get("config") or {})["network"])
+    except (KeyError, ValueError):
+        return [], ["the exported network is not recorded, or this version cannot read it"]
+    match: Match = seen.ablation.get("match") or "dims"
+    derived = {
+        arm.name: arm.network_of(exported, match).model_dump(mode="json")
+        for arm in VARIANTS
+        if arm.name in arms
+    }
+    broken = [
+        f"{arm} is another network than the one that derives from the export"
+        for arm, network in derived.items()
+        if network not in arms[arm]
+    ]
+    return broken, [] if derived else ["no arm is one that derives from the exported network"]
+
+
+def _code(seen: Evidence) -> Link:
+    """The code: every launch ran the same commit, without changes beside it."""
+    launches = seen.ablation.get("code") or []
+    commits = [launch.get("git_commit") for launch in launches]
+    if seen.origin is not None:
+        commits = [seen.origin.get("git_commit"), *commits]
+    named = [str(commit) for commit in dict.fromkeys(commits) if commit is not None]
+    broken = [f"several commits: {', '.join(map(_commit, named))}"] if len(named) > 1 else []
+    dirty = [_commit(commit) for commit in named if commit.endswith(_DIRTY)]
+    broken += [f"files were changed beside {', '.join(dirty)}"] if dirty else []
+    unknown = [] if launches else ["the launches have not recorded it"]
+    if None in commits:
+        unknown.append("a launch did not run from a checkout, so that its commit is not known")
+    sound = "one commit for the search and the ablation, nothing changed beside it"
+    if seen.origin is None:
+        sound = "one commit for every launch, nothing changed beside it"
+    return link("code", ", ".join(map(_commit, named)), sound, broken, unknown)
+
+
+_DIRTY = "-dirty"
+
+
+def _commit(commit: str) -> str:
+    """A commit in short, with its mark where files were changed beside it."""
+    return short(commit.removesuffix(_DIRTY)) + (_DIRTY if commit.endswith(_DIRTY) else "")
+
+
+def _environment(seen: Evidence) -> Link:
+    """The packages: every launch had the same versions of what decides a result."""
+    launches = [launch.get("versions") for launch in seen.ablation.get("code") or []]
+    sources = launches if seen.origin is None else [seen.origin.get("versions"), *launches]
+    recorded = [versions for versions in sources if versions]
+    unknown = [] if launches and len(recorded) == len(sources) else ["not every launch recorded it"]
+    first = recorded[0] if recorded else {}
+    broken = [
+        difference for versions in recorded[1:] for difference in _version_changes(first, versions)
+    ]
+    value = ", ".join(f"{name} {version}" for name, version in first.items())
+    sound = "the same versions in the search and in the ablation"
+    if seen.origin is None:
+        sound = "the same versions in every launch"
+    return link("environment", value, sound, broken, unknown)
+
+
+def _version_changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterable[str]:
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name, "none"), after.get(name, "none")
+        if old != new:
+            yield f"{name} {old} → {new}"

@@ -338,6 +338,8 @@ def test_the_files_hold_the_numbers(store, tmp_path):
     assert {path.name for path in written.paths} == {
         "report.html",
         "report.md",
+        "model_card_mu.md",
+        "model_card_U0.md",
         "table1.csv",
         "cells.csv",
         "trials.csv",

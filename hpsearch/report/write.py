@@ -12,6 +12,7 @@ from hpsearch.ablation import cell_table
 from hpsearch.errors import InputError, unwritable
 from hpsearch.report.comparison import comparison_sections, comparison_table, interval_table
 from hpsearch.report.document import Subject, sections, subject, table1_sections
+from hpsearch.report.model_card import model_cards
 from hpsearch.report.render import html_document, latex, markdown
 from hpsearch.report.tables import ablation_experiment, search_table, table1
 from hpsearch.store import Store
@@ -116,6 +117,8 @@ def _texts(
         links = {Path(file).stem.replace("_", " "): file for file in pages}
         files["report.html"] = html_document(title, everything, links)
     if about.ablation is not None:
+        if "md" in formats:
+            files |= model_cards(store, about.ablation)
         if "latex" in formats:
             files["table1.tex"] = latex(table1_sections(store, about.ablation))
             compared = comparison_sections(store, about.ablation, distinct=distinct)

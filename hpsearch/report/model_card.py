@@ -1,0 +1,319 @@
+"""A model card for each target's best network: what it is, how good, what for, how to load it.
+
+The best network is that of the lowest *validation* error; test errors take no part in the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpsearch import checkpoint, published
+from hpsearch.ablation import cell_table
+from hpsearch.report.render import Section, markdown
+from hpsearch.report.tables import BASELINES, ablation_experiment
+from hpsearch.report.text import number, value
+from hpsearch.store import Experiment, Store
+from hpsearch.targets import TARGET_NAMES, Target, target
+
+_UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
+
+_WITH_TRAINING = ("epochs", "seed")
+"""Fields of the training that stand beside how long it was."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The network that a card is about.
+
+    Attributes:
+        experiment: the ablation.
+        target: what it predicts.
+        cell: its row of the cell table.
+        run: its row of the runs.
+        others: completed networks of the same target, itself included.
+        residuals: number of test molecules whose errors were recorded, 0 for none.
+    """
+
+    experiment: Experiment
+    target: Target
+    cell: dict[Any, Any]
+    run: dict[Any, Any]
+    others: int
+    residuals: int
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Sizes and baselines that the launch recorded; empty in a store without them."""
+        return self.experiment.provenance.get("data") or {}
+
+    def molecules(self, which: str) -> int | None:
+        """Molecules of ``train``, ``validation`` or ``test``; ``None`` where not known."""
+        configured = self.run["configuration"]["data"]
+        size = self.data.get(which)
+        if size is None and which == "test" and self.residuals:
+            size = self.residuals
+        if size is None and configured.get("split_file") is None:
+            size = configured.get(f"{which}_size")
+        return size
+
+
+def model_cards(store: Store, ablation: str) -> dict[str, str]:
+    """File name to Markdown, one for each target that has a completed network.
+
+    Raises:
+        InputError: the store has no such ablation.
+    """
+    return {
+        f"model_card_{model.target.name}.md": _card(model) for model in _models(store, ablation)
+    }
+
+
+def _models(store: Store, ablation: str) -> Iterator[_Model]:
+    experiment = ablation_experiment(store, ablation)
+    cells = cell_table(store, experiment.id)
+    cells = cells[(cells["state"] == "complete") & cells["validation_mae"].notna()]
+    runs = {run["key"]: run for run in store.runs(experiment.id).to_dict("records")}
+    residuals = store.test_residuals(experiment.id).set_index("key")["residuals"]
+    for name in TARGET_NAMES:
+        of_target = cells[cells["target"] == name]
+        if of_target.empty:
+            continue
+        best = of_target.sort_values("validation_mae", kind="stable").iloc[0].to_dict()
+        tested = len(residuals[best["key"]]) if best["key"] in residuals.index else 0
+        yield _Model(experiment, target(name), best, runs[best["key"]], len(of_target), tested)
+
+
+def _card(model: _Model) -> str:
+    title = f"{model.target.name}: {model.cell['variant']} of {model.experiment.name}"
+    before = [_summary(model), _configuration(model), _data(model), _errors(model)]
+    after = [*_publications(model), _use(model), _limits(model), _origin(model)]
+    return f"# {title}\n\n{markdown(before)}\n{markdown(after)}\n{_loading(model)}"
+
+
+def _summary(model: _Model) -> Section:
+    cell, of = model.cell, model.target
+    described = (model.experiment.provenance.get("variants") or {}).get(cell["variant"])
+    arm = f"{cell['variant']} ({described})" if described else cell["variant"]
+    return Section(
+        "The model",
+        (
+            f"A network that predicts {of.symbol} of a small organic molecule, in {of.unit}, from "
+            "its elements and the positions of its atoms.",
+            f"It is {arm}, repeat {cell['repeat']}: of {model.others} completed "
+            "networks for this target the one of the lowest validation error. Test errors took no "
+            "part in the choice.",
+        ),
+    )
+
+
+def _configuration(model: _Model) -> Section:
+    config = model.run["configuration"]
+    rows = [("weights", value(model.cell["weights"]))]
+    rows += [
+        (_named(name), _with_unit(name, entry))
+        for part in ("network", "training")
+        for name, entry in config[part].items()
+        if name not in _WITH_TRAINING
+    ]
+    return Section("Configuration", (), ("Setting", "Value"), tuple(rows))
+
+
+def _named(field: str) -> str:
+    return field.removesuffix("_angstrom").replace("_", " ")
+
+
+def _with_unit(field: str, entry: Any) -> str:
+    return f"{value(entry)} {_UNITS.get(field, '')}".strip()
+
+
+def _data(model: _Model) -> Section:
+    cell, run = model.cell, model.run
+    training = run["configuration"]["training"]
+    rows = (
+        ("training molecules", value(model.molecules("train"))),
+        ("validation molecules, which chose the epoch", value(model.molecules("validation"))),
+        ("test molecules, opened once", value(model.molecules("test"))),
+        ("hash of the molecules", value(run["data_hash"])),
+        ("hash of the three sets", value(run["split_hash"])),
+        ("epochs trained, at most", f"{value(cell['epochs'])}, {value(training['epochs'])}"),
+        ("epoch of the weights", value(cell["best_epoch"])),
+        ("seconds of training", value(cell["seconds"])),
+        ("seed", str(training["seed"])),
+        ("trained on", value(run["device"])),
+    )
+    remark = (
+        "QM9: positions in Å; the target is trained less its atomic references, where Table 2 of "
+        "arXiv:2008.08461 has some, and normalised by the training molecules' mean and deviation "
+        "an atom (Eqs. 14-16)."
+    )
+    return Section("Training and data", (remark,), ("What", "Value"), rows)
+
+
+def _errors(model: _Model) -> Section:
+    known = model.data.get("baselines", {})
+    validation, test = (value(model.molecules(which)) for which in ("validation", "test"))
+    naive = {"mean": "the training molecules' mean", "composition": "a fit to the composition"}
+    rows = [
+        ("this network, validation", validation, number(model.cell["validation_mae"])),
+        ("this network, test", test, number(model.cell["test_mae"])),
+        *(
+            (f"{naive[kind]}, test", test, number(known.get(kind, {}).get(model.target.name)))
+            for kind in BASELINES
+        ),
+    ]
+    remark = (
+        "The validation error chose epoch, arm and repeat and is a little too low; the test error "
+        "is the one to quote. The last two see no geometry: a network must beat them."
+    )
+    header = ("Mean absolute error", "Molecules", model.target.unit)
+    return Section("Errors", (remark,), header, tuple(rows))
+
+
+def _publications(model: _Model) -> Iterator[Section]:
+    """The published errors, apart from ours: their training sets are another size."""
+    train = model.molecules("train")
+    errors = published.MAES[model.target.name]
+    theirs = published.NETWORKS[3:]
+    rows = tuple(
+        (
+            name,
+            f"{published.TRAIN_MOLECULES:,}" if name in theirs else "another number",
+            number(errors[name]),
+        )
+        for name in published.NETWORKS
+    )
+    comparable = train == published.TRAIN_MOLECULES
+    ours = "an unknown number of" if train is None else f"{train:,}"
+    remark = (
+        f"As printed in Table 1 of arXiv:2008.08461. This network saw {ours} training molecules"
+    )
+    remark += "." if comparable else ", so these errors are not comparable with its own."
+    header = ("Network", "Training molecules", model.target.unit)
+    yield Section("Published errors", (remark,), header, rows)
+
+
+def _use(model: _Model) -> Section:
+    return Section(
+        "Intended use",
+        (
+            "Studies of architectures on QM9, and estimates for molecules like those in it: "
+            "elements H, C, N, O and F, up to 29 atoms with hydrogen and 9 without, in the "
+            "equilibrium geometry of B3LYP/6-31G(2df,p), the method whose properties it predicts.",
+        ),
+    )
+
+
+def _limits(model: _Model) -> Section:
+    network = model.run["configuration"]["network"]
+    cutoff = value(network["radial_maximum_angstrom"])
+    if network["featurization_vectors"] + network["output_vectors"]:
+        symmetry = (
+            "The prediction does not change when the molecule is rotated, moved or its atoms are "
+            "listed in another order. It may change under reflection: mirror images need not get "
+            "the same value."
+        )
+    else:
+        symmetry = (
+            "Without vectors it sees distances only: the prediction does not change under "
+            "rotation, translation, reflection or another order of the atoms."
+        )
+    return Section(
+        "Limits",
+        (
+            symmetry,
+            f"Atoms farther apart than {cutoff} Å do not see each other directly, and the "
+            "prediction is smooth in the positions only as long as no pair of atoms crosses that "
+            "distance. It was trained on equilibrium geometries: use no forces of it.",
+            "Outside of what it was trained on - other elements, ions, radicals, larger molecules, "
+            "geometries from another method or away from equilibrium - errors grow, and nothing in "
+            "the output says so.",
+        ),
+    )
+
+
+def _origin(model: _Model) -> Section:
+    provenance = model.experiment.provenance
+    export = provenance.get("winner") or {}
+    origin = export.get("provenance")
+    source = f"{export.get('name', 'a configuration')}, written by hand"
+    if origin is not None:
+        edited = ", edited after the export" if origin.get("edited") else ""
+        source = f"trial {origin.get('trial')} of the study {origin.get('study')}{edited}"
+    rows = [
+        ("ablation and run", f"{model.experiment.name}, {model.cell['key']}"),
+        ("configuration from", source),
+        ("fingerprint of the configuration", model.run["fingerprint"]),
+    ]
+    for launch in provenance.get("code") or []:
+        versions = launch.get("versions") or {}
+        rows.append(("commit", value(launch.get("git_commit")) or "not known"))
+        rows.append(
+            ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
+        )
+    remark = "The report's chain of data, split, space, study, export, runs, code and environment "
+    remark += "says whether all of this hangs together."
+    return Section("Origin", (remark,), ("What", "Value"), tuple(rows))
+
+
+# --- The weights ---------------------------------------------------------------------------------
+
+_SNIPPET = """\
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpsearch import checkpoint
+from hpsearch.config import TrialConfig
+from hpsearch.data.molecule import Molecule, Molecules
+from hpsearch.data.statistics import TargetStatistics
+from hpsearch.nn import MultiTargetNetwork
+from hpsearch.targets import target
+
+weights, state = checkpoint.read({path})
+config = TrialConfig.from_dict(state["config"])
+statistics = TargetStatistics.from_dict(state["statistics"])
+network = MultiTargetNetwork(config.network, len(config.targets)).eval()
+network.load_state_dict(weights)
+
+water = Molecule(
+    atomic_numbers=np.array([8, 1, 1]),
+    positions=np.array([[0, 0, 0.119], [0, 0.763, -0.477], [0, -0.763, -0.477]]),  # Å
+    targets=None,
+    identifier=0,
+)
+molecules, rows = Molecules.from_molecules([water]), [0]
+batch = molecules.batch(rows)
+with torch.no_grad():
+    outputs = network(batch.elements, batch.positions, batch.counts)
+predictions = statistics.restore(outputs, molecules, rows)  # in native units
+print(predictions[0, 0] * target("{target}").reporting_factor, "{unit}")
+"""
+
+
+def _loading(model: _Model) -> str:
+    """Where the weights are, and code that loads them: not a section, which holds no code."""
+    epoch = int(model.cell["best_epoch"])
+    folder = Path(*Path(model.run["directory"]).parts[-4:])
+    found = _weights_file(Path(model.run["directory"]), epoch)
+    pattern = f"{checkpoint.BEST}-{epoch:05d}-*.safetensors"
+    path = f'next(Path().glob("{pattern}"))' if found is None else f'Path("{found}")'
+    code = _SNIPPET.format(path=path, target=model.target.name, unit=model.target.unit)
+    return (
+        "## Loading the weights\n\n"
+        f"File `{found or pattern}` of the folder `{folder.as_posix()}`, which lies in the folder "
+        "of the runs (`--runs` of `hpsearch ablate`). Beside the weights it holds the "
+        f"configuration and the statistics of the training molecules.\n\n```python\n{code}```\n"
+    )
+
+
+def _weights_file(directory: Path, epoch: int) -> str | None:
+    """Name of the file with the best epoch's weights; ``None`` where it cannot be reached."""
+    try:
+        found = checkpoint.files(directory, checkpoint.BEST)
+    except OSError:
+        return None
+    return next((path.name for path in found if checkpoint.epoch_of(path) == epoch), None)

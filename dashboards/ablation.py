@@ -3,8 +3,10 @@
 import plotly.graph_objects as go
 
 from hpsearch import published
-from hpsearch.ablation import VARIANT_NAMES
+from hpsearch.ablation import cell_table
+from hpsearch.pages import colours_of
 from hpsearch.report import table1
+from hpsearch.report.tables import arms_of
 from hpsearch.store import Store
 
 TITLE = "Ablation"
@@ -13,7 +15,8 @@ TITLE = "Ablation"
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """Bars of the arms' test MAE over the L0Net's; below one the arm is better."""
     name = name or store.latest("ablation")
-    if name is None or store.experiment("ablation", name) is None:
+    experiment = None if name is None else store.experiment("ablation", name)
+    if name is None or experiment is None:
         return None
     table = table1(store, name)
     table = table[table["L0Net"].notna()]
@@ -21,8 +24,10 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
         return None
     train = int(table["train_molecules"].max())
     drawn = go.Figure()
-    for arm in VARIANT_NAMES:
-        if arm not in table or table[arm].isna().all():
+    arms = arms_of(cell_table(store, experiment.id))
+    colours = colours_of(arms)
+    for arm in arms:
+        if table[arm].isna().all():
             continue
         known = table[table[arm].notna()]
         errors = zip(known[arm], known["unit"], strict=True)
@@ -32,6 +37,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
                 y=(known[arm] / known["L0Net"]).tolist(),
                 customdata=[f"{mae:.4g} {unit}" for mae, unit in errors],
                 hovertemplate="%{x}: %{y:.3f} of L0Net's (%{customdata})",
+                marker={"color": colours[arm]},
                 name=arm,
             )
         )

@@ -4,10 +4,9 @@ import math
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-from hpsearch.ablation import VARIANT_NAMES
+from hpsearch.pages import colours_of
 from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
@@ -46,7 +45,7 @@ def draw(curves: pd.DataFrame) -> go.Figure:
     columns = min(COLUMNS, len(names))
     titles = [f"{target(name).symbol} ({target(name).unit})" for name in names]
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles)
-    colours = colours_of(curves)
+    colours = colours_of(curves["line"])
     in_legend = set()
     for index, name in enumerate(names):
         of_target = curves[curves["target"] == name]
@@ -72,13 +71,3 @@ def draw(curves: pd.DataFrame) -> go.Figure:
     drawn.update_yaxes(type="log", title_text="validation MAE")
     drawn.update_layout(height=max(2, rows) * PANEL_HEIGHT)
     return drawn
-
-
-def colours_of(curves: pd.DataFrame) -> dict[str, str]:
-    """A colour per line; an arm has the same one in every ablation."""
-    present = list(dict.fromkeys(curves["line"]))
-    lines = [*VARIANT_NAMES, *(line for line in present if line not in VARIANT_NAMES)]
-    if not set(present) & set(VARIANT_NAMES):
-        lines = present
-    palette = qualitative.D3 if len(lines) <= len(qualitative.D3) else qualitative.Dark24
-    return {line: palette[index % len(palette)] for index, line in enumerate(lines)}

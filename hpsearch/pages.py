@@ -9,14 +9,16 @@ from __future__ import annotations
 import html
 import importlib.util
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 
 from hpsearch import shipped
+from hpsearch.ablation import VARIANT_NAMES
 from hpsearch.errors import HpsearchError
 from hpsearch.store import Store
 
@@ -88,6 +90,20 @@ class Page:
             full_html=False, include_plotlyjs=True, default_height="100vh", div_id=self.name
         )
         return _DOCUMENT.format(title=html.escape(self.title), figure=body)
+
+
+def colours_of(lines: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm or trial; the paper's arms have the same ones on every page.
+
+    Args:
+        lines: names of the arms or trials, as often as they come.
+    """
+    present = list(dict.fromkeys(lines))
+    names = [*VARIANT_NAMES, *(line for line in present if line not in VARIANT_NAMES)]
+    if not set(present) & set(VARIANT_NAMES):
+        names = present
+    palette = qualitative.D3 if len(names) <= len(qualitative.D3) else qualitative.Dark24
+    return {name: palette[index % len(palette)] for index, name in enumerate(names)}
 
 
 def folder() -> Path:

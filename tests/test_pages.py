@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sqlite3
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
+import whole_chain
 from made_up import ERRORS, run_ablation, run_search, the_winner
 
+from hpsearch.ablation import Variant, cell_table
+from hpsearch.data import qm9
+from hpsearch.data.split import make_split
+from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.pages import (
     PageError,
+    colours_of,
     folder,
     load_page,
     load_pages,
@@ -20,7 +29,8 @@ from hpsearch.pages import (
 from hpsearch.report import subject, table1
 from hpsearch.store import Store
 
-SHIPPED = ["ablation", "learning_curves", "targets"]
+SHIPPED = ["ablation", "cost", "learning_curves", "parity", "targets"]
+MINE = Variant("Mine", "half the reach", lambda network: network, {"radial_maximum_angstrom": 3.0})
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +40,27 @@ def url(tmp_path_factory):
     with Store.create(url) as store:
         run_ablation(store, the_winner(run_search(store)), repeats=2)
     return url
+
+
+@pytest.fixture(scope="module")
+def whole_url(tmp_path_factory):
+    """A store whose hashes are the molecules', with residuals and an arm that a user declared."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('whole')}/store.db"
+    with Store.create(url) as store:
+        whole_chain.ablate(
+            store,
+            whole_chain.search(store).winner(),
+            variants=["L1Net", "L0Net", "Mine"],
+            declared=(MINE,),
+            repeats=2,
+        )
+    return url
+
+
+@pytest.fixture
+def whole(whole_url):
+    with Store.open(whole_url) as store:
+        yield store
 
 
 @pytest.fixture
@@ -131,8 +162,143 @@ def test_the_ablations_bars_are_table_1_over_the_l0nets(store):
     assert "109,000" in drawn.data[-1].name
 
 
+def test_an_arm_that_a_user_declared_is_drawn_on_every_page(whole):
+    for name in ("ablation", "cost", "learning_curves", "parity"):
+        arms = {trace.name for trace in draw(name, whole).data}
+        assert {"L1Net", "L0Net", "Mine"} <= arms, name
+        assert not {"L0NetDeep", "L0NetOutdeep"} & arms
+
+
+def test_an_arm_has_the_same_colour_on_every_page(whole):
+    lines = {t.name: t.line.color for t in draw("learning_curves", whole).data}
+    assert lines == {name: colours_of(lines)[name] for name in lines}
+    for page_name in ("ablation", "cost", "parity"):
+        for trace in draw(page_name, whole).data:
+            if trace.name in lines:
+                assert trace.marker.color == lines[trace.name], page_name
+
+
+# --- Parity
+
+
+def panels(drawn):
+    """Axis letter to its panel's traces, the diagonal apart."""
+    found = {}
+    for trace in drawn.data:
+        found.setdefault(trace.xaxis, []).append(trace)
+    return list(found.values())
+
+
+def test_parity_is_reference_and_prediction_of_the_test_molecules(whole):
+    drawn = draw("parity", whole)
+    molecules = qm9.load()
+    experiment = whole.experiment("ablation", subject(whole).ablation)
+    run = whole.runs(experiment.id).iloc[0]
+    rows = make_split(molecules, whole_chain.space().data).test
+    residuals = whole.test_residuals(experiment.id).set_index("key")["residuals"]
+    assert len(panels(drawn)) == 2
+    for name, factor, traces in zip(("mu", "U0"), (1, 27211.386245988), panels(drawn), strict=True):
+        *arms, diagonal = traces
+        assert [trace.name for trace in arms] == ["L1Net", "L0Net", "Mine"]
+        native = target_values(molecules, rows, [name]) - atom_references(molecules, rows, [name])
+        references = native[:, 0] * factor
+        for trace in arms:
+            assert trace.x == pytest.approx(references)
+            # The first of the two repeats.
+            assert trace.y - trace.x == pytest.approx(residuals[f"{trace.name}/{name}/0"], abs=1e-9)
+            assert trace.customdata.tolist() == molecules.identifiers[rows].tolist()
+        assert list(diagonal.x) == list(diagonal.y) == [references.min(), references.max()]
+    assert len(run["split_hash"]) == 64
+    assert drawn.layout.title.text.endswith("predictions for test molecules")
+    axes = [drawn.layout[axis].title.text for axis in ("xaxis", "yaxis", "xaxis2", "yaxis2")]
+    assert axes == ["reference (D)", "prediction (D)", "reference (meV)", "prediction (meV)"]
+    titles = [title.text for title in drawn.layout.annotations]
+    assert titles == ["μ", "U₀ less atomic references"]
+
+
+def test_many_test_molecules_are_thinned_evenly_and_the_title_says_so(whole, monkeypatch):
+    page = load_page(folder() / "parity.py")
+    every = page.figure(whole)
+    monkeypatch.setitem(page.function.__globals__, "MOST_MOLECULES", 1_000)
+    drawn = page.figure(whole)
+    assert "at most 1,000 of each network's are drawn" in drawn.layout.title.text
+    places = np.linspace(0, 1_999, 1_000).astype(int)
+    assert len(set(places)) == 1_000
+    assert drawn.data[0].x.tolist() == every.data[0].x[places].tolist()
+    assert drawn.data[0].y.tolist() == every.data[0].y[places].tolist()
+    assert drawn.data[1].x.tolist() == drawn.data[0].x.tolist()
+
+
+def parity_of_changed_runs(url, tmp_path, statement, *values):
+    path = shutil.copy(url.removeprefix("sqlite:///"), tmp_path / "copy.db")
+    with sqlite3.connect(path) as connection:
+        assert connection.execute(statement, values).rowcount == 1
+    connection.close()
+    with Store.open(f"sqlite:///{path}") as changed:
+        return draw("parity", changed)
+
+
+HASHES = {
+    "data_hash": r"parity\.py: the molecules must be those of the run L1Net/U0/0, whose hash is o",
+    "split_hash": r"parity\.py: the split must be that of the run L1Net/U0/0, whose hash is other",
+}
+
+
+@pytest.mark.parametrize("column", HASHES)
+def test_parity_refuses_other_molecules_and_another_split(column, whole_url, tmp_path):
+    statement = f"update hpsearch_runs set {column} = 'other' where key = 'L1Net/U0/0'"
+    with pytest.raises(PageError, match=HASHES[column]) as caught:
+        parity_of_changed_runs(whole_url, tmp_path, statement)
+    assert "\n" not in str(caught.value)
+
+
+def test_parity_refuses_residuals_of_another_number(whole_url, tmp_path):
+    statement = (
+        "update hpsearch_test_errors set residuals = ? where target = 'mu' and run_id = "
+        "(select id from hpsearch_runs where key = 'L0Net/mu/0')"
+    )
+    with pytest.raises(PageError, match="each of 2,000 test molecules, got 3"):
+        parity_of_changed_runs(whole_url, tmp_path, statement, np.zeros(3, "<f4").tobytes())
+
+
+# --- Cost
+
+
+def test_costs_are_the_stores(whole):
+    drawn = draw("cost", whole)
+    experiment = whole.experiment("ablation", subject(whole).ablation)
+    cells = cell_table(whole, experiment.id).set_index("key")
+    # Two targets, two costs, three arms; for each its runs and its mean.
+    assert len(drawn.data) == 2 * 2 * 3 * 2
+    for number, (runs, mean) in enumerate(zip(drawn.data[::2], drawn.data[1::2], strict=True)):
+        target, cost = ("mu", "U0")[number // 6], ("weights", "seconds")[number // 3 % 2]
+        assert list(runs.customdata) == [f"{runs.name}/{target}/{repeat}" for repeat in (0, 1)]
+        of_arm = cells.loc[list(runs.customdata)]
+        assert list(runs.x) == of_arm[cost].tolist()
+        assert list(runs.y) == of_arm["test_mae"].tolist()
+        assert list(mean.x) == [of_arm[cost].mean()]
+        assert list(mean.y) == pytest.approx([of_arm["test_mae"].mean()])
+        assert list(mean.error_y.array) == pytest.approx([of_arm["test_mae"].std(ddof=1)])
+        assert runs.showlegend is False
+    assert [trace.name for trace in drawn.data if trace.showlegend] == ["L1Net", "L0Net", "Mine"]
+    assert {drawn.layout[f"xaxis{n or ''}"].type for n in ("", 2, 3, 4)} == {"log"}
+    assert drawn.layout.xaxis.title.text == "trainable weights"
+    assert drawn.layout.xaxis2.title.text == "seconds of training"
+    assert [drawn.layout[f"yaxis{n}"].title.text for n in ("", 2, 3, 4)] == [
+        *["test MAE (D)"] * 2,
+        *["test MAE (meV)"] * 2,
+    ]
+
+
+def test_a_single_run_has_no_bar(empty):
+    name = run_ablation(empty, the_winner(run_search(empty)))
+    drawn = draw("cost", empty, name)
+    assert all(trace.error_y.array is None for trace in drawn.data)
+
+
 def test_pages_keep_to_the_experiment_that_is_named(store):
-    assert draw("ablation", store, "made-up") is None
+    for page_name in ("ablation", "cost", "parity"):
+        assert draw(page_name, store, "made-up") is None
     assert draw("targets", store, subject(store).ablation) is None
 
 
@@ -142,7 +308,8 @@ def test_pages_keep_to_the_experiment_that_is_named(store):
 def test_a_document_is_whole_and_holds_plotly_once(store):
     documents, problems = render_pages(store)
     assert problems == []
-    assert set(documents) == {f"{name}.html" for name in SHIPPED}
+    # Parity needs the residuals of the test molecules, which this store does not have.
+    assert set(documents) == {f"{name}.html" for name in SHIPPED if name != "parity"}
     for text in documents.values():
         assert text.count("plotly.js v") == 1
         assert not re.search(r"<(script|link)[^>]+(src|href)=", text)

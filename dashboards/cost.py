@@ -1,0 +1,89 @@
+"""What an arm's error costs: test MAE against weights and against training time, by target."""
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from hpsearch.ablation import cell_table
+from hpsearch.pages import colours_of
+from hpsearch.report.tables import arms_of
+from hpsearch.store import Store
+from hpsearch.targets import TARGET_NAMES, target
+
+TITLE = "Cost"
+
+COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
+"""Columns of the cell table, and their axes' titles."""
+
+PANEL_HEIGHT = 320
+
+
+def figure(store: Store, name: str | None = None) -> go.Figure | None:
+    """A marker per run, and one per arm whose bar is the standard deviation over its repeats."""
+    name = name or store.latest("ablation")
+    experiment = None if name is None else store.experiment("ablation", name)
+    if experiment is None:
+        return None
+    cells = cell_table(store, experiment.id)
+    cells = cells[cells["state"] == "complete"].dropna(subset=["test_mae", *COSTS])
+    if cells.empty:
+        return None
+    drawn = draw(cells)
+    drawn.update_layout(
+        title=f"{name}: test errors and costs; a bar is the standard deviation over repeats"
+    )
+    return drawn
+
+
+def draw(cells: pd.DataFrame) -> go.Figure:
+    """A row of panels per target, a panel per cost, a colour and a legend entry per arm."""
+    names = [name for name in TARGET_NAMES if name in set(cells["target"])]
+    titles = [f"{target(name).symbol} ({target(name).unit})" for name in names for _ in COSTS]
+    drawn = make_subplots(rows=len(names), cols=len(COSTS), subplot_titles=titles)
+    arms = [arm for arm in arms_of(cells) if arm in set(cells["variant"])]
+    colours = colours_of(arms)
+    in_legend = set()
+    for row, name in enumerate(names, start=1):
+        for column, cost in enumerate(COSTS, start=1):
+            for arm in arms:
+                runs = cells[(cells["target"] == name) & (cells["variant"] == arm)]
+                if runs.empty:
+                    continue
+                for trace in traces(runs, cost, colours[arm], target(name).unit):
+                    drawn.add_trace(trace, row=row, col=column)
+                drawn.data[-1].showlegend = arm not in in_legend
+                in_legend.add(arm)
+            drawn.update_xaxes(type="log", title_text=COSTS[cost], row=row, col=column)
+        drawn.update_yaxes(title_text=f"test MAE ({target(name).unit})", row=row)
+    drawn.update_layout(height=max(2, len(names)) * PANEL_HEIGHT)
+    return drawn
+
+
+def traces(runs: pd.DataFrame, cost: str, colour: str, unit: str) -> tuple[go.Scatter, go.Scatter]:
+    """The runs of one arm at one target, and their mean."""
+    arm = str(runs["variant"].iloc[0])
+    errors = runs["test_mae"].astype(float)
+    bar = {"type": "data", "array": [float(errors.std(ddof=1))]} if len(errors) > 1 else {}
+    hover = f"%{{x:,.4g}} {cost}: %{{y:.4g}} {unit}"
+    of_runs = go.Scatter(
+        x=runs[cost].astype(float).tolist(),
+        y=errors.tolist(),
+        mode="markers",
+        marker={"color": colour, "size": 6, "symbol": "circle-open"},
+        name=arm,
+        legendgroup=arm,
+        showlegend=False,
+        customdata=runs["key"].tolist(),
+        hovertemplate=f"%{{customdata}}<br>{hover}",
+    )
+    of_arm = go.Scatter(
+        x=[float(runs[cost].mean())],
+        y=[float(errors.mean())],
+        error_y=bar,
+        mode="markers",
+        marker={"color": colour, "size": 10, "symbol": "diamond"},
+        name=arm,
+        legendgroup=arm,
+        hovertemplate=f"{arm}, mean of {len(runs)}<br>{hover}",
+    )
+    return of_runs, of_arm

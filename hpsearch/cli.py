@@ -396,10 +396,10 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON list, for scripts.")
 def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
-    """Say what this machine can do, and what is wrong, each with its mend.
+    """Say what this machine can do and what is wrong.
 
-    Cores, memory, GPUs, the molecules, the store, disks and versions. The exit code is 1 where
-    something keeps a launch from working.
+    Each trouble comes with its mend. Looked at are cores, memory, GPUs, the molecules, the store,
+    disks and versions. The exit code is 1 where something keeps a launch from working.
     """
     import json
     from dataclasses import asdict

@@ -191,11 +191,6 @@ BREAKS = {
         in_config("network", embedding_size=7),
         "the runs of L1Net have more than one network",
     ),
-    "a commit": (
-        "code",
-        in_launch(git_commit="f" * 32),
-        "several commits: 0123456789ab, ffffffffffff",
-    ),
     "changed files": (
         "code",
         in_ablation(code=[{"versions": TORCH, "git_commit": f"{COMMIT}-dirty"}]),
@@ -228,6 +223,13 @@ def test_a_change_breaks_its_link_and_no_other(what, copy):
     assert states(links, "unknown") <= ALSO.get(what, set())
     assert f"is broken at {name}" in verdict(tuple(links.values()))
     assert "\n" not in links[name].detail
+
+
+def test_several_commits_are_named_and_not_called_the_same(copy):
+    in_launch(git_commit="f" * 32)(copy)
+    link = copy.chain()["code"]
+    assert link.state == "unknown"
+    assert "several commits, 0123456789ab, ffffffffffff" in link.detail
 
 
 def test_another_split_of_the_same_size_is_found_by_making_it_again(copy):

@@ -28,6 +28,9 @@ from hpsearch.winner import Winner
 from hpsearch.yaml_file import Document, nearest, one_line, read_yaml, validate
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
+_COLUMN = re.compile(
+    r"target|symbol|unit|train_molecules|mean|composition|(paper|relative|delta)_.*|.*_(weights|runs)"
+)
 _KNOWN = {variant.name: variant for variant in VARIANTS}
 _OF_THE_REPEATS = "seed"
 
@@ -92,6 +95,12 @@ def _check_name(document: Document, name: str, before: list[str]) -> None:
             key=True,
         )
     taken = {known.lower() for known in (*_KNOWN, *before, "all")}
+    if _COLUMN.fullmatch(name):
+        raise document.error(
+            ("variants", name),
+            f"a variant's name must not be one of Table 1's columns, got '{name}'; rename it",
+            key=True,
+        )
     if name.lower() in taken:
         raise document.error(
             ("variants", name),

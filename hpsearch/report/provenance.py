@@ -246,10 +246,13 @@ def _code(seen: Evidence) -> Link:
     if seen.origin is not None:
         commits = [seen.origin.get("git_commit"), *commits]
     named = [str(commit) for commit in dict.fromkeys(commits) if commit is not None]
-    broken = [f"several commits: {', '.join(map(_commit, named))}"] if len(named) > 1 else []
     dirty = [_commit(commit) for commit in named if commit.endswith(_DIRTY)]
-    broken += [f"files were changed beside {', '.join(dirty)}"] if dirty else []
+    broken = [f"files were changed beside {', '.join(dirty)}"] if dirty else []
     unknown = [] if launches else ["the launches have not recorded it"]
+    if len(named) > 1:
+        # Each can be had again; that they compute alike is nothing that a table can tell.
+        listed = ", ".join(map(_commit, named))
+        unknown.append(f"several commits, {listed}, which may not compute alike")
     if None in commits:
         unknown.append("a launch did not run from a checkout, so that its commit is not known")
     sound = "one commit for the search and the ablation, nothing changed beside it"

@@ -18,13 +18,13 @@ PACKAGE = ROOT / "hpsearch"
 FOLDERS = ("search_spaces", "storage", "dashboards")
 
 AT_THE_TOP = {
-    "torch": {"nn", "train"},
+    "torch": {"nn", "train", "dipoles"},
     "ray": {"tune"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "optuna": {"store", "study"},
     "optuna_dashboard": {"dashboard"},
-    "plotly": {"pages"},
+    "plotly": {"pages", "dipoles"},
     "click": {"cli"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""

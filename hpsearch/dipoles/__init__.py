@@ -1,0 +1,9 @@
+"""Figure 2 and Eq. 4 as an experiment: two dipoles, and networks that do or do not see their angle.
+
+``docs/dipoles.md`` derives what each network can reach.
+"""
+
+from hpsearch.dipoles.document import documents, table
+from hpsearch.dipoles.experiment import Experiment, run
+
+__all__ = ["Experiment", "documents", "run", "table"]

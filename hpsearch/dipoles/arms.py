@@ -1,0 +1,138 @@
+"""The arms of the experiment: which network looks at which systems, and what it cannot see."""
+
+# M systems
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from hpsearch.config import NetworkConfig
+from hpsearch.dipoles.networks import (
+    SCALARS_GIVEN,
+    ChargeNetwork,
+    Estimator,
+    ScalarReadout,
+    VectorReadout,
+)
+from hpsearch.dipoles.systems import (
+    Draw,
+    axial_floor,
+    bound,
+    four_charges,
+    two_sites,
+    two_sites_among_others,
+)
+
+TWO_SITES = "two sites"
+AMONG_OTHERS = "two sites and two bare ones"
+CHARGES_SMOOTH = "four charges, 8 Gaussians"
+CHARGES_PAPER = "four charges, the paper's basis"
+
+L0 = "L0Net"
+L1 = "L1Net"
+L1_ONE_BLOCK = "L1Net, one block"
+L1_VECTOR = "L1, vector readout"
+
+_SCALARS, _VECTORS = 16, 16
+"""Features of an L1Net; an L0Net has three scalars in the place of each vector, as in the paper."""
+
+_BASES: dict[str, dict[str, Any]] = {
+    CHARGES_SMOOTH: {
+        "radial_basis": "gaussian",
+        "radial_functions": 8,
+        "radial_maximum_angstrom": 8.0,
+    },
+    CHARGES_PAPER: {
+        "radial_basis": "cosine",
+        "radial_functions": 84,
+        "radial_maximum_angstrom": 11.1,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One network in one case.
+
+    Attributes:
+        case: what the systems are.
+        name: of the network.
+        draw: draws systems.
+        build: makes a fresh network.
+        floor: least mean squared error that any network of this kind can have, however wide:
+            its average over given dipoles ``[M, 2, 3]``, in (e Å)⁴.
+    """
+
+    case: str
+    name: str
+    draw: Draw
+    build: Callable[[], Estimator]
+    floor: Callable[[Tensor], float]
+
+
+def arms() -> tuple[Arm, ...]:
+    """All arms, case after case, L0 before L1 in each."""
+    l0, l1 = _given(0, 2), _given(_VECTORS, 2)
+    one_block = _given(_VECTORS, 1)
+    return (
+        Arm(TWO_SITES, L0, two_sites, partial(ScalarReadout, l0), bound),
+        Arm(TWO_SITES, L1_ONE_BLOCK, two_sites, partial(ScalarReadout, one_block), bound),
+        Arm(TWO_SITES, L1, two_sites, partial(ScalarReadout, l1), axial_floor),
+        Arm(TWO_SITES, L1_VECTOR, two_sites, partial(VectorReadout, l1), _nothing),
+        Arm(AMONG_OTHERS, L0, two_sites_among_others, partial(ScalarReadout, l0), bound),
+        Arm(AMONG_OTHERS, L1, two_sites_among_others, partial(ScalarReadout, l1), _nothing),
+        *(
+            Arm(case, name, four_charges, partial(ChargeNetwork, _charges(vectors, case)), _nothing)
+            for case in _BASES
+            for name, vectors in ((L0, 0), (L1, _VECTORS))
+        ),
+    )
+
+
+def _given(vectors: int, blocks: int) -> NetworkConfig:
+    """A network that is given scalars and perhaps a vector at each site."""
+    several = blocks > 1
+    return NetworkConfig(
+        embedding_size=1,
+        featurization_scalars=SCALARS_GIVEN,
+        featurization_vectors=min(vectors, 1),
+        featurization_blocks=1,
+        radial_basis="cosine",
+        radial_functions=8,
+        radial_maximum_angstrom=4.0,
+        radial_mlp_layers=1,
+        radial_mlp_neurons=16,
+        output_blocks=blocks,
+        output_mlp_layers=2,
+        output_scalars=_scalars(vectors) if several else 0,
+        output_vectors=vectors if several else 0,
+        output_mlp_neurons=32,
+    )
+
+
+def _charges(vectors: int, case: str) -> NetworkConfig:
+    """A network of two blocks that is given charges."""
+    return NetworkConfig(
+        embedding_size=16,
+        featurization_scalars=_scalars(vectors),
+        featurization_vectors=vectors,
+        featurization_blocks=1,
+        radial_mlp_layers=1,
+        radial_mlp_neurons=16,
+        output_mlp_layers=2,
+        output_mlp_neurons=32,
+        **_BASES[case],
+    )
+
+
+def _scalars(vectors: int) -> int:
+    return _SCALARS + 3 * (_VECTORS - vectors)
+
+
+def _nothing(dipoles: Tensor) -> float:
+    return 0.0

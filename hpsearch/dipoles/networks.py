@@ -1,0 +1,184 @@
+"""The networks of the experiment, put together from the layers of :mod:`hpsearch.nn`."""
+
+# M systems, A sites, S scalars, V vectors, T copies (here always one)
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpsearch.config import NetworkConfig
+from hpsearch.dipoles.systems import Systems
+from hpsearch.nn import Degrees, Features, MultiTargetNetwork, Neighbourhoods
+from hpsearch.nn.atom_wise import AtomWise
+from hpsearch.nn.block import ConvolutionBlock
+from hpsearch.nn.convolution import Convolution
+from hpsearch.nn.network import OutputBlocks
+from hpsearch.nn.radial import RadialBasis
+
+SCALARS_GIVEN = 2
+"""|p_a| and the constant one."""
+
+
+def features_given(systems: Systems, vectors: int) -> Features:
+    """What a network is told about each site: |p_a|, one and, with ``vectors`` = 1, p_a itself.
+
+    Returns:
+        Features ``[1, A, 2]`` and ``[1, 3, A, vectors]``; a site without a dipole has zeros.
+    """
+    magnitude = systems.vectors.norm(dim=1)
+    scalars = torch.stack((magnitude, torch.ones_like(magnitude)), dim=1)
+    rotating = systems.vectors.T[..., None].expand(-1, -1, vectors)
+    return Features(scalars[None], rotating[None])
+
+
+class Estimator(nn.Module, ABC):
+    """Estimates p² = |p1 + p2|² of systems, after :meth:`calibrate`."""
+
+    @abstractmethod
+    def calibrate(self, systems: Systems) -> None:
+        """Normalise a fresh network on some training systems."""
+
+    @abstractmethod
+    def forward(self, systems: Systems) -> Tensor:
+        """``[M]`` estimates in (e Å)²."""
+
+    @property
+    def weights(self) -> int:
+        """Number of trainable weights."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class ScalarReadout(Estimator):
+    """The paper's: convolution & gated blocks of which the last emits scalars, atom-wise layers.
+
+    The given features enter an output block where a featurization's would.
+
+    Args:
+        config: ``featurization_scalars`` and ``featurization_vectors`` are those given.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.basis = _basis(config)
+        self.blocks = OutputBlocks(config, 1, self.basis)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def calibrate(self, systems: Systems) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            _calibrate_convolutions(self, systems)
+            self.blocks.last_bias.sub_(self._per_site(systems)[0].mean())
+        _take_moments(self, systems)
+
+    def forward(self, systems: Systems) -> Tensor:
+        """See the base class."""
+        per_site, pairs = self._per_site(systems)
+        total = per_site.new_zeros(pairs.molecules).index_add(0, pairs.molecule, per_site)
+        return self.mean + self.deviation * total
+
+    def _per_site(self, systems: Systems) -> tuple[Tensor, Neighbourhoods]:
+        pairs = _pairs(systems, self.config)
+        given = features_given(systems, self.config.featurization_vectors)
+        out: Tensor = self.blocks(given, pairs, self.basis(pairs.distance))
+        return out[0], pairs
+
+
+class VectorReadout(Estimator):
+    """One convolution & gated block, then |Σ_a W V_a|²: dipoles added up as vectors.
+
+    No network of the paper ends like this. It shows that the vectors suffice: what the paper's
+    L1Net misses on two sites, it misses because it turns them into scalars too early.
+
+    Args:
+        config: as of :class:`ScalarReadout`; its ``output_scalars`` and ``output_vectors`` leave
+            the block.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.basis = _basis(config)
+        self.block = ConvolutionBlock(
+            1,
+            Degrees(config.featurization_scalars, config.featurization_vectors),
+            Degrees(config.output_scalars, config.output_vectors),
+            self.basis,
+            radial_layers=config.radial_mlp_layers,
+            radial_neurons=config.radial_mlp_neurons,
+            beta=config.softplus_beta,
+        )
+        self.mix = AtomWise(1, config.output_vectors, 1, bias=False)
+
+    def calibrate(self, systems: Systems) -> None:
+        """See the base class."""
+        with torch.no_grad():
+            _calibrate_convolutions(self, systems)
+
+    def forward(self, systems: Systems) -> Tensor:
+        """See the base class."""
+        pairs = _pairs(systems, self.config)
+        given = features_given(systems, self.config.featurization_vectors)
+        vectors = self.block(given, pairs, self.basis(pairs.distance)).vectors
+        per_site: Tensor = self.mix(vectors.flatten(1, 2)).view(3, -1)
+        total = per_site.new_zeros(3, pairs.molecules).index_add(1, pairs.molecule, per_site)
+        return total.square().sum(0)
+
+
+class ChargeNetwork(Estimator):
+    """The multi-target network with one target; a charge's sign is its element."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.network = MultiTargetNetwork(config, targets=1)
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def calibrate(self, systems: Systems) -> None:
+        """See the base class."""
+        self.network.calibrate(systems.kinds, systems.positions, systems.counts)
+        _take_moments(self, systems)
+
+    def forward(self, systems: Systems) -> Tensor:
+        """See the base class."""
+        out: Tensor = self.network(systems.kinds, systems.positions, systems.counts)
+        return self.mean + self.deviation * out[:, 0]
+
+
+def _basis(config: NetworkConfig) -> RadialBasis:
+    return RadialBasis(config.radial_basis, config.radial_functions, config.radial_maximum_angstrom)
+
+
+def _pairs(systems: Systems, config: NetworkConfig) -> Neighbourhoods:
+    return Neighbourhoods.of(systems.positions, systems.counts, config.radial_maximum_angstrom)
+
+
+def _take_moments(network: ScalarReadout | ChargeNetwork, systems: Systems) -> None:
+    """Shift and scale, as of Eq. 16."""
+    network.mean.copy_(systems.squared_total.mean())
+    network.deviation.copy_(systems.squared_total.std())
+
+
+def _calibrate_convolutions(network: Estimator, systems: Systems) -> None:
+    """As :meth:`MultiTargetNetwork.calibrate`: each is set before it acts."""
+
+    def measure(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert isinstance(convolution, Convolution)
+        convolution.calibrate(convolution.second_moments(*arguments))
+
+    convolutions = [module for module in network.modules() if isinstance(module, Convolution)]
+    hooks = [convolution.register_forward_pre_hook(measure) for convolution in convolutions]
+    network(systems)
+    for hook in hooks:
+        hook.remove()

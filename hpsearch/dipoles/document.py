@@ -30,7 +30,7 @@ _HEADER = (
     "of the seeds",
     "least possible",
     "MSE / variance",
-    "Seconds",
+    "CPU seconds",
 )
 
 
@@ -56,7 +56,7 @@ def table(experiment: Experiment) -> Section:
         f"variance of p², {experiment.variance:.4f} (e Å)⁴, is the error of its mean.",
         f"Mean over {experiment.seeds} seeds, then the lowest and the highest of them. Least "
         "possible: what a network of the kind must leave, however wide, averaged over the same "
-        "systems. Seconds are those of one training.",
+        "systems. CPU seconds are those of one training.",
     )
     rows = tuple(_row(arm, experiment) for arm in experiment.arms)
     return Section("Test errors", remarks, _HEADER, rows)

@@ -34,7 +34,8 @@ class Curve:
         weights: number of trainable weights.
         steps: optimizer steps made at each test; the first is 0.
         errors: mean squared errors there on the test systems, in (e Å)⁴.
-        seconds: of training, without the tests.
+        seconds: of processor time for training, without the tests; with one thread what an idle
+            machine's clock would show.
     """
 
     seed: int
@@ -77,7 +78,7 @@ class ArmResult:
 
     @property
     def seconds(self) -> float:
-        """Of training, the mean over the seeds."""
+        """Of processor time for one training, the mean over the seeds."""
         return fmean(curve.seconds for curve in self.curves)
 
 
@@ -147,7 +148,7 @@ def train(arm: Arm, seed: int, steps: int, test: Systems) -> Curve:
     errors = [test_error(network, test)]
     seconds = 0.0
     for before, after in pairwise(tested):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(after - before):
             systems = arm.draw(BATCH_SIZE, generator)
             loss = (network(systems) - systems.squared_total).square().mean()
@@ -155,7 +156,7 @@ def train(arm: Arm, seed: int, steps: int, test: Systems) -> Curve:
             loss.backward()
             optimizer.step()
             schedule.after_step()
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
         errors.append(test_error(network, test))
     return Curve(seed, network.weights, tuple(tested), tuple(errors), seconds)
 

@@ -337,3 +337,12 @@ def test_what_is_wrong_ends_in_one_line(
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_documentation_shows_the_recorded_results() -> None:
+    results = (ROOT / "docs" / "results" / "dipoles.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "dipoles.md").read_text(encoding="utf-8")
+    rows = [line for line in results.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(ARMS) + 2
+    for row in rows:
+        assert row in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -143,9 +144,19 @@ def figure(experiment: Experiment) -> go.Figure:
             drawn.add_trace(_trace(line, show=line.name not in in_legend), **place)
             in_legend.add(line.name)
         for value, label in panel.marks:
-            drawn.add_hline(y=value, line_dash="dash", annotation_text=label, **place)
+            drawn.add_hline(y=value, line={"dash": "dash", "width": 1}, **place)
+            # On a logarithmic axis Plotly takes an annotation's logarithm, and a line's value.
+            drawn.add_annotation(
+                x=experiment.steps,
+                y=math.log10(value),
+                text=label,
+                showarrow=False,
+                xanchor="right",
+                yanchor="bottom" if value >= 1 else "top",
+                **place,
+            )
         drawn.update_xaxes(title_text=_X_LABEL, **place)
-        drawn.update_yaxes(title_text=_Y_LABEL, type="log", exponentformat="power", **place)
+        drawn.update_yaxes(title_text=_Y_LABEL, type="log", dtick=1, **place)
     drawn.update_layout(height=420 * rows, hovermode="closest")
     return drawn
 

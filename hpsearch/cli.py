@@ -628,8 +628,6 @@ def ablate(
         "deadline_seconds": deadline_seconds,
     }
     data = DataSummary.of(_molecules(), winner, plan)
-    for line in plan_lines(plan):
-        _say(line)
     if dry_run:
         _quote(plan, placement)
         return
@@ -640,6 +638,8 @@ def ablate(
         )
         counts = ablation.counts()
         _say(f"ablation {plan.name} in {store.label}")
+        for line in plan_lines(plan):
+            _say(line)
         _say(f"found: {counts['complete']} complete, {counts['waiting']} to run")
         _say(plan.training_note)
         _say(
@@ -663,10 +663,12 @@ def ablate(
 
 def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
     from hpsearch import quote, tune
-    from hpsearch.report import quote_lines
+    from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
     device = placement["device"] or ("cuda" if placement["gpus_per_run"] > 0 else "cpu")
+    for line in plan_lines(plan):
+        _say(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]

@@ -6,6 +6,7 @@ runs compute on the CPU (``--device cpu``) and are placed as they would be on re
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
@@ -76,6 +77,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         yield made
     finally:
         made.shutdown()
+        del made
+        # Here, where what the collector says of Ray's pipes is ignored, and not in a later test.
+        gc.collect()
 
 
 def command(folder: Path, winner: Path, *options: str) -> list[str]:

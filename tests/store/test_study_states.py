@@ -31,12 +31,13 @@ from hypothesis.stateful import (
 from optuna.trial import FixedTrial, TrialState
 from store_examples import FACTS, metrics
 
+from hpsearch import environment
 from hpsearch.config import TrialConfig
 from hpsearch.runs import Assignment, Completion, Failure, FailureKind
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import LeaseLost, Store
 from hpsearch.store.tables import leases
-from hpsearch.study import Search, Study, terms
+from hpsearch.study import Search, Study
 from hpsearch.study.verify import Breach, verify
 
 EXAMPLES = os.environ.get("HPSEARCH_STATES_EXAMPLES")
@@ -460,7 +461,7 @@ class States(RuleBasedStateMachine):
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[States]:
-    monkeypatch.setattr(terms, "_git_commit", lambda: None)  # a process for every launch
+    monkeypatch.setattr(environment, "_git_commit", lambda: None)  # a process for every launch
     template = tmp_path / "template.db"
     Store.create(f"sqlite:///{template}").close()
     values: dict[str, Any] = {"template": template, "root": tmp_path}

@@ -1,4 +1,10 @@
 import os
+import signal
 
 # Tiny networks gain nothing from a second thread, and lose much where processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell without job control starts what runs in its background with SIGINT ignored, and so would
+# be every command that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -310,7 +310,7 @@ def test_molecules_that_a_space_asks_for_in_vain_are_refused_on_its_line(empty: 
 
 # --- A launch that is watched, interrupted, ended and finished ----------------------------------
 
-LONG = ["launch", "quick.yaml", "--trials", "1", "--epochs", "12", "--train-size", "320"]
+LONG = ["launch", "quick.yaml", "--trials", "1", "--epochs", "12", "--train-size", "128"]
 LONG += ["--validation-size", "32", "--test-size", "32"]
 
 

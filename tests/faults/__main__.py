@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,10 @@ from faults.table import Fault, faults
 
 def main() -> int:
     """Run what is asked for; 0 if everything held."""
+    # A shell without job control starts what runs in its background with SIGINT ignored, and so
+    # would be every launch that a scenario interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of all random instants")
     parser.add_argument("--only", metavar="WORD", help="scenarios whose name or row has this word")

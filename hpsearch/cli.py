@@ -101,6 +101,14 @@ _storage = click.option(
     help="The store: sqlite:///FILE or postgresql://USER@HOST/DATABASE (password from the "
     "environment or .pgpass). Default: $HPSEARCH_STORAGE, else sqlite:///storage/hpsearch.db.",
 )
+_output_folder = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    required=True,
+    help="The folder to write into.",
+)
 _sizes = _options(
     click.option(
         "--train-size", type=int, callback=_least(2), metavar="N", help="Training molecules."
@@ -666,7 +674,7 @@ def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
-    device = placement["device"] or ("cuda" if placement["gpus_per_run"] > 0 else "cpu")
+    device = tune.device_of(placement["device"], placement["gpus_per_run"])
     for line in plan_lines(plan):
         _say(line)
     timings = {}
@@ -681,14 +689,7 @@ def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
 @cli.command(epilog=_example("hpsearch report -o report/ --format html,csv"))
 @click.argument("name", required=False)
 @_storage
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    required=True,
-    help="The folder to write into.",
-)
+@_output_folder
 @click.option(
     "--format",
     "formats",
@@ -786,14 +787,7 @@ def train(
 
 
 @cli.command(epilog=_example("hpsearch dipoles -o dipoles/"))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    required=True,
-    help="The folder to write into.",
-)
+@_output_folder
 @click.option(
     "--steps",
     type=int,

@@ -11,6 +11,20 @@ FIRST_RUN_SECONDS = 5.0
 """Seconds of a run beside its epochs, its start and its test, until a run has ended."""
 
 
+def makespan(free: Iterable[float], seconds: Iterable[float]) -> float:
+    """When the last run ends.
+
+    Args:
+        free: when each place becomes free.
+        seconds: of the runs that wait, in the order in which they take the first free place.
+    """
+    places = list(free)
+    heapq.heapify(places)
+    for each in seconds:
+        heapq.heapreplace(places, places[0] + each)
+    return max(places)
+
+
 @dataclass
 class _Run:
     """A run that is waiting or under way.
@@ -103,11 +117,8 @@ class Estimate:
             for run in self._running.values()
         ]
         free += [0.0] * (self._places - len(free))
-        heapq.heapify(free)
-        for _, run in self._waiting:
-            place = heapq.heappop(free)
-            heapq.heappush(free, place + run.left * self._epoch_seconds(run) + beside)
-        seconds = max(free)
+        waiting = (run.left * self._epoch_seconds(run) + beside for _, run in self._waiting)
+        seconds = makespan(free, waiting)
         self._said.append((now, seconds))
         return seconds
 

@@ -6,14 +6,12 @@ from its standard input and writes what it measured to its standard output.
 
 from __future__ import annotations
 
-import heapq
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +89,6 @@ def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
         words = done.stderr.strip().splitlines() or ["it said nothing"]
         raise HpsearchError(f"a few steps could not be timed: {words[-1]}")
     return Timing(**json.loads(done.stdout))
-
-
-def makespan(seconds: Iterable[float], places: int) -> float:
-    """When the last of several runs ends that take the first of ``places`` that is free."""
-    free = [0.0] * places
-    for each in seconds:
-        heapq.heapreplace(free, free[0] + each)
-    return max(free)
 
 
 def _timing(request: dict[str, Any], began: float) -> Timing:

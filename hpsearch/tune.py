@@ -181,7 +181,7 @@ def run(
                 "cpus": cpus_per_run,
                 "gpus": gpus_per_run,
                 "threads": cpus_per_run,
-                "device": device or ("cuda" if gpus_per_run > 0 else "cpu"),
+                "device": device_of(device, gpus_per_run),
             },
             tune_config=TuneConfig(
                 search_alg=_Asking(driver),
@@ -210,6 +210,11 @@ def run(
             raise
         except Exception as error:
             raise HpsearchError(f"Ray Tune failed: {_one_line(error)}") from error
+
+
+def device_of(device: str | None, gpus_per_run: float) -> str:
+    """torch's device in the worker: what was asked for, else what the run was given."""
+    return device or ("cuda" if gpus_per_run > 0 else "cpu")
 
 
 _NO_LIMIT = 100_000

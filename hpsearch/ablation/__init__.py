@@ -20,7 +20,7 @@ from hpsearch.ablation.variants import (
     require_vectors,
     select_variants,
 )
-from hpsearch.ablation.work import Ablation
+from hpsearch.ablation.work import Ablation, split_name
 
 __all__ = [
     "CELL_COLUMNS",
@@ -46,4 +46,5 @@ __all__ = [
     "repeat_seed",
     "require_vectors",
     "select_variants",
+    "split_name",
 ]

@@ -45,7 +45,7 @@ class Ablation:
         self._store = store
         self._run_ids = run_ids
         self._directory = directory
-        self._expected_splits = {_split_name(plan, 0): expected_split}
+        self._expected_splits = {split_name(plan.vary_split, 0): expected_split}
         self._states: dict[str, CellState] = {
             cell.key: "complete" if cell.key in complete else "waiting" for cell in plan.cells
         }
@@ -121,7 +121,7 @@ class Ablation:
             config=cell.config,
             directory=str(self._directory / cell.key),
             evaluate_test=True,
-            expected_split=self._expected_splits.get(_split_name(self.plan, cell.repeat)),
+            expected_split=self._expected_splits.get(split_name(self.plan.vary_split, cell.repeat)),
         )
 
     @property
@@ -144,7 +144,7 @@ class Ablation:
                 which therefore could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
-        split = _split_name(self.plan, int(key.rpartition("/")[2]))
+        split = split_name(self.plan.vary_split, int(key.rpartition("/")[2]))
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
         settled = self._store.settle(self.experiment.id, **given)
         self._expected_splits[split] = settled[split]
@@ -184,9 +184,9 @@ class Ablation:
         return {state: states.count(state) for state in STATES}
 
 
-def _split_name(plan: AblationPlan, repeat: int) -> str:
+def split_name(vary_split: bool, repeat: int) -> str:
     """The provenance's entry for the hash of a repeat's split."""
-    return f"split_hash_{repeat}" if plan.vary_split and repeat > 0 else "split_hash"
+    return f"split_hash_{repeat}" if vary_split and repeat > 0 else "split_hash"
 
 
 def _check_same_runs(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation import check_split
+from hpsearch.ablation import check_split, split_name
 from hpsearch.config import DataConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
@@ -37,9 +37,8 @@ def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
     """Runs whose split is not the one that the launch settled for their repeat."""
     wrong = []
     for key, split in zip(runs["key"], runs["split_hash"], strict=True):
-        repeat = str(key).rpartition("/")[2]
-        own = seen.ablation.get("vary_split") and repeat != "0"
-        settled = seen.ablation.get(f"split_hash_{repeat}" if own else "split_hash")
+        repeat = int(str(key).rpartition("/")[2])
+        settled = seen.ablation.get(split_name(bool(seen.ablation.get("vary_split")), repeat))
         if settled not in (None, split):
             wrong.append(f"the run {key} has {short(split)}, the launch {short(settled)}")
     return wrong

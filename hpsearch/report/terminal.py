@@ -13,9 +13,10 @@ from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
+from hpsearch.estimate import makespan
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration, relative
-from hpsearch.quote import Timing, makespan
+from hpsearch.quote import Timing
 from hpsearch.search_space import SearchSpace
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
@@ -102,7 +103,7 @@ def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) 
         )
     runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
     yield (
-        f"in all at most {duration(makespan(runs, places))} with {places} at a time "
+        f"in all at most {duration(makespan([0.0] * places, runs))} with {places} at a time "
         f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
         "slow each other down where memory is the limit"
     )

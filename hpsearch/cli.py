@@ -5,6 +5,7 @@ Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -132,6 +133,24 @@ _schedule = click.option(
 )
 
 
+_PLACEMENT = (
+    *("max_concurrent", "cpus_per_run", "gpus_per_run"),
+    *("device", "address", "deadline_seconds"),
+)
+"""What the executor is told of a run's place."""
+
+
+def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives ``command`` the options of :data:`_PLACEMENT` as one argument, ``placement``."""
+
+    @functools.wraps(command)
+    def gathering(**options: Any) -> Any:
+        placement = {name: options.pop(name) for name in _PLACEMENT}
+        return command(placement=placement, **options)
+
+    return gathering
+
+
 def _placement(noun: str) -> Decorator:
     """Options that say where runs are placed; ``noun`` is what a run is called."""
     return _options(
@@ -195,6 +214,7 @@ def _placement(noun: str) -> Decorator:
             help="While another launch drives it: give up, or wait for its end. A dead one is "
             "replaced either way.",
         ),
+        _gathered,
     )
 
 
@@ -248,12 +268,7 @@ def launch(
     open_test_set: bool,
     force: bool,
     targets: tuple[str, ...],
-    max_concurrent: int | None,
-    cpus_per_run: float,
-    gpus_per_run: float,
-    device: str | None,
-    address: str | None,
-    deadline_seconds: float,
+    placement: dict[str, Any],
     if_held: str,
     **overrides: Any,
 ) -> None:
@@ -272,14 +287,6 @@ def launch(
     file = find_space(space)
     as_written = SearchSpace.load(file)
     chosen = as_written.with_overrides(**overrides, targets=targets or None)
-    placement = {
-        "max_concurrent": max_concurrent,
-        "cpus_per_run": cpus_per_run,
-        "gpus_per_run": gpus_per_run,
-        "device": device,
-        "address": address,
-        "deadline_seconds": deadline_seconds,
-    }
     given_file = file if chosen.data == as_written.data else None
     molecules = _check_molecules(chosen.data, given_file)
     root = _check_before_writing(storage, runs, study, "study", placement)
@@ -587,12 +594,7 @@ def ablate(
     repeats: int,
     vary_split: bool,
     dry_run: bool,
-    max_concurrent: int | None,
-    cpus_per_run: float,
-    gpus_per_run: float,
-    device: str | None,
-    address: str | None,
-    deadline_seconds: float,
+    placement: dict[str, Any],
     if_held: str,
     **overrides: Any,
 ) -> None:
@@ -627,14 +629,6 @@ def ablate(
         name=name,
         stem=file.stem,
     )
-    placement = {
-        "max_concurrent": max_concurrent,
-        "cpus_per_run": cpus_per_run,
-        "gpus_per_run": gpus_per_run,
-        "device": device,
-        "address": address,
-        "deadline_seconds": deadline_seconds,
-    }
     data = DataSummary.of(_molecules(), winner, plan)
     if dry_run:
         _quote(plan, placement)

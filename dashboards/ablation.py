@@ -10,6 +10,7 @@ from hpsearch.report.tables import arms_of
 from hpsearch.store import Store
 
 TITLE = "Ablation"
+KIND = "ablation"
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:

@@ -11,6 +11,7 @@ from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Cost"
+KIND = "ablation"
 
 COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 """Columns of the cell table, and their axes' titles."""

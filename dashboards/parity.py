@@ -20,6 +20,7 @@ from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Parity"
+KIND = "ablation"
 
 COLUMNS = 2
 PANEL_HEIGHT = 480

@@ -2,21 +2,22 @@
 
 import plotly.graph_objects as go
 
+from hpsearch.pages import study_of
 from hpsearch.store import Store
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Losses by target"
+KIND = "study"
 
 BEST_TRIALS = 5
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """Normalised loss (Eq. 17) per target of the best trials, each at its best epoch."""
-    name = name or store.latest("study")
-    if name is None or store.experiment("study", name) is None:
+    study = study_of(store, name)
+    if study is None:
         return None
-    study = Study.open(store, name)
     trials = study.trials().dropna(subset=["value"]).sort_values("value").head(BEST_TRIALS)
     losses = store.target_errors(study.experiment_id)
     if trials.empty or losses.empty:

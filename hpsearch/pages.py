@@ -1,4 +1,4 @@
-"""Opens the pages in ``dashboards/``: one file, one Plotly figure, one static HTML document.
+"""Opens the pages in ``dashboards/``: one file, one Plotly figure.
 
 A page is a Python file with ``TITLE`` and ``figure(store, name=None)``; it is opened by path, so a
 person adds one without touching the engine. What such a file does wrong is told in one line.
@@ -6,7 +6,6 @@ person adds one without touching the engine. What such a file does wrong is told
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -14,28 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import qualitative
+from plotly.offline import get_plotlyjs
 
 from hpsearch import shipped
 from hpsearch.ablation import VARIANT_NAMES
 from hpsearch.errors import HpsearchError
+from hpsearch.report.render import Figure, Figures
 from hpsearch.store import Store
+from hpsearch.study import Study
 
 FigureFunction = Callable[[Store, str | None], "go.Figure | None"]
-
-_DOCUMENT = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-</head>
-<body style="margin: 0; font-family: sans-serif">
-{figure}
-</body>
-</html>
-"""
 
 
 class PageError(HpsearchError):
@@ -47,16 +37,18 @@ class Page:
     """One file of ``dashboards/``.
 
     Attributes:
-        name: the file's name without its ending; names the HTML file too.
-        title: heading of the document.
+        name: the file's name without its ending.
+        title: heading of the figure.
         path: the file.
         function: its ``figure``.
+        kind: ``study`` or ``ablation`` where it draws only one of the two; ``None`` for both.
     """
 
     name: str
     title: str
     path: Path
     function: FigureFunction
+    kind: str | None = None
 
     def figure(self, store: Store, name: str | None = None) -> go.Figure | None:
         """The page's figure for the study or ablation called ``name``, by default the latest.
@@ -80,16 +72,19 @@ class Page:
             )
         return drawn
 
-    def html(self, store: Store, name: str | None = None) -> str | None:
-        """The figure as a document that needs no network: plotly.js is inside, once."""
-        drawn = self.figure(store, name)
-        if drawn is None:
-            return None
-        # The page's name as the element's, so that the same store gives the same document.
-        body = drawn.to_html(
-            full_html=False, include_plotlyjs=True, default_height="100vh", div_id=self.name
-        )
-        return _DOCUMENT.format(title=html.escape(self.title), figure=body)
+
+def study_of(store: Store, name: str | None) -> Study | None:
+    """The study called ``name``, or the one launched last; ``None`` where there is none."""
+    name = name or store.latest("study")
+    if name is None or store.experiment("study", name) is None:
+        return None
+    return Study.open(store, name)
+
+
+def complete_trials(study: Study) -> pd.DataFrame:
+    """Rows of `Study.trials` whose loss can be drawn on a logarithmic axis."""
+    trials = study.trials()
+    return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
 
 
 def colours_of(lines: Iterable[str]) -> dict[str, str]:
@@ -129,7 +124,10 @@ def load_page(path: Path) -> Page:
         raise PageError(f"{path}: a page needs a text TITLE, e.g. TITLE = 'Learning curves'")
     if not callable(function):
         raise PageError(f"{path}: a page needs a function figure(store, name=None)")
-    return Page(path.stem, title, path, function)
+    kind = getattr(module, "KIND", None)
+    if kind not in (None, "study", "ablation"):
+        raise PageError(f"{path}: a page's KIND must be 'study' or 'ablation', got {kind!r}")
+    return Page(path.stem, title, path, function, kind)
 
 
 def load_pages(directory: Path | None = None) -> tuple[list[Page], list[str]]:
@@ -144,21 +142,43 @@ def load_pages(directory: Path | None = None) -> tuple[list[Page], list[str]]:
     return pages, problems
 
 
-def render_pages(
-    store: Store, name: str | None = None, directory: Path | None = None
-) -> tuple[dict[str, str], list[str]]:
-    """File name to HTML document of every page that has something to show, and the problems."""
+def draw_pages(
+    store: Store, name: str | None = None, beginning: str = "", directory: Path | None = None
+) -> Figures:
+    """Every page that has something to show, for one document.
+
+    Args:
+        store: what is drawn.
+        name: of the study or ablation; by default the latest.
+        beginning: of the drawings' names, which must be unique in a document.
+        directory: of the pages, by default the shipped ones.
+    """
     pages, problems = load_pages(directory)
-    documents: dict[str, str] = {}
+    drawn: list[Figure] = []
     for page in pages:
         try:
-            document = page.html(store, name)
+            figure = page.figure(store, name)
         except PageError as error:
             problems.append(str(error))
             continue
-        if document is not None:
-            documents[f"{page.name}.html"] = document
-    return documents, problems
+        if figure is not None:
+            element = f"{beginning}{page.name}"
+            drawn.append(Figure(element, page.title, _element(figure, element)))
+    script = f"<script>{plotly_script()}</script>"
+    return Figures(script, tuple(drawn), tuple(problems))
+
+
+def plotly_script() -> str:
+    """The text of plotly.js, which draws the figures."""
+    text: str = get_plotlyjs()
+    return text
+
+
+def _element(figure: go.Figure, name: str) -> str:
+    text: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, default_height="70vh", div_id=name
+    )
+    return text
 
 
 def _run(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -69,23 +70,25 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-@pytest.fixture
-def site(store: Store) -> Iterator[Callable[..., Site]]:
-    servers: list[tuple[Any, threading.Thread]] = []
-
-    def start(token: str | None = None, *, read_only: bool = False) -> Site:
-        guard = Guard(application(store), token, read_only=read_only)
-        server = make_server("127.0.0.1", 0, guard, _Server, _Quiet)
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        servers.append((server, thread))
-        return Site(server.server_port)
-
-    yield start
-    for server, thread in servers:
+@contextlib.contextmanager
+def served(store: Store, token: str | None = None, *, read_only: bool = False) -> Iterator[Site]:
+    """A dashboard that is up for as long as the context is open."""
+    guard = Guard(application(store), token, read_only=read_only)
+    server = make_server("127.0.0.1", 0, guard, _Server, _Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield Site(server.server_port)
+    finally:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.fixture
+def site(store: Store) -> Iterator[Callable[..., Site]]:
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **options: stack.enter_context(served(store, *given, **options))
 
 
 def names(store: Store) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sqlite3
@@ -20,11 +19,11 @@ from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.pages import (
     PageError,
     colours_of,
+    draw_pages,
     folder,
     load_page,
     load_pages,
     page_files,
-    render_pages,
 )
 from hpsearch.report import subject, table1
 from hpsearch.store import Store
@@ -305,24 +304,18 @@ def test_pages_keep_to_the_experiment_that_is_named(store):
 # --- Documents
 
 
-def test_a_document_is_whole_and_holds_plotly_once(store):
-    documents, problems = render_pages(store)
-    assert problems == []
-    # Parity needs the residuals of the test molecules, which this store does not have.
-    assert set(documents) == {f"{name}.html" for name in SHIPPED if name != "parity"}
-    for text in documents.values():
-        assert text.count("plotly.js v") == 1
-        assert not re.search(r"<(script|link)[^>]+(src|href)=", text)
-
-
-def test_the_document_holds_the_figures_numbers(store, tmp_path):
-    path = load_page(page(tmp_path, GOOD))
-    text = path.html(store, "of this")
-    assert "<title>Mine &amp; &lt;yours&gt;</title>" in text
-    data = re.search(r'Plotly\.newPlot\(\s*"mine",\s*(\[.*?\]),\s*\{', text, re.DOTALL)
-    (trace,) = json.loads(data[1])
-    assert (trace["x"], trace["y"], trace["name"]) == (["a"], [12345.5], "of this")
-    assert path.html(store, "of this") == text
+def test_drawings_share_one_script_and_ask_for_nothing(store):
+    figures = draw_pages(store, beginning="here-")
+    assert figures.problems == ()
+    assert figures.script.count("plotly.js v") == 1
+    # Parity needs the residuals of the test molecules, which this store does not have; importance
+    # more than three trials.
+    drawn = [*SHIPPED, "failures", "features", "parallel", "search_cost"]
+    assert {each.name for each in figures.drawn} == {f"here-{n}" for n in drawn if n != "parity"}
+    for each in figures.drawn:
+        assert f'id="{each.name}"' in each.html
+        assert "plotly.js v" not in each.html
+        assert not re.search(r"<(script|link)[^>]+(src|href)=", each.html)
 
 
 def test_only_python_files_without_an_underscore_are_pages(tmp_path):
@@ -371,11 +364,11 @@ def test_a_broken_page_costs_only_itself(store, tmp_path):
     page(tmp_path, GOOD, "good.py")
     page(tmp_path, "nonsense(", "broken.py")
     page(tmp_path, "TITLE = 'x'\ndef figure(store, name=None):\n    return 1 / 0", "failing.py")
-    documents, problems = render_pages(store, None, tmp_path)
-    assert list(documents) == ["good.html"]
-    assert len(problems) == 2
-    assert "broken.py:1: SyntaxError" in problems[0]
-    assert "failing.py:3: ZeroDivisionError" in problems[1]
+    figures = draw_pages(store, directory=tmp_path)
+    assert [each.name for each in figures.drawn] == ["good"]
+    assert len(figures.problems) == 2
+    assert "broken.py:1: SyntaxError" in figures.problems[0]
+    assert "failing.py:3: ZeroDivisionError" in figures.problems[1]
 
 
 def test_the_readmes_page_works(store, tmp_path):

@@ -1,0 +1,93 @@
+"""Hyperparameters beside losses: parallel coordinates, for the sum or for one target."""
+
+import math
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpsearch.pages import complete_trials, study_of
+from hpsearch.store import Store
+from hpsearch.targets import target
+
+TITLE = "Parallel coordinates"
+KIND = "study"
+
+WIDE = 8.0
+"""A positive parameter whose values spread over a larger factor has a logarithmic axis."""
+
+
+def figure(store: Store, name: str | None = None) -> go.Figure | None:
+    """A line per complete trial, the best ones dark; a menu chooses the loss."""
+    study = study_of(store, name)
+    if study is None:
+        return None
+    trials = complete_trials(study)
+    if len(trials) < 2:
+        return None
+    trials = trials.set_index("number")
+    losses = study.target_losses().reindex(trials.index)
+    columns = {"all targets": trials["value"]}
+    # A trial that was told by hand has no losses of its targets.
+    for each in losses:
+        known = losses[each][losses[each] > 0]
+        if len(known) > 1:
+            columns[target(str(each)).symbol] = known
+    drawn = go.Figure()
+    for number, (label, values) in enumerate(columns.items()):
+        shown = trials.loc[values.index]
+        parameters = [axis(shown[each], each) for each in shown if each.startswith("params_")]
+        logs = [math.log10(value) for value in values]
+        ticks = [min(logs), sum(logs) / len(logs), max(logs)]
+        last = {
+            "label": f"loss: {label}",
+            "values": logs,
+            "tickvals": ticks,
+            "ticktext": [f"{10**tick:.3g}" for tick in ticks],
+        }
+        line = {"color": logs, "colorscale": "Viridis", "showscale": False}
+        drawn.add_trace(
+            go.Parcoords(
+                dimensions=[*parameters, last],
+                line=line,
+                visible=number == 0,
+                name=label,
+                labelangle=-20,
+            )
+        )
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [{"visible": [other == label for other in columns]}],
+        }
+        for label in columns
+    ]
+    drawn.update_layout(
+        title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials",
+        updatemenus=[{"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.22}],
+        margin={"t": 150},
+    )
+    return drawn
+
+
+def axis(values: pd.Series, column: str) -> dict:
+    """A parameter's axis; a choice is numbered, what was not drawn lies below all."""
+    label = column.removeprefix("params_").replace("_", " ")
+    if pd.api.types.is_numeric_dtype(values):
+        known = values.dropna().astype(float)
+        low = known.min() if len(known) else 0.0
+        high = known.max() if len(known) else 1.0
+        if low > 0 and high / low > WIDE:
+            logs = axis(values.map(math.log10), column)
+            ticks = [math.log10(low) + part / 3 * math.log10(high / low) for part in range(4)]
+            return {**logs, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+        filled = values.fillna(low - 0.1 * ((high - low) or 1.0))
+        return {"label": label, "values": [float(value) for value in filled]}
+    choices = sorted({str(value) for value in values.dropna()})
+    numbers = [choices.index(str(v)) if pd.notna(v) else -1 for v in values]
+    return {
+        "label": label,
+        "values": numbers,
+        "tickvals": list(range(len(choices))),
+        "ticktext": choices,
+    }

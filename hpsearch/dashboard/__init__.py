@@ -1,0 +1,302 @@
+"""The Optuna dashboard on the store, and our pages beside it under ``/pages``, drawn on request."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import shlex
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from getpass import getuser
+from importlib import resources
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from string import Template
+from typing import Any
+from urllib.parse import parse_qs, quote
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna_dashboard
+
+from hpsearch.credentials import TOKEN_VARIABLE
+from hpsearch.dashboard_access import (
+    MAY_CHANGE,
+    Application,
+    Environment,
+    Guard,
+    Respond,
+    check_host,
+    is_loopback,
+)
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.pages import Page, load_page, load_pages, page_files, plotly_script
+from hpsearch.store import Store
+
+PREFIX = "/pages"
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """One thread a request: a slow figure does not hold up the dashboard's polling."""
+
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    """On an IPv6 address."""
+
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    """Without a line on standard error for every request of a polling page."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def application(store: Store) -> Application:
+    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest."""
+    optuna_app = optuna_dashboard.wsgi(store.optuna_reader)
+
+    def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
+        path = environment.get("PATH_INFO", "/")
+        if path == PREFIX or path.startswith(PREFIX + "/"):
+            try:
+                answer = _ours(store, path.removeprefix(PREFIX).strip("/"), environment)
+            except HpsearchError as error:
+                answer = _Answer(str(error), "text/plain", "500 Internal Server Error")
+            respond(answer.status, answer.headers)
+            return [answer.body]
+        if environment["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
+            return _with_link(optuna_app, environment, respond)
+        theirs: Iterable[bytes] = optuna_app(environment, respond)
+        return theirs
+
+    return serve_request
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What is sent back.
+
+    Attributes:
+        text: the body.
+        kind: its media type.
+        status: number and phrase.
+        tag: of this version of the text; without one nobody keeps it.
+    """
+
+    text: str
+    kind: str = "text/html"
+    status: str = "200 OK"
+    tag: str | None = None
+
+    @property
+    def body(self) -> bytes:
+        return self.text.encode()
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        # With a tag it may be kept, but has to be asked for whether it still holds.
+        keeping = [("Cache-Control", "no-store")]
+        if self.tag is not None:
+            keeping = [("Cache-Control", "no-cache"), ("ETag", self.tag)]
+        return [
+            ("Content-Type", f"{self.kind}; charset=utf-8"),
+            ("Content-Length", str(len(self.body))),
+            *keeping,
+        ]
+
+
+def _ours(store: Store, wanted: str, environment: Environment) -> _Answer:
+    """``""`` is the list of pages, ``NAME`` a page, ``NAME/figure`` its figure as JSON."""
+    query = parse_qs(environment.get("QUERY_STRING", ""))
+    name = query.get("name", [None])[0]
+    known = environment.get("HTTP_IF_NONE_MATCH")
+    if not wanted:
+        return _Answer(_index(store))
+    if wanted in _SCRIPTS:
+        text = _SCRIPTS[wanted]()
+        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
+        return _unless_known(known, tag, lambda: _Answer(text, "text/javascript", tag=tag))
+    page, _, part = wanted.partition("/")
+    path = next((file for file in page_files() if file.stem == page), None)
+    if path is None or part not in ("", "figure"):
+        text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
+        return _Answer(_document("no such page", text), status="404 Not Found")
+    if not part:
+        return _Answer(_page(store, page, name))
+    tag = f'"{store.revision()}-{path.stat().st_mtime_ns}"'
+    return _unless_known(known, tag, lambda: _figure(store, path, name, tag))
+
+
+def _unless_known(known: str | None, tag: str, answer: Callable[[], _Answer]) -> _Answer:
+    return _Answer("", status="304 Not Modified", tag=tag) if known == tag else answer()
+
+
+_SCRIPTS: dict[str, Callable[[], str]] = {
+    "plotly.js": plotly_script,
+    "follow.js": lambda: _file("follow.js"),
+}
+
+
+def _figure(store: Store, path: Path, name: str | None, tag: str) -> _Answer:
+    drawn = load_page(path).figure(store, name)
+    text = "null" if drawn is None else drawn.to_json()
+    return _Answer(text, "application/json", tag=tag)
+
+
+def _page(store: Store, wanted: str, name: str | None) -> str:
+    """The document that follows a figure, with the way to the other pages of the experiment."""
+    pages, problems = load_pages()
+    frame = store.experiments()
+    kinds = set(frame.loc[frame["name"] == name, "kind"])
+    of = "" if name is None else f"?name={quote(name)}"
+    links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
+    for page in _of_kinds(pages, kinds):
+        here = ' class="here" aria-current="page"' if page.name == wanted else ""
+        title = html.escape(page.title)
+        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{of}">{title}</a>')
+    title = next((page.title for page in pages if page.name == wanted), wanted)
+    source = html.escape(f"{PREFIX}/{quote(wanted)}/figure{of}")
+    body = (
+        f'<header>{" ".join(links)}<span id="state" role="status">drawing</span></header>'
+        f"{_left_out(problems)}"
+        f'<main id="figure" data-source="{source}"></main>'
+        f'<script src="{PREFIX}/plotly.js"></script><script src="{PREFIX}/follow.js"></script>'
+    )
+    return _document(title if name is None else f"{title}: {name}", body)
+
+
+def _index(store: Store) -> str:
+    pages, problems = load_pages()
+    frame = store.experiments()
+    parts = ['<header><a href="/dashboard">Optuna dashboard</a></header><main>']
+    # What was launched last comes first.
+    for kind, name in zip(frame["kind"][::-1], frame["name"][::-1], strict=True):
+        links = "".join(
+            f'<li><a href="{PREFIX}/{quote(page.name)}?name={quote(name)}">'
+            f"{html.escape(page.title)}</a></li>"
+            for page in _of_kinds(pages, {kind})
+        )
+        parts.append(f"<h2>{html.escape(kind)} {html.escape(name)}</h2><ul>{links}</ul>")
+    if frame.empty:
+        parts.append("<p>No study yet: hpsearch launch makes one.</p>")
+    return _document("hpsearch", "".join([*parts, "</main>", _left_out(problems)]))
+
+
+def _of_kinds(pages: list[Page], kinds: set[str]) -> list[Page]:
+    """The pages that draw experiments of these kinds; all where none is known."""
+    return [page for page in pages if not kinds or page.kind is None or page.kind in kinds]
+
+
+def _left_out(problems: list[str]) -> str:
+    return "".join(f"<p>page left out: {html.escape(problem)}</p>" for problem in problems)
+
+
+def _document(title: str, body: str) -> str:
+    return Template(_file("shell.html")).substitute(title=html.escape(title), body=body)
+
+
+def _file(name: str) -> str:
+    return (resources.files(__name__) / name).read_text(encoding="utf-8")
+
+
+_LINK = (
+    f'<a href="{PREFIX}" style="position: fixed; right: 16px; bottom: 16px; z-index: 2000; '
+    "padding: 8px 14px; border-radius: 16px; background: #0b57d0; color: white; "
+    'font: 14px sans-serif; text-decoration: none">hpsearch pages</a>'
+)
+
+
+def _with_link(
+    optuna_app: Application, environment: Environment, respond: Respond
+) -> Iterable[bytes]:
+    """Optuna's own document with the way to our pages."""
+    begun: list[Any] = []
+    # A browser's copy is as old as their file, and so has no link, or another.
+    asked = {k: v for k, v in environment.items() if k != "HTTP_IF_MODIFIED_SINCE"}
+    parts = optuna_app(asked, lambda *arguments: begun.extend(arguments[:2]))
+    with ExitStack() as stack:
+        if callable(close := getattr(parts, "close", None)):
+            stack.callback(close)
+        body = b"".join(parts)
+    status, headers = begun
+    given = {name.lower(): value for name, value in headers}
+    if status.startswith("200") and given.get("content-type", "").startswith("text/html"):
+        body = body.replace(b"</body>", _LINK.encode() + b"</body>")
+        kept = [pair for pair in headers if pair[0].lower() not in _OF_THEIR_FILE]
+        headers = [*kept, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+    respond(status, headers)
+    return [body]
+
+
+_OF_THEIR_FILE = ("content-length", "last-modified", "etag", "accept-ranges", "cache-control")
+
+
+def serve(
+    store: Store,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    *,
+    token: str | None = None,
+    read_only: bool = False,
+) -> None:
+    """Serve until interrupted.
+
+    Args:
+        store: what is shown.
+        host: address to listen on; one that other machines reach needs a ``token``.
+        port: to listen on.
+        say: told where the pages are and what whoever reaches them may do.
+        token: what every request must know.
+        read_only: whether requests that change something are refused.
+
+    Raises:
+        InputError: the address needs a token, or the port cannot be listened on.
+    """
+    check_host(host, port, token)
+    guarded = Guard(application(store), token, read_only=read_only)
+    server_class = _Server6 if ":" in host else _Server
+    try:
+        server = make_server(host, port, guarded, server_class, _Quiet)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"the dashboard must be able to listen on {host}:{port}, got: {error}; choose another "
+            "with --port"
+        ) from None
+    with server:
+        address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
+        say(f"store {store.label}")
+        say(f"Optuna dashboard {address}/dashboard")
+        say(f"our pages        {address}{PREFIX}")
+        if token is not None:
+            say(f"log in once at   {address}/?token=TOKEN (the text of {TOKEN_VARIABLE})")
+        who = "this machine" if is_loopback(host) else "the network"
+        who = f"whoever is on {who}" if token is None else "whoever knows the token"
+        say(f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}")
+        if not is_loopback(host):
+            say("the connection is not encrypted; put a proxy with TLS before it, or use ssh -L")
+        elif (tunnel := _tunnel(host, server.server_port)) is not None:
+            say(f"from your machine: {tunnel}")
+        say("stop it with Ctrl-C")
+        server.serve_forever()
+
+
+def _tunnel(host: str, port: int) -> str | None:
+    """What a person types at home to reach a dashboard that was started over SSH.
+
+    ``None`` where nobody came by SSH. The machine is the one that this connection has reached.
+    """
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    if len(words) != 4 or is_loopback(words[2]):
+        return None
+    _, _, machine, ssh_port = words
+    way = [] if ssh_port == "22" else ["-p", ssh_port]
+    inside = f"[{host}]" if ":" in host else host
+    command = ["ssh", *way, "-N", "-L", f"{port}:{inside}:{port}", f"{getuser()}@{machine}"]
+    return shlex.join(command)

@@ -1,0 +1,283 @@
+"""Our pages beside Optuna's dashboard: over HTTP, and in a browser while a study is running."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up import FACTS, metrics, run_search
+from test_cli import HPSEARCH, SIZES, Process, free_port, get
+from test_dashboard_access import Answer, Site, served
+
+import hpsearch.pages
+from hpsearch.dashboard import serve
+from hpsearch.pages import load_pages
+from hpsearch.runs import Completion
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+from hpsearch.store import Store
+from hpsearch.study import Study
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
+        run_search(store)
+        yield store
+
+
+@pytest.fixture
+def site(store: Store) -> Iterator[Site]:
+    with served(store) as site:
+        yield site
+
+
+def figure(site: Site, page: str, name: str = "made-up", tag: str | None = None) -> Answer:
+    return site.ask(f"/pages/{page}/figure?name={name}", if_none_match=tag)
+
+
+def test_the_list_leads_to_every_page_of_every_experiment(site: Site, store: Store) -> None:
+    store.begin_experiment("ablation", "a & b", {})
+    body = site.ask("/pages").body
+    names = re.findall(r"<h2>(.*?)</h2>", body)
+    assert names == ["ablation a &amp; b", "study made-up"]
+    links = re.findall(r'href="(/pages/[^"]+)"', body)
+    # Learning curves are of both.
+    assert len(links) == len(hpsearch.pages.page_files()) + 1
+    assert "/pages/cost?name=a%20%26%20b" in links
+    assert all(site.ask(link).status == 200 for link in links)
+
+
+def test_a_page_names_its_neighbours_and_asks_only_this_server(site: Site) -> None:
+    body = site.ask("/pages/targets?name=made-up").body
+    assert "<title>Losses by target: made-up</title>" in body
+    assert re.search(r'class="here" aria-current="page" href="/pages/targets\?name=made-up"', body)
+    assert 'href="/pages/learning_curves?name=made-up"' in body
+    assert 'href="/pages/parity?name=made-up"' not in body
+    sources = re.findall(r'(?:src|data-source)="([^"]+)"', body)
+    assert sources == ["/pages/targets/figure?name=made-up", "/pages/plotly.js", "/pages/follow.js"]
+    assert all(site.ask(source).status == 200 for source in sources)
+
+
+def test_a_figure_is_drawn_anew_once_the_store_has_changed(site: Site, store: Store) -> None:
+    first = figure(site, "learning_curves")
+    assert first.status == 200
+    tag = first.headers["ETag"]
+    known = figure(site, "learning_curves", tag=tag)
+    assert (known.status, known.body) == (304, "")
+
+    study = Study.launch(store, space(trials=4), name="made-up")
+    assignment = study.next()
+    study.started(assignment.key, FACTS)
+    tag = figure(site, "learning_curves", tag=tag).headers["ETag"]
+    study.epoch(assignment.key, metrics(1, assignment.config))
+    after = figure(site, "learning_curves", tag=tag)
+    assert after.status == 200
+    before = {trace["name"] for trace in json.loads(first.body)["data"]}
+    assert {trace["name"] for trace in json.loads(after.body)["data"]} - before == {"trial 4"}
+
+
+def space(trials: int) -> SearchSpace:
+    return SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+
+
+def test_what_a_browser_may_keep_it_asks_for_again(site: Site) -> None:
+    first = site.ask("/pages/plotly.js")
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert site.ask("/pages/plotly.js", if_none_match=first.headers["ETag"]).status == 304
+
+
+def test_nothing_to_show_is_null(site: Site) -> None:
+    assert figure(site, "ablation").body == "null"
+
+
+@pytest.mark.parametrize("path", ["nothing", "targets/other", "../shell.html", "shell.html", "a/b"])
+def test_other_paths_are_not_found(site: Site, path: str) -> None:
+    assert site.ask(f"/pages/{path}").status == 404
+
+
+def test_a_page_that_fails_says_where(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pages").mkdir()
+    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path / "pages")
+    (tmp_path / "pages" / "mine.py").write_text("TITLE = 'Mine'\ndef figure(s, n): return 1 / 0\n")
+    (tmp_path / "pages" / "left.py").write_text("TITLE = 1 / 0\n")
+    answer = figure(site, "mine")
+    assert answer.status == 500
+    assert answer.body == f"{tmp_path}/pages/mine.py:2: ZeroDivisionError: division by zero"
+    for path in ("/pages", "/pages/mine"):
+        assert "left.py:1: ZeroDivisionError: division by zero" in site.ask(path).body
+
+
+def test_a_page_that_was_edited_is_drawn_anew(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
+    text = "import plotly.graph_objects as go\nTITLE = 'Mine'\n"
+    text += "def figure(store, name):\n    return go.Figure(go.Bar(y=[{}]))\n"
+    drawn, tag = [], None
+    for number in (1, 2):
+        (tmp_path / "mine.py").write_text(text.format(number))
+        answer = figure(site, "mine", tag=tag)
+        drawn.append(json.loads(answer.body)["data"][0]["y"])
+        tag = answer.headers["ETag"]
+    assert drawn == [[1], [2]]
+
+
+def test_optunas_own_document_leads_to_the_pages(site: Site) -> None:
+    for path in ("/dashboard", "/dashboard/studies/1/trials"):
+        answer = site.ask(path, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT")
+        assert answer.status == 200
+        assert answer.body.count('<a href="/pages"') == 1
+        assert int(answer.headers["Content-Length"]) == len(answer.body.encode())
+        assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Last-Modified"] is None
+    assert "hpsearch pages" not in site.ask("/static/bundle.js").body
+
+
+@pytest.mark.parametrize(
+    ("connection", "command"),
+    [
+        ("203.0.113.7 50122 192.0.2.10 22", "ssh -N -L {port}:127.0.0.1:{port} .+@192.0.2.10"),
+        ("::1 1 2001:db8::5 2222", "ssh -p 2222 -N -L {port}:127.0.0.1:{port} .+@2001:db8::5"),
+        ("", None),
+        ("garbage", None),
+        # Of a shell that a batch system has started from another one.
+        ("127.0.0.1 50122 127.0.0.1 22", None),
+    ],
+)
+def test_over_ssh_it_says_the_tunnel(
+    store: Store, monkeypatch: pytest.MonkeyPatch, connection: str, command: str | None
+) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", connection)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("stop"):
+            raise KeyboardInterrupt
+
+    port = free_port()
+    with pytest.raises(KeyboardInterrupt):
+        serve(store, "127.0.0.1", port, say)
+    lines = [line for line in said if line.startswith("from your machine")]
+    if command is None:
+        assert lines == []
+    else:
+        [line] = lines
+        assert re.fullmatch("from your machine: " + command.format(port=port), line)
+
+
+TRIALS = 12
+
+
+@pytest.fixture
+def long_store(tmp_path: Path) -> Iterator[Store]:
+    with Store.create(f"sqlite:///{tmp_path}/long.db") as store:
+        run_search(store, TRIALS)
+        yield store
+
+
+# --- In a browser ---------------------------------------------------------------------------------
+
+EPOCHS = 60
+POINTS = "() => document.getElementById('figure').data?.[0]?.x?.length ?? 0"
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[int]:
+    """The port of a dashboard beside a launch that trains for as long as it is looked at."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        # Ray's sockets need a short path, which pytest's is not.
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="t")))
+        options = ["--epochs", str(EPOCHS), "--trials", "1", *SIZES, "--targets", "mu,U0"]
+        command = (HPSEARCH, "launch", "quick.yaml", *options)
+        launch = stack.enter_context(Process(tmp_path, *command, temporary=temporary))
+        launch.read_until("trial 0: epoch 1,")
+        stack.enter_context(Process(tmp_path, HPSEARCH, "dashboard", "--port", str(port)))
+        get(port, "/pages")
+        yield port
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[[str], Any]]:
+    """Opens a page; in the end none may have complained."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    complaints: list[str] = []
+
+    def open_page(address: str) -> Any:
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(f"{address}: {error}"))
+        page.on(
+            "console",
+            lambda said: said.type == "error" and complaints.append(f"{address}: {said.text}"),
+        )
+        page.goto(address)
+        return page
+
+    yield open_page
+    context.close()
+    assert complaints == []
+
+
+def test_a_running_study_is_followed(running: int, opened: Callable[[str], Any]) -> None:
+    address = f"http://127.0.0.1:{running}"
+    optuna = opened(f"{address}/dashboard")
+    optuna.get_by_text("1. quick").wait_for()
+    optuna.get_by_text("hpsearch pages").click()
+    optuna.wait_for_url("**/pages")
+    optuna.get_by_role("link", name="Learning curves").click()
+    optuna.wait_for_selector("#figure .main-svg")
+    seen = optuna.evaluate(POINTS)
+    assert 1 <= seen < EPOCHS
+    # It has been drawn once; whoever has hidden a curve keeps it hidden.
+    optuna.locator("#figure .legendtoggle").first.click()
+    optuna.wait_for_function(f"() => ({POINTS})() > {seen}", timeout=60_000)
+    assert optuna.evaluate("() => document.getElementById('figure').data.length") == 2
+    optuna.wait_for_function(
+        "() => document.getElementById('figure')._fullData[0].visible === 'legendonly'"
+    )
+    assert optuna.inner_text("#state").startswith("as of ")
+
+
+def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Callable[[str], Any]) -> None:
+    with served(long_store) as site:
+        address = f"http://127.0.0.1:{site.port}"
+        pages = [page for page in load_pages()[0] if page.kind != "ablation"]
+        assert len(pages) == 7
+        for page in pages:
+            seen = opened(f"{address}/pages/{page.name}?name=made-up")
+            seen.wait_for_selector("#figure .main-svg")
+            assert seen.inner_text("#state").startswith("as of ")
+            assert page.title in seen.title()
+            drawn = seen.evaluate("() => document.getElementById('figure').data.length")
+            assert drawn == len(page.figure(long_store, "made-up").data)
+            seen.close()
+
+
+def test_what_was_chosen_in_a_menu_stays(long_store: Store, opened: Callable[[str], Any]) -> None:
+    visible = "() => document.getElementById('figure').data.map((t) => t.visible === true)"
+    with served(long_store) as site:
+        page = opened(f"http://127.0.0.1:{site.port}/pages/parallel?name=made-up")
+        page.wait_for_selector("#figure .main-svg")
+        page.locator(".updatemenu-header").click()
+        page.locator(".updatemenu-dropdown-button").nth(3).click()
+        chosen = [number == 3 for number in range(13)]
+        assert page.evaluate(visible) == chosen
+        study = Study.launch(long_store, space(trials=TRIALS + 1), name="made-up")
+        assignment = study.next()
+        study.started(assignment.key, FACTS)
+        study.epoch(assignment.key, metrics(1, assignment.config))
+        study.finish(assignment.key, Completion(1, 1, 0.5))
+        page.wait_for_function(
+            f"() => document.getElementById('figure').layout.title.text.includes('{TRIALS + 1}')"
+        )
+        assert page.evaluate(visible) == chosen

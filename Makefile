@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance faults bench bench-service lock clean
+.PHONY: help quickstart install test check format acceptance faults bench bench-service \
+	bench-quote docs screenshots lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
@@ -13,6 +14,9 @@ help:
 	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
 	@echo "make bench-service  milliseconds that asking, reporting and telling a trial take"
+	@echo "make bench-quote  how right the quoted seconds of an epoch are"
+	@echo "make docs        the documentation as a site, in site/"
+	@echo "make screenshots the pictures in docs/images, of a real search (ten minutes)"
 	@echo "make lock        write requirements.lock anew from the newest allowed versions"
 
 quickstart: install
@@ -28,7 +32,7 @@ install: .venv/installed
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest -m "not acceptance and not faults"
+	$(BIN)/python -m pytest -m "not acceptance and not faults" -n 2 --dist loadfile --durations 40
 
 check: install
 	$(BIN)/ruff format --check .
@@ -51,6 +55,16 @@ bench: install
 
 bench-service: install
 	$(BIN)/python benchmarks/service.py --json bench-service.json
+
+bench-quote: install
+	$(BIN)/python benchmarks/quote.py --json bench-quote.json
+
+docs: install
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . site
+	cp site/README.html site/index.html
+
+screenshots: install
+	PYTHONPATH=tests $(BIN)/python tests/screenshots.py
 
 lock:
 	rm -rf .venv-lock

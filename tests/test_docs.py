@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,6 +143,22 @@ def test_decisions_that_are_referred_to_exist() -> None:
         for name in re.findall(r"decisions/(\d[\w-]*)", file.read_text(encoding="utf-8")):
             found = name in numbers or f"{name}.md" in notes
             assert found, f"{file.relative_to(ROOT)}: there is no docs/decisions/{name}"
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    # What `make docs` types.
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]
+    done = subprocess.run(
+        [*command, "-c", str(ROOT / "docs"), "-d", str(tmp_path / "cache"), str(ROOT), "site"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    first = (tmp_path / "site" / "README.html").read_text(encoding="utf-8")
+    assert 'href="docs/tutorial.html"' in first
+    assert 'href="docs/commands.html"' in first
 
 
 if __name__ == "__main__":

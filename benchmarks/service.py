@@ -246,10 +246,10 @@ def timed_rows(times: Times) -> Iterator[None]:
 
     def timed(name: str) -> Callable[..., Any]:
         @functools.wraps(originals[name])
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
             started, busy = time.perf_counter(), time.process_time()
             try:
-                return originals[name](*arguments)
+                return originals[name](*arguments, **options)
             finally:
                 times[name].append(time.perf_counter() - started)
                 times[f"{name} cpu"].append(time.process_time() - busy)

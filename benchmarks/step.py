@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,6 +48,7 @@ from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
 from hpsearch.nn.loss import multi_target_loss
 from hpsearch.nn.products import onednn_is_faster, product
 from hpsearch.targets import TARGET_NAMES
+from hpsearch.workload import count_work
 
 COMMON = {
     "embedding_size": 128,
@@ -128,29 +128,8 @@ class Case:
         pairs = Neighbourhoods.of(
             self.inputs[1], self.inputs[2], self.config.radial_maximum_angstrom
         )
-        c, P, A, T = self.config, len(pairs.distance), len(pairs.pair), self.targets
-        H, B = c.radial_mlp_neurons, c.radial_functions
-        # The first layer of a radial MLP needs no gradient of its input.
-        first = 2 * P * B * H
-        hidden = 2 * P * H * H * (c.radial_mlp_layers - 1)
-
-        def block(S: int, V: int, u0: int, u1: int) -> float:
-            gated = u0 + u1
-            scalars = 2 * A * H * (S + V) * gated
-            scalars += 4 * P * H * (min(S, gated) if V == 0 else S + V)
-            into = 2 * A * S * H * u1 + 4 * P * H * u1 if S else 0
-            vectors = 3 * (4 * P * H * 3 * V + 2 * A * H * 3 * V * u1) if u1 else 0
-            own = 2 * A * (S * gated + 3 * V * u1)
-            return 3 * (scalars + into + vectors + own + hidden) + 2 * first
-
-        s, v = c.featurization_scalars, c.featurization_vectors
-        total = block(5, 0, s, v) + (c.featurization_blocks - 1) * block(s, v, s, v)
-        widths = [(s, v), *[(c.output_scalars, c.output_vectors)] * (c.output_blocks - 1)]
-        widths.append((c.output_mlp_neurons, 0))
-        for (S, V), (u0, u1) in pairwise(widths):
-            total += T * block(S, V, u0, u1)
-        atom_wise = 2 * A * c.output_mlp_neurons**2 * (c.output_mlp_layers - 1)
-        return total + 3 * T * atom_wise
+        atoms, count = len(pairs.pair), len(pairs.distance)
+        return count_work(self.config, self.targets, atoms, count).flops
 
 
 def alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

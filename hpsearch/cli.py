@@ -14,13 +14,14 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from hpsearch import __version__, credentials
 from hpsearch.errors import HpsearchError, InputError, unwritable
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from hpsearch.estimate import Estimate
     from hpsearch.progress import Progress
     from hpsearch.runs import Work
+    from hpsearch.search_space import SearchSpace
     from hpsearch.store import Store
+    from hpsearch.study import Quote, Study
     from hpsearch.tune import Event
     from hpsearch.winner import Winner
 
@@ -218,8 +221,34 @@ def _placement(noun: str) -> Decorator:
     )
 
 
+_printers: list[Callable[[str], None]] = [click.echo]
+
+
 def _say(line: str) -> None:
-    click.echo(line)
+    """Print a line, by the table that is on the terminal where there is one."""
+    _printers[-1](line)
+
+
+@contextmanager
+def _shown(progress: Progress) -> Iterator[None]:
+    """Has ``progress`` draw, and print what is said meanwhile."""
+    with progress:
+        _printers.append(progress.print_line)
+        try:
+            yield
+        finally:
+            _printers.pop()
+
+
+def _complete_space(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped spaces, and files."""
+    from hpsearch import shipped
+
+    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
 
 
 @click.group(
@@ -238,7 +267,7 @@ def cli(debug: bool) -> None:
 
 
 @cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
-@click.argument("space")
+@click.argument("space", shell_complete=_complete_space)
 @click.option("--study", metavar="NAME", help="The study; default the space's name.")
 @_storage
 @click.option("--trials", type=int, callback=_least(1), metavar="N", help="Complete trials wanted.")
@@ -260,6 +289,13 @@ def cli(debug: bool) -> None:
     help="Go on although the space, the molecules or the split have changed; that is recorded.",
 )
 @_placement("trial")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Time a few steps of configurations of the space and print what the search will cost; "
+    "run nothing.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The quote of --dry-run as one JSON object.")
 def launch(
     space: str,
     study: str | None,
@@ -270,6 +306,8 @@ def launch(
     targets: tuple[str, ...],
     placement: dict[str, Any],
     if_held: str,
+    dry_run: bool,
+    as_json: bool,
     **overrides: Any,
 ) -> None:
     """Run the study of the search space SPACE, or go on with it.
@@ -284,12 +322,21 @@ def launch(
     from hpsearch.shipped import find_space
     from hpsearch.study import Study
 
+    if as_json and not dry_run:
+        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
     file = find_space(space)
     as_written = SearchSpace.load(file)
     chosen = as_written.with_overrides(**overrides, targets=targets or None)
     given_file = file if chosen.data == as_written.data else None
     molecules = _check_molecules(chosen.data, given_file)
-    root = _check_before_writing(storage, runs, study, "study", placement)
+    if dry_run:
+        _quote_search(chosen, placement, as_json)
+        return
+    root, places = _check_before_writing(storage, runs, study, "study", placement)
+    costs = _Costs(chosen, placement, places)
+    if chosen.budget is not None and chosen.budget.is_measured and costs.model is None:
+        _say("the budget needs timings of this machine, which are taken once:")
+        costs.measure(_say)
     with _create_store(storage) as store:
         search = Study.launch(
             store,
@@ -301,6 +348,7 @@ def launch(
             wait=if_held == "wait",
             say=_say,
             molecules=molecules,
+            model=costs.model,
         )
         _say(f"study {search.name} in {store.label}")
         for change in search.forced:
@@ -310,6 +358,8 @@ def launch(
             _say(idle)
         _say(f"follow it with: {_again('dashboard', storage)}")
         missing = search.found.left + search.found.reclaimed
+        for line in costs.short(missing) if missing else ():
+            _say(line)
         epochs = int(chosen.training.get("epochs", 1))
         progress = _progress(
             "trial",
@@ -318,12 +368,137 @@ def launch(
             done=search.found.complete + search.found.pruned,
             best=Study.open(store, search.name).best(),
         )
+        rows = store.trial_states(search.name) or ()
+        before = {row.number for row in rows if row.state == "COMPLETE"}
         _drive(search, progress, placement)
+        for line in costs.held(Study.open(store, search.name), before):
+            _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
                 click.echo(search.breakdown.traceback.rstrip(), err=True)
             raise HpsearchError(search.breakdown.reason)
         _print_winner(store, search.name, storage)
+
+
+class _Costs:
+    """What a search costs, by what was timed on this machine for such placements."""
+
+    def __init__(self, space: SearchSpace, placement: dict[str, Any], places: int) -> None:
+        from hpsearch import tune
+        from hpsearch.cost import CostModel, Surroundings
+
+        self._space = space
+        self._places = places
+        cpus = placement["cpus_per_run"]
+        # Of a cluster this machine times what it has room for itself.
+        room = max(1, int(_cores() / cpus))
+        device = tune.device_of(placement["device"], placement["gpus_per_run"])
+        self._surroundings = Surroundings(cpus, device, min(self._places, room))
+        self.model = CostModel.of_kept(self._surroundings, _molecules())
+
+    def measure(self, say: Callable[[str], None]) -> None:
+        """Time a few configurations and keep that."""
+        from hpsearch import timing
+        from hpsearch.cost import LEAST, CostModel, keep, refusal
+        from hpsearch.report import timed_line, untimed_line
+        from hpsearch.study import drawn, to_time
+        from hpsearch.study.quote import DRAWS
+
+        here = self._surroundings
+        draws = drawn(self._space, DRAWS)
+        # What is too large anyhow need not be tried; what takes long is only known afterwards.
+        budget = self._space.budget
+        if budget is not None:
+            budget = budget.model_copy(update={"max_memory": None, "max_epoch_seconds": None})
+        configs = [config for config in draws if refusal(budget, config, None) is None]
+        timed = timing.measure_all(
+            to_time(configs or draws),
+            here.cpus,
+            here.device,
+            here.at_once,
+            lambda each: say(timed_line(each)),
+            lambda config, error: say(untimed_line(config, error)),
+        )
+        if len(timed) < LEAST:
+            raise HpsearchError(
+                f"a quote needs {LEAST} timed configurations, got {len(timed)}; a budget "
+                "(max_parameters) leaves out what is too large for this machine"
+            )
+        self.model = CostModel(timed, _molecules())
+        keep(here, timed)
+
+    def quote(self, missing: int | None = None) -> Quote:
+        """For ``missing`` trials; all of them where that is not given."""
+        from hpsearch.doctor import available_memory
+        from hpsearch.study import Quote
+
+        assert self.model is not None
+        done = 0 if missing is None else self._space.trials - missing
+        places, memory = self._places, available_memory()
+        if memory is not None:
+            # This machine's, for as many of all places as it has; a cluster's others are taken for
+            # its equals.
+            memory = memory * places // self._surroundings.at_once
+        return Quote.of(self._space, self.model, places, memory, done=done)
+
+    def short(self, missing: int) -> Iterator[str]:
+        """The quote in a line or two."""
+        from hpsearch.progress import A_DAY
+        from hpsearch.report import short_quote_line, shorter_line
+        from hpsearch.study import ways_down, within_reach
+
+        if self.model is None:
+            yield "quote: none yet, since nothing was timed here; --dry-run does, in about a minute"
+            return
+        quote = self.quote(missing)
+        if not within_reach(quote, self.model):
+            yield (
+                "quote: none yet, since only smaller networks were timed here; --dry-run times "
+                "this space's, in about a minute"
+            )
+            return
+        yield short_quote_line(quote)
+        if quote.seconds[1] > A_DAY:
+            done = self._space.trials - missing
+            yield shorter_line(ways_down(self._space, self.model, self._places, done=done))
+
+    def held(self, study: Study, before: Container[int]) -> Iterator[str]:
+        """How right the quote was for the trials that are complete now and were not before."""
+        from hpsearch.study import epoch_error
+
+        if self.model is None:
+            return
+        trained = study.epoch_seconds(besides=before)
+        error = epoch_error(self.model, trained)
+        if error is not None:
+            yield (
+                f"the quoted seconds of an epoch were {error:.0%} off, the median of "
+                f"{len(trained)} trial{'s' * (len(trained) > 1)}"
+            )
+
+
+def _quote_search(space: SearchSpace, placement: dict[str, Any], as_json: bool) -> None:
+    import json
+
+    from hpsearch import tune
+    from hpsearch.progress import A_DAY
+    from hpsearch.report import search_quote_lines, shorter_line
+    from hpsearch.study import ways_down
+
+    costs = _Costs(space, placement, tune.check_placement(**placement))
+    if not as_json:
+        _say("a few steps of configurations of the space, from light to heavy:")
+    costs.measure((lambda line: None) if as_json else _say)
+    quote = costs.quote()
+    if as_json:
+        _say(json.dumps(quote.to_dict()))
+        return
+    for line in search_quote_lines(quote):
+        _say(line)
+    if quote.seconds[1] > A_DAY:
+        assert costs.model is not None
+        _say(shorter_line(ways_down(space, costs.model, quote.places)))
+    _say("nothing has been run or written; leave out --dry-run to begin")
 
 
 def _print_winner(store: Store, name: str, storage: str | None) -> None:
@@ -346,7 +521,7 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
     """Say how a study stands; without STUDY the one launched last."""
     import json
 
-    from hpsearch.report import driver_line, status_lines
+    from hpsearch.report import driver_line, progress_line, status_lines
     from hpsearch.study import Study
 
     with _open_store(storage) as store:
@@ -360,11 +535,21 @@ def status(study: str | None, storage: str | None, as_json: bool) -> None:
             if holder is not None and holder.drives:
                 since = holder.since.isoformat(timespec="seconds")
                 driver = {"host": holder.host, "process": holder.process, "since": since}
-            answer = {"study": found.name, "counts": counts, "driver": driver, "trials": rows}
+            best = found.best()
+            answer = {
+                "study": found.name,
+                "counts": counts,
+                "driver": driver,
+                "best": None if best is None else {"loss": best[0], "trial": int(best[1])},
+                "seconds_left": found.seconds_left(),
+                "trials": rows,
+            }
             _say(json.dumps(answer))
             return
         _say(f"study {found.name} in {store.label}: {found.counts()}")
         if (line := driver_line(found)) is not None:
+            _say(line)
+        if (line := progress_line(found)) is not None:
             _say(line)
         for line in status_lines(found):
             _say(line)
@@ -633,7 +818,7 @@ def ablate(
     if dry_run:
         _quote(plan, placement)
         return
-    root = _check_before_writing(storage, runs, name, "ablation", placement)
+    root, _ = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
         ablation = Ablation.launch(
             store, winner, plan, root, data, wait=if_held == "wait", say=_say
@@ -651,7 +836,13 @@ def ablate(
             (cell.key, cell.config.training.epochs, float(relative_cost(cell.config.network)))
             for cell in ablation.waiting
         ]
-        progress = _progress("run", Estimate(cells), total=len(plan.cells), done=counts["complete"])
+        progress = _progress(
+            "run",
+            Estimate(cells),
+            total=len(plan.cells),
+            done=counts["complete"],
+            compares=False,
+        )
         _drive(ablation, progress, placement)
         counts = ablation.counts()
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
@@ -664,7 +855,7 @@ def ablate(
 
 
 def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
-    from hpsearch import quote, tune
+    from hpsearch import timing, tune
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
@@ -674,7 +865,7 @@ def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
-        timings[variant.name] = quote.measure(cell.config, placement["cpus_per_run"], device)
+        timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device)
     for line in quote_lines(plan, timings, places):
         _say(line)
     _say("nothing has been run or written; leave out --dry-run to begin")
@@ -709,13 +900,11 @@ def report(
 
     It is of the study or ablation NAME; without it, of the one launched last.
     """
-    from hpsearch.pages import render_pages
+    from hpsearch.pages import draw_pages
     from hpsearch.report import plain, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
-        written = write_report(
-            store, output, name, formats, render_pages, distinct=distinct_targets
-        )
+        written = write_report(store, output, name, formats, draw_pages, distinct=distinct_targets)
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):
@@ -771,11 +960,13 @@ def train(
     )
     from hpsearch.estimate import Estimate
 
-    progress = _progress("run", Estimate([(output.name, config.training.epochs, 1.0)]))
-    progress.started(output.name, training.facts)
-    while not training.finished:
-        progress.epoch(output.name, training.run_epoch())
-    progress.finished(output.name, training.complete(evaluate_test=True))
+    alone = Estimate([(output.name, config.training.epochs, 1.0)])
+    progress = _progress("run", alone, compares=False)
+    with _shown(progress):
+        progress.started(output.name, training.facts)
+        while not training.finished:
+            progress.epoch(output.name, training.run_epoch())
+        progress.finished(output.name, training.complete(evaluate_test=True))
     [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
     _say(f"weights: {weights}")
 
@@ -916,8 +1107,12 @@ def _url(given: str | None) -> str:
 
 def _check_before_writing(
     url: str | None, runs: Path | None, name: str | None, what: str, placement: dict[str, Any]
-) -> Path:
-    """Refuse what would only be refused after the store was made; the folder of the runs."""
+) -> tuple[Path, int]:
+    """Refuse what would only be refused after the store was made.
+
+    Returns:
+        The folder of the runs, and how many of them go on side by side.
+    """
     from hpsearch import tune
     from hpsearch.store import check_name
 
@@ -925,8 +1120,7 @@ def _check_before_writing(
         check_name(name, what)
     root = _runs_root(url, runs)
     _require_writable(root)
-    tune.check_placement(**placement)
-    return root
+    return root, tune.check_placement(**placement)
 
 
 def _runs_root(url: str | None, given: Path | None) -> Path:
@@ -995,9 +1189,14 @@ def _winner(file: Path) -> Winner:
 
 
 def _progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
+    """Tells how a launch goes on: as a table on a terminal, as lines elsewhere."""
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        from hpsearch.board import Board
+
+        return Board(noun, estimate, say=_say, follow=lambda line: None, **known)
     from hpsearch.progress import Progress
 
-    return Progress(noun, estimate, say=_say, **known)
+    return Progress(noun, estimate, say=click.echo, **known)
 
 
 def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
@@ -1017,7 +1216,8 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
             case tune.Finished(key, outcome):
                 progress.finished(key, outcome)
 
-    tune.run(work, on_event=tell, **placement)
+    with _shown(progress):
+        tune.run(work, on_event=tell, **placement)
     progress.ended()
     failpoint.reach("exit")
 
@@ -1052,15 +1252,17 @@ def main() -> None:
             traceback.print_exc()
         # A terminal has echoed ^C and stays on that line.
         start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
-        click.echo(f"{start}hpsearch: {_shown(str(error))}", err=True)
+        click.echo(f"{start}hpsearch: {_printable(str(error))}", err=True)
         code = error.exit_code
+        if isinstance(error, Interrupted):
+            _leave(code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = 2
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"; see: {context.command_path} --help" if context else ""
-        click.echo(f"hpsearch: {_shown(error.format_message().rstrip('.'))}{hint}", err=True)
+        click.echo(f"hpsearch: {_printable(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
     except OSError as error:  # of the output: a full disk, a pipe whose reader has gone
         if debug:
@@ -1073,7 +1275,18 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def _shown(message: str) -> str:
+def _leave(code: int) -> NoReturn:
+    """Ends without the interpreter's teardown; what is ours has been closed by now.
+
+    Ray's libraries, cut off while they start, may crash in it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _printable(message: str) -> str:
     """``message`` with control characters written out: a name may hold a terminal's commands."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], message)
 

@@ -36,10 +36,12 @@ class _Run:
         spoke: when its last epoch ended.
         done: epochs trained.
         seconds: of its epochs in this launch.
+        is_any: whether it stood for any run, so that another comes in its place if it fails.
     """
 
     total: int
     cost: float
+    is_any: bool = False
     began: float = 0.0
     spoke: float = 0.0
     done: int = 0
@@ -60,11 +62,11 @@ class Estimate:
 
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
-            their starts. A key of ``None`` stands for any run.
+            their starts. A key of ``None`` stands for any run, and for another if that fails.
     """
 
     def __init__(self, runs: Iterable[tuple[str | None, int, float]]) -> None:
-        self._waiting = [(key, _Run(total, cost)) for key, total, cost in runs]
+        self._waiting = [(key, _Run(total, cost, key is None)) for key, total, cost in runs]
         self._running: dict[str, _Run] = {}
         self._seconds: dict[float, list[float]] = {}
         self._beside: list[float] = []
@@ -82,6 +84,10 @@ class Estimate:
         run.seconds.clear()
         self._running[key] = run
         self._places = max(self._places, len(self._running))
+
+    def epochs(self, key: str) -> int:
+        """Epochs of a run under way, at most."""
+        return self._running[key].total if key in self._running else 0
 
     def _taken(self, key: str) -> _Run:
         for wanted in (key, None):
@@ -101,11 +107,15 @@ class Estimate:
         run.spoke = now
         self._seconds.setdefault(run.cost, []).append(seconds)
 
-    def finished(self, key: str, now: float) -> None:
+    def finished(self, key: str, now: float, *, failed: bool = False) -> None:
         """A run has ended, well or not."""
         run = self._running.pop(key, None)
-        if run is not None and run.seconds:
+        if run is None:
+            return
+        if run.seconds:
             self._beside.append(max(now - run.began - sum(run.seconds), 0.0))
+        if failed and run.is_any:
+            self._waiting.append((None, _Run(run.total, run.cost, is_any=True)))
 
     def left(self, now: float) -> float | None:
         """Seconds until the last run ends; ``None`` before the first epoch has."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Self
 
 from hpsearch.estimate import Estimate
 from hpsearch.runs import Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.targets import target
+
+A_DAY = 86_400.0
 
 
 def duration(seconds: float) -> str:
@@ -42,9 +45,12 @@ class Progress:
         total: runs in all, those of earlier launches included; 0 where it is not counted.
         done: runs that were complete before this launch.
         say: prints one line.
+        follow: prints one line of those that come at every start and epoch; by default ``say``.
         best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
+        compares: whether the runs' losses are of one kind, so that one is the best.
 
     Attributes:
+        noun: what a run is called.
         best: lowest validation loss of a complete run so far, and its key.
     """
 
@@ -56,10 +62,13 @@ class Progress:
         total: int = 0,
         done: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        follow: Callable[[str], None] | None = None,
         best: tuple[float, str] | None = None,
+        compares: bool = True,
     ) -> None:
-        self._noun = noun
+        self.noun = noun
         self._say = say
+        self._follow = follow or say
         self._estimate = estimate
         self._total = total
         self._done = done
@@ -67,6 +76,18 @@ class Progress:
         self._facts: dict[str, RunFacts] = {}
         self._running: set[str] = set()
         self.best = best
+        self._compares = compares
+        self._is_long = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to end: every line has been printed."""
+
+    def print_line(self, line: str) -> None:
+        """Print a line of the caller's, while runs go on."""
+        self._say(line)
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A run has been built."""
@@ -74,10 +95,12 @@ class Progress:
         self._facts[key] = facts
         self._running.add(key)
         after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
-        bad = f"; damaged and passed over: {', '.join(facts.damaged)}" if facts.damaged else ""
-        self._say(
-            f"{self._noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}{bad}"
+        self._follow(
+            f"{self.noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}"
         )
+        if facts.damaged:
+            files = ", ".join(facts.damaged)
+            self._say(f"{self.noun} {key}: damaged and passed over: {files}")
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch has ended."""
@@ -86,19 +109,24 @@ class Progress:
         share = ""
         if facts is not None:
             share = f" ({relative(metrics.validation_loss, facts.zero_output_loss)})"
-        self._say(
-            f"{self._noun} {key}: epoch {metrics.epoch}, validation loss "
+        seconds = self.seconds_left
+        self._follow(
+            f"{self.noun} {key}: epoch {metrics.epoch}, validation loss "
             f"{metrics.validation_loss:,.4g}{share}, {metrics.seconds:.1f} s"
-            f"{self._left()}"
+            f"{_left(seconds)}"
         )
+        if not self._is_long and (seconds or 0.0) > A_DAY:
+            self._is_long = True
+            self._say("that is more than a day; --dry-run says what would bring it down")
 
     def retried(self, key: str, failure: Failure, how: str) -> None:
         """A run has failed and is tried again."""
-        self._say(f"{self._noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
+        self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
 
     def finished(self, key: str, outcome: Outcome) -> None:
         """A run has ended."""
-        self._estimate.finished(key, time.monotonic())
+        failed = isinstance(outcome, Failure)
+        self._estimate.finished(key, time.monotonic(), failed=failed)
         self._running.discard(key)
         if isinstance(outcome, Failure):
             self._failed += 1
@@ -106,7 +134,8 @@ class Progress:
         else:
             self._done += 1
             ending = f"{_completed(outcome)}{self._compare(key, outcome)}"
-        self._say(f"{self._noun} {key}: {ending}{self._standing()}")
+        standing = f"; {self.standing}{_left(self.seconds_left)}" if self.standing else ""
+        self._say(f"{self.noun} {key}: {ending}{standing}")
 
     def ended(self) -> None:
         """The launch has ended: how right its estimates were."""
@@ -115,27 +144,35 @@ class Progress:
             first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
             self._say(f"the time left was estimated {first} at first, {half} half-way")
 
-    def _standing(self) -> str:
+    @property
+    def standing(self) -> str:
+        """``3 of 10 done, 2 running, 1 failed``; empty where the runs are not counted."""
         if self._total == 0:
             return ""
         failed = f", {self._failed} failed" if self._failed else ""
-        return (
-            f"; {self._done} of {self._total} done, {len(self._running)} running{failed}"
-            f"{self._left()}"
-        )
+        return f"{self._done} of {self._total} done, {len(self._running)} running{failed}"
+
+    def epochs(self, key: str) -> int:
+        """Epochs of a run under way, at most."""
+        return self._estimate.epochs(key)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last run ends; ``None`` before the first epoch has."""
+        return self._estimate.left(time.monotonic())
 
     def _compare(self, key: str, outcome: Completion) -> str:
-        if outcome.test_maes:
+        if not self._compares:
             return ""
         mine = (outcome.best_validation_loss, key)
         self.best = mine if self.best is None else min(self.best, mine)
         if self.best == mine:
             return ", the best so far"
-        return f" (best so far {self.best[0]:,.4g}, {self._noun} {self.best[1]})"
+        return f" (best so far {self.best[0]:,.4g}, {self.noun} {self.best[1]})"
 
-    def _left(self) -> str:
-        seconds = self._estimate.left(time.monotonic())
-        return "" if not seconds else f", about {duration(seconds)} left"
+
+def _left(seconds: float | None) -> str:
+    return "" if not seconds else f", about {duration(seconds)} left"
 
 
 def _completed(outcome: Completion) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PrivateAttr
 
+from hpsearch.budget import Budget
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig, fingerprint
 from hpsearch.errors import InputError
 from hpsearch.parameters import LARGEST, PARTS, Entry, Parameter, draw_order, widths
@@ -71,6 +72,7 @@ class SearchSpace(Entry):
         network: fixed values of the network, by field.
         training: fixed values of the training, by field.
         data: the molecules.
+        budget: what a trial may cost; a draw beyond it is refused.
         parameters: what is searched.
     """
 
@@ -85,6 +87,8 @@ class SearchSpace(Entry):
     network: dict[str, Any]
     training: dict[str, Any]
     data: DataConfig
+    # Left out where it is not set: a space without one keeps the hash that it had.
+    budget: Annotated[Budget | None, Field(exclude_if=lambda budget: budget is None)] = None
     parameters: dict[str, Annotated[Parameter, Field(discriminator="type")]]
     _text: str = PrivateAttr("")
 

@@ -12,6 +12,7 @@ the epochs of an earlier launch), each epoch, and how it ended.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import logging
@@ -170,10 +171,10 @@ def run(
     with (
         _handlers_put_back(),
         _scratch(scratch) as folder,
-        _cluster(address, folder, cpus_per_run),
+        _cluster(address, folder, cpus_per_run) as see_to_the_end,
         _memory_kills_are_deaths(),
     ):
-        _end_at_signals(driver)
+        _end_at_signals(driver, see_to_the_end)
         place.check(_machines())
         tuner = Tuner(
             _Worker,
@@ -855,18 +856,37 @@ def _scratch(parent: Path | None) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes ``folder``, which a process of Ray's that is ending may still write into."""
+    for _ in range(40):
         shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.25)
 
 
 @contextmanager
-def _cluster(address: str | None, folder: Path, cpus: float) -> Iterator[None]:
-    """Ray, connected to ``address`` or started on this machine, and left again."""
+def _cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable[[int], None]]:
+    """Ray, connected to ``address`` or started on this machine, and left again.
+
+    Yields:
+        What a handler of signals calls, with the number, to have this process end in any case.
+    """
+    over = threading.Event()
+    see_to_the_end = functools.partial(_see_to_the_end, folder, over)
     try:
-        _connect(address, folder, cpus)
-        yield
+        soon = functools.partial(see_to_the_end, grace_seconds=_STARTING_GRACE_SECONDS)
+        with _signals_wait(soon):
+            _connect(address, folder, cpus)
+        yield see_to_the_end
     finally:
         _ignore_signals()
         ray.shutdown()
+        _see_off(folder)
+        over.set()
 
 
 def _connect(address: str | None, folder: Path, cpus: float) -> None:
@@ -892,10 +912,52 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
                 runtime_env={"env_vars": environment},
                 **own,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises the plain class where its servers do not come up
         if address is None:
             raise HpsearchError(f"Ray could not be started: {_one_line(error)}") from error
         raise _unreachable(address, error) from None
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
+
+    Known by the logs there that it has open; names and environments are overwritten by some.
+    """
+    inside = f"{folder}/"
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) != os.getpid() and any(
+            file.startswith(inside) for file in _open_files(entry)
+        ):
+            found.append(int(entry.name))
+    return found
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    with suppress(OSError):  # it has ended, or is another user's
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):  # it has been closed
+                yield str(file.readlink())
+
+
+def _kill_all(folder: Path) -> None:
+    for process in _processes_of(folder):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _see_off(folder: Path) -> None:
+    """Kills what a cluster that was shut down leaves behind.
+
+    An agent whose raylet was killed looks for the head of the cluster for another minute.
+    """
+    deadline = time.monotonic() + _LEAVING_SECONDS
+    while _processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    _kill_all(folder)
+
+
+_LEAVING_SECONDS = 3.0
 
 
 def _check_reachable(address: str | None) -> None:
@@ -939,11 +1001,12 @@ def _handlers_put_back() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def _end_at_signals(driver: _Driver) -> None:
+def _end_at_signals(driver: _Driver, see_to_the_end: Callable[[int], None]) -> None:
     """Turns the first signal to end into an interrupt between two calls of the Work.
 
-    A second one interrupts at once. To be called once Ray is up: its own handler of SIGTERM prints
-    a stack and leaves its processes and files behind.
+    A second one interrupts at once; ``see_to_the_end`` runs beside from the first on. To be called
+    once Ray is up: its own handler of SIGTERM prints a stack and leaves its processes and files
+    behind.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -954,11 +1017,131 @@ def _end_at_signals(driver: _Driver) -> None:
     def between_calls(number: int, frame: Any) -> None:
         driver.interrupted = number
         signal.signal(number, at_once)
+        threading.Thread(target=see_to_the_end, args=(number,), daemon=True).start()
 
     for name in _SIGNALS:
         # `nohup` has SIGHUP ignored, and it should stay so.
         if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, between_calls)
+
+
+@contextmanager
+def _signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
+    """Has a signal interrupt after the few seconds in which Ray starts; a second one, at once.
+
+    Interrupted in the middle, Ray's libraries may wait a minute for a server that never came up,
+    and then end the process themselves. Where the signal went to the servers as well, the start
+    fails, and that is no error to tell. ``see_to_the_end`` runs beside from the first signal on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt(number)
+
+    before = {name: signal.getsignal(name) for name in _SIGNALS}
+    waited = [name for name, handler in before.items() if handler is not signal.SIG_IGN]
+    for name in waited:
+        signal.signal(name, note)
+    try:
+        with _told_at_once(waited, see_to_the_end), _kept(signal.SIGTERM):
+            yield
+    except Exception:
+        if not came:
+            raise
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+    if came:
+        raise KeyboardInterrupt(came[0])
+
+
+@contextmanager
+def _told_at_once(numbers: list[signal.Signals], tell: Callable[[int], None]) -> Iterator[None]:
+    """Calls ``tell`` in a thread when the first of the signals comes.
+
+    A handler would have to wait until the main thread is back from a call of Ray's.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def listen() -> None:
+        is_told = False
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            while came := pipe.read(1):
+                if came[0] in numbers and not is_told:
+                    is_told = True
+                    tell(came[0])
+
+    threading.Thread(target=listen, daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+
+
+_LOOKS_SECONDS = 0.002
+
+
+@contextmanager
+def _kept(number: signal.Signals) -> Iterator[None]:
+    """Puts the process's handler of a signal back as soon as a library has replaced it.
+
+    While it connects Ray installs one in C that prints a stack and aborts, on whichever thread the
+    signal comes, and so leaves its processes and files behind.
+    """
+    libc = ctypes.CDLL(None)
+    ours = ctypes.create_string_buffer(1024)  # a struct sigaction, which has some 150 bytes
+    libc.sigaction(int(number), None, ours)
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(_LOOKS_SECONDS):
+            libc.sigaction(int(number), ours, None)
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+_GRACE_SECONDS = 10.0
+"""Between a signal and the next step of :func:`_see_to_the_end`."""
+
+_STARTING_GRACE_SECONDS = 4.0
+"""The same while Ray starts, when there is nothing yet that takes long to end."""
+
+
+def _see_to_the_end(
+    folder: Path, over: threading.Event, number: int, grace_seconds: float | None = None
+) -> None:
+    """Ends this process where the interrupt does not: at once first, then by force.
+
+    Where the signal came to Ray's own processes as well, as a batch system sends it, a call of
+    Ray's may wait a minute for a server that is gone. Nothing is lost: every record is a
+    transaction.
+    """
+    grace_seconds = grace_seconds or _GRACE_SECONDS
+    if over.wait(grace_seconds):
+        return
+    os.kill(os.getpid(), number)
+    if over.wait(grace_seconds):
+        return
+    words = "hpsearch: interrupted; Ray did not answer and was killed; the same command goes on\n"
+    with suppress(OSError):
+        os.write(2, words.encode())
+    _kill_all(folder)
+    _remove(folder)
+    os._exit(128 + number)
 
 
 def _ignore_signals() -> None:

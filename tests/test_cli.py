@@ -145,8 +145,9 @@ def test_more_trials_extend_the_study_in_a_driver_without_torch(session: Session
 
 
 def test_status_says_how_the_study_stands(session: Session) -> None:
-    first, head, *lines = session.said["status"].splitlines()
+    first, best, head, *lines = session.said["status"].splitlines()
     assert first.endswith("storage/hpsearch.db: 2 of 2 complete")
+    assert re.fullmatch(r"best so far [\d,.]+, trial [01]", best)
     assert head.split() == ["trial", "state", "epochs", "best", "loss", "s/epoch", "weights"]
     assert [line.split()[:3] for line in lines] == [["0", "complete", "2"], ["1", "complete", "2"]]
 
@@ -224,14 +225,15 @@ def test_the_export_is_read_by_the_ablation(session: Session) -> None:
     ("folder", "files"),
     [
         ("report", {"report.html", "report.md", "table1.tex", "table1.csv", "cells.csv"}),
-        ("study_report", {"report.html", "report.md", "trials.csv", "targets.html"}),
+        ("study_report", {"report.html", "report.md", "trials.csv", "epochs.csv"}),
     ],
 )
 def test_the_report_s_files(session: Session, folder: str, files: set[str]) -> None:
     written = {path.name for path in (session.folder / folder).iterdir()}
 
     assert files < written
-    assert "learning_curves.html" in written
+    assert {path for path in written if path.endswith(".html")} == {"report.html"}
+    assert 'id="search-learning_curves"' in (session.folder / folder / "report.html").read_text()
     said = session.said[folder.replace("_", " ")]
     assert all(f"{folder}/{name}" in said for name in written)
 
@@ -468,7 +470,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         last = hpsearch(folder, *LONG)
         index = get(ours, "/pages")
         links = re.findall(r'href="(/pages/[^"]+)"', index)
-        pages = {"/pages": index} | {link: get(ours, link) for link in links}
+        pages = {link: get(ours, link.replace("?", "/figure?")) for link in links}
         dashboard_end = dashboard.end(signal.SIGINT)
         other.end(signal.SIGINT)
         yield Watched(
@@ -498,14 +500,16 @@ def test_a_dashboard_shows_every_epoch_of_a_running_trial(watched: Watched, dash
 
 
 def test_the_pages_are_drawn_for_the_study(watched: Watched) -> None:
-    assert {link.partition("?")[0] for link in watched.pages} >= {
+    drawn = {link: json.loads(text) for link, text in watched.pages.items()}
+    assert {link.partition("?")[0] for link in drawn} >= {
         "/pages/learning_curves",
         "/pages/targets",
-        "/pages/ablation",
+        "/pages/importance",
     }
-    drawn = [link for link, page in watched.pages.items() if "plotly" in page]
-    assert sorted(drawn) == ["/pages/learning_curves?name=quick", "/pages/targets?name=quick"]
-    assert "nothing to show yet" in watched.pages["/pages/ablation?name=quick"]
+    pages = ("features", "learning_curves", "search_cost", "targets")
+    with_figure = sorted(link for link, figure in drawn.items() if figure is not None)
+    assert with_figure == [f"/pages/{page}?name=quick" for page in pages]
+    assert all(drawn[link]["data"] for link in with_figure)
 
 
 def test_ctrl_c_ends_the_dashboard_in_silence(watched: Watched) -> None:
@@ -758,6 +762,21 @@ def test_a_weak_token_is_refused(
     for host in ("127.0.0.1", "0.0.0.0"):
         said = refused(tmp_path, ["dashboard", "--host", host], "HPSEARCH_TOKEN", "openssl rand")
         assert not token or token not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("hpsearch la", {"plain,launch"}),
+        ("hpsearch launch --dry", {"plain,--dry-run"}),
+        ("hpsearch launch tab", {"plain,table3", "plain,table3_log", "file,tab"}),
+    ],
+)
+def test_the_shell_completes(tmp_path: Path, words: str, found: set[str]) -> None:
+    variables = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    variables["_HPSEARCH_COMPLETE"] = "bash_complete"
+    command = ["env", *(f"{name}={text}" for name, text in variables.items()), HPSEARCH]
+    assert set(run(tmp_path, *command).stdout.split()) == found
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: a[0])

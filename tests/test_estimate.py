@@ -48,10 +48,24 @@ def test_trials_whose_keys_are_not_known_before_take_any_place_in_line() -> None
     estimate.started("7", 0, 0.0)
     estimate.epoch("7", 10.0, 10.0)
     assert estimate.left(10.0) == pytest.approx(10 + 2 * 20 + 3 * FIRST_RUN_SECONDS)
-    # One that replaces a failed trial was not in line.
-    for key in ("8", "9", "10"):
+
+
+def test_another_trial_comes_in_the_place_of_one_that_failed() -> None:
+    estimate = Estimate([(None, 4, 1.0)] * 2)
+    estimate.started("7", 0, 0.0)
+    estimate.epoch("7", 10.0, 10.0)
+    estimate.finished("7", 10.0, failed=True)
+    assert estimate.left(10.0) == pytest.approx(2 * 40)
+    for key in ("8", "9"):
         estimate.started(key, 0, 10.0)
-    assert estimate.left(10.0) is not None
+        assert estimate.epochs(key) == 4
+    estimate.finished("8", 60.0)
+    # A run that has a name, an ablation's, is not replaced.
+    named = Estimate([("a", 4, 1.0)])
+    named.started("a", 0, 0.0)
+    named.epoch("a", 10.0, 10.0)
+    named.finished("a", 10.0, failed=True)
+    assert named.left(10.0) == 0.0
 
 
 def test_the_error_is_that_of_the_first_and_of_the_half_way_estimate() -> None:

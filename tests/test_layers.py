@@ -26,6 +26,7 @@ AT_THE_TOP = {
     "optuna_dashboard": {"dashboard"},
     "plotly": {"pages", "dipoles"},
     "click": {"cli"},
+    "rich": {"board"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""
 

@@ -45,3 +45,26 @@ def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
     # No time has passed where two minutes were estimated.
     assert said[-1].startswith("the time left was estimated ")
     assert "too long at first" in said[-1]
+
+
+def test_files_that_were_damaged_are_said_where_starts_are_not() -> None:
+    said: list[str] = []
+    progress = Progress("trial", Estimate([]), say=said.append, follow=lambda line: None)
+    facts = RunFacts(4321, "somewhere", "cpu", "data", "split", 2.0, damaged=("a", "b"))
+    progress.started("4", facts)
+    assert said == ["trial 4: damaged and passed over: a, b"]
+
+
+def test_more_than_a_day_is_said_once() -> None:
+    said: list[str] = []
+    progress = Progress("trial", Estimate([(None, 1_000, 1.0)]), say=said.append)
+    progress.started("0", RunFacts(1, "somewhere", "cpu", "data", "split", 2.0))
+    for epoch, seconds in ((1, 60.0), (2, 600.0), (3, 600.0)):
+        progress.epoch("0", EpochMetrics(epoch, 1e-3, seconds, 1.0, 1.0, {}, {}))
+    assert [line.startswith("that is more than a day; --dry-run") for line in said] == [
+        False,  # the start
+        False,  # 17 hours
+        False,
+        True,
+        False,
+    ]

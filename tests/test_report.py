@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
@@ -29,7 +30,16 @@ from hpsearch.report import (
     winner_lines,
     write_report,
 )
-from hpsearch.report.render import Section, html_document, latex, latex_escape, markdown, plain
+from hpsearch.report.render import (
+    Figure,
+    Figures,
+    Section,
+    html_document,
+    latex,
+    latex_escape,
+    markdown,
+    plain,
+)
 from hpsearch.report.terminal import WIDEST_MOLECULE_ANGSTROM
 from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
@@ -347,6 +357,10 @@ def test_the_files_hold_the_numbers(store, tmp_path):
         "comparisons.csv",
         "table1.tex",
         "comparisons.tex",
+        "epochs.csv",
+        "target_errors.csv",
+        "importances.csv",
+        "runs.csv",
     }
     assert sorted(written.paths) == sorted((tmp_path / "out" / "report").iterdir())
     page = (tmp_path / "out/report/report.html").read_text()
@@ -375,23 +389,44 @@ def test_csv_keeps_every_digit(store, tmp_path):
     assert len(cells) == 12
     assert {path.name for path in tmp_path.iterdir()} == {
         *("table1.csv", "cells.csv", "trials.csv"),
-        *("intervals.csv", "comparisons.csv"),
+        *("intervals.csv", "comparisons.csv", "importances.csv"),
+        *("epochs.csv", "target_errors.csv", "runs.csv"),
     }
+    epochs = pd.read_csv(tmp_path / "epochs.csv")
+    assert len(epochs) == len(store.epochs())
+    errors = pd.read_csv(tmp_path / "target_errors.csv")
+    assert errors["mae"].tolist() == store.target_errors()["mae"].tolist()
+    trials = pd.read_csv(tmp_path / "trials.csv")
+    assert trials["failure"].fillna("").tolist() == ["diverged", "", "", ""]
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    stored = store.runs()
+    assert sorted(runs["key"].astype(str)) == sorted(stored["key"])
+    vectors = {
+        str(key): configuration["network"]["featurization_vectors"]
+        for key, configuration in zip(stored["key"], stored["configuration"], strict=True)
+    }
+    written = runs["network.featurization_vectors"]
+    assert dict(zip(runs["key"].astype(str), written, strict=True)) == vectors
 
 
 def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):
     asked = []
 
-    def pages(_, name):
+    def pages(_, name, beginning):
         asked.append(name)
-        return {"learning_curves.html": f"curves of {name}"}, ["broken.py:3: oops"]
+        drawn = Figure(f"{beginning}curves", "Learning <curves>", f"<b>curves of {name}</b>")
+        return Figures("<script>once</script>", (drawn,), ("broken.py:3: oops",))
 
     written = write_report(store, tmp_path, formats=["html"], pages=pages)
     assert asked == [the_ablation(store), "made-up"]
     assert written.problems == ("broken.py:3: oops",)
-    assert (tmp_path / "learning_curves.html").read_text() == f"curves of {asked[0]}"
-    assert (tmp_path / "search_learning_curves.html").read_text() == "curves of made-up"
-    assert 'href="learning_curves.html"' in (tmp_path / "report.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<script>once</script>") == 1
+    for name, beginning in zip(asked, ("ablation", "search"), strict=True):
+        assert f"<figure><b>curves of {name}</b></figure>" in text
+        assert f'<a href="#figure-{beginning}-curves">Learning &lt;curves&gt;</a>' in text
+        assert f'<h2 id="figure-{beginning}-curves">Learning &lt;curves&gt;</h2>' in text
     assert write_report(store, tmp_path / "x", formats=["md"], pages=pages).problems == ()
 
 
@@ -436,11 +471,10 @@ ODD = Section(
 
 
 def test_html_is_escaped():
-    page = html_document("<t>", [ODD], {"a&b": 'x".html'})
+    page = html_document("<t>", [ODD])
     assert "<script>" not in page
     assert "<td>&lt;b&gt;a₀³</td>" in page
     assert "<title>&lt;t&gt;</title>" in page
-    assert '<a href="x&quot;.html">a&amp;b</a>' in page
 
 
 def test_a_cell_cannot_break_a_markdown_table():
@@ -454,7 +488,7 @@ GROUPED = Section("t", (), ("a", "b", "c", "d"), (("1", "2", "3", "4"),), ("", "
 
 
 def test_groups_stand_above_their_columns():
-    page = html_document("t", [GROUPED], {})
+    page = html_document("t", [GROUPED])
     assert '<th colspan="1"></th><th colspan="2">x</th><th colspan="1">y</th>' in page
     assert "| a | b (x) | c (x) | d (y) |" in markdown([GROUPED])
     assert r"\multicolumn{1}{c}{} & \multicolumn{2}{c}{x}" in latex([GROUPED])

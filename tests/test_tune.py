@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -650,3 +652,116 @@ def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
     [death] = caught
     assert isinstance(death, RayActorError)
     assert "running low on memory" in str(death)
+
+
+# --- Signals that come at a bad moment ------------------------------------------------------------
+
+
+def test_a_signal_that_comes_while_ray_starts_interrupts_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[int] = []
+    with pytest.raises(KeyboardInterrupt) as interrupt, tune._signals_wait(seen.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        seen.append(-1)
+        # As Ray where its servers were ended too.
+        raise RuntimeError("timed out")
+    assert interrupt.value.args == (signal.SIGTERM,)
+    assert seen == [signal.SIGTERM, -1]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt) as interrupt, tune._signals_wait(lambda number: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("it went on")
+    assert interrupt.value.args == (signal.SIGINT,)
+
+
+STUCK = """
+import signal, subprocess, sys, threading, time
+from pathlib import Path
+from hpsearch import tune
+tune._GRACE_SECONDS = 0.3
+signal.signal(signal.SIGTERM, lambda number, frame: print("again", flush=True))
+log = open(sys.argv[1] + "/log", "w")
+child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=log)
+print(child.pid, flush=True)
+end = (Path(sys.argv[1]), threading.Event(), signal.SIGTERM)
+threading.Thread(target=tune._see_to_the_end, args=end, daemon=True).start()
+time.sleep(60)
+"""
+
+
+def test_a_driver_that_no_interrupt_ends_is_ended_by_force(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, str(scratch)], capture_output=True, text=True, timeout=40
+    )
+    child, again = done.stdout.split()
+    assert (done.returncode, again) == (128 + signal.SIGTERM, "again")
+    assert done.stderr.startswith("hpsearch: interrupted; Ray did not answer and was killed")
+    assert not scratch.exists()
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}/exe").exists()
+
+
+def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    end = time.monotonic() + 1.0
+
+    def write() -> None:
+        while time.monotonic() < end:
+            folder.mkdir(exist_ok=True)
+            with suppress(OSError):
+                (folder / f"{time.monotonic()}").touch()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while time.monotonic() < end:
+        tune._remove(folder)
+    writer.join()
+    tune._remove(folder)
+    assert not folder.exists()
+
+
+CLUSTER = """
+import os, signal, sys, time
+from pathlib import Path
+from hpsearch import tune
+
+def title(process):
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+folder = Path(sys.argv[1])
+with tune._cluster(None, folder, 1.0):
+    while not any("RuntimeEnvAgent" in title(one) for one in tune._processes_of(folder)):
+        time.sleep(0.1)
+    ours = tune._processes_of(folder)
+    servers = [one for one in ours if "/gcs_server" in title(one) or "/raylet/" in title(one)]
+    print(len(servers), flush=True)
+    for one in servers:
+        os.kill(one, signal.SIGKILL)
+deadline = time.monotonic() + 5
+while (left := tune._processes_of(folder)) and time.monotonic() < deadline:
+    time.sleep(0.1)
+print([title(one) for one in left], flush=True)
+"""
+
+
+def test_rays_agents_do_not_outlive_a_cluster_whose_servers_were_killed(short_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, str(short_folder)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n[]\n"), done.stderr

@@ -143,8 +143,9 @@ def test_the_commands_work_from_an_empty_folder(installed: Path, tmp_path: Path)
     assert (status["study"], status["counts"]["complete"]) == ("quick", 1)
     assert [row["epochs"] for row in status["trials"]] == [1]
     files = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"report.html", "report.md", "table1.csv", "table1.tex", "learning_curves.html"} <= files
-    assert "learning_curves.html" in reported
+    assert {"report.html", "report.md", "table1.csv", "table1.tex"} <= files
+    assert "report.html" in reported
+    assert 'id="ablation-learning_curves"' in (tmp_path / "report" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"best.yaml", "report", "storage"}
     with closing(sqlite3.connect(tmp_path / "storage" / "hpsearch.db")) as database:
         kinds = database.execute("select kind, name from hpsearch_experiments order by id")

@@ -38,7 +38,7 @@ _HEADER = (
 def documents(experiment: Experiment) -> dict[str, str]:
     """File name to text of everything that the command writes."""
     section = table(experiment)
-    page = html_document(_TITLE, [section], {})
+    page = html_document(_TITLE, [section])
     drawn = figure(experiment).to_html(full_html=False, include_plotlyjs=True, div_id="dipoles")
     return {
         "dipoles.md": f"# {_TITLE}\n\n{markdown([section])}",

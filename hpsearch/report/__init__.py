@@ -10,6 +10,14 @@ from hpsearch.report.comparison import (
     interval_table,
     over_targets,
 )
+from hpsearch.report.costs import (
+    quote_lines,
+    search_quote_lines,
+    short_quote_line,
+    shorter_line,
+    timed_line,
+    untimed_line,
+)
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
@@ -18,7 +26,7 @@ from hpsearch.report.terminal import (
     idle_line,
     molecule_lines,
     plan_lines,
-    quote_lines,
+    progress_line,
     status_lines,
     winner_lines,
 )
@@ -39,13 +47,19 @@ __all__ = [
     "over_targets",
     "plain",
     "plan_lines",
+    "progress_line",
     "quote_lines",
+    "search_quote_lines",
     "search_table",
     "sections",
+    "short_quote_line",
+    "shorter_line",
     "status_lines",
     "subject",
     "table1",
     "table1_sections",
+    "timed_line",
+    "untimed_line",
     "winner_lines",
     "write_files",
     "write_report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -30,6 +30,36 @@ class Section:
     def spans(self) -> list[tuple[str, int]]:
         """Each run of equal groups with its number of columns."""
         return [(name, len(list(same))) for name, same in groupby(self.groups)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing for an HTML document.
+
+    Attributes:
+        name: its element's.
+        title: the heading.
+        html: the element, which needs `Figures.script`.
+    """
+
+    name: str
+    title: str
+    html: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Drawings that share a script.
+
+    Attributes:
+        script: once in the document, before the drawings.
+        drawn: the drawings.
+        problems: a line for each that could not be drawn.
+    """
+
+    script: str = ""
+    drawn: tuple[Figure, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 def plain(section: Section) -> str:
@@ -92,20 +122,39 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 th { border-bottom: 2px solid #888; vertical-align: bottom; }
+figure { margin: 1rem 0; background: white; color: #222; break-inside: avoid; }
+@media (prefers-color-scheme: dark) {
+  body { background: #181818; color: #ddd; }
+  a { color: #8ab4f8; }
+  th, td, .groups th:not(:empty) { border-color: #444; }
+}
+@media print { body { margin: 0; max-width: none; background: white; color: black; } }
 .groups th { border-bottom: none; text-align: center; font-weight: normal; }
 .groups th:not(:empty) { border-left: 1px solid #ddd; border-right: 1px solid #ddd; }
 """.strip()
 
 
-def html_document(title: str, sections: Iterable[Section], links: Mapping[str, str]) -> str:
-    """The sections as one HTML document without scripts; ``links`` maps headings to files."""
+def html_document(title: str, sections: Iterable[Section], figures: Figures = Figures()) -> str:
+    """The sections and drawings as one HTML document, which asks for nothing outside it."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
-    if links:
-        items = (f'<a href="{html.escape(href)}">{html.escape(t)}</a>' for t, href in links.items())
-        parts.append(f"<p>{' · '.join(items)}</p>")
+    if figures.drawn:
+        items = (
+            f'<a href="#figure-{html.escape(each.name)}">{html.escape(each.title)}</a>'
+            for each in figures.drawn
+        )
+        parts.append(f"<p>Figures: {' · '.join(items)}</p>")
     parts += [_html_section(section) for section in sections]
+    if figures.drawn:
+        parts.append(figures.script)
+    parts += [
+        f'<h2 id="figure-{html.escape(each.name)}">{html.escape(each.title)}</h2>\n'
+        f"<figure>{each.html}</figure>"
+        for each in figures.drawn
+    ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -13,10 +13,8 @@ from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.estimate import makespan
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration, relative
-from hpsearch.quote import Timing
 from hpsearch.search_space import SearchSpace
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
@@ -83,32 +81,6 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
         )
 
 
-def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Iterator[str]:
-    """What a plan will cost, by a few measured steps of every arm.
-
-    Args:
-        plan: the cells.
-        timings: of every variant, by its name.
-        places: runs that go on side by side.
-    """
-    seconds: dict[str, float] = {}
-    for variant in plan.variants:
-        timing = timings[variant.name]
-        epochs = variant.training_of(plan.training).epochs
-        seconds[variant.name] = timing.run_seconds(epochs)
-        yield (
-            f"  {variant.name}: {timing.step_seconds * 1e3:.0f} ms a step, "
-            f"{duration(timing.epoch_seconds)} an epoch, {duration(seconds[variant.name])} a run "
-            f"of {epochs} epochs; {timing.memory_bytes / 1e9:.1f} GB"
-        )
-    runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
-    yield (
-        f"in all at most {duration(makespan([0.0] * places, runs))} with {places} at a time "
-        f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
-        "slow each other down where memory is the limit"
-    )
-
-
 def driver_line(study: Study) -> str | None:
     """Who drives the study; or that nobody does, where trials wait for it."""
     holder = study.holder()
@@ -122,6 +94,16 @@ def driver_line(study: Study) -> str | None:
         f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
         "last checkpoint with the next launch"
     )
+
+
+def progress_line(study: Study) -> str | None:
+    """The best trial so far and the time left; ``None`` before there is either."""
+    parts = []
+    if (best := study.best()) is not None:
+        parts.append(f"best so far {best[0]:,.4g}, trial {best[1]}")
+    if (seconds := study.seconds_left()) is not None:
+        parts.append(f"about {duration(seconds)} left")
+    return "; ".join(parts) or None
 
 
 def status_lines(study: Study) -> Iterator[str]:

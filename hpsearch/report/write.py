@@ -8,22 +8,23 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from hpsearch.ablation import cell_table
 from hpsearch.errors import InputError, unwritable
 from hpsearch.report.comparison import comparison_sections, comparison_table, interval_table
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.model_card import model_cards
-from hpsearch.report.render import html_document, latex, markdown
+from hpsearch.report.render import Figure, Figures, html_document, latex, markdown
 from hpsearch.report.tables import ablation_experiment, search_table, table1
 from hpsearch.store import Store
 from hpsearch.study import Study
 
 FORMATS = ("html", "csv", "md", "latex")
 
-Documents = tuple[dict[str, str], list[str]]
-RenderPages = Callable[[Store, str | None], Documents]
-"""``pages.render_pages``: file name to HTML document, and problems. Handed in, since this module
-draws nothing and must not import plotly."""
+DrawPages = Callable[[Store, str | None, str], Figures]
+"""``pages.draw_pages``: of an experiment, with a beginning for the drawings' names. Handed in,
+since this module draws nothing and must not import plotly."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def write_report(
     directory: Path,
     name: str | None = None,
     formats: Collection[str] = FORMATS,
-    pages: RenderPages | None = None,
+    pages: DrawPages | None = None,
     *,
     distinct: bool = False,
 ) -> Written:
@@ -68,8 +69,8 @@ def write_report(
         store: where the runs are.
         directory: made if need be; files of an earlier report in it are replaced.
         name: of an ablation or of a study.
-        formats: of ``FORMATS``; ``html`` brings the pages.
-        pages: draws the pages; ``None`` for a report without.
+        formats: of ``FORMATS``.
+        pages: draws the pages into the HTML; ``None`` for a report without.
         distinct: whether U0, U, H and G count once in tests over targets.
 
     Raises:
@@ -79,33 +80,33 @@ def write_report(
     """
     wanted = check_formats(formats)
     about = subject(store, name)
-    documents: dict[str, str] = {}
-    problems: list[str] = []
+    figures = Figures()
     if "html" in wanted and pages is not None:
-        documents, problems = _pages(store, about, pages)
-    files = {**documents, **_texts(store, about, wanted, documents, distinct)}
-    return Written(write_files(directory, files), tuple(problems))
+        figures = _figures(store, about, pages)
+    files = _texts(store, about, wanted, figures, distinct)
+    return Written(write_files(directory, files), figures.problems)
 
 
-def _pages(store: Store, about: Subject, pages: RenderPages) -> Documents:
-    """The pages of the ablation and of the study; where both draw one, the study's is renamed."""
-    documents: dict[str, str] = {}
+def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
+    """The pages of the ablation and of the study."""
+    script = ""
+    drawn: list[Figure] = []
     problems: dict[str, None] = {}
-    for name in (about.ablation, about.study):
+    for name, kind in ((about.ablation, "ablation"), (about.study, "search")):
         if name is None:
             continue
-        drawn, complaints = pages(store, name)
-        for file, text in drawn.items():
-            documents[f"search_{file}" if file in documents else file] = text
-        problems.update(dict.fromkeys(complaints))
-    return documents, list(problems)
+        found = pages(store, name, f"{kind}-")
+        script = found.script
+        drawn += found.drawn
+        problems.update(dict.fromkeys(found.problems))
+    return Figures(script, tuple(drawn), tuple(problems))
 
 
 def _texts(
     store: Store,
     about: Subject,
     formats: Collection[str],
-    pages: Mapping[str, str],
+    figures: Figures,
     distinct: bool,
 ) -> dict[str, str]:
     files: dict[str, str] = {}
@@ -114,8 +115,7 @@ def _texts(
     if "md" in formats:
         files["report.md"] = f"# {title}\n\n{markdown(everything)}"
     if "html" in formats:
-        links = {Path(file).stem.replace("_", " "): file for file in pages}
-        files["report.html"] = html_document(title, everything, links)
+        files["report.html"] = html_document(title, everything, figures)
     if about.ablation is not None:
         if "md" in formats:
             files |= model_cards(store, about.ablation)
@@ -130,7 +130,38 @@ def _texts(
             files["intervals.csv"] = interval_table(store, about.ablation).to_csv(index=False)
             files["comparisons.csv"] = comparison_table(store, about.ablation).to_csv(index=False)
     if about.study is not None and "csv" in formats:
-        files["trials.csv"] = search_table(Study.open(store, about.study)).to_csv()
+        study = Study.open(store, about.study)
+        kinds = study.trials().set_index("number")["failure"]
+        files["trials.csv"] = search_table(study).join(kinds).to_csv()
+        files["importances.csv"] = study.importances().to_csv(index_label="loss")
+    if "csv" in formats:
+        files |= _curves(store, about)
+    return files
+
+
+def _curves(store: Store, about: Subject) -> dict[str, str]:
+    """What the figures of epochs, configurations and predictions are drawn from.
+
+    A residual's molecule is its place among the test molecules.
+    """
+    found = (
+        about.study and store.experiment("study", about.study),
+        about.ablation and store.experiment("ablation", about.ablation),
+    )
+    known = [experiment.id for experiment in found if experiment]
+    runs = pd.concat([store.runs(identity) for identity in known], ignore_index=True)
+    drawn = pd.json_normalize(list(runs.pop("configuration")))
+    residuals = pd.concat([store.test_residuals(identity) for identity in known])
+    epochs = pd.concat([store.epochs(identity) for identity in known])
+    errors = pd.concat([store.target_errors(identity) for identity in known])
+    files = {
+        "runs.csv": runs.drop(columns=["run_id", "directory"]).join(drawn).to_csv(index=False),
+        "epochs.csv": epochs.to_csv(index=False),
+        "target_errors.csv": errors.to_csv(index=False),
+    }
+    if len(residuals):
+        residuals["molecule"] = [list(range(len(values))) for values in residuals["residuals"]]
+        files["residuals.csv"] = residuals.explode(["residuals", "molecule"]).to_csv(index=False)
     return files
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, String, Table, cast, column, delete, select, table
+from sqlalchemy import Connection, String, Table, cast, column, delete, func, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.runs import Completion, Outcome
@@ -80,6 +80,30 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
     return [TrialState(*row) for row in connection.execute(query)]
 
 
+def count_trials(connection: Connection) -> list[tuple[str, int]]:
+    """How many of Optuna's rows are in each state, over all studies."""
+    state = _optuna_trials.c.state
+    query = select(state, func.count()).group_by(state).order_by(state)
+    return [(name, count) for name, count in connection.execute(query)]
+
+
+def count_refused(connection: Connection, study: str) -> int:
+    """Rows of the study that were drawn beyond its budget."""
+    studies, trials, attributes = _optuna_studies.c, _optuna_trials.c, _optuna_attributes.c
+    query = (
+        select(func.count())
+        .select_from(_optuna_attributes)
+        .join(_optuna_trials, trials.trial_id == attributes.trial_id)
+        .join(_optuna_studies, studies.study_id == trials.study_id)
+        .where(studies.study_name == study)
+        .where(attributes.key == "failure", attributes.value_json == json.dumps("refused"))
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+_optuna_attributes = table(
+    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
+)
 _optuna_reported = table("trial_intermediate_values", column("trial_id"), column("step"))
 _optuna_values = table("trial_values", column("trial_id"), column("value"))
 

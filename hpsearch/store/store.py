@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
 from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.rows import (
     best_trials,
+    count_refused,
+    count_trials,
     find_experiment,
     finite,
     forget_values,
@@ -403,6 +406,10 @@ class Store:
         """
         return self._read(lambda connection: read_ledger(connection, experiment_id, study))
 
+    def count_refused(self, study: str) -> int:
+        """Trials of the study that were drawn beyond its budget; they are among the failed rows."""
+        return self._read(lambda connection: count_refused(connection, study))
+
     def best_trials(self, study: str, count: int) -> set[int]:
         """Numbers of the complete trials with the ``count`` lowest values, the first of equals."""
         return self._read(lambda connection: best_trials(connection, study, count))
@@ -420,6 +427,22 @@ class Store:
             best = connection.execute(lowest).one_or_none()
             epoch, value = (None, None) if best is None else best
             return Curve(count, epoch, value, seconds)
+
+        return self._read(work)
+
+    def revision(self) -> str:
+        """A text that differs once a run, an epoch or a verdict has come; cheap to ask for."""
+        e, r = epochs.c, runs.c
+        queries = (
+            select(func.count(), func.max(e.created_at)).select_from(epochs),
+            select(func.count(), func.count(r.weights), func.max(r.started_at)).select_from(runs),
+            select(func.count(), func.max(results.c.finished_at)).select_from(results),
+        )
+
+        def work(connection: Connection) -> str:
+            rows = [tuple(connection.execute(query).one()) for query in queries]
+            seen = repr((rows, count_trials(connection)))
+            return hashlib.sha256(seen.encode()).hexdigest()[:16]
 
         return self._read(work)
 

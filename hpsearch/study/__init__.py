@@ -1,7 +1,20 @@
 """A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
 
 from hpsearch.study.failures import Breakdown
+from hpsearch.study.quote import Quote, drawn, epoch_error, to_time, ways_down, within_reach
 from hpsearch.study.search import Found, Search
 from hpsearch.study.study import Counts, Study
 
-__all__ = ["Breakdown", "Counts", "Found", "Search", "Study"]
+__all__ = [
+    "Breakdown",
+    "Counts",
+    "Found",
+    "Quote",
+    "Search",
+    "Study",
+    "drawn",
+    "epoch_error",
+    "to_time",
+    "ways_down",
+    "within_reach",
+]

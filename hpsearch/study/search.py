@@ -15,7 +15,9 @@ from optuna.trial import FrozenTrial, Trial
 from pydantic import ValidationError
 
 from hpsearch import checkpoint, failpoint
+from hpsearch.budget import REFUSALS
 from hpsearch.config import TrialConfig
+from hpsearch.cost import CostModel, refusal
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.search_space import SearchSpace
@@ -103,6 +105,8 @@ class Search:
         rows: TrialRows,
         root: Path,
         evaluate_test: bool,
+        model: CostModel | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.name = experiment.name
         self.space = space
@@ -117,6 +121,9 @@ class Search:
         self._molecules = {key: experiment.provenance[key] for key in ("data_hash", "split_hash")}
         self._flights: dict[str, _Flight] = {}
         self._failures = Failures(space.trials)
+        self._model = model
+        self._say = say
+        self._refused_in_a_row = 0
         self.found = self._look_around()
         self._tidy()
 
@@ -133,6 +140,7 @@ class Search:
         wait: bool = False,
         say: Callable[[str], None] = lambda line: None,
         molecules: Mapping[str, str] = MappingProxyType({}),
+        model: CostModel | None = None,
     ) -> Self:
         """Create the study called ``name``, or continue it.
 
@@ -147,8 +155,9 @@ class Search:
             force: whether to go on with another space, molecules or split; the change is kept in
                 the study's provenance.
             wait: whether to wait for the end of another launch that drives the study.
-            say: told who drives it while this call waits.
+            say: told who drives it while this call waits, and of each draw that is refused.
             molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
+            model: what configurations cost, needed where the space limits memory or seconds.
 
         Raises:
             LeaseHeld: another launch drives the study, and ``wait`` is not set.
@@ -157,6 +166,11 @@ class Search:
                 written.
         """
         name = check_name(space.name if name is None else name)
+        if space.budget is not None and space.budget.is_measured and model is None:
+            raise InputError(
+                "a budget of memory or seconds must come with timings of this machine, got none; "
+                "take them with: hpsearch launch SPACE --dry-run"
+            )
         # The launch prints what there is to say; Optuna would log every verdict besides.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = SeededPerTrial(space)
@@ -180,7 +194,9 @@ class Search:
         )
         rows = TrialRows(store, name, sampler)
         rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
-        search = cls(store, space, experiment, rows, runs_root.absolute(), evaluate_test)
+        search = cls(
+            store, space, experiment, rows, runs_root.absolute(), evaluate_test, model, say
+        )
         search.forced = forced
         return search
 
@@ -199,7 +215,7 @@ class Search:
             if left_behind:
                 assignment = self._continue(left_behind[0])
             else:
-                trial = self._rows.ask()
+                trial = self._rows.ask(in_line=_count(rows, "WAITING") > 0)
                 failpoint.reach("asked")
                 assignment = self._assign(trial, new=True)
             if assignment is not None:
@@ -382,7 +398,27 @@ class Search:
             reason = f"no configuration follows from its parameters: {_line(error)}"
             self._fail(trial_id, Failure("exception", reason))
             return None
-        return None if config is None else self._take_off(key, trial_id, config, {})
+        if config is None:
+            return None
+        why = refusal(self.space.budget, config, self._model)
+        if why is not None:
+            self._refuse(trial.number, trial_id, why)
+            return None
+        self._refused_in_a_row = 0
+        return self._take_off(key, trial_id, config, {})
+
+    def _refuse(self, number: int, trial_id: int, why: str) -> None:
+        reason = f"refused, beyond the budget: {why}"
+        self._rows.annotate(trial_id, {"failure_reason": reason, "failure": "refused"})
+        self._rows.fail(trial_id)
+        self._say(f"trial {number}: {reason}")
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= REFUSALS:
+            reason = (
+                f"{REFUSALS:,} draws in a row were refused, beyond the budget; the last: {why}; "
+                "raise the budget or narrow the space"
+            )
+            self.breakdown = self.breakdown or Breakdown(reason, "")
 
     def _take_off(
         self, key: str, trial_id: int, config: TrialConfig, reported: dict[int, float]

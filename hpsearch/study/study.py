@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any, Literal, Self, final
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from hpsearch.config import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.estimate import makespan
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
+from hpsearch.study.importance import importances
 from hpsearch.study.search import RUNS_ROOT, Search
-from hpsearch.targets import target
+from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
 
 
@@ -29,6 +33,7 @@ class Counts:
         complete: with a verdict.
         running: asked and not told; more than the launch runs if an earlier one died.
         failed: without a verdict, replaced by others.
+        refused: drawn beyond the budget, never trained; replaced as well.
         pruned: stopped early by a scheduler.
         waiting: put in line by hand.
         wanted: complete trials that the last launch asked for.
@@ -37,13 +42,14 @@ class Counts:
     complete: int
     running: int
     failed: int
+    refused: int
     pruned: int
     waiting: int
     wanted: int
 
     def __str__(self) -> str:
         parts = [f"{self.complete} of {self.wanted} complete"]
-        for name in ("running", "failed", "pruned", "waiting"):
+        for name in ("running", "failed", "refused", "pruned", "waiting"):
             if number := getattr(self, name):
                 parts.append(f"{number} {name}")
         return ", ".join(parts)
@@ -106,11 +112,13 @@ class Study:
 
     def counts(self) -> Counts:
         """Rows by state."""
+        refused = self._store.count_refused(self.name)
         found = Counter(row.state for row in self._store.trial_states(self.name) or [])
         return Counts(
             complete=found["COMPLETE"],
             running=found["RUNNING"],
-            failed=found["FAIL"],
+            failed=found["FAIL"] - refused,
+            refused=refused,
             pruned=found["PRUNED"],
             waiting=found["WAITING"],
             wanted=self.provenance["space"]["content"]["trials"],
@@ -130,6 +138,75 @@ class Study:
         rows = [_table_row(trial) for trial in self._trials()]
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
+
+    def epoch_seconds(self, besides: Container[int]) -> list[tuple[TrialConfig, float]]:
+        """Of each complete trial, its configuration and mean seconds of an epoch.
+
+        Args:
+            besides: numbers of trials that are left out.
+        """
+        return [
+            (
+                TrialConfig.from_dict(trial.user_attrs["config"]),
+                float(trial.user_attrs["seconds_per_epoch"]),
+            )
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+            and trial.number not in besides
+            and trial.user_attrs.get("seconds_per_epoch")
+            and "config" in trial.user_attrs
+        ]
+
+    def target_losses(self) -> pd.DataFrame:
+        """Of each complete trial, by number, every target's loss (Eq. 17) at its best epoch."""
+        best = {
+            str(trial.number): trial.user_attrs.get("best_epoch")
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+        }
+        errors = self._store.target_errors(self._experiment.id)
+        errors = errors[errors["epoch"] == errors["key"].map(best)]
+        table = errors.assign(trial=errors["key"].astype(int)).pivot_table(
+            index="trial", columns="target", values="loss"
+        )
+        return table[[name for name in TARGET_NAMES if name in table.columns]]
+
+    def importances(self) -> pd.DataFrame:
+        """How much each hyperparameter decides of the loss and of each target's: `importances`."""
+        trials, by_target = self._trials(), self.target_losses()
+        whole = {trial.number: trial.value for trial in trials if trial.value is not None}
+        losses: dict[str, dict[int, float]] = {"all": whole}
+        losses |= {
+            str(name): {int(number): float(loss) for number, loss in column.dropna().items()}  # type: ignore[call-overload]
+            for name, column in by_target.items()
+        }
+        return importances(trials, losses)
+
+    def seconds_left(self) -> float | None:
+        """Until all trials asked for have a verdict, by the epochs that are recorded.
+
+        ``None`` while nobody drives the study, before the first epoch and after the last.
+        """
+        holder = self.holder()
+        epochs = self._store.epochs(self._experiment.id)
+        running = [
+            trial
+            for trial in self._trials()
+            if trial.state == TrialState.RUNNING and "config" in trial.user_attrs
+        ]
+        if holder is None or not holder.drives or epochs.empty or not running:
+            return None
+        table = epochs.groupby("key")["seconds"].agg(["count", "mean"])
+        spent = {str(key): (int(count), float(mean)) for key, count, mean in table.itertuples()}
+        usual = float(table["mean"].mean())
+        under_way = []
+        for trial in running:
+            total = int(trial.user_attrs["config"]["training"]["epochs"])
+            done, each = spent.get(str(trial.number), (0, usual))
+            under_way.append(max(total - done, 0) * each)
+        counts = self.counts()
+        missing = counts.wanted - counts.complete - counts.pruned - counts.running
+        return makespan(under_way, [total * usual] * max(missing, 0))
 
     def best(self) -> tuple[float, str] | None:
         """The lowest validation loss of a complete trial and its number; ``None`` before any."""

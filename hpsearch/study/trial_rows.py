@@ -70,9 +70,18 @@ class TrialRows:
         except KeyError:
             return None
 
-    def ask(self) -> Trial:
-        """A new row, RUNNING, whose parameters are still to be drawn."""
-        return self._wait(self._study.ask)
+    def ask(self, *, in_line: bool) -> Trial:
+        """A row, RUNNING, whose parameters are still to be drawn.
+
+        Args:
+            in_line: whether a row that someone put in line may wait. Optuna looks for one by
+                reading every row that has changed, so it is not asked where there is none.
+        """
+        if in_line:
+            return self._wait(self._study.ask)
+        return self._wait(
+            lambda: Trial(self._study, self._study._storage.create_new_trial(self._study._study_id))
+        )
 
     def reopen(self, trial_id: int) -> Trial | None:
         """A RUNNING row, to draw what is missing of it; ``None`` if it is gone.

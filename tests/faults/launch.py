@@ -155,7 +155,7 @@ class Launch:
             self.process.wait(10)
 
 
-def orphans(mark: str, seconds: float = 60.0) -> list[str]:
+def orphans(mark: str, seconds: float) -> list[str]:
     """Processes with ``mark`` that are still there after ``seconds``, by title."""
     deadline = time.monotonic() + seconds
     while (left := marked(mark)) and time.monotonic() < deadline:

@@ -15,12 +15,14 @@ from optuna.trial import TrialState
 from store_examples import FACTS, metrics
 
 from hpsearch import shipped
+from hpsearch.budget import Budget
 from hpsearch.config import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.network_size import count_weights
 from hpsearch.runs import Assignment, Completion, Failure, Work
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Store
-from hpsearch.study import Found, Search, Study
+from hpsearch.study import Found, Search, Study, drawn
 from hpsearch.study.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.study.samplers import SAMPLERS, SeededPerTrial
 from hpsearch.study.verify import verify
@@ -844,3 +846,85 @@ def test_a_launch_that_waited_judges_by_what_stands_then(
     launches(space(2))
     experiment = launches.store.experiment("study", "quick")
     assert experiment is not None and experiment.provenance["trials_wanted_most"] == 9
+
+
+# --- Budgets --------------------------------------------------------------------------------------
+
+
+def budgeted(trials: int, **limits: Any) -> SearchSpace:
+    return space(trials).model_copy(update={"budget": Budget(**limits)})
+
+
+def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launches) -> None:
+    limit = sorted(count_weights(c.network, len(c.targets)) for c in drawn(space(4), 20))[8]
+    said: list[str] = []
+    search = launches(budgeted(4, max_parameters=limit), say=said.append)
+    launches.run_out(search)
+    study = Study.open(launches.store)
+    table = study.trials()
+    refused = table[table["failure"] == "refused"]
+    trained = table[table["state"] == "COMPLETE"]
+    assert len(trained) == 4
+    assert len(refused) > 0
+    assert (refused["state"] == "FAIL").all()
+    for reason in refused["failure_reason"]:
+        assert reason.startswith("refused, beyond the budget: ")
+        assert reason.endswith(f" weights, max_parameters is {limit:,}")
+    # Each with the parameters that were refused.
+    assert refused["params_batch_size"].notna().all()
+    configs = enumerate(drawn(space(4), len(table)))
+    counts = {n: count_weights(c.network, len(c.targets)) for n, c in configs}
+    assert {n for n, count in counts.items() if count > limit} == set(refused["number"])
+    counted = study.counts()
+    assert (counted.complete, counted.failed, counted.refused) == (4, 0, len(refused))
+    assert f"{len(refused)} refused" in str(counted)
+    assert said == [
+        f"trial {row.number}: {row.failure_reason}" for row in refused.itertuples(index=False)
+    ]
+    # Made-up epochs are too few and do not add up; of the refused trials nothing is wrong.
+    found = verify(launches.store).breaches
+    assert {breach.trial for breach in found} == set(trained["number"])
+    assert {breach.rule for breach in found} == {"targets", "length"}
+
+
+def test_a_space_with_nothing_within_its_budget_ends_in_words(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.study.search.REFUSALS", 7)
+    search = launches(budgeted(2, max_parameters=10))
+    assert search.next() is None
+    assert search.finished
+    assert search.breakdown is not None
+    assert search.breakdown.reason.startswith("7 draws in a row were refused, beyond the budget;")
+    assert search.breakdown.reason.endswith("raise the budget or narrow the space")
+    assert Study.open(launches.store).counts().refused == 7
+
+
+def test_a_measured_budget_needs_timings(launches: Launches) -> None:
+    with pytest.raises(InputError, match="must come with timings of this machine, got none"):
+        launches(budgeted(2, max_memory="1 GB"))
+
+
+def test_another_budget_is_another_space(launches: Launches) -> None:
+    launches(budgeted(2, max_parameters=400_000))
+    with pytest.raises(InputError, match=r"budget.max_parameters: 400000 -> 500000"):
+        launches(budgeted(2, max_parameters=500_000))
+    assert launches(budgeted(2, max_parameters=500_000), force=True).forced
+
+
+# --- The time left --------------------------------------------------------------------------------
+
+
+def test_the_time_left_follows_from_the_epochs(launches: Launches) -> None:
+    search = launches(space(4, epochs=5))
+    study = Study.open(launches.store)
+    assert study.seconds_left() is None
+    first, second = search.next(), search.next()
+    assert first is not None
+    assert second is not None
+    assert study.seconds_left() is None
+    train(search, first, epochs=3)
+    search.started(second.key, FACTS)
+    # Epochs of 2 s. The first place is free in 4 s, the second in 10 s, and each then takes a
+    # trial of 10 s.
+    assert study.seconds_left() == pytest.approx(20)

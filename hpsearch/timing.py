@@ -1,7 +1,7 @@
-"""What a run will cost, from a few steps of it: measured in a process of its own, as a worker's.
+"""Times a few steps of a configuration in a process of its own, as a worker's.
 
-The driver never imports torch, so it asks ``python -m hpsearch.quote``, which reads a configuration
-from its standard input and writes what it measured to its standard output.
+The driver never imports torch, so it asks ``python -m hpsearch.timing``, which reads a
+configuration from its standard input and writes what it measured to its standard output.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from hpsearch import credentials
 from hpsearch.config import TrialConfig
+from hpsearch.cost import Timed, Timing
 from hpsearch.errors import HpsearchError
 from hpsearch.process import prepare_worker, worker_environment
 
@@ -30,39 +33,6 @@ WARM_UP = 3
 _TIMEOUT_SECONDS = 600.0
 
 
-@dataclass(frozen=True)
-class Timing:
-    """What a few steps of a run took.
-
-    Attributes:
-        step_seconds: median of an optimizer step.
-        evaluation_seconds: of a molecule that is evaluated.
-        start_seconds: from the start of the process to the first step.
-        memory_bytes: most memory that the process had.
-        steps: optimizer steps of an epoch.
-        validation: molecules evaluated after each epoch.
-        test: molecules evaluated at the end.
-    """
-
-    step_seconds: float
-    evaluation_seconds: float
-    start_seconds: float
-    memory_bytes: int
-    steps: int
-    validation: int
-    test: int
-
-    @property
-    def epoch_seconds(self) -> float:
-        """Of an epoch, its evaluation included."""
-        return self.steps * self.step_seconds + self.validation * self.evaluation_seconds
-
-    def run_seconds(self, epochs: int) -> float:
-        """Of a run of ``epochs``, from its start to its test."""
-        test = self.test * self.evaluation_seconds
-        return self.start_seconds + epochs * self.epoch_seconds + test
-
-
 def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
     """Times a few steps of ``config`` as a worker with ``cpus`` cores would train it.
 
@@ -73,7 +43,7 @@ def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
     try:
         with credentials.withheld():
             done = subprocess.run(
-                [sys.executable, "-m", "hpsearch.quote"],
+                [sys.executable, "-m", "hpsearch.timing"],
                 input=request,
                 capture_output=True,
                 text=True,
@@ -87,18 +57,65 @@ def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
         ) from None
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or ["it said nothing"]
+        if done.returncode < 0:
+            words = [f"killed by signal {-done.returncode}, as where memory does not suffice"]
         raise HpsearchError(f"a few steps could not be timed: {words[-1]}")
     return Timing(**json.loads(done.stdout))
 
 
-def _timing(request: dict[str, Any], began: float) -> Timing:
+def measure_all(
+    configs: Sequence[TrialConfig],
+    cpus: float,
+    device: str,
+    at_once: int,
+    say: Callable[[Timed], None] = lambda timed: None,
+    say_failed: Callable[[TrialConfig, HpsearchError], None] | None = None,
+) -> list[Timed]:
+    """Times a few steps of each of ``configs``, so many side by side as a launch trains.
+
+    Args:
+        configs: what is timed.
+        cpus: cores of each.
+        device: torch's.
+        at_once: processes side by side.
+        say: told of each when it is done.
+        say_failed: told of each that could not be timed, which is then left out.
+
+    Raises:
+        HpsearchError: as :func:`measure`, of the first where nobody is told, else where all failed.
+    """
+    errors: list[HpsearchError] = []
+
+    def timed(config: TrialConfig) -> Timed | None:
+        try:
+            found = Timed(config, measure(config, cpus, device))
+        except HpsearchError as error:
+            if say_failed is None:
+                raise
+            errors.append(error)
+            say_failed(config, error)
+            return None
+        say(found)
+        return found
+
+    # Withheld once for all: the environment is the process's, and threads would undo each other's.
+    with credentials.withheld(), ThreadPoolExecutor(at_once) as pool:
+        found = [each for each in pool.map(timed, configs) if each is not None]
+    if errors and not found:
+        raise errors[0]
+    return found
+
+
+def _timing(request: dict[str, Any]) -> Timing:
     prepare_worker(request["cpus"])
     from hpsearch.data import qm9
     from hpsearch.train import Training
 
     config = TrialConfig.from_dict(request["config"])
+    molecules = qm9.load()
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, qm9.load(), Path(folder), request["device"])
+        began = time.monotonic()
+        training = Training(config, molecules, Path(folder), request["device"])
         started = time.monotonic() - began
         step_seconds, evaluation_seconds = training.time_steps(WARM_UP, STEPS)
     status = Path("/proc/self/status")
@@ -118,4 +135,4 @@ def _timing(request: dict[str, Any], began: float) -> Timing:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_timing(json.load(sys.stdin), time.monotonic()))))
+    print(json.dumps(asdict(_timing(json.load(sys.stdin)))))

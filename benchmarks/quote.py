@@ -1,0 +1,131 @@
+"""How right a quote is: seconds per epoch as quoted, beside those of real epochs.
+
+    make bench-quote                 # or: python benchmarks/quote.py --json FILE
+
+The quote of a space is taken as `hpsearch launch SPACE --dry-run` takes it, from a few timed steps
+of eight of its configurations. Then ten others, drawn with another seed, train a real epoch each,
+as many side by side as a launch trains, and so does their evaluation. Each is held against the
+model's seconds and against its own timed steps. The machine should be idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from machine import machine
+
+from hpsearch import timing
+from hpsearch.config import TrialConfig
+from hpsearch.cost import CostModel
+from hpsearch.data import qm9
+from hpsearch.network_size import count_weights
+from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+from hpsearch.study import drawn, to_time
+from hpsearch.study.quote import DRAWS
+
+CPUS = 1.0
+
+
+def train_an_epoch(config: TrialConfig) -> float:
+    """Seconds of a run's second epoch, in a process of its own; the first one fills memory."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--epoch"],
+        input=json.dumps(config.to_dict()),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **worker_environment(CPUS)},
+    )
+    return float(done.stdout)
+
+
+def _epoch() -> None:
+    config = TrialConfig.from_dict(json.load(sys.stdin))
+    prepare_worker(CPUS)
+    from hpsearch.train import Training
+
+    with tempfile.TemporaryDirectory() as folder:
+        training = Training(config, qm9.load(), Path(folder), "cpu")
+        print([training.run_epoch().seconds for _ in range(2)][-1])
+
+
+def main() -> int:
+    """Measure, print; 1 where the median error of the quote is 20 % or more."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", default="table3_log")
+    parser.add_argument("--train-size", type=int, default=200)
+    parser.add_argument("--count", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--epoch", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.epoch:
+        _epoch()
+        return 0
+
+    at_once = len(os.sched_getaffinity(0))
+    space = SearchSpace.load(find_space(given.space)).with_overrides(
+        train_size=given.train_size, validation_size=200, test_size=1_000
+    )
+    about = machine()
+    print(f"{about['cpu']}, {at_once} side by side, load {os.getloadavg()[0]:.1f}")
+    timed = timing.measure_all(to_time(drawn(space, DRAWS)), CPUS, "cpu", at_once)
+    model = CostModel(timed, qm9.load())
+    print(f"fitted to {len(timed)} configurations, typical error {model.typical_error:.0%}")
+
+    # A learning rate that cannot diverge: what is measured is time.
+    others = [
+        config.model_copy(
+            update={"training": config.training.model_copy(update={"learning_rate": 1e-6})}
+        )
+        for config in drawn(space.with_overrides(seed=space.seed + 1), given.count)
+    ]
+    own = timing.measure_all(others, CPUS, "cpu", at_once)
+    with ThreadPoolExecutor(at_once) as pool:
+        seconds = list(pool.map(train_an_epoch, others))
+    rows: list[dict[str, Any]] = []
+    print("   weights  batch  epoch s   model s   error   own steps s   error")
+    for config, steps, measured in zip(others, own, seconds, strict=True):
+        quoted, by_steps = model.timing(config).epoch_seconds, steps.timing.epoch_seconds
+        row = {
+            "config": config.to_dict(),
+            "epoch_seconds": measured,
+            "by_the_model": quoted,
+            "by_its_own_steps": by_steps,
+            "memory_bytes": steps.timing.memory_bytes,
+            "memory_by_the_model": model.timing(config).memory_bytes,
+        }
+        rows.append(row)
+        weights = count_weights(config.network, len(config.targets))
+        print(
+            f"{weights:>10,}  {config.training.batch_size:>5}  {measured:7.1f}  "
+            f"{quoted:8.1f}  {quoted / measured - 1:+6.0%}  {by_steps:12.1f}  "
+            f"{by_steps / measured - 1:+6.0%}"
+        )
+    errors = {
+        name: median(abs(row[name] / row["epoch_seconds"] - 1) for row in rows)
+        for name in ("by_the_model", "by_its_own_steps")
+    }
+    memory = median(abs(row["memory_by_the_model"] / row["memory_bytes"] - 1) for row in rows)
+    print(
+        f"median error: {errors['by_the_model']:.1%} by the model, "
+        f"{errors['by_its_own_steps']:.1%} by its own steps; of memory {memory:.1%}"
+    )
+    if given.json:
+        result = {"machine": about, "errors": errors, "memory_error": memory, "rows": rows}
+        given.json.write_text(json.dumps(result, indent=1))
+    return 0 if max(errors.values()) < 0.2 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Lines for a terminal: what a search or an ablation will cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from hpsearch.ablation import AblationPlan
+from hpsearch.config import TrialConfig
+from hpsearch.cost import Timed, Timing
+from hpsearch.errors import HpsearchError
+from hpsearch.estimate import makespan
+from hpsearch.network_size import count_weights
+from hpsearch.progress import duration
+from hpsearch.study import Quote
+
+
+def timed_line(timed: Timed) -> str:
+    """What a few steps of a configuration took."""
+    timing = timed.timing
+    return (
+        f"{_named(timed.config)}: {timing.step_seconds * 1e3:4.0f} ms a step, "
+        f"{duration(timing.epoch_seconds)} an epoch, {timing.memory_bytes / 1e9:.1f} GB"
+    )
+
+
+def untimed_line(config: TrialConfig, error: HpsearchError) -> str:
+    """Why a configuration could not be timed."""
+    return f"{_named(config)}: {error}"
+
+
+def _named(config: TrialConfig) -> str:
+    network = config.network
+    features = f"{network.featurization_scalars}x0+{network.featurization_vectors}x1"
+    return (
+        f"  {count_weights(network, len(config.targets)):>11,} weights, {features:>9}, "
+        f"batch {config.training.batch_size:2}"
+    )
+
+
+def search_quote_lines(quote: Quote) -> Iterator[str]:
+    """What a search will cost."""
+    figures = quote.to_dict()
+    draws = figures["draws"]
+    yield (
+        f"quote, from {quote.timed} timed configurations"
+        + (f" (typical error {quote.typical_error:.0%})" if quote.typical_error else "")
+        + f" and {draws} drawn ones:"
+    )
+    if quote.refused:
+        yield f"  budget    {quote.refused / draws:.0%} of the draws are beyond it and refused"
+    if not quote.timings:
+        return
+    weights, epochs, memory = (
+        figures[name] for name in ("weights", "epoch_seconds", "memory_bytes")
+    )
+    yield f"  weights   {weights['least']:,}-{weights['most']:,}, middle {weights['middle']:,.0f}"
+    yield (
+        f"  epoch     {duration(epochs['least'])} to {duration(epochs['most'])}, "
+        f"middle {duration(epochs['middle'])}"
+    )
+    fits = "" if quote.too_large is None else f"; {_fit(quote)}"
+    yield f"  memory    {memory['least'] / 1e9:.1f}-{memory['most'] / 1e9:.1f} GB a trial{fits}"
+    yield f"  disk      at most {quote.disk_bytes / 1e9:.2g} GB of checkpoints and weights"
+    yield f"  in all    {_hours(quote)}"
+
+
+def _fit(quote: Quote) -> str:
+    assert quote.too_large is not None
+    assert quote.memory is not None
+    have = f"{quote.memory / 1e9:.1f} GB that each of {quote.places} may have"
+    if quote.too_large == 0:
+        return f"all of the space fits into the {have}"
+    return f"{quote.too_large:.0%} of the space does not fit into the {have}"
+
+
+def _hours(quote: Quote) -> str:
+    low, middle, high = (duration(seconds) for seconds in quote.seconds)
+    return (
+        f"{quote.trials} trials take {middle} ({low} to {high}), {quote.places} at a time; "
+        "trials that diverge come on top"
+    )
+
+
+def short_quote_line(quote: Quote) -> str:
+    """The quote as a launch prints it."""
+    memory = max((timing.memory_bytes for timing in quote.timings), default=0)
+    return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
+
+
+def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
+    """How a search that takes more than a day takes less."""
+    options = ", ".join(f"{option} makes it {duration(seconds)}" for option, seconds in ways)
+    return (
+        f"that is more than a day on this machine: {options or 'no option of a launch helps'}; "
+        "more cores, GPUs (--gpus-per-trial) or machines (--address) divide it"
+    )
+
+
+def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Iterator[str]:
+    """What a plan will cost, by a few measured steps of every arm.
+
+    Args:
+        plan: the cells.
+        timings: of every variant, by its name.
+        places: runs that go on side by side.
+    """
+    seconds: dict[str, float] = {}
+    for variant in plan.variants:
+        timing = timings[variant.name]
+        epochs = variant.training_of(plan.training).epochs
+        seconds[variant.name] = timing.run_seconds(epochs)
+        yield (
+            f"  {variant.name}: {timing.step_seconds * 1e3:.0f} ms a step, "
+            f"{duration(timing.epoch_seconds)} an epoch, {duration(seconds[variant.name])} a run "
+            f"of {epochs} epochs; {timing.memory_bytes / 1e9:.1f} GB"
+        )
+    runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
+    yield (
+        f"in all at most {duration(makespan([0.0] * places, runs))} with {places} at a time "
+        f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
+        "slow each other down where memory is the limit"
+    )

@@ -1,0 +1,241 @@
+"""What a search will cost, before it is launched; and how right that was, afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Self, final
+
+import numpy as np
+import optuna
+
+from hpsearch.config import TrialConfig
+from hpsearch.cost import CostModel, Timing, refusal
+from hpsearch.estimate import makespan
+from hpsearch.network_size import count_weights
+from hpsearch.search_space import SearchSpace
+from hpsearch.study.samplers import SeededPerTrial
+from hpsearch.study.search import KEPT_WEIGHTS
+
+DRAWS = 200
+"""Configurations that stand for the space."""
+
+TIMED = 8
+"""Configurations of these whose steps are timed."""
+
+FEWER_MOLECULES = 10_000
+FEWER_EPOCHS = 3
+FEWER_TRIALS = 10
+"""What is proposed where a search takes too long."""
+
+SIMULATIONS = 400
+INTERVAL = 0.9
+"""The part of the simulated searches that the interval of hours holds."""
+
+_BYTES_A_WEIGHT = 32
+"""Of a live trial: two checkpoints (the weights, Adam's two moments) and two sets of best weights,
+of which the elder is removed once the younger is whole."""
+
+_KEPT_BYTES_A_WEIGHT = 4
+
+
+def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
+    """Configurations at random: with the sampler ``random`` those of the study's first trials."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
+    study = optuna.create_study(sampler=sampler)
+    return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """:data:`TIMED` of ``configs``, from light to heavy."""
+    by_weight = sorted(configs, key=_rough_work)
+    places = [math.floor((n + 0.5) / TIMED * len(by_weight)) for n in range(TIMED)]
+    return [by_weight[place] for place in places]
+
+
+def _rough_work(config: TrialConfig) -> float:
+    weights = count_weights(config.network, len(config.targets))
+    return weights * config.training.batch_size
+
+
+@final
+@dataclass(frozen=True)
+class Quote:
+    """What a search will cost.
+
+    Attributes:
+        configs: drawn configurations, those within the budget.
+        timings: of each, by the model.
+        weights: of each.
+        refused: draws that were beyond the budget, of :data:`DRAWS`.
+        trials: to be trained.
+        places: trials side by side.
+        memory: bytes that each of these may take; ``None`` where that is unknown.
+        seconds: of the search: low and high end of the interval, and the middle of it.
+        timed: configurations that the model was fitted to.
+        typical_error: of the model, of an epoch's seconds.
+    """
+
+    configs: tuple[TrialConfig, ...]
+    timings: tuple[Timing, ...]
+    weights: tuple[int, ...]
+    refused: int
+    trials: int
+    places: int
+    memory: int | None
+    seconds: tuple[float, float, float]
+    timed: int
+    typical_error: float | None
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        model: CostModel,
+        places: int,
+        memory: int | None,
+        *,
+        done: int = 0,
+    ) -> Self:
+        """The quote of ``space``.
+
+        Args:
+            space: what is searched.
+            model: what configurations cost.
+            places: trials side by side.
+            memory: bytes that all of them may take together.
+            done: trials that have a verdict already.
+        """
+        configs = drawn(space, max(DRAWS, space.trials))
+        within = [config for config in configs if refusal(space.budget, config, model) is None]
+        timings = [model.timing(config) for config in within]
+        runs = [
+            timing.run_seconds(config.training.epochs, tested=False)
+            for config, timing in zip(within, timings, strict=True)
+        ]
+        trials = max(space.trials - done, 0)
+        known = runs[done : space.trials] if space.sampler == "random" else []
+        return cls(
+            configs=tuple(within),
+            timings=tuple(timings),
+            weights=tuple(count_weights(c.network, len(c.targets)) for c in within),
+            refused=len(configs) - len(within),
+            trials=trials,
+            places=places,
+            memory=None if memory is None else memory // places,
+            seconds=_interval(
+                known if len(known) == trials else runs, model.errors, trials, places
+            ),
+            timed=len(model.timed),
+            typical_error=model.typical_error,
+        )
+
+    @property
+    def too_large(self) -> float | None:
+        """The part of the draws that need more memory than there is for each trial."""
+        if self.memory is None or not self.timings:
+            return None
+        return sum(timing.memory_bytes > self.memory for timing in self.timings) / len(self.timings)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the live trials' checkpoints and the best trials' weights, at most."""
+        most = max(self.weights, default=0)
+        kept = min(KEPT_WEIGHTS, self.trials)
+        return most * (_BYTES_A_WEIGHT * self.places + _KEPT_BYTES_A_WEIGHT * kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe summary."""
+        epochs = [timing.epoch_seconds for timing in self.timings]
+        memory = [timing.memory_bytes for timing in self.timings]
+        return {
+            "trials": self.trials,
+            "places": self.places,
+            "draws": len(self.configs) + self.refused,
+            "refused": self.refused,
+            "weights": _spread(self.weights),
+            "epoch_seconds": _spread(epochs),
+            "memory_bytes": _spread(memory),
+            "too_large": self.too_large,
+            "disk_bytes": self.disk_bytes,
+            "seconds": dict(zip(("low", "middle", "high"), self.seconds, strict=True)),
+            "timed": self.timed,
+            "typical_error": self.typical_error,
+        }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"least": min(values), "middle": median(values), "most": max(values)}
+
+
+def _interval(
+    runs: Sequence[float],
+    errors: Sequence[float],
+    trials: int,
+    places: int,
+) -> tuple[float, float, float]:
+    """Low end, middle and high end of the seconds that the search takes, by simulation.
+
+    Each simulated search has its trials, the very ones where so many runs are given and any of
+    these elsewhere, each with an error that the model made on a timed configuration; and half as
+    large a one for all, the machine's mood.
+    """
+    if not runs or trials == 0:
+        return 0.0, 0.0, 0.0
+    random = np.random.default_rng(0)
+    factors = np.array([1 / (1 + error) for error in errors] or [1.0])
+    found = []
+    for _ in range(SIMULATIONS):
+        chosen = np.array(runs) if len(runs) == trials else random.choice(runs, trials)
+        common = random.choice(factors) ** 0.5
+        seconds = chosen * random.choice(factors, trials) * common
+        found.append(makespan([0.0] * places, seconds.tolist()))
+    low, middle, high = np.quantile(found, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+    return float(low), float(middle), float(high)
+
+
+def ways_down(
+    space: SearchSpace, model: CostModel, places: int, *, done: int = 0
+) -> list[tuple[str, float]]:
+    """Options that make the search shorter, each with the seconds that it would take then."""
+    epochs = max(config.training.epochs for config in drawn(space, 1))
+    changes: list[tuple[str, dict[str, Any]]] = []
+    if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
+        option = f"--train-size {FEWER_MOLECULES}"
+        changes.append((option, {"train_size": FEWER_MOLECULES}))
+    if epochs > FEWER_EPOCHS:
+        changes.append((f"--epochs {FEWER_EPOCHS}", {"epochs": FEWER_EPOCHS}))
+    if space.trials > FEWER_TRIALS:
+        changes.append((f"--trials {FEWER_TRIALS}", {"trials": FEWER_TRIALS}))
+    return [
+        (
+            option,
+            Quote.of(space.with_overrides(**change), model, places, None, done=done).seconds[1],
+        )
+        for option, change in changes
+    ]
+
+
+def within_reach(quote: Quote, model: CostModel) -> bool:
+    """Whether ``model`` has seen configurations like the quoted ones, from another space maybe."""
+    return not quote.configs or all(map(model.reaches, to_time(quote.configs)))
+
+
+def epoch_error(model: CostModel, measured: Sequence[tuple[TrialConfig, float]]) -> float | None:
+    """How far off the seconds of an epoch were: the median size of the relative error.
+
+    Args:
+        model: as it was before the trials were trained.
+        measured: configurations of trials, and the mean seconds of an epoch of each.
+    """
+    errors = [
+        abs(model.timing(config).epoch_seconds / seconds - 1)
+        for config, seconds in measured
+        if seconds > 0
+    ]
+    return median(errors) if errors else None

@@ -1,0 +1,176 @@
+"""The quote of a search: by simulation, and as a person asks for it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
+
+from hpsearch.cost import CostModel, Timed, Timing
+from hpsearch.data import qm9
+from hpsearch.search_space import SearchSpace
+from hpsearch.study import Quote, drawn, epoch_error, to_time, ways_down
+
+SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
+
+
+@pytest.fixture(scope="module")
+def model() -> CostModel:
+    """Of a machine on which every step takes 0.1 s and a molecule a millisecond."""
+    timing = Timing(0.1, 1e-3, 2.0, 10**9, 1, 1, 1)
+    flat = CostModel([Timed(config, timing) for config in to_time(drawn(SPACE, 50))], qm9.load())
+    flat._rates = {name: rate * 0 for name, rate in flat._rates.items()}
+    flat._rates["memory"][-1] = 1e9
+    flat._rates["start"][0] = 2.0
+    flat._rates["step"][2] = 0.1 / 14
+    flat.errors = (0.0,)
+    return flat
+
+
+def test_with_a_random_sampler_the_very_trials_are_quoted(model: CostModel) -> None:
+    configs = drawn(SPACE, SPACE.trials)
+    runs = [model.timing(config).run_seconds(7, tested=False) for config in configs]
+    quote = Quote.of(SPACE, model, places=1, memory=None)
+    assert quote.seconds == pytest.approx((sum(runs),) * 3)
+    # Two have a verdict: the others are quoted.
+    quote = Quote.of(SPACE, model, places=1, memory=None, done=2)
+    assert quote.seconds[1] == pytest.approx(sum(runs[2:]))
+    assert quote.trials == 8
+
+
+def test_errors_of_the_model_widen_the_interval(model: CostModel) -> None:
+    wide = CostModel(model.timed, qm9.load())
+    wide._rates, wide.errors = model._rates, (-0.3, 0.0, 0.4)
+    low, middle, high = Quote.of(SPACE, wide, places=2, memory=None).seconds
+    exact = Quote.of(SPACE, model, places=2, memory=None).seconds[1]
+    assert low < 0.9 * exact < middle < 1.2 * exact < high
+
+
+def test_what_does_not_fit_is_counted(model: CostModel) -> None:
+    assert Quote.of(SPACE, model, places=2, memory=4 * 10**9).too_large == 0
+    assert Quote.of(SPACE, model, places=2, memory=10**9).too_large == 1
+    assert Quote.of(SPACE, model, places=2, memory=None).too_large is None
+
+
+def test_the_disk_holds_the_live_trials_and_the_best(model: CostModel) -> None:
+    quote = Quote.of(SPACE, model, places=2, memory=None)
+    assert quote.disk_bytes == max(quote.weights) * (2 * 32 + 5 * 4)
+
+
+def test_the_quote_for_scripts(model: CostModel) -> None:
+    quote = Quote.of(SPACE, model, places=2, memory=None)
+    figures = json.loads(json.dumps(quote.to_dict()))
+    assert figures["trials"] == 10
+    assert figures["draws"] == 200
+    assert figures["weights"]["least"] == min(quote.weights)
+    assert figures["seconds"]["middle"] == quote.seconds[1]
+    assert figures["memory_bytes"]["most"] == pytest.approx(1e9)
+
+
+def test_options_that_bring_it_down(model: CostModel) -> None:
+    large = SPACE.with_overrides(train_size=50_000, trials=40)
+    whole = Quote.of(large, model, places=1, memory=None).seconds[1]
+    ways = dict(ways_down(large, model, 1))
+    assert set(ways) == {"--train-size 10000", "--epochs 3", "--trials 10"}
+    assert ways["--train-size 10000"] == pytest.approx(whole / 5, rel=0.1)
+    assert ways["--epochs 3"] == pytest.approx(whole * 3 / 7, rel=0.1)
+    assert ways["--trials 10"] == pytest.approx(whole / 4, rel=0.2)
+
+
+def test_the_error_of_an_epoch_is_the_median(model: CostModel) -> None:
+    configs = drawn(SPACE, 3)
+    seconds = [model.timing(config).epoch_seconds for config in configs]
+    measured = [seconds[0] / 1.1, seconds[1] / 0.5, seconds[2]]
+    found = epoch_error(model, list(zip(configs, measured, strict=True)))
+    assert found == pytest.approx(0.1)
+    assert epoch_error(model, []) is None
+
+
+# --- As a person asks for it ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a cache of its own that has the molecules and no timings."""
+    qm9.load()
+    folder = tmp_path_factory.mktemp("quote")
+    cache = folder / "cache"
+    cache.mkdir()
+    for each in qm9.cache_directory().iterdir():
+        if each.name != "timings":
+            (cache / each.name).symlink_to(each)
+    return folder
+
+
+@pytest.fixture
+def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPSEARCH_CACHE", str(folder / "cache"))
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path) -> None:
+    before = hpsearch(folder, *LAUNCH, "--trials", "1", "--study", "before")
+    assert "quote: none yet, since nothing was timed here" in before
+    assert "quoted seconds" not in before
+    stored = (folder / "storage" / "hpsearch.db").stat().st_mtime_ns
+
+    said = hpsearch(folder, *LAUNCH, "--dry-run")
+    assert len(re.findall(r"weights, .* ms a step, .* an epoch, .* GB$", said, re.MULTILINE)) == 8
+    assert "from 8 timed configurations (typical error " in said
+    assert re.search(
+        r"^  in all    10 trials take .* \(.* to .*\), \d+ at a time", said, re.MULTILINE
+    )
+    assert said.endswith("nothing has been run or written; leave out --dry-run to begin\n")
+    assert (folder / "storage" / "hpsearch.db").stat().st_mtime_ns == stored
+
+    after = hpsearch(folder, *LAUNCH, "--trials", "2", "--study", "after")
+    assert re.search(r"^quote: 2 trials take .*; up to .* GB each$", after, re.MULTILINE)
+    found = re.search(
+        r"^the quoted seconds of an epoch were \d+% off, the median of 2 trials$",
+        after,
+        re.MULTILINE,
+    )
+    assert found, after
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_json_belongs_to_a_dry_run(folder: Path) -> None:
+    done = run(folder, HPSEARCH, *LAUNCH, "--json")
+    assert done.returncode == 2
+    assert "--json must come with --dry-run" in done.stderr
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) -> None:
+    """Of the test above."""
+    text = QUICK.replace("\nparameters:", "\nbudget: {max_epoch_seconds: 0.0001}\n\nparameters:")
+    (folder / "tight.yaml").write_text(text)
+    done = run(folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1")
+    assert done.returncode == 1
+    assert "trial 0: refused, beyond the budget: about " in done.stdout
+    assert "1,000 draws in a row were refused, beyond the budget" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.acceptance
+def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder: Path) -> None:
+    own = folder / "empty"
+    own.mkdir()
+    for each in (folder / "cache").iterdir():
+        if each.is_symlink():
+            (own / each.name).symlink_to(each.resolve())
+    text = QUICK.replace("\nparameters:", "\nbudget: {max_memory: 64 GB}\n\nparameters:")
+    (folder / "wide.yaml").write_text(text)
+    command = [HPSEARCH, "launch", "wide.yaml", *LAUNCH[2:], "--trials", "1", "--study", "wide"]
+    done = run(folder, "env", f"HPSEARCH_CACHE={own}", *command)
+    assert done.returncode == 0, done.stderr
+    assert "the budget needs timings of this machine, which are taken once:" in done.stdout
+    assert list((own / "timings").iterdir())
+    quote = json.loads(hpsearch(folder, *LAUNCH, "--dry-run", "--json"))
+    assert quote["trials"] == 10
+    assert quote["draws"] == 200
+    assert quote["seconds"]["low"] <= quote["seconds"]["middle"] <= quote["seconds"]["high"]
+    assert 10**8 < quote["memory_bytes"]["least"] < 4 * 10**9

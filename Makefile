@@ -32,7 +32,7 @@ install: .venv/installed
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest -m "not acceptance and not faults" -n 2 --dist loadfile --durations 40
+	$(BIN)/python -m pytest -m "not acceptance and not faults" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
 
 check: install
 	$(BIN)/ruff format --check .

@@ -758,8 +758,12 @@ print([title(one) for one in left], flush=True)
 
 
 def test_rays_agents_do_not_outlive_a_cluster_whose_servers_were_killed(short_folder: Path) -> None:
+    # A folder of its own: this process still has logs of the earlier tests' clusters open, and
+    # would be taken for what theirs left.
+    folder = short_folder / "own"
+    folder.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", CLUSTER, str(short_folder)],
+        [sys.executable, "-c", CLUSTER, str(folder)],
         capture_output=True,
         text=True,
         timeout=100,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from made_up import FACTS, metrics, run_search
-from test_cli import HPSEARCH, SIZES, Process, free_port, get
+from test_cli import HPSEARCH, QUICK, SIZES, Process, free_port, get
 from test_dashboard_access import Answer, Site, served
 
 import hpsearch.pages
@@ -187,7 +187,7 @@ def long_store(tmp_path: Path) -> Iterator[Store]:
 
 # --- In a browser ---------------------------------------------------------------------------------
 
-EPOCHS = 60
+EPOCHS = 5_000
 POINTS = "() => document.getElementById('figure').data?.[0]?.x?.length ?? 0"
 
 
@@ -198,8 +198,12 @@ def running(tmp_path: Path) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
         # Ray's sockets need a short path, which pytest's is not.
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="t")))
+        # Without its early stopping, which has ended it before a slow browser had looked.
+        patient = QUICK.replace("early_stopping_patience: 7", f"early_stopping_patience: {EPOCHS}")
+        assert patient != QUICK
+        (tmp_path / "patient.yaml").write_text(patient)
         options = ["--epochs", str(EPOCHS), "--trials", "1", *SIZES, "--targets", "mu,U0"]
-        command = (HPSEARCH, "launch", "quick.yaml", *options)
+        command = (HPSEARCH, "launch", "patient.yaml", *options)
         launch = stack.enter_context(Process(tmp_path, *command, temporary=temporary))
         launch.read_until("trial 0: epoch 1,")
         stack.enter_context(Process(tmp_path, HPSEARCH, "dashboard", "--port", str(port)))

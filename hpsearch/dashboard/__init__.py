@@ -8,7 +8,7 @@ import os
 import shlex
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib import resources
@@ -37,11 +37,28 @@ from hpsearch.store import Store
 
 PREFIX = "/pages"
 
+_CLOSING_SECONDS = 1.0
+_CLOSING_PARTS = 64
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     """One thread a request: a slow figure does not hold up the dashboard's polling."""
 
     daemon_threads = True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection once its client has, so that no answer is cut off.
+
+        A request that is refused may have a body that nobody read; closing at once would then
+        reset the connection while the answer is still on its way.
+        """
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_WR)
+            request.settimeout(_CLOSING_SECONDS)
+            for _ in range(_CLOSING_PARTS):
+                if not request.recv(2**16):
+                    break
+        self.close_request(request)
 
 
 class _Server6(_Server):

@@ -25,6 +25,13 @@ from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConf
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.tune.bridge import Asking, Telling
+from hpsearch.tune.driver import Driver
+from hpsearch.tune.leftovers import remove
+from hpsearch.tune.place import Place
+from hpsearch.tune.signals import signals_wait
+from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
+from hpsearch.tune.worker import diagnosis
 
 SECRET = "correct-horse-battery-staple"
 
@@ -133,7 +140,7 @@ def worker_processes() -> list[int]:
             mine = parent(raylet) == os.getpid()
         except (OSError, ValueError):
             continue
-        if title.startswith(b"ray::_Worker") and mine:
+        if title.startswith(b"ray::Worker") and mine:
             found.append(int(folder.name))
     return sorted(found)
 
@@ -210,7 +217,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     before = {number: signal.getsignal(number) for number in (2, 10, 15)}
     saved = (os.dup(1), os.dup(2))
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as capture:
-        patch.setattr("hpsearch.tune.shutil.rmtree", look_before_removing)
+        patch.setattr("hpsearch.tune.leftovers.shutil.rmtree", look_before_removing)
         os.dup2(capture.fileno(), 1)
         os.dup2(capture.fileno(), 2)
         try:
@@ -580,13 +587,13 @@ def test_a_wrong_request_is_refused_at_once(
 def test_places_are_counted_by_the_scarcer_resource(
     cpus: float, gpus: float, machine: dict[str, float], places: int
 ) -> None:
-    assert tune._Place(cpus, gpus).fitting(machine) == places
+    assert Place(cpus, gpus).fitting(machine) == places
 
 
 def test_what_tune_writes_to_disk_is_empty() -> None:
-    driver = tune._Driver(Listed([]), lambda event: None, tune._Place(1, 0), None)
+    driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
 
-    for part in (tune._Asking(driver), tune._Telling(driver)):
+    for part in (Asking(driver), Telling(driver)):
         assert SECRET.encode() not in pickle.dumps(part)
         assert vars(copy.deepcopy(part)) == {}
 
@@ -598,7 +605,7 @@ def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
         f"MEM(GB)\tCOMMAND\n9\t1.4\thpsearch launch --storage postgresql://me:{SECRET}@db/s"
     )
 
-    failure = tune._loss(text, raised=False)
+    failure = loss_of(text, raised=False)
 
     assert failure.kind == "out_of_memory"
     assert "22.88GB used / 23.54GB limit" in failure.message
@@ -625,7 +632,7 @@ def refused_for(cause: Exception) -> InputError:
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:
-    found = tune._diagnosis(error)
+    found = diagnosis(error)
 
     assert found[0] == kind
     assert found[1].startswith(message)
@@ -646,7 +653,7 @@ def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
 
     with pytest.raises(RuntimeError, match="Caught unexpected exception"):
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
-    with tune._memory_kills_are_deaths():
+    with memory_kills_are_deaths():
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
 
     [death] = caught
@@ -660,7 +667,7 @@ def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
 def test_a_signal_that_comes_while_ray_starts_interrupts_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt) as interrupt, tune._signals_wait(seen.append):
+    with pytest.raises(KeyboardInterrupt) as interrupt, signals_wait(seen.append):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
         seen.append(-1)
@@ -672,7 +679,7 @@ def test_a_signal_that_comes_while_ray_starts_interrupts_afterwards() -> None:
 
 
 def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt) as interrupt, tune._signals_wait(lambda number: None):
+    with pytest.raises(KeyboardInterrupt) as interrupt, signals_wait(lambda number: None):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")
@@ -682,14 +689,14 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
 STUCK = """
 import signal, subprocess, sys, threading, time
 from pathlib import Path
-from hpsearch import tune
-tune._GRACE_SECONDS = 0.3
+from hpsearch.tune import signals
+signals.GRACE_SECONDS = 0.3
 signal.signal(signal.SIGTERM, lambda number, frame: print("again", flush=True))
 log = open(sys.argv[1] + "/log", "w")
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=log)
 print(child.pid, flush=True)
 end = (Path(sys.argv[1]), threading.Event(), signal.SIGTERM)
-threading.Thread(target=tune._see_to_the_end, args=end, daemon=True).start()
+threading.Thread(target=signals.end_in_any_case, args=end, daemon=True).start()
 time.sleep(60)
 """
 
@@ -724,16 +731,17 @@ def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: P
     writer = threading.Thread(target=write)
     writer.start()
     while time.monotonic() < end:
-        tune._remove(folder)
+        remove(folder)
     writer.join()
-    tune._remove(folder)
+    remove(folder)
     assert not folder.exists()
 
 
 CLUSTER = """
 import os, signal, sys, time
 from pathlib import Path
-from hpsearch import tune
+from hpsearch.tune.cluster import cluster
+from hpsearch.tune.leftovers import processes_of
 
 def title(process):
     try:
@@ -742,16 +750,16 @@ def title(process):
         return ""
 
 folder = Path(sys.argv[1])
-with tune._cluster(None, folder, 1.0):
-    while not any("RuntimeEnvAgent" in title(one) for one in tune._processes_of(folder)):
+with cluster(None, folder, 1.0):
+    while not any("RuntimeEnvAgent" in title(one) for one in processes_of(folder)):
         time.sleep(0.1)
-    ours = tune._processes_of(folder)
+    ours = processes_of(folder)
     servers = [one for one in ours if "/gcs_server" in title(one) or "/raylet/" in title(one)]
     print(len(servers), flush=True)
     for one in servers:
         os.kill(one, signal.SIGKILL)
 deadline = time.monotonic() + 5
-while (left := tune._processes_of(folder)) and time.monotonic() < deadline:
+while (left := processes_of(folder)) and time.monotonic() < deadline:
     time.sleep(0.1)
 print([title(one) for one in left], flush=True)
 """

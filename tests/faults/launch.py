@@ -113,7 +113,7 @@ class Launch:
 
     def workers(self) -> list[int]:
         """The processes that train for it."""
-        return [process for process in self.below() if title(process).startswith("ray::_Worker")]
+        return [process for process in self.below() if title(process).startswith("ray::Worker")]
 
     def raylets(self) -> list[int]:
         """Ray's process that places workers; one, unless it has died."""

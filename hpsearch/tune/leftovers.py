@@ -1,0 +1,63 @@
+"""Processes and files that a cluster of Ray's on this machine may leave behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def remove(folder: Path) -> None:
+    """Removes ``folder``, which a process of Ray's that is ending may still write into."""
+    for _ in range(40):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.25)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
+
+    Known by the logs there that it has open; names and environments are overwritten by some.
+    """
+    inside = f"{folder}/"
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) != os.getpid() and any(
+            file.startswith(inside) for file in _open_files(entry)
+        ):
+            found.append(int(entry.name))
+    return found
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    with suppress(OSError):  # it has ended, or is another user's
+        for file in (process / "fd").iterdir():
+            with suppress(OSError):  # it has been closed
+                yield str(file.readlink())
+
+
+def kill_all(folder: Path) -> None:
+    """Kills every process of the cluster in ``folder``."""
+    for process in processes_of(folder):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def see_off(folder: Path) -> None:
+    """Kills what a cluster that was shut down leaves behind.
+
+    An agent whose raylet was killed looks for the head of the cluster for another minute.
+    """
+    deadline = time.monotonic() + _LEAVING_SECONDS
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    kill_all(folder)
+
+
+_LEAVING_SECONDS = 3.0

@@ -1,0 +1,173 @@
+"""The worker's side: a process that trains one assignment after another."""
+
+from __future__ import annotations
+
+import functools
+import json
+import socket
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.tune import PlacementGroupFactory, Trainable
+
+from hpsearch.errors import HpsearchError, InputError, disk_full
+from hpsearch.process import prepare_worker
+from hpsearch.runs import Assignment, Failure, FailureKind, RunFacts
+from hpsearch.tune.tune_errors import one_line
+
+if TYPE_CHECKING:
+    from hpsearch.data.molecule import Molecules
+
+
+class _RetiredError(Exception):
+    """The worker must not take another run."""
+
+
+class Worker(Trainable):  # type: ignore[misc]
+    """A process that trains one assignment after another; a step is one report."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> Any:
+        """What Ray reserves for a run."""
+        bundle = {"CPU": config["cpus"]}
+        if config["gpus"] > 0:
+            bundle["GPU"] = config["gpus"]
+        return PlacementGroupFactory([bundle])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the first run."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next run."""
+        # Nothing slow here, torch's import least of all: a worker that is free takes the run of
+        # one that is still starting, and Tune then ends the latter, which would leave runs shorter
+        # than a start to a single worker.
+        assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
+        self._reports: Iterator[dict[str, Any]] = _reports(
+            assignment, new_config["threads"], new_config["device"]
+        )
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next report of the run."""
+        report = next(self._reports, None)
+        if report is None:
+            raise _RetiredError
+        # After a failure the process may be spoilt (a CUDA error stays, memory is in pieces), so
+        # it says so and, asked to go on, leaves. A divergence harms nothing.
+        spoilt = "failure" in report and report["failure"]["kind"] != "diverged"
+        ended = "completion" in report or "failure" in report
+        if ended:
+            # Frees the network now: the process may stay idle while others share its GPU.
+            self._reports = iter(())
+        return {"report": json.dumps(report), "done": ended and not spoilt}
+
+
+def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[str, Any]]:
+    """Trains one run, yielding what the driver is to know of it."""
+    prepare_worker(cpus)
+    from hpsearch.train import NonFiniteLoss, Training
+
+    training = None
+    try:
+        _check_device(device)
+        training = Training(
+            assignment.config,
+            _molecules(),
+            Path(assignment.directory),
+            device=device,
+            pieces=assignment.pieces,
+        )
+        _check_split(assignment, training.facts)
+        facts = replace(training.facts, device=training.facts.device + _gpu())
+        # The driver that heard of the earlier epochs may have died before it wrote them down.
+        yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
+        while not training.finished:
+            yield {"epoch": asdict(training.run_epoch())}
+        yield {"completion": asdict(training.complete(assignment.evaluate_test))}
+    except NonFiniteLoss as error:
+        failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
+        yield {"failure": asdict(failure)}
+    except Exception as error:
+        epoch = training.epochs_done + 1 if training else None
+        kind, message = diagnosis(error)
+        yield {"failure": asdict(Failure(kind, message, traceback.format_exc(), epoch))}
+
+
+@functools.cache
+def _molecules() -> Molecules:
+    """The molecules, opened once in a process: its runs, and those of others, share the pages."""
+    from hpsearch.data import qm9
+
+    return qm9.load()
+
+
+def _gpu() -> str:
+    """Which GPU Ray has given to this process, for the run's record; nothing without one."""
+    context = ray.get_runtime_context()
+    identifiers = context.get_accelerator_ids().get("GPU", [])
+    if not identifiers:
+        return ""
+    return f", GPU {'+'.join(identifiers)} of node {context.get_node_id()[:8]}"
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
+            "install a build of torch for its GPU, or run on the CPU (--device cpu)"
+        )
+
+
+def _check_split(assignment: Assignment, facts: RunFacts) -> None:
+    if assignment.expected_split not in (None, facts.split_hash):
+        raise InputError(
+            f"the run must use the split {assignment.expected_split}, but its data configuration "
+            f"gives the split {facts.split_hash} on this machine; the molecules, the split file or "
+            "the code that cuts the split have changed"
+        )
+
+
+def diagnosis(error: Exception) -> tuple[FailureKind, str]:
+    """Kind and one-line message of an exception that ended a run."""
+    kind: FailureKind = "exception"
+    if disk_full(error):
+        kind = "disk_full"
+    elif _short_of_memory(error):
+        kind = "out_of_memory"
+    said = one_line(error)
+    return kind, said if isinstance(error, HpsearchError) else f"{type(error).__name__}: {said}"
+
+
+def _short_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it was raised for, is a want of memory."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        # torch raises a plain RuntimeError when the host's memory does not suffice.
+        text = str(error).lower()
+        if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+    # What oneDNN says; where it means another thing, the tries for want of memory are few.
+    "could not create a primitive",
+)

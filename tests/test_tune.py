@@ -27,7 +27,7 @@ from hpsearch.process import worker_environment
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.tune.bridge import Asking, Telling
 from hpsearch.tune.driver import Driver
-from hpsearch.tune.leftovers import remove
+from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
 from hpsearch.tune.signals import signals_wait
 from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
@@ -735,6 +735,38 @@ def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: P
     writer.join()
     remove(folder)
     assert not folder.exists()
+
+
+LATE = """
+import sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+while True:
+    folder.mkdir(exist_ok=True)
+    log = (folder / "log").open("w")
+    print("written", flush=True)
+    time.sleep(0.02)
+"""
+
+
+def test_what_goes_on_writing_into_a_folder_is_ended(tmp_path: Path) -> None:
+    folder = tmp_path / "scratch"
+    command = [sys.executable, "-c", LATE, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as late:
+        assert late.stdout is not None
+        late.stdout.readline()
+        remove(folder)
+        assert late.wait(5) == -signal.SIGKILL
+    assert not folder.exists()
+
+
+def test_a_process_of_a_cluster_is_known_before_it_has_begun_its_log(tmp_path: Path) -> None:
+    # As Ray's worker that was just started: its script lies in Ray's folder.
+    arguments = ["/site-packages/ray/default_worker.py", f"--temp-dir={tmp_path}/cluster"]
+    command = [sys.executable, "-c", "import time; time.sleep(60)", *arguments]
+    with subprocess.Popen(command) as started:
+        assert processes_of(tmp_path) == [started.pid]
+        kill_all(tmp_path)
 
 
 CLUSTER = """

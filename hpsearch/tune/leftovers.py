@@ -12,27 +12,42 @@ from pathlib import Path
 
 
 def remove(folder: Path) -> None:
-    """Removes ``folder``, which a process of Ray's that is ending may still write into."""
-    for _ in range(40):
+    """Removes ``folder``, and ends what goes on writing into it.
+
+    A process that Ray was about to start when it was ended comes up late, finds nobody and begins
+    its logs all the same.
+    """
+    deadline = time.monotonic() + _REMOVING_SECONDS
+    while True:
+        kill_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        if time.monotonic() > deadline or not (folder.exists() or processes_of(folder)):
             return
-        time.sleep(0.25)
+        time.sleep(0.1)
 
 
 def processes_of(folder: Path) -> list[int]:
     """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
 
-    Known by the logs there that it has open; names and environments are overwritten by some.
+    Known by the logs there that it has open or, before it has, by its arguments; these, its name
+    and its environment are overwritten by some.
     """
     inside = f"{folder}/"
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        if int(entry.name) != os.getpid() and any(
-            file.startswith(inside) for file in _open_files(entry)
+        if int(entry.name) != os.getpid() and (
+            _is_told(entry, inside) or any(file.startswith(inside) for file in _open_files(entry))
         ):
             found.append(int(entry.name))
     return found
+
+
+def _is_told(process: Path, inside: str) -> bool:
+    """Whether Ray has started it with a folder of the cluster among its arguments."""
+    with suppress(OSError):
+        arguments = (process / "cmdline").read_bytes()
+        return b"/ray/" in arguments and os.fsencode(f"={inside}") in arguments
+    return False
 
 
 def _open_files(process: Path) -> Iterator[str]:
@@ -61,3 +76,5 @@ def see_off(folder: Path) -> None:
 
 
 _LEAVING_SECONDS = 3.0
+
+_REMOVING_SECONDS = 20.0

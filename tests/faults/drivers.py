@@ -31,12 +31,14 @@ LEASE_SECONDS = "4"
 @fault(TWO, seconds=30)
 def a_second_launch(case: Case) -> None:
     """It is told who holds the study and gives up; the first one ends with exactly the trials."""
-    first = case.training()
+    # Held in an epoch: its few trials may take less time than another launch needs to start.
+    first, _ = case.stopped_at("mid-epoch")
     second = case.launch()
     assert second.wait() not in (0, None), f"both drive the study: {second.said()}"
     assert str(first.pid) in second.errors, second.errors
     assert len(second.errors.strip().splitlines()) == 1, second.errors
     assert ": started" not in second.output
+    case.failpoints.disarm()
     assert first.wait() == 0, first.said()
     case.launches.append(case.launches.pop(0))
     case.check()
@@ -55,11 +57,11 @@ def two_launches_at_once(case: Case) -> None:
 @fault(TWO, seconds=60)
 def a_second_launch_that_waits(case: Case) -> None:
     """Asked to wait, it takes over when the first has ended, and finds what that left."""
-    first = case.training()
+    first, _ = case.stopped_at("mid-epoch")
     second = case.launch("--if-held", "wait")
     second.read(str(first.pid))
     assert ": started" not in second.output
-    case.kill_driver(first, "random: training")
+    case.kill_driver(first, "mid-epoch")
     assert second.wait() == 0, second.said()
     case.check()
 

@@ -320,7 +320,7 @@ def launch(
     from hpsearch.report import idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
-    from hpsearch.study import Study
+    from hpsearch.study import Study, usual_epochs
 
     if as_json and not dry_run:
         raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
@@ -360,10 +360,9 @@ def launch(
         missing = search.found.left + search.found.reclaimed
         for line in costs.short(missing) if missing else ():
             _say(line)
-        epochs = int(chosen.training.get("epochs", 1))
         progress = _progress(
             "trial",
-            Estimate([(None, epochs, 1.0)] * missing),
+            Estimate([(None, usual_epochs(chosen), 1.0)] * missing),
             total=chosen.trials,
             done=search.found.complete + search.found.pruned,
             best=Study.open(store, search.name).best(),

@@ -91,7 +91,7 @@ class Progress:
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A run has been built."""
-        self._estimate.started(key, facts.resumed_from, time.monotonic())
+        self._estimate.started(key, facts.resumed_from, time.monotonic(), facts.epochs)
         self._facts[key] = facts
         self._running.add(key)
         after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""

@@ -62,6 +62,7 @@ class RunFacts:
         zero_output_loss: validation loss of a network whose output is zero (Eq. 18).
         resumed_from: epoch after which it goes on; 0 for a fresh run.
         damaged: names of the checkpoint files that were found damaged and passed over.
+        epochs: most epochs of the run; 0 where that is not said.
     """
 
     weights: int
@@ -72,6 +73,7 @@ class RunFacts:
     zero_output_loss: float
     resumed_from: int = 0
     damaged: Sequence[str] = ()
+    epochs: int = 0
 
 
 @dataclass(frozen=True)

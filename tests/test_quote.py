@@ -12,7 +12,7 @@ from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.search_space import SearchSpace
-from hpsearch.study import Quote, drawn, epoch_error, to_time, ways_down
+from hpsearch.study import Quote, drawn, epoch_error, to_time, usual_epochs, ways_down
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
@@ -78,6 +78,16 @@ def test_options_that_bring_it_down(model: CostModel) -> None:
     assert ways["--train-size 10000"] == pytest.approx(whole / 5, rel=0.1)
     assert ways["--epochs 3"] == pytest.approx(whole * 3 / 7, rel=0.1)
     assert ways["--trials 10"] == pytest.approx(whole / 4, rel=0.2)
+
+
+def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
+    assert usual_epochs(SPACE) == 7
+    text = re.sub(r"\n  epochs: \d+", "", QUICK)
+    text = text.replace("parameters:", "parameters:\n  epochs: {type: int, low: 4, high: 8}")
+    space = SearchSpace.parse(text, "epochs.yaml").with_overrides(trials=4)
+    assert usual_epochs(space) == pytest.approx(6, abs=0.5)
+    assert "--epochs 3" in dict(ways_down(space, model, 1))
+    assert usual_epochs(space.with_overrides(epochs=2)) == 2
 
 
 def test_the_error_of_an_epoch_is_the_median(model: CostModel) -> None:

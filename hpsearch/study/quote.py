@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any, Self, final
 
 import numpy as np
@@ -47,6 +47,12 @@ def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
     study = optuna.create_study(sampler=sampler)
     return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def usual_epochs(space: SearchSpace) -> float:
+    """Most epochs of a trial, on average where the space searches them."""
+    configs = drawn(space, DRAWS if "epochs" in space.parameters else 1)
+    return mean(config.training.epochs for config in configs)
 
 
 def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -203,7 +209,7 @@ def ways_down(
     space: SearchSpace, model: CostModel, places: int, *, done: int = 0
 ) -> list[tuple[str, float]]:
     """Options that make the search shorter, each with the seconds that it would take then."""
-    epochs = max(config.training.epochs for config in drawn(space, 1))
+    epochs = max(config.training.epochs for config in drawn(space, DRAWS))
     changes: list[tuple[str, dict[str, Any]]] = []
     if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
         option = f"--train-size {FEWER_MOLECULES}"

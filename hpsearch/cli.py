@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -227,6 +228,37 @@ _printers: list[Callable[[str], None]] = [click.echo]
 def _say(line: str) -> None:
     """Print a line, by the table that is on the terminal where there is one."""
     _printers[-1](line)
+
+
+@contextmanager
+def _answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """A function that prints one JSON value; what is said beside it goes to standard error.
+
+    Args:
+        as_json: whether there will be an answer; elsewhere what is said is the output.
+    """
+    import json
+    import math
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    if as_json:
+        _printers.append(functools.partial(click.echo, err=True))
+    try:
+        yield lambda value: click.echo(json.dumps(finite(value), allow_nan=False))
+    finally:
+        if as_json:
+            _printers.pop()
+
+
+def _columns() -> int | None:
+    """Of the terminal; ``None`` where the output goes elsewhere, which has no width."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 @contextmanager
@@ -507,50 +539,46 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
     study = Study.open(store, name)
     winner = study.winner()
     _say(f"{study.counts()}")
+    if any(trial for trial in study.trials()["failure_traceback"].dropna()):
+        again = _again(f"status {shlex.quote(name)}", storage)
+        _say(f"the traceback of the first failure:\n  {again} --traceback")
     for line in winner_lines(winner, _molecules()):
         _say(line)
     _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
 
 
 @cli.command(epilog=_example("hpsearch status --json"))
-@click.argument("study", required=False)
+@click.argument("name", required=False)
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def status(study: str | None, storage: str | None, as_json: bool) -> None:
-    """Say how a study stands; without STUDY the one launched last."""
-    import json
+@click.option(
+    "--traceback",
+    "with_traceback",
+    is_flag=True,
+    help="Print the traceback of the first run that failed; --json has them all.",
+)
+def status(name: str | None, storage: str | None, as_json: bool, with_traceback: bool) -> None:
+    """Say how a study or an ablation stands.
 
-    from hpsearch.report import driver_line, progress_line, status_lines
-    from hpsearch.study import Study
+    It is of the study or ablation NAME; without it, of the one launched last. While a launch goes
+    on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
+    best so far, counts and the time left.
+    """
+    from hpsearch.status import standing, status_lines, traceback_lines
 
-    with _open_store(storage) as store:
-        found = Study.open(store, study)
-        trials = found.trials()
+    if as_json and with_traceback:
+        raise InputError("--traceback must come without --json, which has the tracebacks anyway")
+    with _open_store(storage) as store, _answering(as_json) as answer:
+        found = standing(store, name)
         if as_json:
-            rows = json.loads(trials.to_json(orient="records", date_format="iso"))
-            counts = vars(found.counts())
-            holder = found.holder()
-            driver = None
-            if holder is not None and holder.drives:
-                since = holder.since.isoformat(timespec="seconds")
-                driver = {"host": holder.host, "process": holder.process, "since": since}
-            best = found.best()
-            answer = {
-                "study": found.name,
-                "counts": counts,
-                "driver": driver,
-                "best": None if best is None else {"loss": best[0], "trial": int(best[1])},
-                "seconds_left": found.seconds_left(),
-                "trials": rows,
-            }
-            _say(json.dumps(answer))
+            answer(found.to_dict())
             return
-        _say(f"study {found.name} in {store.label}: {found.counts()}")
-        if (line := driver_line(found)) is not None:
-            _say(line)
-        if (line := progress_line(found)) is not None:
-            _say(line)
-        for line in status_lines(found):
+        if with_traceback:
+            lines = traceback_lines(found)
+        else:
+            again = _again(f"status {shlex.quote(found.name)}", storage)
+            lines = status_lines(found, store.label, again, _columns())
+        for line in lines:
             _say(line)
 
 
@@ -847,6 +875,9 @@ def ablate(
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
         _say(f"next: {_again('report', storage)} -o report/")
         if counts["failed"]:
+            if ablation.first_failure is not None:
+                key, failure = ablation.first_failure
+                click.echo(f"run {key}: {failure.traceback.rstrip()}", err=True)
             raise HpsearchError(
                 f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; the "
                 "same command tries them again"

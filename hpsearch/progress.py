@@ -36,6 +36,30 @@ def relative(loss: float, zero_output_loss: float) -> str:
     return f"{share} zero output's"
 
 
+LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")
+"""What is shown of a run under way, beside its key."""
+
+
+def live_cells(
+    epoch: str, loss: float | None, zero: float | None, seconds: str, weights: int, where: str
+) -> tuple[str, ...]:
+    """The cells of :data:`LIVE_COLUMNS`.
+
+    Args:
+        epoch: the last one that has ended, of how many.
+        loss: its validation loss; ``None`` before the first.
+        zero: the loss of a network whose output is zero.
+        seconds: of the epoch.
+        weights: trainable ones.
+        where: device and machine.
+    """
+    if loss is None or zero is None:
+        return epoch, "-", "-", seconds, f"{weights:,}", where
+    ratio = loss / zero
+    share = f"{ratio:.1%}" if ratio < 10 else f"{ratio:,.3g} times"
+    return epoch, f"{loss:,.4g}", share, seconds, f"{weights:,}", where
+
+
 class Progress:
     """Prints a run's events, how many have ended, and when the last one will have.
 

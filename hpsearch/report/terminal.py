@@ -1,11 +1,9 @@
-"""Lines for a terminal: of a space, a study, its winner and the molecules."""
+"""Lines for a terminal: of a space, a plan, a winner and the molecules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-
-import pandas as pd
 
 from hpsearch.ablation import AblationPlan
 from hpsearch.config import DataConfig
@@ -14,9 +12,8 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.network_size import count_weights
-from hpsearch.progress import duration, relative
+from hpsearch.progress import relative
 from hpsearch.search_space import SearchSpace
-from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import Winner
 
@@ -81,44 +78,6 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
         )
 
 
-def driver_line(study: Study) -> str | None:
-    """Who drives the study; or that nobody does, where trials wait for it."""
-    holder = study.holder()
-    if holder is not None and holder.drives:
-        return f"driven by {holder}"
-    left = study.counts().running
-    if left == 0:
-        return None
-    was = f"; {holder} ended or fell silent" if holder else ""
-    return (
-        f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
-        "last checkpoint with the next launch"
-    )
-
-
-def progress_line(study: Study) -> str | None:
-    """The best trial so far and the time left; ``None`` before there is either."""
-    parts = []
-    if (best := study.best()) is not None:
-        parts.append(f"best so far {best[0]:,.4g}, trial {best[1]}")
-    if (seconds := study.seconds_left()) is not None:
-        parts.append(f"about {duration(seconds)} left")
-    return "; ".join(parts) or None
-
-
-def status_lines(study: Study) -> Iterator[str]:
-    """One line per trial, by number, under a heading."""
-    yield f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}"
-    for row in study.trials().to_dict("records"):
-        # A column in which some entry is missing holds NaN there, whatever else it holds.
-        reason = "" if pd.isna(row["failure_reason"]) else row["failure_reason"]
-        yield (
-            f"{row['number']:5} {row['state'].lower():9}{row['epochs']:7}"
-            f"{_number(row['best_loss'], 11, '.4g')}{_number(row['seconds_per_epoch'], 9, '.1f')}"
-            f"{_number(row['weights'], 12, ',.0f')}  {reason}"
-        ).rstrip()
-
-
 def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
     """A search's winner beside predictions without a geometry, on its validation molecules."""
     origin = winner.provenance
@@ -168,7 +127,3 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
             f"{name:8}{statistics.mean[t] * factor:12.5g}{statistics.deviation[t] * factor:12.5g}"
             f"{naive['mean'][name]:14.4g}{naive['composition'][name]:13.4g}  {target(name).unit}"
         )
-
-
-def _number(value: Any, width: int, form: str) -> str:
-    return ("-" if pd.isna(value) else format(float(value), form)).rjust(width)

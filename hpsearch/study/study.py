@@ -135,7 +135,8 @@ class Study:
 
         Columns: number, state, value (lowest validation loss, once complete), epochs (recorded),
         last_loss, best_loss (so far), weights, host, device, seconds_per_epoch, started, ended
-        (local time), failure (kind), failure_reason, and ``params_<name>`` for each parameter.
+        (local time), zero_output_loss, failure (kind), failure_reason, failure_traceback, and
+        ``params_<name>`` for each parameter.
         """
         rows = [_table_row(trial) for trial in self._trials()]
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
@@ -333,8 +334,10 @@ _COLUMNS = (
     "seconds_per_epoch",
     "started",
     "ended",
+    "zero_output_loss",
     "failure",
     "failure_reason",
+    "failure_traceback",
 )
 
 

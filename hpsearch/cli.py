@@ -272,6 +272,11 @@ def _shown(progress: Progress) -> Iterator[None]:
             _printers.pop()
 
 
+def _require_dry_run(dry_run: bool, as_json: bool) -> None:
+    if as_json and not dry_run:
+        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
+
+
 def _complete_space(
     context: click.Context, argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -354,16 +359,18 @@ def launch(
     from hpsearch.shipped import find_space
     from hpsearch.study import Study, usual_epochs
 
-    if as_json and not dry_run:
-        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
+    _require_dry_run(dry_run, as_json)
     file = find_space(space)
     as_written = SearchSpace.load(file)
     chosen = as_written.with_overrides(**overrides, targets=targets or None)
     given_file = file if chosen.data == as_written.data else None
-    molecules = _check_molecules(chosen.data, given_file)
     if dry_run:
-        _quote_search(chosen, placement, as_json)
+        with _answering(as_json) as answer:
+            # For what it refuses.
+            _check_molecules(chosen.data, given_file)
+            _quote_search(chosen, placement, answer if as_json else None)
         return
+    molecules = _check_molecules(chosen.data, given_file)
     root, places = _check_before_writing(storage, runs, study, "study", placement)
     costs = _Costs(chosen, placement, places)
     if chosen.budget is not None and chosen.budget.is_measured and costs.model is None:
@@ -508,22 +515,22 @@ class _Costs:
             )
 
 
-def _quote_search(space: SearchSpace, placement: dict[str, Any], as_json: bool) -> None:
-    import json
-
+def _quote_search(
+    space: SearchSpace, placement: dict[str, Any], answer: Callable[[Any], None] | None
+) -> None:
     from hpsearch import tune
     from hpsearch.progress import A_DAY
     from hpsearch.report import search_quote_lines, shorter_line
     from hpsearch.study import ways_down
 
     costs = _Costs(space, placement, tune.check_placement(**placement))
-    if not as_json:
-        _say("a few steps of configurations of the space, from light to heavy:")
-    costs.measure((lambda line: None) if as_json else _say)
-    quote = costs.quote()
-    if as_json:
-        _say(json.dumps(quote.to_dict()))
+    if answer is not None:
+        costs.measure(lambda line: None)
+        answer(costs.quote().to_dict())
         return
+    _say("a few steps of configurations of the space, from light to heavy:")
+    costs.measure(_say)
+    quote = costs.quote()
     for line in search_quote_lines(quote):
         _say(line)
     if quote.seconds[1] > A_DAY:
@@ -593,15 +600,14 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
     and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
     Without STUDY it is the one launched last.
     """
-    import json
     from dataclasses import asdict
 
     from hpsearch.study.verify import verify as check
 
-    with _open_store(storage) as store:
+    with _open_store(storage) as store, _answering(as_json) as answer:
         found = check(store, study)
         if as_json:
-            _say(json.dumps(asdict(found)))
+            answer(asdict(found))
         else:
             for breach in found.breaches:
                 _say(str(breach))
@@ -628,7 +634,6 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     Each trouble comes with its mend. Looked at are cores, memory, GPUs, the molecules, the store,
     disks and versions. The exit code is 1 where something keeps a launch from working.
     """
-    import json
     from dataclasses import asdict
 
     from hpsearch.doctor import examine
@@ -641,7 +646,8 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
             mend = f"\n{'':18}-> {finding.mend}" if finding.mend else ""
             _say(f"{mark:5}{finding.what:13}{finding.said}{mend}")
     if as_json:
-        _say(json.dumps([asdict(finding) for finding in found]))
+        with _answering(as_json) as answer:
+            answer([asdict(finding) for finding in found])
     wrong = [finding.what for finding in found if finding.state == "bad"]
     if wrong:
         raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")
@@ -794,6 +800,7 @@ def export_best(
     is_flag=True,
     help="Print the plan and what it costs, measured by a few steps of every arm; run nothing.",
 )
+@click.option("--json", "as_json", is_flag=True, help="What --dry-run finds as one JSON object.")
 def ablate(
     file: Path,
     name: str | None,
@@ -806,6 +813,7 @@ def ablate(
     repeats: int,
     vary_split: bool,
     dry_run: bool,
+    as_json: bool,
     placement: dict[str, Any],
     if_held: str,
     **overrides: Any,
@@ -828,6 +836,7 @@ def ablate(
     from hpsearch.estimate import Estimate
     from hpsearch.report import plan_lines
 
+    _require_dry_run(dry_run, as_json)
     winner = _winner(file)
     plan = AblationPlan.make(
         winner,
@@ -841,10 +850,13 @@ def ablate(
         name=name,
         stem=file.stem,
     )
-    data = DataSummary.of(_molecules(), winner, plan)
     if dry_run:
-        _quote(plan, placement)
+        with _answering(as_json) as answer:
+            # For what it refuses.
+            DataSummary.of(_molecules(), winner, plan)
+            _quote(plan, placement, answer if as_json else None)
         return
+    data = DataSummary.of(_molecules(), winner, plan)
     root, _ = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
         ablation = Ablation.launch(
@@ -884,19 +896,26 @@ def ablate(
             )
 
 
-def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
+def _quote(
+    plan: AblationPlan, placement: dict[str, Any], answer: Callable[[Any], None] | None
+) -> None:
     from hpsearch import timing, tune
+    from hpsearch.ablation import PlanQuote
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
     device = tune.device_of(placement["device"], placement["gpus_per_run"])
-    for line in plan_lines(plan):
+    for line in plan_lines(plan) if answer is None else ():
         _say(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
         timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device)
-    for line in quote_lines(plan, timings, places):
+    quote = PlanQuote.of(plan, timings, places)
+    if answer is not None:
+        answer(quote.to_dict())
+        return
+    for line in quote_lines(quote):
         _say(line)
     _say("nothing has been run or written; leave out --dry-run to begin")
 
@@ -1097,19 +1116,24 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     metavar="FILE",
     help="Also write the split as JSON, for a space's split_file.",
 )
-def describe(split_seed: int, split_file: Path | None, **sizes: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: Any) -> None:
     """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config import DataConfig
     from hpsearch.data.split import make_split, save_split
-    from hpsearch.report import molecule_lines
+    from hpsearch.report import molecule_facts, molecule_lines
 
-    molecules = _molecules()
-    given = {name: size for name, size in sizes.items() if size is not None}
-    data = DataConfig(split_seed=split_seed, **given)
-    if split_file is not None:
-        save_split(make_split(molecules, data), molecules, split_file)
-    for line in molecule_lines(molecules, data):
-        _say(line)
+    with _answering(as_json) as answer:
+        molecules = _molecules()
+        given = {name: size for name, size in sizes.items() if size is not None}
+        data = DataConfig(split_seed=split_seed, **given)
+        if split_file is not None:
+            save_split(make_split(molecules, data), molecules, split_file)
+        if as_json:
+            answer(molecule_facts(molecules, data))
+            return
+        for line in molecule_lines(molecules, data):
+            _say(line)
     if split_file is not None:
         _say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
 

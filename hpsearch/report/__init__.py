@@ -23,6 +23,7 @@ from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
 from hpsearch.report.terminal import (
     idle_line,
+    molecule_facts,
     molecule_lines,
     plan_lines,
     winner_lines,
@@ -39,6 +40,7 @@ __all__ = [
     "comparison_table",
     "idle_line",
     "interval_table",
+    "molecule_facts",
     "molecule_lines",
     "over_targets",
     "plain",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from hpsearch.ablation import AblationPlan
+from hpsearch.ablation import PlanQuote
 from hpsearch.config import TrialConfig
-from hpsearch.cost import Timed, Timing
+from hpsearch.cost import Timed
 from hpsearch.errors import HpsearchError
-from hpsearch.estimate import makespan
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration
 from hpsearch.study import Quote
@@ -96,27 +95,16 @@ def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
     )
 
 
-def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Iterator[str]:
-    """What a plan will cost, by a few measured steps of every arm.
-
-    Args:
-        plan: the cells.
-        timings: of every variant, by its name.
-        places: runs that go on side by side.
-    """
-    seconds: dict[str, float] = {}
-    for variant in plan.variants:
-        timing = timings[variant.name]
-        epochs = variant.training_of(plan.training).epochs
-        seconds[variant.name] = timing.run_seconds(epochs)
+def quote_lines(quote: PlanQuote) -> Iterator[str]:
+    """What a plan will cost, by a few measured steps of every arm."""
+    for name, timing in quote.timings.items():
         yield (
-            f"  {variant.name}: {timing.step_seconds * 1e3:.0f} ms a step, "
-            f"{duration(timing.epoch_seconds)} an epoch, {duration(seconds[variant.name])} a run "
-            f"of {epochs} epochs; {timing.memory_bytes / 1e9:.1f} GB"
+            f"  {name}: {timing.step_seconds * 1e3:.0f} ms a step, "
+            f"{duration(timing.epoch_seconds)} an epoch, {duration(quote.run_seconds[name])} a run "
+            f"of {quote.epochs[name]} epochs; {timing.memory_bytes / 1e9:.1f} GB"
         )
-    runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
     yield (
-        f"in all at most {duration(makespan([0.0] * places, runs))} with {places} at a time "
-        f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
-        "slow each other down where memory is the limit"
+        f"in all at most {duration(quote.seconds)} with {quote.places} at a time "
+        f"({duration(quote.total_seconds)} of runs); early stopping may shorten it, and runs side "
+        "by side slow each other down where memory is the limit"
     )

@@ -99,8 +99,11 @@ def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
     yield f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}"
 
 
-def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
-    """The molecules, their split, the targets' statistics and naive errors.
+def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
+    """The molecules, their split, the targets' statistics and naive errors, for scripts.
+
+    Statistics are per atom (Eq. 15), of the training molecules; errors on the test molecules; both
+    in each target's reporting unit.
 
     Raises:
         InputError: the sizes do not fit.
@@ -109,21 +112,55 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
     statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
     naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
     counts = molecules.atom_counts
+    factors = [target(name).reporting_factor for name in TARGET_NAMES]
+    return {
+        "molecules": len(molecules),
+        "atoms": {
+            "least": int(counts.min()),
+            "mean": float(counts.mean()),
+            "most": int(counts.max()),
+        },
+        "content": molecules.content_hash,
+        "split": split.hash,
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "targets": [
+            {
+                "target": name,
+                "unit": target(name).unit,
+                "mean": float(statistics.mean[t] * factor),
+                "deviation": float(statistics.deviation[t] * factor),
+                "mae_of_mean": float(naive["mean"][name]),
+                "mae_of_composition": float(naive["composition"][name]),
+            }
+            for t, (name, factor) in enumerate(zip(TARGET_NAMES, factors, strict=True))
+        ],
+    }
+
+
+def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
+    """What :func:`molecule_facts` finds, for a person.
+
+    Raises:
+        InputError: the sizes do not fit.
+    """
+    found = molecule_facts(molecules, data)
+    atoms = found["atoms"]
     yield (
-        f"{len(molecules):,} molecules of {counts.min()}-{counts.max()} atoms, "
-        f"mean {counts.mean():.2f}"
+        f"{found['molecules']:,} molecules of {atoms['least']}-{atoms['most']} atoms, "
+        f"mean {atoms['mean']:.2f}"
     )
-    yield f"content {molecules.content_hash}"
+    yield f"content {found['content']}"
     yield (
-        f"split {split.hash}: {len(split.train):,} training, {len(split.validation):,} validation, "
-        f"{len(split.test):,} test molecules"
+        f"split {found['split']}: {found['train']:,} training, {found['validation']:,} validation, "
+        f"{found['test']:,} test molecules"
     )
     yield ""
     yield "per-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
     yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
-    for t, name in enumerate(TARGET_NAMES):
-        factor = target(name).reporting_factor
+    for row in found["targets"]:
         yield (
-            f"{name:8}{statistics.mean[t] * factor:12.5g}{statistics.deviation[t] * factor:12.5g}"
-            f"{naive['mean'][name]:14.4g}{naive['composition'][name]:13.4g}  {target(name).unit}"
+            f"{row['target']:8}{row['mean']:12.5g}{row['deviation']:12.5g}"
+            f"{row['mae_of_mean']:14.4g}{row['mae_of_composition']:13.4g}  {row['unit']}"
         )

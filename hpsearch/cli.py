@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -100,6 +100,62 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
     return names
 
 
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def _offer(choices: Sequence[str]) -> list[CompletionItem]:
+    return [CompletionItem(choice) for choice in choices]
+
+
+def _complete_experiment(*kinds: str) -> Completer:
+    """Names in the store that ``--storage`` or the environment names."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch import completion
+
+        names = completion.experiments(context.params.get("storage"), kinds)
+        return _offer([name for name in names if name.startswith(incomplete)])
+
+    return complete
+
+
+def _complete_choice(name: str, *, several: bool = False) -> Completer:
+    """The choices that `hpsearch.completion` calls ``name``; ``several`` of them after commas."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch import completion
+
+        choices = getattr(completion, name)
+        if several:
+            return _offer(completion.listed(choices, incomplete))
+        return _offer([choice for choice in choices if choice.startswith(incomplete)])
+
+    return complete
+
+
+def _complete_export(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped configuration, and files."""
+    found = _complete_choice("EXPORTS")(context, argument, incomplete)
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def _complete_space(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped spaces, and files."""
+    from hpsearch import shipped
+
+    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
 _storage = click.option(
     "--storage",
     metavar="URL",
@@ -130,10 +186,14 @@ _targets = click.option(
     "--targets",
     callback=_names,
     metavar="NAMES",
+    shell_complete=_complete_choice("TARGETS", several=True),
     help="Targets, separated by commas, e.g. mu,U0; or all.",
 )
 _schedule = click.option(
-    "--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs)."
+    "--schedule",
+    metavar="NAME",
+    shell_complete=_complete_choice("SCHEDULES"),
+    help="plateau (the paper's) or cosine (short runs).",
 )
 
 
@@ -277,17 +337,6 @@ def _require_dry_run(dry_run: bool, as_json: bool) -> None:
         raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
 
 
-def _complete_space(
-    context: click.Context, argument: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The shipped spaces, and files."""
-    from hpsearch import shipped
-
-    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
-
-
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -305,7 +354,12 @@ def cli(debug: bool) -> None:
 
 @cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
 @click.argument("space", shell_complete=_complete_space)
-@click.option("--study", metavar="NAME", help="The study; default the space's name.")
+@click.option(
+    "--study",
+    metavar="NAME",
+    shell_complete=_complete_experiment("study"),
+    help="The study; default the space's name.",
+)
 @_storage
 @click.option("--trials", type=int, callback=_least(1), metavar="N", help="Complete trials wanted.")
 @_epochs
@@ -314,7 +368,12 @@ def cli(debug: bool) -> None:
 @click.option(
     "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the sampler and the trials."
 )
-@click.option("--sampler", metavar="NAME", help="random, tpe, gp or qmc.")
+@click.option(
+    "--sampler",
+    metavar="NAME",
+    shell_complete=_complete_choice("SAMPLERS"),
+    help="random, tpe, gp or qmc.",
+)
 @click.option(
     "--open-test-set",
     is_flag=True,
@@ -555,7 +614,7 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
 
 
 @cli.command(epilog=_example("hpsearch status --json"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete_experiment("study", "ablation"))
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 @click.option(
@@ -590,7 +649,7 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
 
 
 @cli.command(epilog=_example("hpsearch verify"))
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=_complete_experiment("study"))
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def verify(study: str | None, storage: str | None, as_json: bool) -> None:
@@ -683,7 +742,7 @@ def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> Non
 
 
 @cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=_complete_experiment("study"))
 @_storage
 @click.option(
     "-o",
@@ -725,14 +784,20 @@ def export_best(
 @cli.command(
     epilog=_example("hpsearch ablate best.yaml --targets mu,U0 --variants L1Net,L0Net --repeats 3")
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", metavar="NAME", help="The ablation; default the file's name and a hash.")
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=_complete_export)
+@click.option(
+    "--name",
+    metavar="NAME",
+    shell_complete=_complete_experiment("ablation"),
+    help="The ablation; default the file's name and a hash.",
+)
 @_storage
 @_targets
 @click.option(
     "--variants",
     callback=_names,
     metavar="NAMES",
+    shell_complete=_complete_choice("VARIANTS", several=True),
     help="L1Net, L0Net, L0NetDeep, L0NetOutdeep, L0NetBothDeep, separated by commas; default all.",
 )
 @click.option(
@@ -921,7 +986,7 @@ def _quote(
 
 
 @cli.command(epilog=_example("hpsearch report -o report/ --format html,csv"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete_experiment("study", "ablation"))
 @_storage
 @_output_folder
 @click.option(
@@ -929,6 +994,7 @@ def _quote(
     "formats",
     default="html,csv,md,latex",
     callback=_names,
+    shell_complete=_complete_choice("FORMATS", several=True),
     show_default=True,
     metavar="NAMES",
     help="Formats, separated by commas.",
@@ -965,7 +1031,7 @@ def report(
 
 
 @cli.command(epilog=_example("hpsearch train best.yaml --targets U0 -o u0/"))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=_complete_export)
 @_targets
 @click.option(
     "-o",

@@ -468,7 +468,9 @@ def launch(
         rows = store.trial_states(search.name) or ()
         before = {row.number for row in rows if row.state == "COMPLETE"}
         _drive(search, progress, placement)
-        for line in costs.held(Study.open(store, search.name), before):
+        # A trial that went on where an earlier launch had stopped took less than was quoted.
+        seconds = None if any(search.found.epochs) or search.breakdown else progress.lasted
+        for line in costs.held(Study.open(store, search.name), before, seconds):
             _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
@@ -492,6 +494,7 @@ class _Costs:
         device = tune.device_of(placement["device"], placement["gpus_per_run"])
         self._surroundings = Surroundings(cpus, device, min(self._places, room))
         self.model = CostModel.of_kept(self._surroundings, _molecules())
+        self._quoted: Quote | None = None
 
     def measure(self, say: Callable[[str], None]) -> None:
         """Time a few configurations and keep that."""
@@ -554,24 +557,30 @@ class _Costs:
                 "this space's, in about a minute"
             )
             return
+        self._quoted = quote
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing
             yield shorter_line(ways_down(self._space, self.model, self._places, done=done))
 
-    def held(self, study: Study, before: Container[int]) -> Iterator[str]:
-        """How right the quote was for the trials that are complete now and were not before."""
-        from hpsearch.study import epoch_error
+    def held(self, study: Study, before: Container[int], seconds: float | None) -> Iterator[str]:
+        """How right the quote was for the trials that are complete now and were not before.
+
+        Args:
+            study: that was launched.
+            before: numbers of the trials that were complete.
+            seconds: from the launch's first start to its last end; ``None`` where they are not
+                those of what was quoted.
+        """
+        from hpsearch.report import held_lines
+        from hpsearch.study import epoch_error, memory_error
 
         if self.model is None:
             return
-        trained = study.epoch_seconds(besides=before)
-        error = epoch_error(self.model, trained)
-        if error is not None:
-            yield (
-                f"the quoted seconds of an epoch were {error:.0%} off, the median of "
-                f"{len(trained)} trial{'s' * (len(trained) > 1)}"
-            )
+        trained = study.measured(besides=before)
+        epoch, memory = epoch_error(self.model, trained), memory_error(self.model, trained)
+        quoted = None if self._quoted is None else self._quoted.seconds
+        yield from held_lines(len(trained), epoch, memory, quoted, seconds)
 
 
 def _quote_search(

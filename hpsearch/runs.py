@@ -134,6 +134,8 @@ class Completion:
         test_maes: per target in reporting units; empty unopened.
         test_residuals: per target, prediction less reference of each test molecule in reporting
             units, in the split's order; empty unopened.
+        peak_memory_bytes: most memory that the worker had while it trained the run; ``None`` where
+            that is not known. What earlier runs of the worker left to it counts as well.
     """
 
     epochs: int
@@ -142,6 +144,7 @@ class Completion:
     test_loss: float | None = None
     test_maes: dict[str, float] = field(default_factory=dict)
     test_residuals: dict[str, list[float]] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
 
 Outcome = Completion | Failure

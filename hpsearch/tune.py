@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch import credentials
 from hpsearch.attempts import Attempt, next_attempt, verdict
 from hpsearch.errors import HpsearchError, InputError, disk_full
-from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.process import forget_peak, peak_memory, prepare_worker, worker_environment
 from hpsearch.runs import (
     Assignment,
     Completion,
@@ -711,6 +711,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
     training = None
     try:
         _check_device(device)
+        is_own_peak = forget_peak(device)
         training = Training(
             assignment.config,
             _molecules(),
@@ -724,7 +725,9 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
         yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
         while not training.finished:
             yield {"epoch": asdict(training.run_epoch())}
-        yield {"completion": asdict(training.complete(assignment.evaluate_test))}
+        completion = training.complete(assignment.evaluate_test)
+        peak = peak_memory(device) if is_own_peak else None
+        yield {"completion": asdict(replace(completion, peak_memory_bytes=peak))}
     except NonFiniteLoss as error:
         failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
         yield {"failure": asdict(failure)}

@@ -11,6 +11,7 @@ from hpsearch.report.comparison import (
     over_targets,
 )
 from hpsearch.report.costs import (
+    held_lines,
     quote_lines,
     search_quote_lines,
     short_quote_line,
@@ -38,6 +39,7 @@ __all__ = [
     "averages",
     "comparison_sections",
     "comparison_table",
+    "held_lines",
     "idle_line",
     "interval_table",
     "molecule_facts",

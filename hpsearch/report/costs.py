@@ -86,6 +86,37 @@ def short_quote_line(quote: Quote) -> str:
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 
+def held_lines(
+    trials: int,
+    epoch_error: float | None,
+    memory_error: float | None,
+    quoted: tuple[float, float, float] | None,
+    seconds: float | None,
+) -> Iterator[str]:
+    """The quote held against what happened.
+
+    Args:
+        trials: that were trained.
+        epoch_error: median size of the relative error of an epoch's seconds.
+        memory_error: likewise of the peak memory.
+        quoted: seconds of the launch: low and high end of the interval, and the middle of it.
+        seconds: that it took.
+    """
+    median = f"the median of {trials} trial{'s' * (trials > 1)}"
+    if epoch_error is not None:
+        yield f"the quoted seconds of an epoch were {epoch_error:.0%} off, {median}"
+    if memory_error is not None:
+        yield f"the quoted memory was {memory_error:.0%} off, {median}"
+    if quoted is not None and seconds and trials:
+        low, middle, high = quoted
+        error = middle / seconds - 1
+        yield (
+            f"the trials took {duration(seconds)}, quoted were {duration(middle)} "
+            f"({duration(low)} to {duration(high)}): {abs(error):.0%} too "
+            f"{'long' if error > 0 else 'short'}"
+        )
+
+
 def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
     """How a search that takes more than a day takes less."""
     options = ", ".join(f"{option} makes it {duration(seconds)}" for option, seconds in ways)

@@ -2,9 +2,11 @@
 
 from hpsearch.study.failures import Breakdown
 from hpsearch.study.quote import (
+    Measured,
     Quote,
     drawn,
     epoch_error,
+    memory_error,
     to_time,
     usual_epochs,
     ways_down,
@@ -17,11 +19,13 @@ __all__ = [
     "Breakdown",
     "Counts",
     "Found",
+    "Measured",
     "Quote",
     "Search",
     "Study",
     "drawn",
     "epoch_error",
+    "memory_error",
     "to_time",
     "usual_epochs",
     "ways_down",

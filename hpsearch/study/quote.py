@@ -232,16 +232,44 @@ def within_reach(quote: Quote, model: CostModel) -> bool:
     return not quote.configs or all(map(model.reaches, to_time(quote.configs)))
 
 
-def epoch_error(model: CostModel, measured: Sequence[tuple[TrialConfig, float]]) -> float | None:
+@dataclass(frozen=True)
+class Measured:
+    """What a trial took.
+
+    Attributes:
+        config: of the trial.
+        epoch_seconds: of an epoch, on average.
+        peak_memory_bytes: most memory of its worker; ``None`` where that was not recorded.
+    """
+
+    config: TrialConfig
+    epoch_seconds: float
+    peak_memory_bytes: int | None = None
+
+
+def epoch_error(model: CostModel, measured: Sequence[Measured]) -> float | None:
     """How far off the seconds of an epoch were: the median size of the relative error.
 
     Args:
         model: as it was before the trials were trained.
-        measured: configurations of trials, and the mean seconds of an epoch of each.
+        measured: what the trials took.
     """
-    errors = [
-        abs(model.timing(config).epoch_seconds / seconds - 1)
-        for config, seconds in measured
-        if seconds > 0
-    ]
+    pairs = [(model.timing(m.config).epoch_seconds, m.epoch_seconds) for m in measured]
+    return _typical_error(pairs)
+
+
+def memory_error(model: CostModel, measured: Sequence[Measured]) -> float | None:
+    """How far off the peak memory was, as :func:`epoch_error`; of the trials that recorded it."""
+    return _typical_error(
+        [
+            (model.timing(m.config).memory_bytes, m.peak_memory_bytes)
+            for m in measured
+            if m.peak_memory_bytes is not None
+        ]
+    )
+
+
+def _typical_error(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Median size of the relative error of the first over the second."""
+    errors = [abs(quoted / found - 1) for quoted, found in pairs if found > 0]
     return median(errors) if errors else None

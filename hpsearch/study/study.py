@@ -22,6 +22,7 @@ from hpsearch.search_space import SearchSpace
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
 from hpsearch.study.importance import importances
+from hpsearch.study.quote import Measured
 from hpsearch.study.search import RUNS_ROOT, Search
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
@@ -142,16 +143,17 @@ class Study:
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def epoch_seconds(self, besides: Container[int]) -> list[tuple[TrialConfig, float]]:
-        """Of each complete trial, its configuration and mean seconds of an epoch.
+    def measured(self, besides: Container[int]) -> list[Measured]:
+        """What each complete trial took.
 
         Args:
             besides: numbers of trials that are left out.
         """
         return [
-            (
+            Measured(
                 TrialConfig.from_dict(trial.user_attrs["config"]),
                 float(trial.user_attrs["seconds_per_epoch"]),
+                trial.user_attrs.get("peak_memory_bytes"),
             )
             for trial in self._trials()
             if trial.state == TrialState.COMPLETE

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpsearch.estimate import Estimate
-from hpsearch.progress import Progress, duration, relative
+from hpsearch.progress import LIVE_COLUMNS, Progress, duration, live_cells
 from hpsearch.runs import EpochMetrics, Outcome, RunFacts
 
 REDRAWN_PER_SECOND = 2
@@ -93,9 +93,10 @@ class Board(Progress):
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
         table.add_column(self.noun, justify="right", no_wrap=True)
-        for name in ("epoch", "loss", "of zero output's", "s/epoch", "weights"):
+        *numbers, last = LIVE_COLUMNS
+        for name in numbers:
             table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis")
-        table.add_column("on", no_wrap=True, overflow="ellipsis")
+        table.add_column(last, no_wrap=True, overflow="ellipsis")
         shown = max(self._console.height - _AROUND, 1)
         for key, row in list(self._rows.items())[:shown]:
             table.add_row(key, *self._cells(row))
@@ -108,13 +109,12 @@ class Board(Progress):
     @staticmethod
     def _cells(row: _Row) -> tuple[str, ...]:
         facts, metrics = row.facts, row.metrics
-        waiting = f"{time.monotonic() - row.began:.0f} s so far"
-        weights, where = f"{facts.weights:,}", f"{facts.device} {facts.host}"
-        if metrics is None:
-            return f"{facts.resumed_from}/{row.epochs}", "-", "-", waiting, weights, where
-        share = relative(metrics.validation_loss, facts.zero_output_loss).partition(" of")[0]
-        loss, seconds = f"{metrics.validation_loss:,.4g}", f"{metrics.seconds:.1f}"
-        return f"{metrics.epoch}/{row.epochs}", loss, share, seconds, weights, where
+        done, loss = facts.resumed_from, None
+        seconds = f"{time.monotonic() - row.began:.0f} s so far"
+        if metrics is not None:
+            done, loss, seconds = metrics.epoch, metrics.validation_loss, f"{metrics.seconds:.1f}"
+        epoch, where = f"{done}/{row.epochs}", f"{facts.device} {facts.host}"
+        return live_cells(epoch, loss, facts.zero_output_loss, seconds, facts.weights, where)
 
     def _summary(self) -> str:
         parts = [self.standing]

@@ -9,12 +9,13 @@ import functools
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -99,6 +100,62 @@ def _names(context: click.Context, option: click.Parameter, text: str | None) ->
     return names
 
 
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def _offer(choices: Sequence[str]) -> list[CompletionItem]:
+    return [CompletionItem(choice) for choice in choices]
+
+
+def _complete_experiment(*kinds: str) -> Completer:
+    """Names in the store that ``--storage`` or the environment names."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch import completion
+
+        names = completion.experiments(context.params.get("storage"), kinds)
+        return _offer([name for name in names if name.startswith(incomplete)])
+
+    return complete
+
+
+def _complete_choice(name: str, *, several: bool = False) -> Completer:
+    """The choices that `hpsearch.completion` calls ``name``; ``several`` of them after commas."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch import completion
+
+        choices = getattr(completion, name)
+        if several:
+            return _offer(completion.listed(choices, incomplete))
+        return _offer([choice for choice in choices if choice.startswith(incomplete)])
+
+    return complete
+
+
+def _complete_export(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped configuration, and files."""
+    found = _complete_choice("EXPORTS")(context, argument, incomplete)
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def _complete_space(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped spaces, and files."""
+    from hpsearch import shipped
+
+    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
 _storage = click.option(
     "--storage",
     metavar="URL",
@@ -129,10 +186,14 @@ _targets = click.option(
     "--targets",
     callback=_names,
     metavar="NAMES",
+    shell_complete=_complete_choice("TARGETS", several=True),
     help="Targets, separated by commas, e.g. mu,U0; or all.",
 )
 _schedule = click.option(
-    "--schedule", metavar="NAME", help="plateau (the paper's) or cosine (short runs)."
+    "--schedule",
+    metavar="NAME",
+    shell_complete=_complete_choice("SCHEDULES"),
+    help="plateau (the paper's) or cosine (short runs).",
 )
 
 
@@ -230,6 +291,37 @@ def _say(line: str) -> None:
 
 
 @contextmanager
+def _answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """A function that prints one JSON value; what is said beside it goes to standard error.
+
+    Args:
+        as_json: whether there will be an answer; elsewhere what is said is the output.
+    """
+    import json
+    import math
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(each) for each in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    if as_json:
+        _printers.append(functools.partial(click.echo, err=True))
+    try:
+        yield lambda value: click.echo(json.dumps(finite(value), allow_nan=False))
+    finally:
+        if as_json:
+            _printers.pop()
+
+
+def _columns() -> int | None:
+    """Of the terminal; ``None`` where the output goes elsewhere, which has no width."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+@contextmanager
 def _shown(progress: Progress) -> Iterator[None]:
     """Has ``progress`` draw, and print what is said meanwhile."""
     with progress:
@@ -240,15 +332,9 @@ def _shown(progress: Progress) -> Iterator[None]:
             _printers.pop()
 
 
-def _complete_space(
-    context: click.Context, argument: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    """The shipped spaces, and files."""
-    from hpsearch import shipped
-
-    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+def _require_dry_run(dry_run: bool, as_json: bool) -> None:
+    if as_json and not dry_run:
+        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
 
 
 @click.group(
@@ -268,7 +354,12 @@ def cli(debug: bool) -> None:
 
 @cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
 @click.argument("space", shell_complete=_complete_space)
-@click.option("--study", metavar="NAME", help="The study; default the space's name.")
+@click.option(
+    "--study",
+    metavar="NAME",
+    shell_complete=_complete_experiment("study"),
+    help="The study; default the space's name.",
+)
 @_storage
 @click.option("--trials", type=int, callback=_least(1), metavar="N", help="Complete trials wanted.")
 @_epochs
@@ -277,7 +368,12 @@ def cli(debug: bool) -> None:
 @click.option(
     "--seed", type=int, callback=_least(0), metavar="N", help="Seed of the sampler and the trials."
 )
-@click.option("--sampler", metavar="NAME", help="random, tpe, gp or qmc.")
+@click.option(
+    "--sampler",
+    metavar="NAME",
+    shell_complete=_complete_choice("SAMPLERS"),
+    help="random, tpe, gp or qmc.",
+)
 @click.option(
     "--open-test-set",
     is_flag=True,
@@ -320,18 +416,20 @@ def launch(
     from hpsearch.report import idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
-    from hpsearch.study import Study
+    from hpsearch.study import Study, usual_epochs
 
-    if as_json and not dry_run:
-        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")
+    _require_dry_run(dry_run, as_json)
     file = find_space(space)
     as_written = SearchSpace.load(file)
     chosen = as_written.with_overrides(**overrides, targets=targets or None)
     given_file = file if chosen.data == as_written.data else None
-    molecules = _check_molecules(chosen.data, given_file)
     if dry_run:
-        _quote_search(chosen, placement, as_json)
+        with _answering(as_json) as answer:
+            # For what it refuses.
+            _check_molecules(chosen.data, given_file)
+            _quote_search(chosen, placement, answer if as_json else None)
         return
+    molecules = _check_molecules(chosen.data, given_file)
     root, places = _check_before_writing(storage, runs, study, "study", placement)
     costs = _Costs(chosen, placement, places)
     if chosen.budget is not None and chosen.budget.is_measured and costs.model is None:
@@ -360,10 +458,9 @@ def launch(
         missing = search.found.left + search.found.reclaimed
         for line in costs.short(missing) if missing else ():
             _say(line)
-        epochs = int(chosen.training.get("epochs", 1))
         progress = _progress(
             "trial",
-            Estimate([(None, epochs, 1.0)] * missing),
+            Estimate([(None, usual_epochs(chosen), 1.0)] * missing),
             total=chosen.trials,
             done=search.found.complete + search.found.pruned,
             best=Study.open(store, search.name).best(),
@@ -371,7 +468,9 @@ def launch(
         rows = store.trial_states(search.name) or ()
         before = {row.number for row in rows if row.state == "COMPLETE"}
         _drive(search, progress, placement)
-        for line in costs.held(Study.open(store, search.name), before):
+        # A trial that went on where an earlier launch had stopped took less than was quoted.
+        seconds = None if any(search.found.epochs) or search.breakdown else progress.lasted
+        for line in costs.held(Study.open(store, search.name), before, seconds):
             _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
@@ -395,6 +494,7 @@ class _Costs:
         device = tune.device_of(placement["device"], placement["gpus_per_run"])
         self._surroundings = Surroundings(cpus, device, min(self._places, room))
         self.model = CostModel.of_kept(self._surroundings, _molecules())
+        self._quoted: Quote | None = None
 
     def measure(self, say: Callable[[str], None]) -> None:
         """Time a few configurations and keep that."""
@@ -457,42 +557,48 @@ class _Costs:
                 "this space's, in about a minute"
             )
             return
+        self._quoted = quote
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing
             yield shorter_line(ways_down(self._space, self.model, self._places, done=done))
 
-    def held(self, study: Study, before: Container[int]) -> Iterator[str]:
-        """How right the quote was for the trials that are complete now and were not before."""
-        from hpsearch.study import epoch_error
+    def held(self, study: Study, before: Container[int], seconds: float | None) -> Iterator[str]:
+        """How right the quote was for the trials that are complete now and were not before.
+
+        Args:
+            study: that was launched.
+            before: numbers of the trials that were complete.
+            seconds: from the launch's first start to its last end; ``None`` where they are not
+                those of what was quoted.
+        """
+        from hpsearch.report import held_lines
+        from hpsearch.study import epoch_error, memory_error
 
         if self.model is None:
             return
-        trained = study.epoch_seconds(besides=before)
-        error = epoch_error(self.model, trained)
-        if error is not None:
-            yield (
-                f"the quoted seconds of an epoch were {error:.0%} off, the median of "
-                f"{len(trained)} trial{'s' * (len(trained) > 1)}"
-            )
+        trained = study.measured(besides=before)
+        epoch, memory = epoch_error(self.model, trained), memory_error(self.model, trained)
+        quoted = None if self._quoted is None else self._quoted.seconds
+        yield from held_lines(len(trained), epoch, memory, quoted, seconds)
 
 
-def _quote_search(space: SearchSpace, placement: dict[str, Any], as_json: bool) -> None:
-    import json
-
+def _quote_search(
+    space: SearchSpace, placement: dict[str, Any], answer: Callable[[Any], None] | None
+) -> None:
     from hpsearch import tune
     from hpsearch.progress import A_DAY
     from hpsearch.report import search_quote_lines, shorter_line
     from hpsearch.study import ways_down
 
     costs = _Costs(space, placement, tune.check_placement(**placement))
-    if not as_json:
-        _say("a few steps of configurations of the space, from light to heavy:")
-    costs.measure((lambda line: None) if as_json else _say)
-    quote = costs.quote()
-    if as_json:
-        _say(json.dumps(quote.to_dict()))
+    if answer is not None:
+        costs.measure(lambda line: None)
+        answer(costs.quote().to_dict())
         return
+    _say("a few steps of configurations of the space, from light to heavy:")
+    costs.measure(_say)
+    quote = costs.quote()
     for line in search_quote_lines(quote):
         _say(line)
     if quote.seconds[1] > A_DAY:
@@ -508,55 +614,51 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
     study = Study.open(store, name)
     winner = study.winner()
     _say(f"{study.counts()}")
+    if any(trial for trial in study.trials()["failure_traceback"].dropna()):
+        again = _again(f"status {shlex.quote(name)}", storage)
+        _say(f"the traceback of the first failure:\n  {again} --traceback")
     for line in winner_lines(winner, _molecules()):
         _say(line)
     _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
 
 
 @cli.command(epilog=_example("hpsearch status --json"))
-@click.argument("study", required=False)
+@click.argument("name", required=False, shell_complete=_complete_experiment("study", "ablation"))
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def status(study: str | None, storage: str | None, as_json: bool) -> None:
-    """Say how a study stands; without STUDY the one launched last."""
-    import json
+@click.option(
+    "--traceback",
+    "with_traceback",
+    is_flag=True,
+    help="Print the traceback of the first run that failed; --json has them all.",
+)
+def status(name: str | None, storage: str | None, as_json: bool, with_traceback: bool) -> None:
+    """Say how a study or an ablation stands.
 
-    from hpsearch.report import driver_line, progress_line, status_lines
-    from hpsearch.study import Study
+    It is of the study or ablation NAME; without it, of the one launched last. While a launch goes
+    on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
+    best so far, counts and the time left.
+    """
+    from hpsearch.status import standing, status_lines, traceback_lines
 
-    with _open_store(storage) as store:
-        found = Study.open(store, study)
-        trials = found.trials()
+    if as_json and with_traceback:
+        raise InputError("--traceback must come without --json, which has the tracebacks anyway")
+    with _open_store(storage) as store, _answering(as_json) as answer:
+        found = standing(store, name)
         if as_json:
-            rows = json.loads(trials.to_json(orient="records", date_format="iso"))
-            counts = vars(found.counts())
-            holder = found.holder()
-            driver = None
-            if holder is not None and holder.drives:
-                since = holder.since.isoformat(timespec="seconds")
-                driver = {"host": holder.host, "process": holder.process, "since": since}
-            best = found.best()
-            answer = {
-                "study": found.name,
-                "counts": counts,
-                "driver": driver,
-                "best": None if best is None else {"loss": best[0], "trial": int(best[1])},
-                "seconds_left": found.seconds_left(),
-                "trials": rows,
-            }
-            _say(json.dumps(answer))
+            answer(found.to_dict())
             return
-        _say(f"study {found.name} in {store.label}: {found.counts()}")
-        if (line := driver_line(found)) is not None:
-            _say(line)
-        if (line := progress_line(found)) is not None:
-            _say(line)
-        for line in status_lines(found):
+        if with_traceback:
+            lines = traceback_lines(found)
+        else:
+            again = _again(f"status {shlex.quote(found.name)}", storage)
+            lines = status_lines(found, store.label, again, _columns())
+        for line in lines:
             _say(line)
 
 
 @cli.command(epilog=_example("hpsearch verify"))
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=_complete_experiment("study"))
 @_storage
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def verify(study: str | None, storage: str | None, as_json: bool) -> None:
@@ -566,15 +668,14 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
     and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
     Without STUDY it is the one launched last.
     """
-    import json
     from dataclasses import asdict
 
     from hpsearch.study.verify import verify as check
 
-    with _open_store(storage) as store:
+    with _open_store(storage) as store, _answering(as_json) as answer:
         found = check(store, study)
         if as_json:
-            _say(json.dumps(asdict(found)))
+            answer(asdict(found))
         else:
             for breach in found.breaches:
                 _say(str(breach))
@@ -601,7 +702,6 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     Each trouble comes with its mend. Looked at are cores, memory, GPUs, the molecules, the store,
     disks and versions. The exit code is 1 where something keeps a launch from working.
     """
-    import json
     from dataclasses import asdict
 
     from hpsearch.doctor import examine
@@ -614,7 +714,8 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
             mend = f"\n{'':18}-> {finding.mend}" if finding.mend else ""
             _say(f"{mark:5}{finding.what:13}{finding.said}{mend}")
     if as_json:
-        _say(json.dumps([asdict(finding) for finding in found]))
+        with _answering(as_json) as answer:
+            answer([asdict(finding) for finding in found])
     wrong = [finding.what for finding in found if finding.state == "bad"]
     if wrong:
         raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")
@@ -650,7 +751,7 @@ def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> Non
 
 
 @cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
-@click.argument("study", required=False)
+@click.argument("study", required=False, shell_complete=_complete_experiment("study"))
 @_storage
 @click.option(
     "-o",
@@ -692,14 +793,20 @@ def export_best(
 @cli.command(
     epilog=_example("hpsearch ablate best.yaml --targets mu,U0 --variants L1Net,L0Net --repeats 3")
 )
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", metavar="NAME", help="The ablation; default the file's name and a hash.")
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=_complete_export)
+@click.option(
+    "--name",
+    metavar="NAME",
+    shell_complete=_complete_experiment("ablation"),
+    help="The ablation; default the file's name and a hash.",
+)
 @_storage
 @_targets
 @click.option(
     "--variants",
     callback=_names,
     metavar="NAMES",
+    shell_complete=_complete_choice("VARIANTS", several=True),
     help="L1Net, L0Net, L0NetDeep, L0NetOutdeep, L0NetBothDeep, separated by commas; default all.",
 )
 @click.option(
@@ -767,6 +874,7 @@ def export_best(
     is_flag=True,
     help="Print the plan and what it costs, measured by a few steps of every arm; run nothing.",
 )
+@click.option("--json", "as_json", is_flag=True, help="What --dry-run finds as one JSON object.")
 def ablate(
     file: Path,
     name: str | None,
@@ -779,6 +887,7 @@ def ablate(
     repeats: int,
     vary_split: bool,
     dry_run: bool,
+    as_json: bool,
     placement: dict[str, Any],
     if_held: str,
     **overrides: Any,
@@ -801,6 +910,7 @@ def ablate(
     from hpsearch.estimate import Estimate
     from hpsearch.report import plan_lines
 
+    _require_dry_run(dry_run, as_json)
     winner = _winner(file)
     plan = AblationPlan.make(
         winner,
@@ -814,10 +924,13 @@ def ablate(
         name=name,
         stem=file.stem,
     )
-    data = DataSummary.of(_molecules(), winner, plan)
     if dry_run:
-        _quote(plan, placement)
+        with _answering(as_json) as answer:
+            # For what it refuses.
+            DataSummary.of(_molecules(), winner, plan)
+            _quote(plan, placement, answer if as_json else None)
         return
+    data = DataSummary.of(_molecules(), winner, plan)
     root, _ = _check_before_writing(storage, runs, name, "ablation", placement)
     with _create_store(storage) as store:
         ablation = Ablation.launch(
@@ -848,31 +961,41 @@ def ablate(
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
         _say(f"next: {_again('report', storage)} -o report/")
         if counts["failed"]:
+            if ablation.first_failure is not None:
+                key, failure = ablation.first_failure
+                click.echo(f"run {key}: {failure.traceback.rstrip()}", err=True)
             raise HpsearchError(
                 f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; the "
                 "same command tries them again"
             )
 
 
-def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
+def _quote(
+    plan: AblationPlan, placement: dict[str, Any], answer: Callable[[Any], None] | None
+) -> None:
     from hpsearch import timing, tune
+    from hpsearch.ablation import PlanQuote
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
     device = tune.device_of(placement["device"], placement["gpus_per_run"])
-    for line in plan_lines(plan):
+    for line in plan_lines(plan) if answer is None else ():
         _say(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
         timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device)
-    for line in quote_lines(plan, timings, places):
+    quote = PlanQuote.of(plan, timings, places)
+    if answer is not None:
+        answer(quote.to_dict())
+        return
+    for line in quote_lines(quote):
         _say(line)
     _say("nothing has been run or written; leave out --dry-run to begin")
 
 
 @cli.command(epilog=_example("hpsearch report -o report/ --format html,csv"))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete_experiment("study", "ablation"))
 @_storage
 @_output_folder
 @click.option(
@@ -880,6 +1003,7 @@ def _quote(plan: AblationPlan, placement: dict[str, Any]) -> None:
     "formats",
     default="html,csv,md,latex",
     callback=_names,
+    shell_complete=_complete_choice("FORMATS", several=True),
     show_default=True,
     metavar="NAMES",
     help="Formats, separated by commas.",
@@ -916,7 +1040,7 @@ def report(
 
 
 @cli.command(epilog=_example("hpsearch train best.yaml --targets U0 -o u0/"))
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=_complete_export)
 @_targets
 @click.option(
     "-o",
@@ -1067,19 +1191,24 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     metavar="FILE",
     help="Also write the split as JSON, for a space's split_file.",
 )
-def describe(split_seed: int, split_file: Path | None, **sizes: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: Any) -> None:
     """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config import DataConfig
     from hpsearch.data.split import make_split, save_split
-    from hpsearch.report import molecule_lines
+    from hpsearch.report import molecule_facts, molecule_lines
 
-    molecules = _molecules()
-    given = {name: size for name, size in sizes.items() if size is not None}
-    data = DataConfig(split_seed=split_seed, **given)
-    if split_file is not None:
-        save_split(make_split(molecules, data), molecules, split_file)
-    for line in molecule_lines(molecules, data):
-        _say(line)
+    with _answering(as_json) as answer:
+        molecules = _molecules()
+        given = {name: size for name, size in sizes.items() if size is not None}
+        data = DataConfig(split_seed=split_seed, **given)
+        if split_file is not None:
+            save_split(make_split(molecules, data), molecules, split_file)
+        if as_json:
+            answer(molecule_facts(molecules, data))
+            return
+        for line in molecule_lines(molecules, data):
+            _say(line)
     if split_file is not None:
         _say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
 

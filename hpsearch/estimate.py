@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Literal
 
 FIRST_RUN_SECONDS = 5.0
 """Seconds of a run beside its epochs, its start and its test, until a run has ended."""
@@ -37,20 +38,57 @@ class _Run:
         done: epochs trained.
         seconds: of its epochs in this launch.
         is_any: whether it stood for any run, so that another comes in its place if it fails.
+        usual: epochs of any run, before this one had said its own.
     """
 
-    total: int
+    total: float
     cost: float
     is_any: bool = False
+    usual: float = 0.0
     began: float = 0.0
     spoke: float = 0.0
     done: int = 0
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def left(self) -> int:
+    def left(self) -> float:
         """Epochs still to train."""
         return max(self.total - self.done, 0)
+
+
+@dataclass(frozen=True)
+class RunSoFar:
+    """A run as a store knows it.
+
+    Attributes:
+        epochs: of the run, at most; on average where it is not known which run comes.
+        cost: of an epoch, relative to the other runs'.
+        state: how it stands.
+        seconds: of its recorded epochs.
+        silent: seconds since the last of these, or since its start.
+    """
+
+    epochs: float
+    cost: float
+    state: Literal["waiting", "running", "ended"]
+    seconds: tuple[float, ...] = ()
+    silent: float = 0.0
+
+
+def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
+    """Seconds until the last of ``runs`` ends, for those who have not seen them begin.
+
+    So many go on side by side as run now. ``None`` before the first epoch and where none runs.
+    """
+    named = {str(number): run for number, run in enumerate(runs)}
+    estimate = Estimate((key, run.epochs, run.cost) for key, run in named.items())
+    for state in ("ended", "running"):
+        for key, run in named.items():
+            if run.state == state:
+                estimate.replay(key, run)
+    if not any(run.state == "running" for run in named.values()):
+        return None
+    return estimate.left(0.0)
 
 
 class Estimate:
@@ -62,32 +100,42 @@ class Estimate:
 
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
-            their starts. A key of ``None`` stands for any run, and for another if that fails.
+            their starts. A key of ``None`` stands for any run, and for another if that fails; its
+            epochs are then what runs have on average.
     """
 
-    def __init__(self, runs: Iterable[tuple[str | None, int, float]]) -> None:
-        self._waiting = [(key, _Run(total, cost, key is None)) for key, total, cost in runs]
+    def __init__(self, runs: Iterable[tuple[str | None, float, float]]) -> None:
+        self._waiting = [(key, _Run(total, cost, key is None, total)) for key, total, cost in runs]
         self._running: dict[str, _Run] = {}
         self._seconds: dict[float, list[float]] = {}
         self._beside: list[float] = []
         self._places = 1
         self._began: float | None = None
+        self._ended: float | None = None
         self._said: list[tuple[float, float]] = []
 
-    def started(self, key: str, done: int, now: float) -> None:
-        """A run has been built, or goes on after its epoch ``done``."""
+    def started(self, key: str, done: int, now: float, epochs: int = 0) -> None:
+        """A run has been built, or goes on after its epoch ``done``.
+
+        Args:
+            key: the run's.
+            done: epochs that it has.
+            now: monotonic seconds.
+            epochs: that it has in all, at most; 0 where it does not say.
+        """
         # The first start ends the time that Ray takes to come up, which is no run's.
         self._began = now if self._began is None else self._began
         run = self._running.get(key) or self._taken(key)
         run.began = run.spoke = now
         run.done = done
+        run.total = epochs or run.total
         run.seconds.clear()
         self._running[key] = run
         self._places = max(self._places, len(self._running))
 
     def epochs(self, key: str) -> int:
         """Epochs of a run under way, at most."""
-        return self._running[key].total if key in self._running else 0
+        return round(self._running[key].total) if key in self._running else 0
 
     def _taken(self, key: str) -> _Run:
         for wanted in (key, None):
@@ -107,15 +155,25 @@ class Estimate:
         run.spoke = now
         self._seconds.setdefault(run.cost, []).append(seconds)
 
+    def replay(self, key: str, run: RunSoFar) -> None:
+        """A run that began before, as it stands at the time 0."""
+        self.started(key, 0, -run.silent)
+        for seconds in run.seconds:
+            self.epoch(key, seconds, -run.silent)
+        if run.state == "ended":
+            # Nothing is known of its time beside the epochs, so not by `finished`.
+            del self._running[key]
+
     def finished(self, key: str, now: float, *, failed: bool = False) -> None:
         """A run has ended, well or not."""
+        self._ended = now
         run = self._running.pop(key, None)
         if run is None:
             return
         if run.seconds:
             self._beside.append(max(now - run.began - sum(run.seconds), 0.0))
         if failed and run.is_any:
-            self._waiting.append((None, _Run(run.total, run.cost, is_any=True)))
+            self._waiting.append((None, _Run(run.usual, run.cost, True, run.usual)))
 
     def left(self, now: float) -> float | None:
         """Seconds until the last run ends; ``None`` before the first epoch has."""
@@ -139,6 +197,13 @@ class Estimate:
             return mean(self._seconds[run.cost])
         per_cost = [mean(seconds) / cost for cost, seconds in self._seconds.items()]
         return run.cost * mean(per_cost)
+
+    @property
+    def lasted(self) -> float | None:
+        """Seconds from the first start to the last end; ``None`` before there are both."""
+        if self._began is None or self._ended is None:
+            return None
+        return self._ended - self._began
 
     def errors(self, now: float) -> tuple[float, float] | None:
         """How far the first estimate and the one half-way were off, of the time then left.

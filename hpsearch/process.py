@@ -1,13 +1,15 @@
-"""The settings of a process that trains: threads, denormals and glibc's allocator, in one place.
+"""A process that trains: its threads, denormals and glibc's allocator; the memory that it took.
 
 A worker and a benchmark take the same ones, so that what is measured is what a search will cost.
-The module imports torch only inside :func:`prepare_worker`: the driver, which never builds a
+The module imports torch only inside functions: the driver, which never builds a
 model, calls :func:`worker_environment` alone.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
 _GIBIBYTE = 2**30
 
@@ -66,6 +68,52 @@ def prepare_worker(cpus: float) -> None:
 
     torch.set_flush_denormal(True)
     torch.set_num_threads(_threads(cpus))
+
+
+def forget_peak(device: str) -> bool:
+    """Begin the process's peak of memory anew, since a worker trains one run after another.
+
+    Args:
+        device: torch's, whose memory it is.
+
+    Returns:
+        Whether it begins anew; Linux alone can do that for a process's own memory.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        # proc(5): 5 resets the peak of the resident set.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory(device: str) -> int | None:
+    """Most bytes that were taken since :func:`forget_peak`, or since the process began.
+
+    On the CPU those of the whole process, Python and its libraries included; on a GPU those that
+    torch has allocated there.
+
+    Args:
+        device: torch's.
+
+    Returns:
+        ``None`` where the system does not tell.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        text = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024
 
 
 def _threads(cpus: float) -> int:

@@ -36,6 +36,30 @@ def relative(loss: float, zero_output_loss: float) -> str:
     return f"{share} zero output's"
 
 
+LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")
+"""What is shown of a run under way, beside its key."""
+
+
+def live_cells(
+    epoch: str, loss: float | None, zero: float | None, seconds: str, weights: int, where: str
+) -> tuple[str, ...]:
+    """The cells of :data:`LIVE_COLUMNS`.
+
+    Args:
+        epoch: the last one that has ended, of how many.
+        loss: its validation loss; ``None`` before the first.
+        zero: the loss of a network whose output is zero.
+        seconds: of the epoch.
+        weights: trainable ones.
+        where: device and machine.
+    """
+    if loss is None or zero is None:
+        return epoch, "-", "-", seconds, f"{weights:,}", where
+    ratio = loss / zero
+    share = f"{ratio:.1%}" if ratio < 10 else f"{ratio:,.3g} times"
+    return epoch, f"{loss:,.4g}", share, seconds, f"{weights:,}", where
+
+
 class Progress:
     """Prints a run's events, how many have ended, and when the last one will have.
 
@@ -91,7 +115,7 @@ class Progress:
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A run has been built."""
-        self._estimate.started(key, facts.resumed_from, time.monotonic())
+        self._estimate.started(key, facts.resumed_from, time.monotonic(), facts.epochs)
         self._facts[key] = facts
         self._running.add(key)
         after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
@@ -143,6 +167,11 @@ class Progress:
         if errors is not None:
             first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
             self._say(f"the time left was estimated {first} at first, {half} half-way")
+
+    @property
+    def lasted(self) -> float | None:
+        """Seconds from the first start to the last end; ``None`` before there are both."""
+        return self._estimate.lasted
 
     @property
     def standing(self) -> str:

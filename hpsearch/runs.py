@@ -62,6 +62,7 @@ class RunFacts:
         zero_output_loss: validation loss of a network whose output is zero (Eq. 18).
         resumed_from: epoch after which it goes on; 0 for a fresh run.
         damaged: names of the checkpoint files that were found damaged and passed over.
+        epochs: most epochs of the run; 0 where that is not said.
     """
 
     weights: int
@@ -72,6 +73,7 @@ class RunFacts:
     zero_output_loss: float
     resumed_from: int = 0
     damaged: Sequence[str] = ()
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Completion:
         test_maes: per target in reporting units; empty unopened.
         test_residuals: per target, prediction less reference of each test molecule in reporting
             units, in the split's order; empty unopened.
+        peak_memory_bytes: most memory that the worker had while it trained the run; ``None`` where
+            that is not known. What earlier runs of the worker left to it counts as well.
     """
 
     epochs: int
@@ -140,6 +144,7 @@ class Completion:
     test_loss: float | None = None
     test_maes: dict[str, float] = field(default_factory=dict)
     test_residuals: dict[str, list[float]] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
 
 Outcome = Completion | Failure

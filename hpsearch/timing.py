@@ -22,7 +22,7 @@ from hpsearch import credentials
 from hpsearch.config import TrialConfig
 from hpsearch.cost import Timed, Timing
 from hpsearch.errors import HpsearchError
-from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.process import peak_memory, prepare_worker, worker_environment
 
 STEPS = 12
 """Optimizer steps that are timed, on batches as training draws them."""
@@ -118,16 +118,11 @@ def _timing(request: dict[str, Any]) -> Timing:
         training = Training(config, molecules, Path(folder), request["device"])
         started = time.monotonic() - began
         step_seconds, evaluation_seconds = training.time_steps(WARM_UP, STEPS)
-    status = Path("/proc/self/status")
-    peak = 0
-    if status.exists():
-        [line] = [row for row in status.read_text().splitlines() if row.startswith("VmHWM:")]
-        peak = int(line.split()[1]) * 1024
     return Timing(
         step_seconds=step_seconds,
         evaluation_seconds=evaluation_seconds,
         start_seconds=started,
-        memory_bytes=peak,
+        memory_bytes=peak_memory(request["device"]) or 0,
         steps=training.steps_per_epoch,
         validation=len(training.split.validation),
         test=len(training.split.test),

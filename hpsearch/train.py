@@ -183,6 +183,7 @@ class Training:
             data_hash=molecules.content_hash,
             split_hash=self.split.hash,
             zero_output_loss=float(self._validation_targets.square().sum(1).mean()),
+            epochs=config.training.epochs,
         )
         damaged = self._resume()
         if not self.history:

@@ -88,6 +88,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "dry run": hpsearch(
             folder, *ABLATE, "--variants", "L1Net,L0Net", "--match", "params", "--dry-run"
         ),
+        "dry run --json": hpsearch(folder, *ABLATE, "--variants", "L0Net", "--dry-run", "--json"),
         "status after the dry run": hpsearch(folder, "status"),
         "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "ablate again": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
@@ -203,6 +204,31 @@ def test_a_dry_run_prints_the_plan_and_its_cost_and_leaves_nothing(session: Sess
     assert "nothing has been run or written" in said
     assert session.said["status after the dry run"] == session.said["status"]
     assert "found: 0 complete, 2 to run" in session.said["ablate"]
+
+
+def test_a_dry_run_for_scripts(session: Session) -> None:
+    quote = json.loads(session.said["dry run --json"])
+    assert (quote["runs"], quote["targets"], quote["repeats"]) == (1, ["mu"], 1)
+    [arm] = quote["arms"]
+    assert (arm["variant"], arm["epochs"]) == ("L0Net", 1)
+    assert f"  L0Net  {arm['weights']:>11,} weights" in session.said["ablate"]
+    assert quote["seconds"] == arm["run_seconds"] > arm["epoch_seconds"] > 0
+
+
+def test_the_molecules_for_scripts_with_the_cache_still_to_be_made(empty: Path) -> None:
+    cache = f"HPSEARCH_CACHE={empty}/cache"
+    done = run(empty, "env", cache, HPSEARCH, "data", "describe", *SIZES, "--json")
+    assert done.returncode == 0
+    assert "QM9 is converted once" in done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["molecules"], facts["train"], facts["test"]) == (130_831, 64, 32)
+    said = hpsearch(empty, "data", "describe", *SIZES)
+    assert f"\ncontent {facts['content']}\nsplit {facts['split']}: 64 training" in said
+    for row in facts["targets"]:
+        numbers = f"{row['mae_of_mean']:.4g} {row['mae_of_composition']:.4g} {row['unit']}"
+        assert f"{row['target']} {row['mean']:.5g} {row['deviation']:.5g} {numbers}" in (
+            " ".join(said.split())
+        )
 
 
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:
@@ -657,6 +683,9 @@ def test_a_number_that_yaml_reads_as_text_is_respelled(empty: Path) -> None:
         (trial("--study", "a\nb"), ["control characters; got U+000A"]),
         (trial("--nonsense", "1"), ["--nonsense", "hpsearch launch --help"]),
         (trial("--trials", "two"), ["--trials", "'two'"]),
+        (trial("--json"), ["--json must come with --dry-run"]),
+        (["ablate", "paper_l1net", "--json"], ["--json must come with --dry-run"]),
+        (["status", "--json", "--traceback"], ["--traceback must come without --json"]),
         (["launch"], ["SPACE"]),
         (["lanch", "quick"], ["lanch", "Did you mean 'launch'?"]),
         (ABLATE, ["'best.yaml', which is no file", "hpsearch export-best -o best.yaml"]),

@@ -30,7 +30,7 @@ SOURCES = sorted(
 HEAD = """# The commands
 
 What `hpsearch COMMAND --help` prints. `python tests/test_docs.py > docs/commands.md` writes this
-page anew.
+page anew. [The README](../README.md#questions) says how to have the shell complete all this.
 """
 
 

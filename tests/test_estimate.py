@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.estimate import FIRST_RUN_SECONDS, Estimate
+from hpsearch.estimate import FIRST_RUN_SECONDS, Estimate, RunSoFar, left_by_record
 
 
 def test_runs_that_wait_take_the_first_place_that_is_free() -> None:
@@ -88,3 +88,29 @@ def test_nothing_is_said_of_estimates_that_nobody_made() -> None:
     assert estimate.errors(5.0) is None
     estimate.started("a", 0, 0.0)
     assert estimate.errors(5.0) is None
+
+
+def test_a_run_says_its_own_epochs_where_they_are_searched() -> None:
+    # Six on average; the one that comes has four, and the next counts six again.
+    estimate = Estimate([(None, 6.0, 1.0)] * 2)
+    estimate.started("7", 0, 0.0, epochs=4)
+    assert estimate.epochs("7") == 4
+    estimate.epoch("7", 10.0, 10.0)
+    assert estimate.left(10.0) == pytest.approx(30 + 60 + 2 * FIRST_RUN_SECONDS)
+    # Another takes the place of one that failed, of which nothing is known again.
+    estimate.finished("7", 10.0, failed=True)
+    assert estimate.left(10.0) == pytest.approx(2 * 60)
+
+
+def test_the_time_left_of_runs_that_others_have_begun() -> None:
+    running = RunSoFar(5, 1.0, "running", (4.0, 4.0), silent=1.0)
+    assert left_by_record([running]) == pytest.approx(3 * 4 - 1 + FIRST_RUN_SECONDS)
+    # Of a network twice as costly nothing is known yet; one that has ended says it.
+    waiting = RunSoFar(2, 2.0, "waiting")
+    alone = 3 * 4 - 1 + FIRST_RUN_SECONDS
+    assert left_by_record([running, waiting]) == pytest.approx(alone + 16 + FIRST_RUN_SECONDS)
+    ended = RunSoFar(2, 2.0, "ended", (10.0, 10.0))
+    expected = pytest.approx(alone + 20 + FIRST_RUN_SECONDS)
+    assert left_by_record([ended, running, waiting]) == expected
+    assert left_by_record([ended, waiting]) is None
+    assert left_by_record([RunSoFar(5, 1.0, "running")]) is None

@@ -87,3 +87,19 @@ def test_freed_memory_is_used_again_instead_of_faulted_in() -> None:
     # A 64 MiB buffer has 16,384 pages; by default each of its 20 lives faults them all in.
     assert by_default >= 20 * 16_384
     assert run(FAULTS, worker_environment(1)) < by_default / 10
+
+
+PEAK = """
+from hpsearch.process import forget_peak, peak_memory
+taken = bytearray(300 * 2**20)
+first = peak_memory("cpu")
+del taken
+assert forget_peak("cpu")
+print((first - peak_memory("cpu")) // 2**20)
+"""
+
+
+def test_a_run_s_peak_of_memory_is_not_the_run_s_before_it() -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system does not begin the peak anew")
+    assert 280 < run(PEAK, {}) < 320

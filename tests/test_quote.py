@@ -11,8 +11,18 @@ from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
+from hpsearch.report import held_lines
 from hpsearch.search_space import SearchSpace
-from hpsearch.study import Quote, drawn, epoch_error, to_time, ways_down
+from hpsearch.study import (
+    Measured,
+    Quote,
+    drawn,
+    epoch_error,
+    memory_error,
+    to_time,
+    usual_epochs,
+    ways_down,
+)
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
@@ -80,13 +90,42 @@ def test_options_that_bring_it_down(model: CostModel) -> None:
     assert ways["--trials 10"] == pytest.approx(whole / 4, rel=0.2)
 
 
+def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
+    assert usual_epochs(SPACE) == 7
+    text = re.sub(r"\n  epochs: \d+", "", QUICK)
+    text = text.replace("parameters:", "parameters:\n  epochs: {type: int, low: 4, high: 8}")
+    space = SearchSpace.parse(text, "epochs.yaml").with_overrides(trials=4)
+    assert usual_epochs(space) == pytest.approx(6, abs=0.5)
+    assert "--epochs 3" in dict(ways_down(space, model, 1))
+    assert usual_epochs(space.with_overrides(epochs=2)) == 2
+
+
 def test_the_error_of_an_epoch_is_the_median(model: CostModel) -> None:
     configs = drawn(SPACE, 3)
     seconds = [model.timing(config).epoch_seconds for config in configs]
     measured = [seconds[0] / 1.1, seconds[1] / 0.5, seconds[2]]
-    found = epoch_error(model, list(zip(configs, measured, strict=True)))
-    assert found == pytest.approx(0.1)
+    trials = [Measured(config, each) for config, each in zip(configs, measured, strict=True)]
+    assert epoch_error(model, trials) == pytest.approx(0.1)
     assert epoch_error(model, []) is None
+    assert memory_error(model, trials) is None
+
+
+def test_the_error_of_the_memory_is_that_of_the_trials_that_recorded_it(model: CostModel) -> None:
+    [config] = drawn(SPACE, 1)
+    bytes_quoted = model.timing(config).memory_bytes
+    peaks = [int(bytes_quoted / 0.8), int(bytes_quoted / 1.4), None, int(bytes_quoted / 1.3)]
+    found = memory_error(model, [Measured(config, 1.0, peak) for peak in peaks])
+    assert found == pytest.approx(0.3, rel=1e-3)
+
+
+def test_what_the_launch_took_is_held_against_the_quote() -> None:
+    epoch, memory, hours = held_lines(3, 0.12, 0.3, (3000.0, 3600.0, 4500.0), 4000.0)
+    assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
+    assert memory == "the quoted memory was 30% off, the median of 3 trials"
+    assert hours == "the trials took 67 min, quoted were 60 min (50 min to 75 min): 10% too short"
+    [longer] = held_lines(1, None, None, (3000.0, 4400.0, 4500.0), 4000.0)
+    assert longer.endswith(": 10% too long")
+    assert list(held_lines(0, None, None, (1.0, 2.0, 3.0), 4.0)) == []
 
 
 # --- As a person asks for it ----------------------------------------------------------------------
@@ -134,6 +173,13 @@ def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path
         re.MULTILINE,
     )
     assert found, after
+    took = re.search(
+        r"^the quoted memory was \d+% off, the median of 2 trials\n"
+        r"the trials took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
+        after,
+        re.MULTILINE,
+    )
+    assert took, after
 
 
 @pytest.mark.usefixtures("own_cache")

@@ -23,7 +23,6 @@ from hpsearch.report import (
     molecule_lines,
     search_table,
     sections,
-    status_lines,
     subject,
     table1,
     table1_sections,
@@ -45,6 +44,7 @@ from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
+from hpsearch.status import standing, status_lines
 from hpsearch.store import Store
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, TARGETS
@@ -272,7 +272,9 @@ def test_a_space_of_cutoffs_beyond_every_molecule_is_told_so():
 
 
 def test_status_says_nan_of_nothing(store):
-    lines = list(status_lines(Study.open(store, "made-up")))
+    first, best, *lines = status_lines(standing(store, "made-up"), "here", "hpsearch status")
+    assert first == "study made-up in here: 3 of 3 complete, 1 failed"
+    assert best == "best so far 0.3333, trial 3"
     assert len(lines) == 1 + 4
     assert lines[1].endswith("the loss is not finite at step 7 | x")
     for line in lines[2:]:

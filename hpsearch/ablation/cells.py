@@ -82,8 +82,11 @@ def _configured(run: dict[Any, Any]) -> int | None:
 
 def _state(run: dict[Any, Any], result: dict[Any, Any]) -> CellState:
     verdict: CellState | None = result.get("state")
+    if pd.isna(run["started_at"]):
+        # One that failed in the building has a verdict all the same.
+        return verdict or "waiting"
     if verdict is None:
-        return "waiting" if pd.isna(run["started_at"]) else "running"
+        return "running"
     if verdict == "failed" and run["started_at"] > result["finished_at"]:
         return "running"  # tried again
     return verdict

@@ -28,6 +28,7 @@ class Ablation:
     Attributes:
         experiment: the ablation in the store.
         plan: what is to be run.
+        first_failure: of this launch, that has a traceback; ``None`` while there is none.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Ablation:
     ) -> None:
         self.experiment = experiment
         self.plan = plan
+        self.first_failure: tuple[str, Failure] | None = None
         self._store = store
         self._run_ids = run_ids
         self._directory = directory
@@ -175,6 +177,8 @@ class Ablation:
         self._store.record_result(self._run_ids[key], outcome)
         # Only now: until the result is stored, the folder is what a next launch continues from.
         checkpoint.discard(self._directory / key, keep_best=isinstance(outcome, Completion))
+        if isinstance(outcome, Failure) and outcome.traceback and self.first_failure is None:
+            self.first_failure = (key, outcome)
         if self._states[key] != "complete":
             self._states[key] = "complete" if isinstance(outcome, Completion) else "failed"
 

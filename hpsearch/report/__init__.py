@@ -11,6 +11,7 @@ from hpsearch.report.comparison import (
     over_targets,
 )
 from hpsearch.report.costs import (
+    held_lines,
     quote_lines,
     search_quote_lines,
     short_quote_line,
@@ -22,12 +23,10 @@ from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
 from hpsearch.report.tables import averages, search_table, table1
 from hpsearch.report.terminal import (
-    driver_line,
     idle_line,
+    molecule_facts,
     molecule_lines,
     plan_lines,
-    progress_line,
-    status_lines,
     winner_lines,
 )
 from hpsearch.report.write import FORMATS, Written, write_files, write_report
@@ -40,21 +39,20 @@ __all__ = [
     "averages",
     "comparison_sections",
     "comparison_table",
-    "driver_line",
+    "held_lines",
     "idle_line",
     "interval_table",
+    "molecule_facts",
     "molecule_lines",
     "over_targets",
     "plain",
     "plan_lines",
-    "progress_line",
     "quote_lines",
     "search_quote_lines",
     "search_table",
     "sections",
     "short_quote_line",
     "shorter_line",
-    "status_lines",
     "subject",
     "table1",
     "table1_sections",

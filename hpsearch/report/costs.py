@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from hpsearch.ablation import AblationPlan
+from hpsearch.ablation import PlanQuote
 from hpsearch.config import TrialConfig
-from hpsearch.cost import Timed, Timing
+from hpsearch.cost import Timed
 from hpsearch.errors import HpsearchError
-from hpsearch.estimate import makespan
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration
 from hpsearch.study import Quote
@@ -87,6 +86,37 @@ def short_quote_line(quote: Quote) -> str:
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 
+def held_lines(
+    trials: int,
+    epoch_error: float | None,
+    memory_error: float | None,
+    quoted: tuple[float, float, float] | None,
+    seconds: float | None,
+) -> Iterator[str]:
+    """The quote held against what happened.
+
+    Args:
+        trials: that were trained.
+        epoch_error: median size of the relative error of an epoch's seconds.
+        memory_error: likewise of the peak memory.
+        quoted: seconds of the launch: low and high end of the interval, and the middle of it.
+        seconds: that it took.
+    """
+    median = f"the median of {trials} trial{'s' * (trials > 1)}"
+    if epoch_error is not None:
+        yield f"the quoted seconds of an epoch were {epoch_error:.0%} off, {median}"
+    if memory_error is not None:
+        yield f"the quoted memory was {memory_error:.0%} off, {median}"
+    if quoted is not None and seconds and trials:
+        low, middle, high = quoted
+        error = middle / seconds - 1
+        yield (
+            f"the trials took {duration(seconds)}, quoted were {duration(middle)} "
+            f"({duration(low)} to {duration(high)}): {abs(error):.0%} too "
+            f"{'long' if error > 0 else 'short'}"
+        )
+
+
 def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
     """How a search that takes more than a day takes less."""
     options = ", ".join(f"{option} makes it {duration(seconds)}" for option, seconds in ways)
@@ -96,27 +126,16 @@ def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
     )
 
 
-def quote_lines(plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Iterator[str]:
-    """What a plan will cost, by a few measured steps of every arm.
-
-    Args:
-        plan: the cells.
-        timings: of every variant, by its name.
-        places: runs that go on side by side.
-    """
-    seconds: dict[str, float] = {}
-    for variant in plan.variants:
-        timing = timings[variant.name]
-        epochs = variant.training_of(plan.training).epochs
-        seconds[variant.name] = timing.run_seconds(epochs)
+def quote_lines(quote: PlanQuote) -> Iterator[str]:
+    """What a plan will cost, by a few measured steps of every arm."""
+    for name, timing in quote.timings.items():
         yield (
-            f"  {variant.name}: {timing.step_seconds * 1e3:.0f} ms a step, "
-            f"{duration(timing.epoch_seconds)} an epoch, {duration(seconds[variant.name])} a run "
-            f"of {epochs} epochs; {timing.memory_bytes / 1e9:.1f} GB"
+            f"  {name}: {timing.step_seconds * 1e3:.0f} ms a step, "
+            f"{duration(timing.epoch_seconds)} an epoch, {duration(quote.run_seconds[name])} a run "
+            f"of {quote.epochs[name]} epochs; {timing.memory_bytes / 1e9:.1f} GB"
         )
-    runs = sorted((seconds[cell.variant] for cell in plan.cells), reverse=True)
     yield (
-        f"in all at most {duration(makespan([0.0] * places, runs))} with {places} at a time "
-        f"({duration(sum(runs))} of runs); early stopping may shorten it, and runs side by side "
-        "slow each other down where memory is the limit"
+        f"in all at most {duration(quote.seconds)} with {quote.places} at a time "
+        f"({duration(quote.total_seconds)} of runs); early stopping may shorten it, and runs side "
+        "by side slow each other down where memory is the limit"
     )

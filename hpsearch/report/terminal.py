@@ -1,11 +1,9 @@
-"""Lines for a terminal: of a space, a study, its winner and the molecules."""
+"""Lines for a terminal: of a space, a plan, a winner and the molecules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
-
-import pandas as pd
 
 from hpsearch.ablation import AblationPlan
 from hpsearch.config import DataConfig
@@ -14,9 +12,8 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.network_size import count_weights
-from hpsearch.progress import duration, relative
+from hpsearch.progress import relative
 from hpsearch.search_space import SearchSpace
-from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import Winner
 
@@ -81,44 +78,6 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
         )
 
 
-def driver_line(study: Study) -> str | None:
-    """Who drives the study; or that nobody does, where trials wait for it."""
-    holder = study.holder()
-    if holder is not None and holder.drives:
-        return f"driven by {holder}"
-    left = study.counts().running
-    if left == 0:
-        return None
-    was = f"; {holder} ended or fell silent" if holder else ""
-    return (
-        f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
-        "last checkpoint with the next launch"
-    )
-
-
-def progress_line(study: Study) -> str | None:
-    """The best trial so far and the time left; ``None`` before there is either."""
-    parts = []
-    if (best := study.best()) is not None:
-        parts.append(f"best so far {best[0]:,.4g}, trial {best[1]}")
-    if (seconds := study.seconds_left()) is not None:
-        parts.append(f"about {duration(seconds)} left")
-    return "; ".join(parts) or None
-
-
-def status_lines(study: Study) -> Iterator[str]:
-    """One line per trial, by number, under a heading."""
-    yield f"{'trial':>5} {'state':9}{'epochs':>7}{'best loss':>11}{'s/epoch':>9}{'weights':>12}"
-    for row in study.trials().to_dict("records"):
-        # A column in which some entry is missing holds NaN there, whatever else it holds.
-        reason = "" if pd.isna(row["failure_reason"]) else row["failure_reason"]
-        yield (
-            f"{row['number']:5} {row['state'].lower():9}{row['epochs']:7}"
-            f"{_number(row['best_loss'], 11, '.4g')}{_number(row['seconds_per_epoch'], 9, '.1f')}"
-            f"{_number(row['weights'], 12, ',.0f')}  {reason}"
-        ).rstrip()
-
-
 def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
     """A search's winner beside predictions without a geometry, on its validation molecules."""
     origin = winner.provenance
@@ -140,8 +99,11 @@ def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
     yield f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}"
 
 
-def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
-    """The molecules, their split, the targets' statistics and naive errors.
+def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
+    """The molecules, their split, the targets' statistics and naive errors, for scripts.
+
+    Statistics are per atom (Eq. 15), of the training molecules; errors on the test molecules; both
+    in each target's reporting unit.
 
     Raises:
         InputError: the sizes do not fit.
@@ -150,25 +112,55 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
     statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
     naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
     counts = molecules.atom_counts
+    factors = [target(name).reporting_factor for name in TARGET_NAMES]
+    return {
+        "molecules": len(molecules),
+        "atoms": {
+            "least": int(counts.min()),
+            "mean": float(counts.mean()),
+            "most": int(counts.max()),
+        },
+        "content": molecules.content_hash,
+        "split": split.hash,
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "targets": [
+            {
+                "target": name,
+                "unit": target(name).unit,
+                "mean": float(statistics.mean[t] * factor),
+                "deviation": float(statistics.deviation[t] * factor),
+                "mae_of_mean": float(naive["mean"][name]),
+                "mae_of_composition": float(naive["composition"][name]),
+            }
+            for t, (name, factor) in enumerate(zip(TARGET_NAMES, factors, strict=True))
+        ],
+    }
+
+
+def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
+    """What :func:`molecule_facts` finds, for a person.
+
+    Raises:
+        InputError: the sizes do not fit.
+    """
+    found = molecule_facts(molecules, data)
+    atoms = found["atoms"]
     yield (
-        f"{len(molecules):,} molecules of {counts.min()}-{counts.max()} atoms, "
-        f"mean {counts.mean():.2f}"
+        f"{found['molecules']:,} molecules of {atoms['least']}-{atoms['most']} atoms, "
+        f"mean {atoms['mean']:.2f}"
     )
-    yield f"content {molecules.content_hash}"
+    yield f"content {found['content']}"
     yield (
-        f"split {split.hash}: {len(split.train):,} training, {len(split.validation):,} validation, "
-        f"{len(split.test):,} test molecules"
+        f"split {found['split']}: {found['train']:,} training, {found['validation']:,} validation, "
+        f"{found['test']:,} test molecules"
     )
     yield ""
     yield "per-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
     yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
-    for t, name in enumerate(TARGET_NAMES):
-        factor = target(name).reporting_factor
+    for row in found["targets"]:
         yield (
-            f"{name:8}{statistics.mean[t] * factor:12.5g}{statistics.deviation[t] * factor:12.5g}"
-            f"{naive['mean'][name]:14.4g}{naive['composition'][name]:13.4g}  {target(name).unit}"
+            f"{row['target']:8}{row['mean']:12.5g}{row['deviation']:12.5g}"
+            f"{row['mae_of_mean']:14.4g}{row['mae_of_composition']:13.4g}  {row['unit']}"
         )
-
-
-def _number(value: Any, width: int, form: str) -> str:
-    return ("-" if pd.isna(value) else format(float(value), form)).rjust(width)

@@ -1,7 +1,17 @@
 """A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
 
 from hpsearch.study.failures import Breakdown
-from hpsearch.study.quote import Quote, drawn, epoch_error, to_time, ways_down, within_reach
+from hpsearch.study.quote import (
+    Measured,
+    Quote,
+    drawn,
+    epoch_error,
+    memory_error,
+    to_time,
+    usual_epochs,
+    ways_down,
+    within_reach,
+)
 from hpsearch.study.search import Found, Search
 from hpsearch.study.study import Counts, Study
 
@@ -9,12 +19,15 @@ __all__ = [
     "Breakdown",
     "Counts",
     "Found",
+    "Measured",
     "Quote",
     "Search",
     "Study",
     "drawn",
     "epoch_error",
+    "memory_error",
     "to_time",
+    "usual_epochs",
     "ways_down",
     "within_reach",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any, Self, final
 
 import numpy as np
@@ -47,6 +47,12 @@ def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
     study = optuna.create_study(sampler=sampler)
     return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def usual_epochs(space: SearchSpace) -> float:
+    """Most epochs of a trial, on average where the space searches them."""
+    configs = drawn(space, DRAWS if "epochs" in space.parameters else 1)
+    return mean(config.training.epochs for config in configs)
 
 
 def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
@@ -203,7 +209,7 @@ def ways_down(
     space: SearchSpace, model: CostModel, places: int, *, done: int = 0
 ) -> list[tuple[str, float]]:
     """Options that make the search shorter, each with the seconds that it would take then."""
-    epochs = max(config.training.epochs for config in drawn(space, 1))
+    epochs = max(config.training.epochs for config in drawn(space, DRAWS))
     changes: list[tuple[str, dict[str, Any]]] = []
     if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
         option = f"--train-size {FEWER_MOLECULES}"
@@ -226,16 +232,44 @@ def within_reach(quote: Quote, model: CostModel) -> bool:
     return not quote.configs or all(map(model.reaches, to_time(quote.configs)))
 
 
-def epoch_error(model: CostModel, measured: Sequence[tuple[TrialConfig, float]]) -> float | None:
+@dataclass(frozen=True)
+class Measured:
+    """What a trial took.
+
+    Attributes:
+        config: of the trial.
+        epoch_seconds: of an epoch, on average.
+        peak_memory_bytes: most memory of its worker; ``None`` where that was not recorded.
+    """
+
+    config: TrialConfig
+    epoch_seconds: float
+    peak_memory_bytes: int | None = None
+
+
+def epoch_error(model: CostModel, measured: Sequence[Measured]) -> float | None:
     """How far off the seconds of an epoch were: the median size of the relative error.
 
     Args:
         model: as it was before the trials were trained.
-        measured: configurations of trials, and the mean seconds of an epoch of each.
+        measured: what the trials took.
     """
-    errors = [
-        abs(model.timing(config).epoch_seconds / seconds - 1)
-        for config, seconds in measured
-        if seconds > 0
-    ]
+    pairs = [(model.timing(m.config).epoch_seconds, m.epoch_seconds) for m in measured]
+    return _typical_error(pairs)
+
+
+def memory_error(model: CostModel, measured: Sequence[Measured]) -> float | None:
+    """How far off the peak memory was, as :func:`epoch_error`; of the trials that recorded it."""
+    return _typical_error(
+        [
+            (model.timing(m.config).memory_bytes, m.peak_memory_bytes)
+            for m in measured
+            if m.peak_memory_bytes is not None
+        ]
+    )
+
+
+def _typical_error(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Median size of the relative error of the first over the second."""
+    errors = [abs(quoted / found - 1) for quoted, found in pairs if found > 0]
     return median(errors) if errors else None

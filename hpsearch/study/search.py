@@ -311,8 +311,13 @@ class Search:
         )
         if isinstance(outcome, Completion):
             assert curve.best_validation_loss is not None
-            if outcome.test_loss is not None:
-                self._rows.annotate(flight.trial_id, {"test_loss": outcome.test_loss})
+            measured = {
+                "test_loss": outcome.test_loss,
+                "peak_memory_bytes": outcome.peak_memory_bytes,
+            }
+            known = {name: value for name, value in measured.items() if value is not None}
+            if known:
+                self._rows.annotate(flight.trial_id, known)
             failpoint.reach("before-tell")
             self._rows.complete(flight.trial_id, curve.best_validation_loss)
             self._failures.note_completion()

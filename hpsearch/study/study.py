@@ -8,6 +8,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, Self, final
 
 import pandas as pd
@@ -15,11 +16,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.estimate import makespan
+from hpsearch.estimate import RunSoFar, left_by_record
+from hpsearch.recorded import recorded_runs
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
 from hpsearch.study.importance import importances
+from hpsearch.study.quote import Measured
 from hpsearch.study.search import RUNS_ROOT, Search
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
@@ -133,22 +136,24 @@ class Study:
 
         Columns: number, state, value (lowest validation loss, once complete), epochs (recorded),
         last_loss, best_loss (so far), weights, host, device, seconds_per_epoch, started, ended
-        (local time), failure (kind), failure_reason, and ``params_<name>`` for each parameter.
+        (local time), zero_output_loss, failure (kind), failure_reason, failure_traceback, and
+        ``params_<name>`` for each parameter.
         """
         rows = [_table_row(trial) for trial in self._trials()]
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def epoch_seconds(self, besides: Container[int]) -> list[tuple[TrialConfig, float]]:
-        """Of each complete trial, its configuration and mean seconds of an epoch.
+    def measured(self, besides: Container[int]) -> list[Measured]:
+        """What each complete trial took.
 
         Args:
             besides: numbers of trials that are left out.
         """
         return [
-            (
+            Measured(
                 TrialConfig.from_dict(trial.user_attrs["config"]),
                 float(trial.user_attrs["seconds_per_epoch"]),
+                trial.user_attrs.get("peak_memory_bytes"),
             )
             for trial in self._trials()
             if trial.state == TrialState.COMPLETE
@@ -188,25 +193,28 @@ class Study:
         ``None`` while nobody drives the study, before the first epoch and after the last.
         """
         holder = self.holder()
-        epochs = self._store.epochs(self._experiment.id)
-        running = [
-            trial
-            for trial in self._trials()
-            if trial.state == TrialState.RUNNING and "config" in trial.user_attrs
-        ]
-        if holder is None or not holder.drives or epochs.empty or not running:
+        if holder is None or not holder.drives:
             return None
-        table = epochs.groupby("key")["seconds"].agg(["count", "mean"])
-        spent = {str(key): (int(count), float(mean)) for key, count, mean in table.itertuples()}
-        usual = float(table["mean"].mean())
-        under_way = []
-        for trial in running:
-            total = int(trial.user_attrs["config"]["training"]["epochs"])
-            done, each = spent.get(str(trial.number), (0, usual))
-            under_way.append(max(total - done, 0) * each)
+        runs = recorded_runs(self._store, self._experiment.id)
         counts = self.counts()
         missing = counts.wanted - counts.complete - counts.pruned - counts.running
-        return makespan(under_way, [total * usual] * max(missing, 0))
+        usual = mean(run.epochs for run in runs.values()) if runs else 0.0
+        return left_by_record(
+            [
+                *(
+                    RunSoFar(
+                        run.epochs,
+                        1.0,
+                        "running" if trial.state == TrialState.RUNNING else "ended",
+                        run.seconds,
+                        run.silent_seconds,
+                    )
+                    for trial in self._trials()
+                    if (run := runs.get(str(trial.number))) is not None
+                ),
+                *[RunSoFar(usual, 1.0, "waiting")] * max(missing, 0),
+            ]
+        )
 
     def best(self) -> tuple[float, str] | None:
         """The lowest validation loss of a complete trial and its number; ``None`` before any."""
@@ -328,8 +336,10 @@ _COLUMNS = (
     "seconds_per_epoch",
     "started",
     "ended",
+    "zero_output_loss",
     "failure",
     "failure_reason",
+    "failure_traceback",
 )
 
 

@@ -15,7 +15,7 @@ import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
 from hpsearch.errors import HpsearchError, InputError, disk_full
-from hpsearch.process import prepare_worker
+from hpsearch.process import forget_peak, peak_memory, prepare_worker
 from hpsearch.runs import Assignment, Failure, FailureKind, RunFacts
 from hpsearch.tune.tune_errors import one_line
 
@@ -76,6 +76,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
     training = None
     try:
         _check_device(device)
+        is_own_peak = forget_peak(device)
         training = Training(
             assignment.config,
             _molecules(),
@@ -89,7 +90,9 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
         yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
         while not training.finished:
             yield {"epoch": asdict(training.run_epoch())}
-        yield {"completion": asdict(training.complete(assignment.evaluate_test))}
+        completion = training.complete(assignment.evaluate_test)
+        peak = peak_memory(device) if is_own_peak else None
+        yield {"completion": asdict(replace(completion, peak_memory_bytes=peak))}
     except NonFiniteLoss as error:
         failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
         yield {"failure": asdict(failure)}

@@ -1,60 +1,104 @@
 """Table 1 at a glance: each arm's test error relative to the L0Net's, target by target."""
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch import published
 from hpsearch.ablation import cell_table
-from hpsearch.pages import colours_of
-from hpsearch.report import table1
+from hpsearch.pages import NEUTRAL, colours_of
+from hpsearch.report import comparison_sections, interval_table, table1, table1_sections
+from hpsearch.report.render import Section
 from hpsearch.report.tables import arms_of
 from hpsearch.store import Store
 
 TITLE = "Ablation"
 KIND = "ablation"
+BESIDE = ("learning_curves",)
+
+ROOM = 1.35
+"""Of the highest bar is shown; an interval of two repeats would else press all bars flat."""
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """Bars of the arms' test MAE over the L0Net's; below one the arm is better."""
-    name = name or store.latest("ablation")
-    experiment = None if name is None else store.experiment("ablation", name)
-    if name is None or experiment is None:
+    rows = frame(store, name)
+    if rows is None:
         return None
+    name = name or store.latest("ablation")
     table = table1(store, name)
     table = table[table["L0Net"].notna()]
-    if table.empty:
-        return None
     train = int(table["train_molecules"].max())
     drawn = go.Figure()
-    arms = arms_of(cell_table(store, experiment.id))
-    colours = colours_of(arms)
-    for arm in arms:
-        if table[arm].isna().all():
-            continue
-        known = table[table[arm].notna()]
-        errors = zip(known[arm], known["unit"], strict=True)
+    colours = colours_of(arms(store, name))
+    for arm, of_arm in rows.groupby("arm", sort=False):
+        half = (of_arm["high"] - of_arm["low"]) / 2 / of_arm["L0Net"]
+        errors = zip(of_arm["mean"], of_arm["unit"], strict=True)
         drawn.add_trace(
             go.Bar(
-                x=known["symbol"].tolist(),
-                y=(known[arm] / known["L0Net"]).tolist(),
+                x=of_arm["symbol"].tolist(),
+                y=of_arm["relative"].tolist(),
+                error_y={"type": "data", "array": half.fillna(0.0).tolist(), "thickness": 1},
                 customdata=[f"{mae:.4g} {unit}" for mae, unit in errors],
                 hovertemplate="%{x}: %{y:.3f} of L0Net's (%{customdata})",
                 marker={"color": colours[arm]},
                 name=arm,
             )
         )
+    paper = table["paper_L1Net"] / table["paper_L0Net"]
     drawn.add_trace(
         go.Scatter(
             x=table["symbol"].tolist(),
-            y=(table["paper_L1Net"] / table["paper_L0Net"]).tolist(),
+            y=paper.tolist(),
             mode="markers",
-            marker={"symbol": "diamond-open", "size": 11, "color": "black"},
+            marker={"symbol": "diamond-open", "size": 11, "color": NEUTRAL, "line": {"width": 2}},
             name=f"L1Net (paper, {published.TRAIN_MOLECULES:,} molecules)",
         )
     )
     drawn.add_hline(y=1.0, line_dash="dash")
+    highest = max(1.0, float(rows["relative"].max()), float(paper.max()))
+    intervals = rows["low"].notna().any()
     drawn.update_layout(
-        title=f"{name}: test errors, trained on {train:,} molecules",
-        yaxis={"title": "test MAE / L0Net's test MAE"},
+        title=f"{name}: test errors, trained on {train:,} molecules"
+        + ("; lines: 95 % over repeats" if intervals else ""),
+        xaxis={"title": "target"},
+        yaxis={"title": "test MAE / L0Net's test MAE", "range": [0, ROOM * highest]},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         barmode="group",
     )
     return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per target and arm: its mean error and interval, the L0Net's, and their ratio."""
+    name = name or store.latest("ablation")
+    if name is None or store.experiment("ablation", name) is None:
+        return None
+    table = table1(store, name)
+    table = table[table["L0Net"].notna()]
+    rows = interval_table(store, name)
+    rows = rows[rows["target"].isin(table.index)].reset_index(drop=True)
+    if rows.empty:
+        return None
+    at = list(zip(rows["target"], rows["arm"], strict=True))
+    rows["symbol"] = [table.loc[target, "symbol"] for target in rows["target"]]
+    rows["L0Net"] = [float(table.loc[target, "L0Net"]) for target in rows["target"]]
+    rows["relative"] = [
+        float(table.loc[target, arm] / table.loc[target, "L0Net"]) for target, arm in at
+    ]
+    order = {arm: place for place, arm in enumerate(arms(store, name))}
+    return rows.sort_values("arm", key=lambda column: column.map(order), kind="stable")
+
+
+def tables(store: Store, name: str | None = None) -> list[Section]:
+    """Table 1 with its intervals, differences and arms."""
+    name = name or store.latest("ablation")
+    if name is None or store.experiment("ablation", name) is None:
+        return []
+    errors, differences, of_arms = table1_sections(store, name)
+    return [errors, *comparison_sections(store, name), differences, of_arms]
+
+
+def arms(store: Store, name: str) -> tuple[str, ...]:
+    """The arms' names, in the order of Table 1."""
+    experiment = store.experiment("ablation", name)
+    return () if experiment is None else arms_of(cell_table(store, experiment.id))

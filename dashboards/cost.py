@@ -5,47 +5,61 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation import cell_table
-from hpsearch.pages import colours_of
+from hpsearch.pages import below, colours_of, log_axis, panels
 from hpsearch.report.tables import arms_of
+from hpsearch.report.text import unit_symbol
 from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Cost"
 KIND = "ablation"
 
+COLUMNS = 2
+"""Targets in a row."""
+
 COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 """Columns of the cell table, and their axes' titles."""
 
-PANEL_HEIGHT = 320
+PANEL_HEIGHT = 240
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """A marker per run, and one per arm whose bar is the standard deviation over its repeats."""
+    cells = frame(store, name)
+    if cells is None:
+        return None
+    drawn = draw(cells)
+    drawn.update_layout(
+        title=f"{name or store.latest('ablation')}: test errors and costs; "
+        "diamonds: means, with the standard deviation over repeats",
+    )
+    return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """The completed cells with their errors, weights and seconds."""
     name = name or store.latest("ablation")
     experiment = None if name is None else store.experiment("ablation", name)
     if experiment is None:
         return None
     cells = cell_table(store, experiment.id)
     cells = cells[cells["state"] == "complete"].dropna(subset=["test_mae", *COSTS])
-    if cells.empty:
-        return None
-    drawn = draw(cells)
-    drawn.update_layout(
-        title=f"{name}: test errors and costs; a bar is the standard deviation over repeats"
-    )
-    return drawn
+    return None if cells.empty else cells
 
 
 def draw(cells: pd.DataFrame) -> go.Figure:
-    """A row of panels per target, a panel per cost, a colour and a legend entry per arm."""
+    """A panel per target and cost, a colour and a legend entry per arm."""
     names = [name for name in TARGET_NAMES if name in set(cells["target"])]
-    titles = [f"{target(name).symbol} ({target(name).unit})" for name in names for _ in COSTS]
-    drawn = make_subplots(rows=len(names), cols=len(COSTS), subplot_titles=titles)
+    titles = [target(name).symbol for name in names for _ in COSTS]
+    number = len(names) * len(COSTS)
+    rows, columns, spacing = panels(number, len(COSTS) * COLUMNS, PANEL_HEIGHT)
+    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
     arms = [arm for arm in arms_of(cells) if arm in set(cells["variant"])]
     colours = colours_of(arms)
     in_legend = set()
-    for row, name in enumerate(names, start=1):
-        for column, cost in enumerate(COSTS, start=1):
+    for number, name in enumerate(names):
+        row = number // COLUMNS + 1
+        for column, cost in enumerate(COSTS, start=number % COLUMNS * len(COSTS) + 1):
             for arm in arms:
                 runs = cells[(cells["target"] == name) & (cells["variant"] == arm)]
                 if runs.empty:
@@ -54,9 +68,11 @@ def draw(cells: pd.DataFrame) -> go.Figure:
                     drawn.add_trace(trace, row=row, col=column)
                 drawn.data[-1].showlegend = arm not in in_legend
                 in_legend.add(arm)
-            drawn.update_xaxes(type="log", title_text=COSTS[cost], row=row, col=column)
-        drawn.update_yaxes(title_text=f"test MAE ({target(name).unit})", row=row)
-    drawn.update_layout(height=max(2, len(names)) * PANEL_HEIGHT)
+            axis = log_axis(cells.loc[cells["target"] == name, cost], COSTS[cost])
+            drawn.update_xaxes(**axis, row=row, col=column)
+            title = f"test MAE ({unit_symbol(target(name).unit)})"
+            drawn.update_yaxes(title_text=title, row=row, col=column)
+    drawn.update_layout(below(rows, PANEL_HEIGHT))
     return drawn
 
 

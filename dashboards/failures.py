@@ -1,30 +1,31 @@
 """Why trials have no result: failed, refused and given up, by reason."""
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import study_of
+from hpsearch.pages import colours_of, study_of
 from hpsearch.store import Store
 from hpsearch.study.failures import shape
 
 TITLE = "Failures"
 KIND = "study"
 
-LONGEST = 90
+LONGEST = 60
 """Characters of a reason that are drawn."""
+
+MOST = 6
+"""Trials that a bar names."""
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """A bar per reason, numbers in it aside, the most frequent at the top."""
-    study = study_of(store, name)
-    if study is None:
+    study, failed = study_of(store, name), frame(store, name)
+    if study is None or failed is None:
         return None
-    trials = study.trials()
-    failed = trials[trials["state"] == "FAIL"]
-    if failed.empty:
-        return None
-    kinds = failed["failure"].fillna("unknown").astype(str)
-    reasons = failed["failure_reason"].fillna("told without a reason").astype(str)
-    labels = [f"{kind}: {shape(reason)}" for kind, reason in zip(kinds, reasons, strict=True)]
+    labels = [
+        f"{kind}: {shape(reason)}"
+        for kind, reason in zip(failed["failure"], failed["failure_reason"], strict=True)
+    ]
     found = failed.assign(label=labels).groupby("label")["number"].apply(list)
     found = found.loc[found.map(len).sort_values().index]
     drawn = go.Figure(
@@ -32,17 +33,42 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
             x=found.map(len).tolist(),
             y=[short(label) for label in found.index],
             orientation="h",
-            text=[f"{len(numbers)}" for numbers in found],
+            text=[told(numbers) for numbers in found],
+            textposition="outside",
+            cliponaxis=False,
+            marker={"color": colours_of(["failed"])["failed"]},
             customdata=[", ".join(map(str, numbers[:12])) for numbers in found],
             hovertemplate="%{y}<br>trials %{customdata}<extra></extra>",
         )
     )
     drawn.update_layout(
-        title=f"{study.name}: {len(failed)} trials without a result, of {len(trials)}",
-        xaxis={"title": "trials"},
-        yaxis={"automargin": True},
+        title=f"{study.name}: {len(failed)} of {len(study.trials())} trials have no result",
+        xaxis={"title": "number of trials", "dtick": max(1, len(failed) // 8)},
+        margin={"r": 160},
+        height=max(260, 160 + 36 * len(found)),
+        bargap=0.4,
     )
     return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per trial without a result: its number, kind and reason."""
+    study = study_of(store, name)
+    if study is None:
+        return None
+    trials = study.trials()
+    failed = trials[trials["state"] == "FAIL"][["number", "failure", "failure_reason", "epochs"]]
+    if failed.empty:
+        return None
+    failed["failure"] = failed["failure"].fillna("unknown").astype(str)
+    reasons = failed["failure_reason"].fillna("told without a reason")
+    return failed.assign(failure_reason=reasons.astype(str))
+
+
+def told(numbers: list[int]) -> str:
+    """How many trials, and which."""
+    which = ", ".join(map(str, numbers[:MOST])) + (", …" if len(numbers) > MOST else "")
+    return f"{len(numbers)} (trial{'s' * (len(numbers) > 1)} {which})"
 
 
 def short(label: str) -> str:

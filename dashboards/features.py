@@ -2,9 +2,10 @@
 
 import math
 
+import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import complete_trials, study_of
+from hpsearch.pages import BEST_FIRST, NEUTRAL, complete_trials, study_of
 from hpsearch.store import Store
 
 TITLE = "Scalars and vectors"
@@ -15,6 +16,46 @@ NAMED = 10
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """A marker per trial: scalars across, vectors up, colour by the loss; the best have numbers."""
+    study, trials = study_of(store, name), frame(store, name)
+    if study is None or trials is None:
+        return None
+    best = set(trials["trial"].head(NAMED))
+    logs = [math.log10(loss) for loss in trials["loss"]]
+    middle = (min(logs) + max(logs)) / 2
+    ticks = sorted({round(tick, 3) for tick in (min(logs), middle, max(logs))})
+    drawn = go.Figure(
+        go.Scatter(
+            x=trials["scalars"].tolist(),
+            y=trials["vectors"].tolist(),
+            mode="markers+text",
+            text=[str(n) if n in best else "" for n in trials["trial"]],
+            textposition="top center",
+            customdata=trials["loss"].tolist(),
+            hovertemplate="%{x} scalars, %{y} vectors: loss %{customdata:.4g}<extra></extra>",
+            marker={
+                "size": [14 if number in best else 8 for number in trials["trial"]],
+                "color": logs,
+                "colorscale": BEST_FIRST,
+                "line": {"width": 1, "color": NEUTRAL},
+                "opacity": 1.0,
+                "colorbar": {
+                    "title": {"text": "loss (Eq. 18)"},
+                    "tickvals": ticks,
+                    "ticktext": [f"{10**tick:.3g}" for tick in ticks],
+                },
+            },
+        )
+    )
+    drawn.update_layout(
+        title=f"{study.name}: features of each trial; numbers name the {len(best)} best trials",
+        xaxis={"title": "scalars per atom (featurization)", "rangemode": "tozero"},
+        yaxis={"title": "vectors per atom (featurization)", "rangemode": "tozero"},
+    )
+    return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per complete trial, the best first: its features and its loss."""
     study = study_of(store, name)
     if study is None:
         return None
@@ -24,27 +65,11 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     if trials.empty:
         return None
     networks = [runs["configuration"][str(number)]["network"] for number in trials["number"]]
-    best = set(trials["number"].head(NAMED))
-    drawn = go.Figure(
-        go.Scatter(
-            x=[network["featurization_scalars"] for network in networks],
-            y=[network["featurization_vectors"] for network in networks],
-            mode="markers+text",
-            text=[str(n) if n in best else "" for n in trials["number"]],
-            textposition="top center",
-            customdata=trials["value"].tolist(),
-            hovertemplate="%{x} scalars, %{y} vectors: loss %{customdata:.4g}<extra></extra>",
-            marker={
-                "size": [14 if number in best else 8 for number in trials["number"]],
-                "color": [math.log10(value) for value in trials["value"]],
-                "colorscale": "Viridis",
-                "colorbar": {"title": "log10 loss"},
-            },
-        )
+    return pd.DataFrame(
+        {
+            "trial": trials["number"].tolist(),
+            "scalars": [network["featurization_scalars"] for network in networks],
+            "vectors": [network["featurization_vectors"] for network in networks],
+            "loss": trials["value"].tolist(),
+        }
     )
-    drawn.update_layout(
-        title=f"{study.name}: features of each trial; numbers name the {len(best)} best trials",
-        xaxis={"title": "featurization scalars", "rangemode": "tozero"},
-        yaxis={"title": "featurization vectors", "rangemode": "tozero"},
-    )
-    return drawn

@@ -1,5 +1,6 @@
 """Which hyperparameters decide: the importance of each for the loss and for every target."""
 
+import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.pages import study_of
@@ -34,7 +35,9 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
             texttemplate="%{text:.0f}",
             hovertemplate="%{x} for %{y}: %{z:.0f} %<extra></extra>",
             colorscale="Blues",
-            colorbar={"title": "%"},
+            colorbar={"title": {"text": "%"}},
+            xgap=1,
+            ygap=1,
         )
     )
     drawn.update_layout(
@@ -42,7 +45,15 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
             f"{study.name}: importance in per cent (PED-ANOVA), from {complete} complete trials"
             f"{few}"
         ),
-        yaxis={"autorange": "reversed"},
-        xaxis={"tickangle": 35},
+        yaxis={"autorange": "reversed", "title": "loss of", "showgrid": False},
+        xaxis={"tickangle": 35, "title": "hyperparameter", "showgrid": False},
+        height=170 + 30 * len(labels),
     )
     return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per loss, a column per hyperparameter: its part, of one."""
+    study = study_of(store, name)
+    table = None if study is None else study.importances()
+    return None if table is None or table.empty else table.rename_axis("loss").reset_index()

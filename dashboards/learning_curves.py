@@ -1,25 +1,43 @@
 """Figure 4: validation errors against epochs, one panel per target, both axes logarithmic."""
 
-import math
-
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.pages import colours_of
+from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
+from hpsearch.report.text import unit_symbol
 from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Learning curves"
 
 COLUMNS = 3
-PANEL_HEIGHT = 320
+PANEL_HEIGHT = 270
+
+NAMED = 10
+"""Of more trials the best so many have a colour and a name."""
+
+OTHERS = "other trials"
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: Store, name: str | None = None, kind: str | None = None) -> go.Figure | None:
     """The arms of an ablation, or the trials of a search; by default of what was launched last."""
-    experiments = store.experiments()
-    found = experiments if name is None else experiments[experiments["name"] == name]
+    curves = frame(store, name, kind)
+    if curves is None:
+        return None
+    heading = "the trials" if curves["kind"].iloc[0] == "study" else "the arms' repeats"
+    drawn = draw(curves)
+    drawn.update_layout(title=f"{curves['experiment'].iloc[0]}: validation errors of {heading}")
+    return drawn
+
+
+def frame(store: Store, name: str | None = None, kind: str | None = None) -> pd.DataFrame | None:
+    """A row per run, epoch and target, with the name of the line that it lies on."""
+    found = store.experiments()
+    if name is not None:
+        found = found[found["name"] == name]
+    if kind is not None:
+        found = found[found["kind"] == kind]
     if found.empty:
         return None
     last = found.iloc[-1]
@@ -28,25 +46,23 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     if curves.empty:
         return None
     # An ablation's key is variant/target/repeat, a trial's is its number.
-    is_ablation = last["kind"] == "ablation"
-    curves["line"] = (
-        curves["key"].str.split("/").str[0] if is_ablation else "trial " + curves["key"]
-    )
-    heading = "the arms' repeats" if is_ablation else "the trials"
-    drawn = draw(curves)
-    drawn.update_layout(title=f"{last['name']}: validation errors of {heading}")
-    return drawn
+    if last["kind"] == "ablation":
+        return curves.assign(line=curves["key"].str.split("/").str[0])
+    best = curves.groupby(["key", "epoch"])["loss"].sum().groupby("key").min().nsmallest(NAMED)
+    named = curves["key"].isin(best.index)
+    return curves.assign(line=("trial " + curves["key"]).where(named, OTHERS))
 
 
 def draw(curves: pd.DataFrame) -> go.Figure:
     """A panel per target, a line per run, a colour and a legend entry per arm or trial."""
     names = [name for name in TARGET_NAMES if name in set(curves["target"])]
-    rows = math.ceil(len(names) / COLUMNS)
-    columns = min(COLUMNS, len(names))
-    titles = [f"{target(name).symbol} ({target(name).unit})" for name in names]
-    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles)
-    colours = colours_of(curves["line"])
-    in_legend = set()
+    titles = [f"{target(name).symbol} ({unit_symbol(target(name).unit)})" for name in names]
+    rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
+    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
+    # The others lie below; the named keep the order of their trials.
+    curves = pd.concat([curves[curves["line"] == OTHERS], curves[curves["line"] != OTHERS]])
+    colours = {**colours_of(n for n in curves["line"] if n != OTHERS), OTHERS: NEUTRAL}
+    in_legend: set[str] = set()
     for index, name in enumerate(names):
         of_target = curves[curves["target"] == name]
         for key, run in of_target.groupby("key", sort=False):
@@ -58,6 +74,8 @@ def draw(curves: pd.DataFrame) -> go.Figure:
                     mode="lines+markers",
                     marker={"size": 4},
                     line={"color": colours[line]},
+                    legendrank=2000 if line == OTHERS else 1000,
+                    opacity=0.4 if line == OTHERS else 1.0,
                     name=line,
                     legendgroup=line,
                     showlegend=line not in in_legend,
@@ -67,7 +85,9 @@ def draw(curves: pd.DataFrame) -> go.Figure:
                 col=index % COLUMNS + 1,
             )
             in_legend.add(line)
-    drawn.update_xaxes(type="log", title_text="epoch")
-    drawn.update_yaxes(type="log", title_text="validation MAE")
-    drawn.update_layout(height=max(2, rows) * PANEL_HEIGHT)
+        axis = log_axis(of_target["mae"], f"MAE ({unit_symbol(target(name).unit)})")
+        place = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
+        drawn.update_yaxes(**axis, **place)
+    drawn.update_xaxes(**log_axis(curves["epoch"], "epoch"))
+    drawn.update_layout(below(rows, PANEL_HEIGHT))
     return drawn

@@ -5,33 +5,36 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import complete_trials, study_of
+from hpsearch.pages import BEST_FIRST, complete_trials, study_of
 from hpsearch.store import Store
-from hpsearch.targets import target
+from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Parallel coordinates"
 KIND = "study"
+
+PLOT_HEIGHT = 380
+LABELS = 110
+"""Pixels of the axes, and of their slanting names above them."""
+
+MOST_TICKS = 5
 
 WIDE = 8.0
 """A positive parameter whose values spread over a larger factor has a logarithmic axis."""
 
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
-    """A line per complete trial, the best ones dark; a menu chooses the loss."""
-    study = study_of(store, name)
-    if study is None:
+    """A line per complete trial, the best ones red; a menu chooses the loss."""
+    study, trials = study_of(store, name), frame(store, name)
+    if study is None or trials is None:
         return None
-    trials = complete_trials(study)
-    if len(trials) < 2:
-        return None
-    trials = trials.set_index("number")
-    losses = study.target_losses().reindex(trials.index)
-    columns = {"all targets": trials["value"]}
+    trials = trials.set_index("trial")
+    columns = {"all targets": trials["loss"]}
     # A trial that was told by hand has no losses of its targets.
-    for each in losses:
-        known = losses[each][losses[each] > 0]
-        if len(known) > 1:
-            columns[target(str(each)).symbol] = known
+    for each in TARGET_NAMES:
+        if (column := f"loss_{each}") in trials:
+            known = trials[column][trials[column] > 0]
+            if len(known) > 1:
+                columns[target(each).symbol] = known
     drawn = go.Figure()
     for number, (label, values) in enumerate(columns.items()):
         shown = trials.loc[values.index]
@@ -44,7 +47,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
             "tickvals": ticks,
             "ticktext": [f"{10**tick:.3g}" for tick in ticks],
         }
-        line = {"color": logs, "colorscale": "Viridis", "showscale": False}
+        line = {"color": logs, "colorscale": BEST_FIRST, "showscale": False}
         drawn.add_trace(
             go.Parcoords(
                 dimensions=[*parameters, last],
@@ -52,6 +55,8 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
                 visible=number == 0,
                 name=label,
                 labelangle=-20,
+                # What stands at both ends of an axis is its first and last tick already.
+                rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
             )
         )
     buttons = [
@@ -64,10 +69,33 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     ]
     drawn.update_layout(
         title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials",
-        updatemenus=[{"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.22}],
-        margin={"t": 150},
+        updatemenus=[
+            {
+                "buttons": buttons,
+                "x": 1.0,
+                "xanchor": "right",
+                "y": 1 + LABELS / PLOT_HEIGHT,
+                "yanchor": "bottom",
+            }
+        ],
+        margin={"t": LABELS + 80, "b": 40, "l": 60, "r": 90},
+        height=PLOT_HEIGHT + LABELS + 120,
     )
     return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per complete trial: what it drew, its loss, and each target's at its best epoch."""
+    study = study_of(store, name)
+    if study is None:
+        return None
+    trials = complete_trials(study)
+    if len(trials) < 2:
+        return None
+    trials = trials.rename(columns={"number": "trial", "value": "loss"}).set_index("trial")
+    drawn = [column for column in trials if column.startswith("params_")]
+    losses = study.target_losses().reindex(trials.index).add_prefix("loss_")
+    return trials[[*drawn, "loss"]].join(losses).reset_index()
 
 
 def axis(values: pd.Series, column: str) -> dict:
@@ -82,7 +110,14 @@ def axis(values: pd.Series, column: str) -> dict:
             ticks = [math.log10(low) + part / 3 * math.log10(high / low) for part in range(4)]
             return {**logs, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
         filled = values.fillna(low - 0.1 * ((high - low) or 1.0))
-        return {"label": label, "values": [float(value) for value in filled]}
+        found = {"label": label, "values": [float(value) for value in filled]}
+        if (known == known.round()).all():
+            # No network has 1.4 layers.
+            step = max(1, math.ceil((high - low) / MOST_TICKS))
+            ticks = list(range(int(low), int(high) + 1, step))
+        else:
+            ticks = [low + part / 4 * (high - low) for part in range(5)]
+        return {**found, "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
     choices = sorted({str(value) for value in values.dropna()})
     numbers = [choices.index(str(v)) if pd.notna(v) else -1 for v in values]
     return {

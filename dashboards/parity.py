@@ -1,6 +1,5 @@
 """Predictions beside references: the test molecules of an ablation, one panel per target."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,17 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.errors import InputError
-from hpsearch.pages import colours_of
+from hpsearch.pages import NEUTRAL, below, colours_of, panels
 from hpsearch.report.tables import arms_of
+from hpsearch.report.text import unit_symbol
 from hpsearch.store import Store
 from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Parity"
 KIND = "ablation"
 
-COLUMNS = 2
-PANEL_HEIGHT = 480
+COLUMNS = 3
+PANEL_HEIGHT = 300
 MOST_MOLECULES = 2_000
 """Drawn of a run; more would only make the page slow."""
 
@@ -37,6 +37,23 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
     """
+    predictions = frame(store, name)
+    if predictions is None:
+        return None
+    drawn = draw(predictions)
+    what = f"{name or store.latest('ablation')}: predictions for test molecules"
+    if (predictions["of_molecules"] > MOST_MOLECULES).any():
+        what += f"; at most {MOST_MOLECULES:,} of each network's are drawn, evenly by index"
+    drawn.update_layout(title=what)
+    return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per run and test molecule that is drawn: reference and prediction.
+
+    Raises:
+        InputError: this machine's molecules or the split are not those of a run.
+    """
     name = name or store.latest("ablation")
     experiment = None if name is None else store.experiment("ablation", name)
     if experiment is None:
@@ -45,12 +62,28 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     if runs.empty:
         return None
     molecules = qm9.load()
-    drawn, thinned = draw(runs, molecules)
-    what = f"{name}: predictions for test molecules"
-    if thinned:
-        what += f"; at most {MOST_MOLECULES:,} of each network's are drawn, evenly by index"
-    drawn.update_layout(title=what)
-    return drawn
+    splits: dict[DataConfig, Split] = {}
+    parts = [of_run(run, molecules, splits) for _, run in runs.iterrows()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]) -> pd.DataFrame:
+    """The rows of one run."""
+    test = test_rows(run, molecules, splits)
+    chosen = evenly(len(test))
+    references = values(molecules, test[chosen], run["target"])
+    return pd.DataFrame(
+        {
+            "key": run["key"],
+            "variant": run["variant"],
+            "target": run["target"],
+            "unit": target(run["target"]).unit,
+            "molecule": molecules.identifiers[test[chosen]],
+            "reference": references,
+            "prediction": references + run["residuals"][chosen],
+            "of_molecules": len(test),
+        }
+    )
 
 
 def first_repeats(store: Store, experiment_id: int) -> pd.DataFrame:
@@ -64,52 +97,45 @@ def first_repeats(store: Store, experiment_id: int) -> pd.DataFrame:
     return first.sort_index()
 
 
-def draw(runs: pd.DataFrame, molecules: Molecules) -> tuple[go.Figure, bool]:
-    """A panel per target, and whether molecules were left out."""
-    names = [name for name in TARGET_NAMES if name in set(runs["target"])]
-    columns = min(COLUMNS, len(names))
-    rows = math.ceil(len(names) / columns)
+def draw(predictions: pd.DataFrame) -> go.Figure:
+    """A panel per target, a colour and a legend entry per arm."""
+    names = [name for name in TARGET_NAMES if name in set(predictions["target"])]
+    rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
     titles = [quantity(name) for name in names]
-    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles)
-    arms = [arm for arm in arms_of(runs) if arm in set(runs["variant"])]
+    drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
+    arms = [arm for arm in arms_of(predictions) if arm in set(predictions["variant"])]
     colours = colours_of(arms)
-    in_legend = set()
-    splits: dict[DataConfig, Split] = {}
-    thinned = False
+    in_legend: set[str] = set()
     for index, name in enumerate(names):
         place = {"row": index // columns + 1, "col": index % columns + 1}
-        ends: list[float] = []
-        of_target = runs[runs["target"] == name].set_index("variant")
+        of_target = predictions[predictions["target"] == name]
         for arm in arms:
-            if arm not in of_target.index:
+            run = of_target[of_target["variant"] == arm]
+            if run.empty:
                 continue
-            run = of_target.loc[arm]
-            test = test_rows(run, molecules, splits)
-            chosen = evenly(len(test))
-            thinned |= len(chosen) < len(test)
-            references = values(molecules, test[chosen], name)
-            ends += [float(references.min()), float(references.max())]
             drawn.add_trace(
                 go.Scattergl(
-                    x=references,
-                    y=references + run["residuals"][chosen],
-                    customdata=molecules.identifiers[test[chosen]],
+                    x=run["reference"].to_numpy(),
+                    y=run["prediction"].to_numpy(),
+                    customdata=run["molecule"].to_numpy(),
                     mode="markers",
                     marker={"color": colours[arm], "size": 4, "opacity": 0.6},
                     name=arm,
                     legendgroup=arm,
                     showlegend=arm not in in_legend,
-                    hovertemplate=f"{run['key']}<br>molecule %{{customdata}}<br>"
+                    hovertemplate=f"{run['key'].iloc[0]}<br>molecule %{{customdata}}<br>"
                     "reference %{x:.5g}, prediction %{y:.5g}",
                 ),
                 **place,
             )
             in_legend.add(arm)
-        add_diagonal(drawn, min(ends), max(ends), place)
-        drawn.update_xaxes(title_text=f"reference ({target(name).unit})", **place)
-        drawn.update_yaxes(title_text=f"prediction ({target(name).unit})", **place)
-    drawn.update_layout(height=max(1, rows) * PANEL_HEIGHT)
-    return drawn, thinned
+        references = of_target["reference"]
+        add_diagonal(drawn, float(references.min()), float(references.max()), place)
+        drawn.update_xaxes(title_text=f"reference ({unit_symbol(target(name).unit)})", **place)
+        drawn.update_yaxes(title_text=f"prediction ({unit_symbol(target(name).unit)})", **place)
+    drawn.update_layout(below(rows, PANEL_HEIGHT))
+    drawn.update_layout(legend={"itemsizing": "constant"})
+    return drawn
 
 
 def quantity(name: str) -> str:
@@ -168,7 +194,7 @@ def add_diagonal(drawn: go.Figure, low: float, high: float, place: dict[str, int
             x=[low, high],
             y=[low, high],
             mode="lines",
-            line={"color": "black", "width": 1, "dash": "dash"},
+            line={"color": NEUTRAL, "width": 1, "dash": "dash"},
             name="y = x",
             showlegend=False,
             hoverinfo="skip",

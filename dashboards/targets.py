@@ -1,8 +1,11 @@
 """Which targets the best trials of a search have learned: their losses beside a zero output's."""
 
+import math
+
+import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import study_of
+from hpsearch.pages import log_axis, study_of
 from hpsearch.store import Store
 from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
@@ -15,35 +18,57 @@ BEST_TRIALS = 5
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """Normalised loss (Eq. 17) per target of the best trials, each at its best epoch."""
-    study = study_of(store, name)
-    if study is None:
-        return None
-    trials = study.trials().dropna(subset=["value"]).sort_values("value").head(BEST_TRIALS)
-    losses = store.target_errors(study.experiment_id)
-    if trials.empty or losses.empty:
+    study, losses = study_of(store, name), frame(store, name)
+    if study is None or losses is None:
         return None
     drawn = go.Figure()
-    for number in trials["number"]:
-        run = losses[losses["key"] == str(number)]
-        totals = run.groupby("epoch")["loss"].sum()
-        if totals.empty:
-            continue
-        best = run[run["epoch"] == totals.idxmin()].set_index("target")["loss"]
-        names = [name for name in TARGET_NAMES if name in best.index]
+    for number, of_trial in losses.groupby("trial", sort=False):
         drawn.add_trace(
-            go.Bar(
-                x=[target(name).symbol for name in names],
-                y=[float(best[name]) for name in names],
+            go.Scatter(
+                x=of_trial["symbol"].tolist(),
+                y=of_trial["loss"].tolist(),
+                mode="markers",
+                marker={"size": 11},
                 name=f"trial {number}",
             )
         )
     add_zero_output(drawn, store, study)
     drawn.update_layout(
         title=f"{study.name}: losses of the best trials by target",
-        yaxis={"type": "log", "title": "normalised loss (Eq. 17)"},
-        barmode="group",
+        xaxis={"title": "target"},
+        yaxis=log_axis(losses["loss"], "normalised loss (Eq. 17)"),
     )
     return drawn
+
+
+def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+    """A row per target of each of the best trials: its loss and error at the trial's best epoch."""
+    study = study_of(store, name)
+    if study is None:
+        return None
+    trials = study.trials().dropna(subset=["value"]).sort_values("value").head(BEST_TRIALS)
+    losses = store.target_errors(study.experiment_id)
+    parts = []
+    for number in trials["number"]:
+        run = losses[losses["key"] == str(number)]
+        totals = run.groupby("epoch")["loss"].sum()
+        if totals.empty:
+            continue
+        best = run[run["epoch"] == totals.idxmin()].set_index("target")
+        parts += [
+            {
+                "trial": number,
+                "epoch": int(best.loc[name, "epoch"]),
+                "target": name,
+                "symbol": target(name).symbol,
+                "loss": float(best.loc[name, "loss"]),
+                "mae": best.loc[name, "mae"],
+                "unit": target(name).unit,
+            }
+            for name in TARGET_NAMES
+            if name in best.index
+        ]
+    return pd.DataFrame(parts) if parts else None
 
 
 def add_zero_output(drawn: go.Figure, store: Store, study: Study) -> None:
@@ -53,8 +78,14 @@ def add_zero_output(drawn: go.Figure, store: Store, study: Study) -> None:
         return
     first = runs.iloc[0]
     average = first["zero_output_loss"] / len(first["configuration"]["targets"])
-    drawn.add_hline(
-        y=average,
-        line_dash="dash",
-        annotation_text=f"zero output, average over targets: {average:.4g}",
+    drawn.add_hline(y=average, line_dash="dash")
+    # Plotly takes a shape's place in numbers, an annotation's in their logarithm.
+    drawn.add_annotation(
+        x=1,
+        xref="paper",
+        y=math.log10(average),
+        text=f"zero output, average over targets: {average:.4g}",
+        showarrow=False,
+        xanchor="right",
+        yanchor="bottom",
     )

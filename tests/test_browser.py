@@ -124,11 +124,11 @@ def cells_of(store):
 
 def test_the_report_links_to_every_page_and_holds_table_1(opened, report, store):
     page = opened()
-    links = {link.get_attribute("href") for link in page.query_selector_all("p a")}
+    links = {link.get_attribute("href") for link in page.query_selector_all("nav a")}
     headings = {f"#{h.get_attribute('id')}" for h in page.query_selector_all("h2[id]")}
     assert links == headings
     drawn = {f"#figure-ablation-{n}" for n in ("ablation", "cost", "parity", "learning_curves")}
-    assert drawn | {"#figure-search-learning_curves", "#figure-search-targets"} <= links
+    assert drawn | {"#figure-study-learning_curves", "#figure-study-targets"} <= links
     assert [path.name for path in Path(report).glob("*.html")] == ["report.html"]
     table = table1(store, subject(store).ablation)
     rows = page.query_selector("table").query_selector_all("tbody tr")
@@ -141,6 +141,59 @@ def test_the_report_links_to_every_page_and_holds_table_1(opened, report, store)
     text = page.inner_text("body")
     assert "The chain from the molecules to the code is unbroken." in text
     assert text.count("unbroken:") == 8
+
+
+# The least contrast of any text in a figure with what the page's ground is.
+CONTRAST = """
+() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).slice(0, 3).map((part) => part / 255)
+      .map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = light(getComputedStyle(document.body).backgroundColor);
+  const texts = [...document.querySelectorAll('.main-svg text:not(.heatmap-label text)')];
+  const inks = texts.filter((text) => text.textContent)
+    .map((text) => light(getComputedStyle(text).fill));
+  const ratio = (ink) => (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+  const svg = getComputedStyle(document.querySelector('.main-svg')).backgroundColor;
+  return {ground, count: inks.length, least: Math.min(...inks.map(ratio)),
+          clear: numbers(svg)[3] === 0};
+}
+"""
+
+
+def test_figures_are_to_be_read_on_a_light_and_a_dark_screen_and_on_paper(opened):
+    page = opened()
+    page.wait_for_selector("#study-targets .xtitle")  # the last one
+    for media, scheme, dark in (
+        ("screen", "light", False),
+        ("screen", "dark", True),
+        ("print", "dark", False),
+    ):
+        page.emulate_media(media=media, color_scheme=scheme)
+        seen = page.evaluate(CONTRAST)
+        assert (seen["ground"] < 0.05) == dark, (media, scheme)
+        assert seen["count"] > 50
+        assert seen["least"] > 4.5, (media, scheme)
+        assert seen["clear"], (media, scheme)
+
+
+def test_on_paper_nothing_is_wider_than_the_page(opened):
+    page = opened()
+    page.wait_for_selector("#study-targets .main-svg")
+    page.emulate_media(media="print")
+    across = "(part) => document.querySelector(part).getBoundingClientRect().right"
+    # 186 mm between the margins of a sheet that stands, 277 mm of one that lies.
+    page.set_viewport_size({"width": 703, "height": 1030})
+    assert page.evaluate(across, "#study-targets .main-svg") <= 703
+    page.set_viewport_size({"width": 1047, "height": 718})
+    assert page.evaluate(across, ".broad table") <= 1047
+
+
+def test_the_report_holds_plotly_once(report):
+    assert (report / "report.html").read_text().count("plotly.js v") == 1
 
 
 def test_parity_draws_the_stores_residuals(opened, store, report):

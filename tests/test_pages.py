@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sqlite3
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import whole_chain
@@ -23,6 +25,7 @@ from hpsearch.pages import (
     folder,
     load_page,
     load_pages,
+    log_axis,
     page_files,
 )
 from hpsearch.report import subject, table1
@@ -218,7 +221,7 @@ def test_parity_is_reference_and_prediction_of_the_test_molecules(whole):
 def test_many_test_molecules_are_thinned_evenly_and_the_title_says_so(whole, monkeypatch):
     page = load_page(folder() / "parity.py")
     every = page.figure(whole)
-    monkeypatch.setitem(page.function.__globals__, "MOST_MOLECULES", 1_000)
+    monkeypatch.setattr(page.module, "MOST_MOLECULES", 1_000)
     drawn = page.figure(whole)
     assert "at most 1,000 of each network's are drawn" in drawn.layout.title.text
     places = np.linspace(0, 1_999, 1_000).astype(int)
@@ -301,17 +304,152 @@ def test_pages_keep_to_the_experiment_that_is_named(store):
     assert draw("targets", store, subject(store).ablation) is None
 
 
+# --- A study and an ablation of one name
+
+
+@pytest.fixture(scope="module")
+def namesakes(tmp_path_factory):
+    """A store in which a study and an ablation have one name."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('namesakes')}/store.db"
+    with Store.create(url) as store:
+        run_ablation(store, the_winner(run_search(store)), name="made-up")
+    return url
+
+
+def test_pages_draw_the_kind_that_is_asked_for(namesakes):
+    with Store.open(namesakes) as store:
+        curves = load_page(folder() / "learning_curves.py")
+        lines = {
+            kind: {trace.name for trace in curves.figure(store, "made-up", kind).data}
+            for kind in ("study", "ablation")
+        }
+        assert lines["study"] == {"trial 1", "trial 2", "trial 3"}
+        assert lines["ablation"] == set(ERRORS)
+        assert set(curves.frame(store, "made-up", "study")["kind"]) == {"study"}
+        drawn = {kind: draw_pages(store, "made-up", kind).drawn for kind in lines}
+        assert {figure.name.partition("-")[0] for figure in drawn["study"]} == {"study"}
+        assert "study-ablation" not in {figure.name for figure in drawn["study"]}
+        assert "ablation-targets" not in {figure.name for figure in drawn["ablation"]}
+
+
+# --- The rows behind the figures
+
+
+def test_every_figure_has_its_rows(whole):
+    about = subject(whole)
+    for kind, name in (("study", about.study), ("ablation", about.ablation)):
+        drawn = draw_pages(whole, name, kind).drawn
+        assert len(drawn) >= 4
+        for figure in drawn:
+            rows = pd.read_csv(io.StringIO(figure.csv))
+            assert len(rows), figure.name
+
+
+def test_rows_are_what_is_drawn(whole):
+    costs = load_page(folder() / "search_cost.py")
+    rows, drawn = costs.frame(whole), costs.figure(whole)
+    assert [rows["weights"].tolist(), rows["seconds"].tolist()] == [list(t.x) for t in drawn.data]
+    name = subject(whole).ablation
+    parity = load_page(folder() / "parity.py")
+    rows, drawn = parity.frame(whole, name), parity.figure(whole, name)
+    of_arm = rows[(rows["variant"] == "L0Net") & (rows["target"] == "U0")]
+    trace = [trace for trace in drawn.data if trace.name == "L0Net"][1]
+    assert of_arm["reference"].tolist() == trace.x.tolist()
+    assert of_arm["prediction"].tolist() == trace.y.tolist()
+    assert set(of_arm["unit"]) == {"meV"}
+    bars = load_page(folder() / "ablation.py")
+    rows, drawn = bars.frame(whole, name), bars.figure(whole, name)
+    for trace in drawn.data[:3]:
+        of_arm = rows[rows["arm"] == trace.name]
+        assert of_arm["relative"].tolist() == list(trace.y)
+        half = (of_arm["high"] - of_arm["low"]) / 2 / of_arm["L0Net"]
+        assert list(trace.error_y.array) == pytest.approx(half.tolist())
+
+
+def test_the_ablations_tables_have_table_1_and_the_intervals(whole):
+    tables = load_page(folder() / "ablation.py").tables(whole)
+    headings = [table.title for table in tables]
+    assert headings[:2] == ["Table 1: test errors", "Test errors over repeats"]
+    errors, intervals = tables[:2]
+    assert {"Mean", "Composition", "L1Net", "L0Net", "Mine"} <= set(errors.header)
+    assert [row[0] for row in errors.rows] == ["μ", "U₀"]
+    assert all("±" in cell and cell.endswith("(2)") for row in intervals.rows for cell in row[2:])
+
+
+def test_tables_of_an_ablation_that_has_no_result_yet(store, empty):
+    page = load_page(folder() / "ablation.py")
+    assert page.tables(empty) == []
+    winner = the_winner(run_search(empty))
+    keys = [f"{arm}/{target}/0" for arm in ERRORS for target in ("mu", "U0")]
+    run_ablation(empty, winner, skip=keys)
+    assert page.figure(empty) is None
+    assert page.tables(empty)[0].title == "Table 1: test errors"
+
+
+# --- How figures look
+
+
+def test_an_axis_has_numbers_to_be_read(whole):
+    assert log_axis([1, 2, 7], "epoch") == {
+        "type": "log",
+        "title_text": "epoch",
+        "tickvals": [1, 2, 5],
+        "ticktext": ["1", "2", "5"],
+    }
+    assert log_axis([150_000, 420_000])["ticktext"] == ["150k", "200k", "300k", "400k"]
+    assert log_axis([0.02, 30])["ticktext"] == ["0.1", "1", "10"]
+    assert log_axis([2.5])["ticktext"] == ["2.5"]
+    assert log_axis([]) == {"type": "log"}
+
+
+def test_every_axis_has_a_title(whole):
+    about = subject(whole)
+    for kind, name in (("study", about.study), ("ablation", about.ablation)):
+        for page in load_pages()[0]:
+            drawn = page.figure(whole, name, kind)
+            if drawn is None:
+                continue
+            layout = drawn.to_plotly_json()["layout"]
+            for key, axis in layout.items():
+                if re.fullmatch(r"[xy]axis\d*", key):
+                    assert axis.get("title", {}).get("text"), (page.name, key)
+
+
+def test_what_is_no_mark_is_left_to_the_style_sheet(store, tmp_path):
+    drawn = draw("targets", store)
+    assert drawn.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
+    # A page's own choice stays.
+    text = GOOD.replace("name=name))", "name=name), layout={'template': 'seaborn'})")
+    mine = load_page(page(tmp_path, text)).figure(store)
+    assert mine.layout.template.layout.paper_bgcolor == "white"
+
+
+def test_a_line_at_the_zero_outputs_loss_has_its_name_beside_it(store):
+    drawn = draw("targets", store)
+    [name] = drawn.layout.annotations
+    assert 10**name.y == pytest.approx(drawn.layout.shapes[0].y0)
+
+
+def test_of_many_trials_the_best_are_named(empty):
+    run_search(empty, 12)
+    drawn = draw("learning_curves", empty)
+    assert {trace.name for trace in drawn.data} == {
+        "other trials",
+        *(f"trial {number}" for number in range(3, 13)),
+    }
+    assert sum(trace.showlegend for trace in drawn.data) == 11
+
+
 # --- Documents
 
 
 def test_drawings_share_one_script_and_ask_for_nothing(store):
-    figures = draw_pages(store, beginning="here-")
+    figures = draw_pages(store, "made-up", "study")
     assert figures.problems == ()
     assert figures.script.count("plotly.js v") == 1
-    # Parity needs the residuals of the test molecules, which this store does not have; importance
-    # more than three trials.
-    drawn = [*SHIPPED, "failures", "features", "parallel", "search_cost"]
-    assert {each.name for each in figures.drawn} == {f"here-{n}" for n in drawn if n != "parity"}
+    # Importance needs more than three trials.
+    drawn = ["learning_curves", "targets", "failures", "features", "parallel", "search_cost"]
+    assert {each.name for each in figures.drawn} == {f"study-{name}" for name in drawn}
     for each in figures.drawn:
         assert f'id="{each.name}"' in each.html
         assert "plotly.js v" not in each.html
@@ -340,6 +478,23 @@ BROKEN = {
 def test_a_page_that_does_not_load_is_told_in_one_line(text, tmp_path):
     with pytest.raises(PageError, match=BROKEN[text]) as caught:
         load_page(page(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+WRONG = {
+    "frame = 3": r"mine\.py: a page's frame must be a function",
+    "def frame(store, name): return 3": r"mine\.py: frame must return a pandas.DataFrame or None",
+    "def tables(store, name): return [3]": r"mine\.py: tables must return a list of .*Section; got",
+    "KIND = 'other'": r"mine\.py: a page's KIND must be 'study' or 'ablation', got 'other'",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_else_a_page_gets_wrong_is_told_in_one_line(text, tmp_path, empty):
+    with pytest.raises(PageError, match=WRONG[text]) as caught:
+        mine = load_page(page(tmp_path, f"{GOOD}\n{text}\n"))
+        mine.frame(empty)
+        mine.tables(empty)
     assert "\n" not in str(caught.value)
 
 

@@ -414,9 +414,10 @@ def test_csv_keeps_every_digit(store, tmp_path):
 def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):
     asked = []
 
-    def pages(_, name, beginning):
+    def pages(_, name, kind):
         asked.append(name)
-        drawn = Figure(f"{beginning}curves", "Learning <curves>", f"<b>curves of {name}</b>")
+        html = f"<b>curves of {name}</b>"
+        drawn = Figure(f"{kind}-curves", "Learning <curves>", html, "epoch,loss\n1,2.5\n")
         return Figures("<script>once</script>", (drawn,), ("broken.py:3: oops",))
 
     written = write_report(store, tmp_path, formats=["html"], pages=pages)
@@ -425,11 +426,36 @@ def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     text = (tmp_path / "report.html").read_text()
     assert text.count("<script>once</script>") == 1
-    for name, beginning in zip(asked, ("ablation", "search"), strict=True):
+    for name, kind in zip(asked, ("ablation", "study"), strict=True):
         assert f"<figure><b>curves of {name}</b></figure>" in text
-        assert f'<a href="#figure-{beginning}-curves">Learning &lt;curves&gt;</a>' in text
-        assert f'<h2 id="figure-{beginning}-curves">Learning &lt;curves&gt;</h2>' in text
+        assert f'<a href="#figure-{kind}-curves">Learning &lt;curves&gt;</a>' in text
+        assert f'<h2 id="figure-{kind}-curves">Learning &lt;curves&gt;</h2>' in text
+    assert "figcaption>" not in text
     assert write_report(store, tmp_path / "x", formats=["md"], pages=pages).problems == ()
+
+
+def test_the_rows_behind_each_figure_lie_beside_the_report(store, tmp_path):
+    def pages(_, name, kind):
+        known = Figure(f"{kind}-curves", "Curves", "<b></b>", f"of\n{name}\n")
+        return Figures("", (known, Figure(f"{kind}-mine", "Mine", "<b></b>")))
+
+    write_report(store, tmp_path, formats=["html", "csv"], pages=pages)
+    names = sorted(path.name for path in tmp_path.glob("figure-*"))
+    assert names == ["figure-ablation-curves.csv", "figure-study-curves.csv"]
+    assert (tmp_path / names[1]).read_text() == "of\nmade-up\n"
+    text = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<figcaption>.*?href="(.*?)"', text) == names
+    write_report(store, tmp_path / "csv", formats=["csv"], pages=pages)
+    assert (tmp_path / "csv" / names[0]).exists()
+
+
+def test_a_wide_table_lies_on_its_side_on_paper():
+    narrow = Section("Narrow", header=("a",) * 8, rows=(("1",) * 8,))
+    wide = Section("Wide", header=("a",) * 9, rows=(("1",) * 9,))
+    page = html_document("t", [narrow, wide])
+    assert "<section><h2>Narrow</h2>" in page
+    assert '<section class="broad"><h2>Wide</h2>' in page
+    assert "@page broad { size: A4 landscape" in page
 
 
 def test_a_full_training_set_is_not_called_incomparable(fresh):

@@ -12,7 +12,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib import resources
-from pathlib import Path
 from socketserver import ThreadingMixIn
 from string import Template
 from typing import Any
@@ -32,7 +31,8 @@ from hpsearch.dashboard_access import (
     is_loopback,
 )
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.pages import Page, load_page, load_pages, page_files, plotly_script
+from hpsearch.pages import KINDS, Page, load_page, load_pages, page_files, plotly_script
+from hpsearch.report.render import html_sections, look
 from hpsearch.store import Store
 
 PREFIX = "/pages"
@@ -128,10 +128,30 @@ class _Answer:
         ]
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Which experiment a request is about: ``?study=NAME`` or ``?ablation=NAME``, else the latest.
+
+    A study and an ablation may have one name.
+    """
+
+    name: str | None = None
+    kind: str | None = None
+
+    @classmethod
+    def of(cls, environment: Environment) -> _Asked:
+        query = parse_qs(environment.get("QUERY_STRING", ""))
+        found = (cls(query[kind][0], kind) for kind in KINDS if kind in query)
+        return next(found, cls())
+
+    @property
+    def query(self) -> str:
+        return "" if self.name is None else f"?{self.kind}={quote(self.name, safe='')}"
+
+
 def _ours(store: Store, wanted: str, environment: Environment) -> _Answer:
-    """``""`` is the list of pages, ``NAME`` a page, ``NAME/figure`` its figure as JSON."""
-    query = parse_qs(environment.get("QUERY_STRING", ""))
-    name = query.get("name", [None])[0]
+    """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
+    asked = _Asked.of(environment)
     known = environment.get("HTTP_IF_NONE_MATCH")
     if not wanted:
         return _Answer(_index(store))
@@ -141,13 +161,16 @@ def _ours(store: Store, wanted: str, environment: Environment) -> _Answer:
         return _unless_known(known, tag, lambda: _Answer(text, "text/javascript", tag=tag))
     page, _, part = wanted.partition("/")
     path = next((file for file in page_files() if file.stem == page), None)
-    if path is None or part not in ("", "figure"):
+    if path is None or part not in ("", *_PARTS):
         text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
         return _Answer(_document("no such page", text), status="404 Not Found")
     if not part:
-        return _Answer(_page(store, page, name))
+        return _Answer(_page(store, page, asked))
     tag = f'"{store.revision()}-{path.stat().st_mtime_ns}"'
-    return _unless_known(known, tag, lambda: _figure(store, path, name, tag))
+    kind, write = _PARTS[part]
+    return _unless_known(
+        known, tag, lambda: _Answer(write(store, load_page(path), asked), kind, tag=tag)
+    )
 
 
 def _unless_known(known: str | None, tag: str, answer: Callable[[], _Answer]) -> _Answer:
@@ -160,54 +183,92 @@ _SCRIPTS: dict[str, Callable[[], str]] = {
 }
 
 
-def _figure(store: Store, path: Path, name: str | None, tag: str) -> _Answer:
-    drawn = load_page(path).figure(store, name)
-    text = "null" if drawn is None else drawn.to_json()
-    return _Answer(text, "application/json", tag=tag)
+def _figure(store: Store, page: Page, asked: _Asked) -> str:
+    drawn = page.figure(store, asked.name, asked.kind)
+    return "null" if drawn is None else str(drawn.to_json())
 
 
-def _page(store: Store, wanted: str, name: str | None) -> str:
+def _tables(store: Store, page: Page, asked: _Asked) -> str:
+    return html_sections(page.tables(store, asked.name, asked.kind))
+
+
+def _rows(store: Store, page: Page, asked: _Asked) -> str:
+    rows = page.frame(store, asked.name, asked.kind)
+    return "" if rows is None else rows.to_csv(index=False)
+
+
+_PARTS: dict[str, tuple[str, Callable[[Store, Page, _Asked], str]]] = {
+    "figure": ("application/json", _figure),
+    "tables": ("text/html", _tables),
+    "rows.csv": ("text/csv", _rows),
+}
+"""What a page is made of, with its media type."""
+
+
+def _page(store: Store, wanted: str, asked: _Asked) -> str:
     """The document that follows a figure, with the way to the other pages of the experiment."""
     pages, problems = load_pages()
-    frame = store.experiments()
-    kinds = set(frame.loc[frame["name"] == name, "kind"])
-    of = "" if name is None else f"?name={quote(name)}"
     links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
-    for page in _of_kinds(pages, kinds):
+    for page in _of_kind(pages, asked.kind):
         here = ' class="here" aria-current="page"' if page.name == wanted else ""
         title = html.escape(page.title)
-        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{of}">{title}</a>')
-    title = next((page.title for page in pages if page.name == wanted), wanted)
-    source = html.escape(f"{PREFIX}/{quote(wanted)}/figure{of}")
+        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{asked.query}">{title}</a>')
+    by_name = {page.name: page for page in pages}
+    found = by_name.get(wanted)
+    parts = [_drawing(wanted, found, asked, "figure")]
+    if found is not None and found.has_tables:
+        source = html.escape(f"{PREFIX}/{quote(wanted)}/tables{asked.query}")
+        parts.append(f'<div class="text" data-source="{source}"></div>')
+    if found is not None:
+        parts += [
+            f"<h2>{html.escape(by_name[name].title)}</h2>"
+            + _drawing(name, by_name[name], asked, f"figure-{name}")
+            for name in found.beside
+            if name in by_name
+        ]
     body = (
-        f'<header>{" ".join(links)}<span id="state" role="status">drawing</span></header>'
-        f"{_left_out(problems)}"
-        f'<main id="figure" data-source="{source}"></main>'
+        f"<header><nav>{' '.join(links)}</nav>"
+        '<span id="state" role="status">drawing</span></header>'
+        f"{_left_out(problems)}<main>{''.join(parts)}</main>"
         f'<script src="{PREFIX}/plotly.js"></script><script src="{PREFIX}/follow.js"></script>'
     )
-    return _document(title if name is None else f"{title}: {name}", body)
+    title = wanted if found is None else found.title
+    return _document(title if asked.name is None else f"{title}: {asked.name}", body)
+
+
+def _drawing(name: str, page: Page | None, asked: _Asked, element: str) -> str:
+    """A figure's place, and the way to its rows."""
+    source = html.escape(f"{PREFIX}/{quote(name)}/figure{asked.query}")
+    text = f'<div id="{html.escape(element)}" class="figure" data-source="{source}"></div>'
+    if page is not None and page.has_frame:
+        rows = html.escape(f"{PREFIX}/{quote(name)}/rows.csv{asked.query}")
+        text += f'<p class="rows"><a href="{rows}" download="{html.escape(name)}.csv">CSV</a></p>'
+    return text
 
 
 def _index(store: Store) -> str:
     pages, problems = load_pages()
     frame = store.experiments()
-    parts = ['<header><a href="/dashboard">Optuna dashboard</a></header><main>']
+    parts = ['<header><nav><a href="/dashboard">Optuna dashboard</a></nav></header><main>']
     # What was launched last comes first.
     for kind, name in zip(frame["kind"][::-1], frame["name"][::-1], strict=True):
+        asked = _Asked(name, kind)
         links = "".join(
-            f'<li><a href="{PREFIX}/{quote(page.name)}?name={quote(name)}">'
-            f"{html.escape(page.title)}</a></li>"
-            for page in _of_kinds(pages, {kind})
+            f'<li><a href="{PREFIX}/{quote(page.name)}{asked.query}">'
+            f"<b>{html.escape(page.title)}</b><span>{html.escape(page.summary)}</span></a></li>"
+            for page in _of_kind(pages, kind)
         )
-        parts.append(f"<h2>{html.escape(kind)} {html.escape(name)}</h2><ul>{links}</ul>")
+        parts.append(
+            f'<h2>{html.escape(kind)} {html.escape(name)}</h2><ul class="cards">{links}</ul>'
+        )
     if frame.empty:
         parts.append("<p>No study yet: hpsearch launch makes one.</p>")
     return _document("hpsearch", "".join([*parts, "</main>", _left_out(problems)]))
 
 
-def _of_kinds(pages: list[Page], kinds: set[str]) -> list[Page]:
-    """The pages that draw experiments of these kinds; all where none is known."""
-    return [page for page in pages if not kinds or page.kind is None or page.kind in kinds]
+def _of_kind(pages: list[Page], kind: str | None) -> list[Page]:
+    """The pages that draw experiments of this kind; all where none is known."""
+    return [page for page in pages if kind is None or page.kind in (None, kind)]
 
 
 def _left_out(problems: list[str]) -> str:
@@ -215,7 +276,9 @@ def _left_out(problems: list[str]) -> str:
 
 
 def _document(title: str, body: str) -> str:
-    return Template(_file("shell.html")).substitute(title=html.escape(title), body=body)
+    return Template(_file("shell.html")).substitute(
+        title=html.escape(title), look=look(), body=body
+    )
 
 
 def _file(name: str) -> str:

@@ -1,14 +1,14 @@
-// Draws the page's figure and follows the study: asks for the figure anew while somebody looks.
+// Draws the page's figures and tables and follows the study: asks for them anew while somebody looks.
 // The server answers 304 at once, without drawing, until the store has changed.
 "use strict";
 
 const SECONDS = 5;
-const place = document.getElementById("figure");
 const state = document.getElementById("state");
-let tag = null;
+const places = [...document.querySelectorAll("[data-source]")];
+const tags = new Map();
 
 // Plotly keeps what the mouse did to a figure, but not what was chosen in a menu of its own.
-function keepChoices(figure) {
+function keepChoices(place, figure) {
   for (const [index, menu] of (figure.layout.updatemenus ?? []).entries()) {
     const chosen = place.layout?.updatemenus?.[index]?.active ?? 0;
     const visible = menu.buttons[chosen]?.args[0].visible;
@@ -18,7 +18,17 @@ function keepChoices(figure) {
   }
 }
 
-async function ask() {
+async function draw(place, figure) {
+  // What a person has zoomed, hidden or chosen stays as it is when new numbers come.
+  figure.layout.uirevision = "kept";
+  keepChoices(place, figure);
+  const options = {responsive: true, displaylogo: false};
+  await Plotly.react(place, figure.data, figure.layout, options);
+}
+
+// What the place now shows: true for something, false for nothing, null for the same as before.
+async function ask(place) {
+  const tag = tags.get(place);
   const answer = await fetch(place.dataset.source, {
     cache: "no-store",
     headers: tag ? {"If-None-Match": tag} : {},
@@ -26,22 +36,26 @@ async function ask() {
   if (answer.status === 304) return null;
   if (answer.status === 401) location.reload();  // it says how to log in
   if (!answer.ok) throw new Error(await answer.text());
-  const figure = await answer.json();
-  tag = answer.headers.get("ETag");
-  if (figure === null) return "nothing to show yet";
-  // What a person has zoomed, hidden or chosen stays as it is when new numbers come.
-  figure.layout.uirevision = "kept";
-  keepChoices(figure);
-  await Plotly.react(place, figure.data, figure.layout, {responsive: true});
-  return "as of " + new Date().toLocaleTimeString();
+  if (place.classList.contains("figure")) {
+    const figure = await answer.json();
+    if (figure !== null) await draw(place, figure);
+    place.hidden = figure === null;
+  } else {
+    place.innerHTML = await answer.text();
+  }
+  tags.set(place, answer.headers.get("ETag"));
+  return !place.hidden;
 }
 
 async function follow() {
   if (!document.hidden) {
     try {
-      state.textContent = (await ask()) ?? state.textContent;
+      const shown = [];
+      for (const place of places) shown.push(await ask(place));
+      if (shown.includes(true)) state.textContent = "as of " + new Date().toLocaleTimeString();
+      else if (shown.includes(false)) state.textContent = "nothing to show yet";
     } catch (error) {
-      tag = null;
+      tags.clear();
       state.textContent =
         error instanceof TypeError ? "the dashboard does not answer" : error.message;
     }

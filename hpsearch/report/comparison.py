@@ -13,7 +13,7 @@ from hpsearch.ablation import cell_table
 from hpsearch.errors import InputError
 from hpsearch.report.render import Section
 from hpsearch.report.tables import ablation_experiment, arms_of
-from hpsearch.report.text import BLANK, number, percent
+from hpsearch.report.text import BLANK, number, percent, unit_symbol
 from hpsearch.significance import (
     Difference,
     distinct_targets,
@@ -213,7 +213,7 @@ def _intervals(table: pd.DataFrame) -> Section:
     rows = []
     for name, of_target in groupby(table.to_dict("records"), key=lambda row: row["target"]):
         cells = {row["arm"]: _with_interval(row) for row in of_target}
-        unit = target(name).unit
+        unit = unit_symbol(target(name).unit)
         rows.append((target(name).symbol, unit, *(cells.get(arm, BLANK) for arm in arms)))
     remark = (
         "Mean over the repeats, a repeat's molecules averaged first, with Student's 95 % interval: "
@@ -234,7 +234,7 @@ def _differences(comparisons: pd.DataFrame) -> Section:
         (
             f"{row['first']} − {row['second']}",
             target(row["target"]).symbol,
-            target(row["target"]).unit,
+            unit_symbol(target(row["target"]).unit),
             number(row["difference"], sign=True),
             _range(row["low"], row["high"]),
             percent(row["relative"]),

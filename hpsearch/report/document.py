@@ -26,7 +26,7 @@ from hpsearch.report.tables import (
     table1,
     weights_of,
 )
-from hpsearch.report.text import BLANK, number, percent, value
+from hpsearch.report.text import BLANK, number, percent, unit_symbol, value
 from hpsearch.report.validation_gap import validation_gap_section
 from hpsearch.store import Store
 from hpsearch.study import Study
@@ -42,8 +42,6 @@ _HEADINGS = {
     "delta_L1_Deep": "ΔE(L1,Deep)",
     "relative_L1_Deep": "%E(L1,Deep)",
 }
-
-_UNITS = {"a0^3": "a₀³", "a0^2": "a₀²"}
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) ->
     others, theirs = published.NETWORKS[:3], published.NETWORKS[3:]
     columns = [*BASELINES, *arms, *(f"paper_{name}" for name in published.NETWORKS)]
     rows = [
-        (row["symbol"], _unit(row), *(number(row[column]) for column in columns))
+        (row["symbol"], unit_symbol(row["unit"]), *(number(row[column]) for column in columns))
         for _, row in table.iterrows()
     ]
     return Section(
@@ -160,11 +158,6 @@ def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) ->
 def _train_molecules(table: pd.DataFrame) -> int:
     known = table["train_molecules"].dropna()
     return 0 if known.empty else int(known.max())
-
-
-def _unit(row: pd.Series[Any]) -> str:
-    unit = str(row["unit"])
-    return _UNITS.get(unit, unit)
 
 
 def _ours(train: int) -> str:
@@ -214,7 +207,11 @@ def _differences(table: pd.DataFrame) -> Section:
     train = _train_molecules(table)
     columns = [*COMPARISONS, *(f"paper_{name}" for name in COMPARISONS)]
     rows = [
-        (row["symbol"], _unit(row), *(_difference(column, row[column]) for column in columns))
+        (
+            row["symbol"],
+            unit_symbol(row["unit"]),
+            *(_difference(column, row[column]) for column in columns),
+        )
         for _, row in table.iterrows()
     ]
     rows.append(_average_row(table, columns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from itertools import groupby
 
 
@@ -40,11 +41,18 @@ class Figure:
         name: its element's.
         title: the heading.
         html: the element, which needs `Figures.script`.
+        csv: the rows behind it; empty where the page does not hand them out.
     """
 
     name: str
     title: str
     html: str
+    csv: str = ""
+
+    @property
+    def csv_name(self) -> str:
+        """Of the file with the rows."""
+        return f"figure-{self.name}.csv"
 
 
 @dataclass(frozen=True)
@@ -116,53 +124,82 @@ def _markdown_text(text: str) -> str:
 
 
 _STYLE = """
-body { font-family: sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.9rem; }
-th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; }
-figure { margin: 1rem 0; background: white; color: #222; break-inside: avoid; }
-@media (prefers-color-scheme: dark) {
-  body { background: #181818; color: #ddd; }
-  a { color: #8ab4f8; }
-  th, td, .groups th:not(:empty) { border-color: #444; }
+body { margin: 2rem auto; max-width: 64rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 0.6rem; }
+nav { color: var(--quiet); }
+figure { margin: 1rem 0; }
+figcaption { color: var(--quiet); font-size: 0.85rem; }
+@media print {
+  body { margin: 0; max-width: none; padding: 0; }
+  nav { display: none; }
+  .drawing { break-before: page; }
+  figure { zoom: 0.68; }
 }
-@media print { body { margin: 0; max-width: none; background: white; color: black; } }
-.groups th { border-bottom: none; text-align: center; font-weight: normal; }
-.groups th:not(:empty) { border-left: 1px solid #ddd; border-right: 1px solid #ddd; }
 """.strip()
+"""Figures are as wide as the text of a screen, and are printed as wide as the paper."""
+
+_BROAD = 8
+"""A table of more columns is printed on paper that lies on its side."""
 
 
-def html_document(title: str, sections: Iterable[Section], figures: Figures = Figures()) -> str:
-    """The sections and drawings as one HTML document, which asks for nothing outside it."""
+def look() -> str:
+    """The style sheet that the report and the dashboard's pages share."""
+    return (resources.files(__package__) / "look.css").read_text(encoding="utf-8")
+
+
+def html_document(
+    title: str,
+    sections: Iterable[Section],
+    figures: Figures = Figures(),
+    *,
+    with_csv: bool = False,
+) -> str:
+    """The sections and drawings as one HTML document, which asks for nothing outside it.
+
+    Args:
+        title: the heading.
+        sections: what comes before the drawings.
+        figures: the drawings; their script is written once.
+        with_csv: whether the rows behind the drawings lie beside the document.
+    """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if figures.drawn:
         items = (
             f'<a href="#figure-{html.escape(each.name)}">{html.escape(each.title)}</a>'
             for each in figures.drawn
         )
-        parts.append(f"<p>Figures: {' · '.join(items)}</p>")
-    parts += [_html_section(section) for section in sections]
+        parts.append(f"<nav>Figures: {' · '.join(items)}</nav>")
+    parts.append(html_sections(sections))
     if figures.drawn:
         parts.append(figures.script)
-    parts += [
-        f'<h2 id="figure-{html.escape(each.name)}">{html.escape(each.title)}</h2>\n'
-        f"<figure>{each.html}</figure>"
-        for each in figures.drawn
-    ]
+    parts += [_html_figure(each, with_csv) for each in figures.drawn]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{html.escape(title)}</title>\n<style>\n{_STYLE}\n</style>\n</head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>\n{look()}\n{_STYLE}\n</style>\n"
+        "</head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+    )
+
+
+def html_sections(sections: Iterable[Section]) -> str:
+    """The sections as parts of an HTML document."""
+    return "\n".join(_html_section(section) for section in sections)
+
+
+def _html_figure(figure: Figure, with_csv: bool) -> str:
+    name, file = html.escape(figure.name), html.escape(figure.csv_name)
+    caption = f'<figcaption>Its numbers: <a href="{file}">{file}</a></figcaption>'
+    return (
+        f'<section class="drawing"><h2 id="figure-{name}">{html.escape(figure.title)}</h2>\n'
+        f"<figure>{figure.html}{caption if with_csv and figure.csv else ''}</figure></section>"
     )
 
 
 def _html_section(section: Section) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    broad = ' class="broad"' if len(section.header) > _BROAD else ""
+    parts = [f"<section{broad}><h2>{html.escape(section.title)}</h2>"]
     parts += [f"<p>{html.escape(remark)}</p>" for remark in section.remarks]
     if section.header:
         head = _html_row(section.header, "th")
@@ -176,7 +213,7 @@ def _html_section(section: Section) -> str:
             f'<div class="wide"><table>\n<thead>\n{head}\n</thead>\n<tbody>\n{body}\n</tbody>\n'
             "</table></div>"
         )
-    return "\n".join(parts)
+    return "\n".join([*parts, "</section>"])
 
 
 def _html_row(cells: Sequence[str], tag: str) -> str:

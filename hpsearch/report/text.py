@@ -31,3 +31,8 @@ def value(entry: Any) -> str:
     if float(entry) == int(entry):
         return f"{int(entry):,}"
     return f"{entry:.4g}"
+
+
+def unit_symbol(unit: object) -> str:
+    """A unit of Table 1 as a person writes it."""
+    return str(unit).replace("a0^3", "a₀³").replace("a0^2", "a₀²")

@@ -22,9 +22,9 @@ from hpsearch.study import Study
 
 FORMATS = ("html", "csv", "md", "latex")
 
-DrawPages = Callable[[Store, str | None, str], Figures]
-"""``pages.draw_pages``: of an experiment, with a beginning for the drawings' names. Handed in,
-since this module draws nothing and must not import plotly."""
+DrawPages = Callable[[Store, str | None, str | None], Figures]
+"""``pages.draw_pages``: of an experiment's name and kind. Handed in, since this module draws
+nothing and must not import plotly."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def write_report(
         directory: made if need be; files of an earlier report in it are replaced.
         name: of an ablation or of a study.
         formats: of ``FORMATS``.
-        pages: draws the pages into the HTML; ``None`` for a report without.
+        pages: draws the pages into the HTML, and hands out the rows behind each figure as CSV;
+            ``None`` for a report without.
         distinct: whether U0, U, H and G count once in tests over targets.
 
     Raises:
@@ -81,7 +82,7 @@ def write_report(
     wanted = check_formats(formats)
     about = subject(store, name)
     figures = Figures()
-    if "html" in wanted and pages is not None:
+    if {"html", "csv"} & set(wanted) and pages is not None:
         figures = _figures(store, about, pages)
     files = _texts(store, about, wanted, figures, distinct)
     return Written(write_files(directory, files), figures.problems)
@@ -92,10 +93,10 @@ def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
     script = ""
     drawn: list[Figure] = []
     problems: dict[str, None] = {}
-    for name, kind in ((about.ablation, "ablation"), (about.study, "search")):
+    for name, kind in ((about.ablation, "ablation"), (about.study, "study")):
         if name is None:
             continue
-        found = pages(store, name, f"{kind}-")
+        found = pages(store, name, kind)
         script = found.script
         drawn += found.drawn
         problems.update(dict.fromkeys(found.problems))
@@ -115,7 +116,7 @@ def _texts(
     if "md" in formats:
         files["report.md"] = f"# {title}\n\n{markdown(everything)}"
     if "html" in formats:
-        files["report.html"] = html_document(title, everything, figures)
+        files["report.html"] = html_document(title, everything, figures, with_csv="csv" in formats)
     if about.ablation is not None:
         if "md" in formats:
             files |= model_cards(store, about.ablation)
@@ -136,6 +137,7 @@ def _texts(
         files["importances.csv"] = study.importances().to_csv(index_label="loss")
     if "csv" in formats:
         files |= _curves(store, about)
+        files |= {each.csv_name: each.csv for each in figures.drawn if each.csv}
     return files
 
 

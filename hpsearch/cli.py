@@ -290,6 +290,14 @@ def _say(line: str) -> None:
     _printers[-1](line)
 
 
+def _say_folded(line: str) -> None:
+    """Print a line, broken between words where it is wider than the terminal."""
+    from hpsearch.columns import folded
+
+    for each in folded(line, _columns()):
+        _say(each)
+
+
 @contextmanager
 def _answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
     """A function that prints one JSON value; what is said beside it goes to standard error.
@@ -600,7 +608,7 @@ def _quote_search(
     costs.measure(_say)
     quote = costs.quote()
     for line in search_quote_lines(quote):
-        _say(line)
+        _say_folded(line)
     if quote.seconds[1] > A_DAY:
         assert costs.model is not None
         _say(shorter_line(ways_down(space, costs.model, quote.places)))
@@ -618,7 +626,7 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
         again = _again(f"status {shlex.quote(name)}", storage)
         _say(f"the traceback of the first failure:\n  {again} --traceback")
     for line in winner_lines(winner, _molecules()):
-        _say(line)
+        _say_folded(line)
     _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
 
 
@@ -704,6 +712,7 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    from hpsearch.columns import hanging
     from hpsearch.doctor import examine
 
     found = []
@@ -711,8 +720,11 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
-            mend = f"\n{'':18}-> {finding.mend}" if finding.mend else ""
-            _say(f"{mark:5}{finding.what:13}{finding.said}{mend}")
+            said = [(f"{mark:5}{finding.what:13}", finding.said)]
+            said += [(f"{'':18}-> ", finding.mend)] if finding.mend else []
+            for start, text in said:
+                for line in hanging(start, text, _columns()):
+                    _say(line)
     if as_json:
         with _answering(as_json) as answer:
             answer([asdict(finding) for finding in found])
@@ -980,7 +992,7 @@ def _quote(
     places = tune.check_placement(**placement)
     device = tune.device_of(placement["device"], placement["gpus_per_run"])
     for line in plan_lines(plan) if answer is None else ():
-        _say(line)
+        _say_folded(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
@@ -990,7 +1002,7 @@ def _quote(
         answer(quote.to_dict())
         return
     for line in quote_lines(quote):
-        _say(line)
+        _say_folded(line)
     _say("nothing has been run or written; leave out --dry-run to begin")
 
 
@@ -1025,14 +1037,16 @@ def report(
     It is of the study or ablation NAME; without it, of the one launched last.
     """
     from hpsearch.pages import draw_pages
-    from hpsearch.report import plain, subject, table1_sections, write_report
+    from hpsearch.report import section_lines, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
         written = write_report(store, output, name, formats, draw_pages, distinct=distinct_targets)
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):
-                _say(f"{plain(section)}\n")
+                for line in section_lines(section, _columns()):
+                    _say(line)
+                _say("")
     for path in written.paths:
         _say(str(path))
     for problem in written.problems:
@@ -1208,7 +1222,7 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
             answer(molecule_facts(molecules, data))
             return
         for line in molecule_lines(molecules, data):
-            _say(line)
+            _say_folded(line)
     if split_file is not None:
         _say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
 

@@ -493,14 +493,23 @@ class _Costs:
     def __init__(self, space: SearchSpace, placement: dict[str, Any], places: int) -> None:
         from hpsearch import tune
         from hpsearch.cost import CostModel, Surroundings
+        from hpsearch.gpus import gpus
 
         self._space = space
         self._places = places
         cpus = placement["cpus_per_run"]
         # Of a cluster this machine times what it has room for itself.
         room = max(1, int(_cores() / cpus))
-        device = tune.device_of(placement["device"], placement["gpus_per_run"])
-        self._surroundings = Surroundings(cpus, device, min(self._places, room))
+        share = placement["gpus_per_run"]
+        device = tune.device_of(placement["device"], share)
+        self._gpus = gpus() if device.startswith("cuda") else []
+        model = ""
+        if self._gpus:
+            room = max(1, min(room, int(len(self._gpus) / share + 1e-6)))
+            model = self._gpus[0].name
+        # A network has one GPU, also where a run is given several.
+        self._gpu_memory = int(self._gpus[0].memory_bytes * min(share, 1.0)) if self._gpus else None
+        self._surroundings = Surroundings(cpus, device, min(self._places, room), model)
         self.model = CostModel.of_kept(self._surroundings, _molecules())
         self._quoted: Quote | None = None
 
@@ -526,6 +535,7 @@ class _Costs:
             here.at_once,
             lambda each: say(timed_line(each)),
             lambda config, error: say(untimed_line(config, error)),
+            [gpu.identifier for gpu in self._gpus],
         )
         if len(timed) < LEAST:
             raise HpsearchError(
@@ -543,7 +553,9 @@ class _Costs:
         assert self.model is not None
         done = 0 if missing is None else self._space.trials - missing
         places, memory = self._places, available_memory()
-        if memory is not None:
+        if self._gpu_memory is not None:
+            memory = self._gpu_memory * places
+        elif memory is not None:
             # This machine's, for as many of all places as it has; a cluster's others are taken for
             # its equals.
             memory = memory * places // self._surroundings.at_once
@@ -987,16 +999,19 @@ def _quote(
 ) -> None:
     from hpsearch import timing, tune
     from hpsearch.ablation import PlanQuote
+    from hpsearch.gpus import gpus
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
     device = tune.device_of(placement["device"], placement["gpus_per_run"])
+    found = gpus() if device.startswith("cuda") else []
+    gpu = found[0].identifier if found else None
     for line in plan_lines(plan) if answer is None else ():
         _say_folded(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
-        timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device)
+        timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device, gpu)
     quote = PlanQuote.of(plan, timings, places)
     if answer is not None:
         answer(quote.to_dict())

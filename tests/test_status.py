@@ -187,7 +187,8 @@ def test_an_ablation_under_way(store: Store) -> None:
     ablation = Ablation.launch(store, winner, plan, Path("storage/runs"))
     first, second, third = (ablation.next() for _ in range(3))
     assert first and second and third
-    for cell in (first, second, third):
+    # The third fails before its worker has built it.
+    for cell in (first, second):
         ablation.started(cell.key, FACTS)
     for epoch in (1, 2):
         ablation.epoch(first.key, metrics(epoch, first.config))

@@ -290,6 +290,14 @@ def _say(line: str) -> None:
     _printers[-1](line)
 
 
+def _say_folded(line: str) -> None:
+    """Print a line, broken between words where it is wider than the terminal."""
+    from hpsearch.columns import folded
+
+    for each in folded(line, _columns()):
+        _say(each)
+
+
 @contextmanager
 def _answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
     """A function that prints one JSON value; what is said beside it goes to standard error.
@@ -485,14 +493,23 @@ class _Costs:
     def __init__(self, space: SearchSpace, placement: dict[str, Any], places: int) -> None:
         from hpsearch import tune
         from hpsearch.cost import CostModel, Surroundings
+        from hpsearch.gpus import gpus
 
         self._space = space
         self._places = places
         cpus = placement["cpus_per_run"]
         # Of a cluster this machine times what it has room for itself.
         room = max(1, int(_cores() / cpus))
-        device = tune.device_of(placement["device"], placement["gpus_per_run"])
-        self._surroundings = Surroundings(cpus, device, min(self._places, room))
+        share = placement["gpus_per_run"]
+        device = tune.device_of(placement["device"], share)
+        self._gpus = gpus() if device.startswith("cuda") else []
+        model = ""
+        if self._gpus:
+            room = max(1, min(room, int(len(self._gpus) / share + 1e-6)))
+            model = self._gpus[0].name
+        # A network has one GPU, also where a run is given several.
+        self._gpu_memory = int(self._gpus[0].memory_bytes * min(share, 1.0)) if self._gpus else None
+        self._surroundings = Surroundings(cpus, device, min(self._places, room), model)
         self.model = CostModel.of_kept(self._surroundings, _molecules())
         self._quoted: Quote | None = None
 
@@ -518,6 +535,7 @@ class _Costs:
             here.at_once,
             lambda each: say(timed_line(each)),
             lambda config, error: say(untimed_line(config, error)),
+            [gpu.identifier for gpu in self._gpus],
         )
         if len(timed) < LEAST:
             raise HpsearchError(
@@ -535,7 +553,9 @@ class _Costs:
         assert self.model is not None
         done = 0 if missing is None else self._space.trials - missing
         places, memory = self._places, available_memory()
-        if memory is not None:
+        if self._gpu_memory is not None:
+            memory = self._gpu_memory * places
+        elif memory is not None:
             # This machine's, for as many of all places as it has; a cluster's others are taken for
             # its equals.
             memory = memory * places // self._surroundings.at_once
@@ -600,7 +620,7 @@ def _quote_search(
     costs.measure(_say)
     quote = costs.quote()
     for line in search_quote_lines(quote):
-        _say(line)
+        _say_folded(line)
     if quote.seconds[1] > A_DAY:
         assert costs.model is not None
         _say(shorter_line(ways_down(space, costs.model, quote.places)))
@@ -618,7 +638,7 @@ def _print_winner(store: Store, name: str, storage: str | None) -> None:
         again = _again(f"status {shlex.quote(name)}", storage)
         _say(f"the traceback of the first failure:\n  {again} --traceback")
     for line in winner_lines(winner, _molecules()):
-        _say(line)
+        _say_folded(line)
     _say(f"\nnext: {_again('export-best', storage)} -o best.yaml")
 
 
@@ -704,6 +724,7 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
+    from hpsearch.columns import hanging
     from hpsearch.doctor import examine
 
     found = []
@@ -711,8 +732,11 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
-            mend = f"\n{'':18}-> {finding.mend}" if finding.mend else ""
-            _say(f"{mark:5}{finding.what:13}{finding.said}{mend}")
+            said = [(f"{mark:5}{finding.what:13}", finding.said)]
+            said += [(f"{'':18}-> ", finding.mend)] if finding.mend else []
+            for start, text in said:
+                for line in hanging(start, text, _columns()):
+                    _say(line)
     if as_json:
         with _answering(as_json) as answer:
             answer([asdict(finding) for finding in found])
@@ -975,22 +999,25 @@ def _quote(
 ) -> None:
     from hpsearch import timing, tune
     from hpsearch.ablation import PlanQuote
+    from hpsearch.gpus import gpus
     from hpsearch.report import plan_lines, quote_lines
 
     places = tune.check_placement(**placement)
     device = tune.device_of(placement["device"], placement["gpus_per_run"])
+    found = gpus() if device.startswith("cuda") else []
+    gpu = found[0].identifier if found else None
     for line in plan_lines(plan) if answer is None else ():
-        _say(line)
+        _say_folded(line)
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
-        timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device)
+        timings[variant.name] = timing.measure(cell.config, placement["cpus_per_run"], device, gpu)
     quote = PlanQuote.of(plan, timings, places)
     if answer is not None:
         answer(quote.to_dict())
         return
     for line in quote_lines(quote):
-        _say(line)
+        _say_folded(line)
     _say("nothing has been run or written; leave out --dry-run to begin")
 
 
@@ -1025,14 +1052,16 @@ def report(
     It is of the study or ablation NAME; without it, of the one launched last.
     """
     from hpsearch.pages import draw_pages
-    from hpsearch.report import plain, subject, table1_sections, write_report
+    from hpsearch.report import section_lines, subject, table1_sections, write_report
 
     with _open_store(storage) as store:
         written = write_report(store, output, name, formats, draw_pages, distinct=distinct_targets)
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):
-                _say(f"{plain(section)}\n")
+                for line in section_lines(section, _columns()):
+                    _say(line)
+                _say("")
     for path in written.paths:
         _say(str(path))
     for problem in written.problems:
@@ -1208,7 +1237,7 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
             answer(molecule_facts(molecules, data))
             return
         for line in molecule_lines(molecules, data):
-            _say(line)
+            _say_folded(line)
     if split_file is not None:
         _say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
 

@@ -50,3 +50,24 @@ def hanging(start: str, text: str, width: int | None) -> Iterator[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def folded(line: str, width: int | None) -> Iterator[str]:
+    """``line`` broken between words, its further lines indented as far as its first and two more.
+
+    A table's line that fits keeps its spaces.
+    """
+    if width is None or len(line) <= width:
+        yield line
+        return
+    text = line.lstrip()
+    indent = " " * (len(line) - len(text))
+    further = f"{indent}  "
+    yield from textwrap.wrap(
+        text,
+        width=max(width, len(further) + 20),
+        initial_indent=indent,
+        subsequent_indent=further,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -98,16 +98,18 @@ class Surroundings:
         cpus: cores of a run.
         device: torch's.
         at_once: runs side by side, which share the memory's bandwidth.
+        gpu: the model's name, of a run on a GPU.
     """
 
     cpus: float
     device: str
     at_once: int
+    gpu: str = ""
 
     def describe(self) -> dict[str, Any]:
         """With the machine and torch's version."""
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
             "processor": _processor(),
             "cores": len(os.sched_getaffinity(0)),
             "torch": metadata.version("torch"),

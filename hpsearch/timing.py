@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from hpsearch import credentials
 from hpsearch.config import TrialConfig
 from hpsearch.cost import Timed, Timing
 from hpsearch.errors import HpsearchError
+from hpsearch.gpus import VISIBLE
 from hpsearch.process import peak_memory, prepare_worker, worker_environment
 
 STEPS = 12
@@ -33,8 +35,14 @@ WARM_UP = 3
 _TIMEOUT_SECONDS = 600.0
 
 
-def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
+def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = None) -> Timing:
     """Times a few steps of ``config`` as a worker with ``cpus`` cores would train it.
+
+    Args:
+        config: what is timed.
+        cpus: cores of the process.
+        device: torch's.
+        gpu: identifier of the only one that the process shall see; ``None`` leaves it what it sees.
 
     Raises:
         HpsearchError: the process failed; its last words.
@@ -47,7 +55,7 @@ def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
                 input=request,
                 capture_output=True,
                 text=True,
-                env={**os.environ, **worker_environment(cpus)},
+                env={**os.environ, **worker_environment(cpus), **_only(gpu)},
                 timeout=_TIMEOUT_SECONDS,
             )
     except subprocess.TimeoutExpired:
@@ -63,6 +71,10 @@ def measure(config: TrialConfig, cpus: float, device: str) -> Timing:
     return Timing(**json.loads(done.stdout))
 
 
+def _only(gpu: str | None) -> dict[str, str]:
+    return {} if gpu is None else {VISIBLE: gpu}
+
+
 def measure_all(
     configs: Sequence[TrialConfig],
     cpus: float,
@@ -70,6 +82,7 @@ def measure_all(
     at_once: int,
     say: Callable[[Timed], None] = lambda timed: None,
     say_failed: Callable[[TrialConfig, HpsearchError], None] | None = None,
+    gpus: Sequence[str] = (),
 ) -> list[Timed]:
     """Times a few steps of each of ``configs``, so many side by side as a launch trains.
 
@@ -80,21 +93,29 @@ def measure_all(
         at_once: processes side by side.
         say: told of each when it is done.
         say_failed: told of each that could not be timed, which is then left out.
+        gpus: identifiers; each process sees one of them, the same number of processes each, as Ray
+            gives them to workers.
 
     Raises:
         HpsearchError: as :func:`measure`, of the first where nobody is told, else where all failed.
     """
     errors: list[HpsearchError] = []
+    free: Queue[str | None] = Queue()
+    for place in range(at_once):
+        free.put(gpus[place % len(gpus)] if gpus else None)
 
     def timed(config: TrialConfig) -> Timed | None:
+        gpu = free.get()
         try:
-            found = Timed(config, measure(config, cpus, device))
+            found = Timed(config, measure(config, cpus, device, gpu))
         except HpsearchError as error:
             if say_failed is None:
                 raise
             errors.append(error)
             say_failed(config, error)
             return None
+        finally:
+            free.put(gpu)
         say(found)
         return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.columns import columns, cut, hanging
+from hpsearch.columns import columns, cut, folded, hanging
+from hpsearch.report import Section, section_lines
 
 TABLE = [
     ("trial", "state", "loss", "on"),
@@ -42,3 +43,37 @@ def test_a_reason_hangs_below_its_first_line() -> None:
     # A path stays whole.
     path = "/a/very/long/path/to-a/file-that-is/somewhere.yaml"
     assert path in "\n".join(hanging("-> ", f"write {path} again", 30))
+
+
+def test_a_long_line_is_broken_between_words() -> None:
+    line = "  epoch     3 s to 9 s, middle 5 s"
+    assert list(folded(line, 34)) == [line]
+    assert list(folded(line, None)) == [line]
+    assert list(folded(line, 26)) == ["  epoch     3 s to 9 s,", "    middle 5 s"]
+
+
+WIDE = Section(
+    "Table 1: test errors",
+    header=("Target", "Unit", *(f"Network{n}" for n in range(8))),
+    rows=(("mu", "D", *(f"0.{n}" for n in range(8))),),
+    groups=("", "", *["ours"] * 4, *["published, other sizes"] * 4),
+)
+
+
+@pytest.mark.parametrize("width", [40, 52, 80])
+def test_a_wide_table_comes_in_blocks_of_columns(width: int) -> None:
+    lines = list(section_lines(WIDE, width))
+    assert max(map(len, lines)) <= width
+    assert lines.count("Table 1: test errors") == 1
+    heads = [line.split() for line in lines if "Target" in line]
+    assert all(head[:2] == ["Target", "Unit"] for head in heads)
+    assert [name for head in heads for name in head[2:]] == [f"Network{n}" for n in range(8)]
+    rows = [line.split() for line in lines if line.startswith("mu")]
+    assert [cell for row in rows for cell in row[2:]] == [f"0.{n}" for n in range(8)]
+    assert len(heads) > 1
+
+
+def test_a_table_that_fits_stays_whole() -> None:
+    whole = list(section_lines(WIDE, None))
+    assert list(section_lines(WIDE, 200)) == whole
+    assert len(whole) == 4

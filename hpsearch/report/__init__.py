@@ -27,6 +27,7 @@ from hpsearch.report.terminal import (
     molecule_facts,
     molecule_lines,
     plan_lines,
+    section_lines,
     winner_lines,
 )
 from hpsearch.report.write import FORMATS, Written, write_files, write_report
@@ -50,6 +51,7 @@ __all__ = [
     "quote_lines",
     "search_quote_lines",
     "search_table",
+    "section_lines",
     "sections",
     "short_quote_line",
     "shorter_line",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hpsearch.ablation import AblationPlan
+from hpsearch.columns import cut
 from hpsearch.config import DataConfig
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
@@ -13,6 +15,7 @@ from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.network_size import count_weights
 from hpsearch.progress import relative
+from hpsearch.report.render import Section, plain
 from hpsearch.search_space import SearchSpace
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import Winner
@@ -164,3 +167,43 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
             f"{row['target']:8}{row['mean']:12.5g}{row['deviation']:12.5g}"
             f"{row['mae_of_mean']:14.4g}{row['mae_of_composition']:13.4g}  {row['unit']}"
         )
+
+
+def section_lines(section: Section, width: int | None) -> Iterator[str]:
+    """The section's title and table; where it is too wide, its columns in several blocks.
+
+    Each block begins with the first column, and with the unit where there is one.
+
+    Args:
+        section: whose remarks are left out.
+        width: columns of the terminal; ``None`` where nothing has to fit.
+    """
+    text = plain(section)
+    if not section.header or width is None or _widest(text) <= width:
+        yield from text.splitlines()
+        return
+    kept = [n for n, name in enumerate(section.header) if n == 0 or name.startswith("Unit")]
+    blocks: list[list[int]] = [[]]
+    for column in (n for n in range(len(section.header)) if n not in kept):
+        longer = _with_columns(section, [*kept, *blocks[-1], column])
+        if blocks[-1] and _widest(plain(longer)) > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    for number, block in enumerate(blocks):
+        lines = plain(_with_columns(section, [*kept, *block])).splitlines()
+        # The title stands once, over all blocks.
+        for line in lines if number == 0 else ["", *lines[1:]]:
+            yield cut(line, width)
+
+
+def _with_columns(section: Section, columns: Sequence[int]) -> Section:
+    def of(cells: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cells[column] for column in columns) if cells else ()
+
+    rows = tuple(of(row) for row in section.rows)
+    return replace(section, header=of(section.header), rows=rows, groups=of(section.groups))
+
+
+def _widest(text: str) -> int:
+    # The title is no part of the table, and may be broken anywhere.
+    return max(map(len, text.splitlines()[1:]), default=0)

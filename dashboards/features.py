@@ -22,13 +22,13 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     best = set(trials["trial"].head(NAMED))
     logs = [math.log10(loss) for loss in trials["loss"]]
     middle = (min(logs) + max(logs)) / 2
-    ticks = sorted({round(tick, 3) for tick in (min(logs), middle, max(logs))})
+    ticks = sorted({min(logs), middle, max(logs)})
     drawn = go.Figure(
         go.Scatter(
             x=trials["scalars"].tolist(),
             y=trials["vectors"].tolist(),
             mode="markers+text",
-            text=[str(n) if n in best else "" for n in trials["trial"]],
+            text=labels(trials),
             textposition="top center",
             customdata=trials["loss"].tolist(),
             hovertemplate="%{x} scalars, %{y} vectors: loss %{customdata:.4g}<extra></extra>",
@@ -52,6 +52,13 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
         yaxis={"title": "vectors per atom (featurization)", "rangemode": "tozero"},
     )
     return drawn
+
+
+def labels(trials: pd.DataFrame) -> list[str]:
+    """The best trials' numbers; those of one place stand at the first of them."""
+    best = trials.head(NAMED).groupby(["scalars", "vectors"], sort=False)["trial"]
+    named = {numbers.iloc[0]: ", ".join(map(str, numbers)) for _, numbers in best}
+    return [named.get(number, "") for number in trials["trial"]]
 
 
 def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:

@@ -18,6 +18,7 @@ include_patterns = [
 ]
 suppress_warnings = ["toc.not_included"]  # reports of results: they are linked where they are read
 myst_heading_anchors = 3
+highlight_language = "text"  # what a command prints is no Python
 html_theme = "furo"
 html_title = "hpsearch"
 html_show_sphinx = False

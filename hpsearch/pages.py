@@ -220,6 +220,16 @@ def colours_of(lines: Iterable[str]) -> dict[str, str]:
     return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
 
 
+_MANTISSAS = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    (1.0, 1.2, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0),
+)
+"""Of a logarithmic axis's ticks, from coarse to fine."""
+
+
 def log_axis(values: Iterable[float], title: str | None = None) -> dict[str, Any]:
     """A logarithmic axis for ``values`` whose every tick is a number to be read by itself.
 
@@ -233,7 +243,7 @@ def log_axis(values: Iterable[float], title: str | None = None) -> dict[str, Any
         return axis
     low, high = min(known), max(known)
     ticks = [low]
-    for mantissas in ((1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)):
+    for mantissas in _MANTISSAS:
         found = [
             mantissa * 10.0**power
             for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)

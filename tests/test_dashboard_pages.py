@@ -296,6 +296,17 @@ def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Callable[[st
             seen.wait_for_selector("#figure .main-svg")
             assert seen.inner_text("#state").startswith("as of ")
             assert page.title in seen.title()
+            # Another window has no other height: what stands below stays below.
+            seen.set_viewport_size({"width": 900, "height": 500})
+            seen.wait_for_function(
+                "() => document.querySelector('#figure .main-svg').clientWidth < 900"
+            )
+            below, figure_end = seen.evaluate(
+                "() => ['.rows', '#figure .main-svg'].map((part) =>"
+                " document.querySelector(part).getBoundingClientRect())"
+                ".map((box, which) => which ? box.bottom : box.top)"
+            )
+            assert below >= figure_end - 1, page.name
             drawn = seen.evaluate("() => document.getElementById('figure').data.length")
             assert drawn == len(page.figure(long_store, "made-up").data)
             seen.close()

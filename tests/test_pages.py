@@ -398,6 +398,7 @@ def test_an_axis_has_numbers_to_be_read(whole):
     }
     assert log_axis([150_000, 420_000])["ticktext"] == ["150k", "200k", "300k", "400k"]
     assert log_axis([0.02, 30])["ticktext"] == ["0.1", "1", "10"]
+    assert log_axis([510, 880])["ticktext"] == ["500", "600", "700", "800", "900"]
     assert log_axis([2.5])["ticktext"] == ["2.5"]
     assert log_axis([]) == {"type": "log"}
 

@@ -428,8 +428,8 @@ def test_pages_come_with_html_and_their_problems_are_told(store, tmp_path):
     assert text.count("<script>once</script>") == 1
     for name, kind in zip(asked, ("ablation", "study"), strict=True):
         assert f"<figure><b>curves of {name}</b></figure>" in text
-        assert f'<a href="#figure-{kind}-curves">Learning &lt;curves&gt;</a>' in text
-        assert f'<h2 id="figure-{kind}-curves">Learning &lt;curves&gt;</h2>' in text
+        assert f'<a href="#figure-{kind}-curves">Learning &lt;curves&gt; ({kind})</a>' in text
+        assert f'<h2 id="figure-{kind}-curves">Learning &lt;curves&gt; ({kind})</h2>' in text
     assert "figcaption>" not in text
     assert write_report(store, tmp_path / "x", formats=["md"], pages=pages).problems == ()
 

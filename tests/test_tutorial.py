@@ -143,6 +143,8 @@ def test_the_tutorial_goes_as_it_is_written(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A shell starts what runs in its background with SIGINT ignored, and so would be the commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(ROOT / "search_spaces", Path(folder) / "search_spaces")
         for each in steps(TUTORIAL.read_text(encoding="utf-8")):

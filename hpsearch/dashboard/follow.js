@@ -22,6 +22,8 @@ async function draw(place, figure) {
   // What a person has zoomed, hidden or chosen stays as it is when new numbers come.
   figure.layout.uirevision = "kept";
   keepChoices(place, figure);
+  // Plotly measures the place when the window changes, and would take its own height for it.
+  place.style.height = `${figure.layout.height}px`;
   const options = {responsive: true, displaylogo: false};
   await Plotly.react(place, figure.data, figure.layout, options);
 }

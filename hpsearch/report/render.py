@@ -124,7 +124,8 @@ def _markdown_text(text: str) -> str:
 
 
 _STYLE = """
-body { margin: 2rem auto; max-width: 64rem; padding: 0 1rem; }
+body { margin: 2rem auto; max-width: 78rem; padding: 0 1rem; }
+p, nav, figure { max-width: 64rem; }
 h1 { font-size: 1.6rem; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 0.6rem; }
 nav { color: var(--quiet); }
@@ -141,6 +142,9 @@ figcaption { color: var(--quiet); font-size: 0.85rem; }
 
 _BROAD = 8
 """A table of more columns is printed on paper that lies on its side."""
+
+_LONG = 36
+"""A cell of more characters may be broken into lines."""
 
 
 def look() -> str:
@@ -217,7 +221,9 @@ def _html_section(section: Section) -> str:
 
 
 def _html_row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    long = [' class="long"' if tag == "td" and len(cell) > _LONG else "" for cell in cells]
+    parts = (f"<{tag}{a}>{html.escape(cell)}</{tag}>" for a, cell in zip(long, cells, strict=True))
+    return f"<tr>{''.join(parts)}</tr>"
 
 
 _LATEX_CHARACTERS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -98,7 +98,7 @@ def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
             continue
         found = pages(store, name, kind)
         script = found.script
-        drawn += found.drawn
+        drawn += [replace(each, title=f"{each.title} ({kind})") for each in found.drawn]
         problems.update(dict.fromkeys(found.problems))
     return Figures(script, tuple(drawn), tuple(problems))
 

@@ -37,6 +37,8 @@ def importances(
 
 
 def _importances(trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
+    # It would say of every one that it was created.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     study.add_trials(
         [

@@ -278,7 +278,7 @@ def _as_a_worker() -> dict[str, Any]:
     prepare_worker(len(os.sched_getaffinity(0)))
     import torch
 
-    from hpsearch.nn.slots import implementation
+    from hpsearch.nn.kernels import implementation
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {

@@ -155,7 +155,7 @@ def test_an_ablation_s_first_failure_is_shown_with_its_traceback(seen: Seen) -> 
     message = "KernelsError: HPSEARCH_KERNELS must be 'on' or 'off' or not set, got 'nonsense'"
     assert f"run L0Net/mu/0: failed (exception): {message}" in seen.failing
     assert seen.errors.startswith("run L0Net/mu/0: Traceback (most recent call last):\n")
-    assert f"\nhpsearch.nn.slots.{message}\nhpsearch: 1 of 1 runs failed" in seen.errors
+    assert f"\nhpsearch.nn.kernels.{message}\nhpsearch: 1 of 1 runs failed" in seen.errors
     first, head, row, why, command = seen.after.splitlines()
     assert re.match(r"ablation paper_l1net-\w+ in .*: 0 of 1 complete, 1 failed$", first)
     assert head.split() == ["run", "state", "epochs", "test", "MAE", "unit", "weights"]
@@ -164,10 +164,10 @@ def test_an_ablation_s_first_failure_is_shown_with_its_traceback(seen: Seen) -> 
     assert why == "the traceback of the first failure:"
     assert re.fullmatch(r"  hpsearch status paper_l1net-\w+ --traceback", command)
     assert seen.traceback.startswith(f"run L0Net/mu/0 failed (exception): {message}\nTraceback")
-    assert seen.traceback.endswith(f"hpsearch.nn.slots.{message}\n")
+    assert seen.traceback.endswith(f"hpsearch.nn.kernels.{message}\n")
     [cell] = seen.after_json["cells"]
     assert (cell["state"], cell["failure"]) == ("failed", "exception")
-    assert cell["failure_traceback"].splitlines()[-1] == f"hpsearch.nn.slots.{message}"
+    assert cell["failure_traceback"].splitlines()[-1] == f"hpsearch.nn.kernels.{message}"
     assert seen.after_json["counts"] == {"waiting": 0, "running": 0, "complete": 0, "failed": 1}
 
 

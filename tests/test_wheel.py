@@ -93,7 +93,7 @@ def test_the_wheel_carries_the_three_folders_and_nothing_of_a_search(wheel: Path
 def test_the_rest_of_the_wheel_is_the_package(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hpsearch").rglob("*.py")}
-    others = {"hpsearch/py.typed", "hpsearch/nn/slots.c"}
+    others = {"hpsearch/py.typed", "hpsearch/nn/kernels.c"}
 
     assert {name for name in names if "/_shipped/" not in name} == modules | others
 

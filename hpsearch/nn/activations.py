@@ -1,17 +1,24 @@
 """Nonlinearities rescaled to unit second moment under a standard normal input.
 
 Eq. 13 keeps second moments at one through a convolution; these keep them through what follows it.
+The radial MLPs' softplus sees every pair and neuron; ``kernels.c`` makes one pass each way of it
+where torch makes three.
 """
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from hpsearch.nn.kernels import compiled_for
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -32,22 +39,28 @@ def rescaled(function: Activation) -> Activation:
     return partial(_rescaled, function, second_moment(function) ** -0.5)
 
 
-def _softplus(beta: float, x: Tensor) -> Tensor:
-    return functional.softplus(x, beta=beta)
+def _softplus(beta: float, shifted: bool, scale: float, x: Tensor) -> Tensor:
+    library = compiled_for(x)
+    if library is not None:
+        result: Tensor = _Compiled.apply(x, (shifted, beta, scale), library)  # type: ignore[no-untyped-call]
+        return result
+    y = functional.softplus(x, beta=beta)
+    return (y - math.log(2.0) / beta if shifted else y) * scale
 
 
-def _shifted_softplus(beta: float, x: Tensor) -> Tensor:
-    return functional.softplus(x, beta=beta) - math.log(2.0) / beta
+def _rescaled_softplus(beta: float, shifted: bool) -> Activation:
+    scale = second_moment(partial(_softplus, beta, shifted, 1.0)) ** -0.5
+    return partial(_softplus, beta, shifted, scale)
 
 
 def softplus(beta: float) -> Activation:
     """log(1 + exp(βx))/β, rescaled: the scalars' activation in a gated block."""
-    return rescaled(partial(_softplus, beta))
+    return _rescaled_softplus(beta, shifted=False)
 
 
 def shifted_softplus(beta: float) -> Activation:
     """softplus(x) - softplus(0), rescaled: zero at zero, so the radial MLP keeps zeros."""
-    return rescaled(partial(_shifted_softplus, beta))
+    return _rescaled_softplus(beta, shifted=True)
 
 
 def sigmoid() -> Activation:
@@ -58,3 +71,42 @@ def sigmoid() -> Activation:
 def relu() -> Activation:
     """max(x, 0), rescaled (by the square root of 2): the output block's atom-wise layers."""
     return rescaled(torch.relu)
+
+
+# --- compiled ---
+
+
+class _Table(ctypes.Structure):
+    """``Softplus`` in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("count", "threads", "shifted")),
+        *((name, ctypes.c_float) for name in ("beta", "scale")),
+    )
+
+
+class _Compiled(torch.autograd.Function):
+    """In kernels.c: float32, on the CPU, in one pass each way."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, constants: tuple[bool, float, float], library: ctypes.CDLL
+    ) -> Tensor:
+        ctx.constants, ctx.library = constants, library
+        x = x.contiguous()
+        ctx.save_for_backward(x)
+        y = torch.empty_like(x)
+        table = _Table(x.numel(), torch.get_num_threads(), *constants)
+        library.hpsearch_softplus(ctypes.byref(table), x.data_ptr(), y.data_ptr())
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        upstream = gradients[0].contiguous()
+        dx = torch.empty_like(x)
+        table = _Table(x.numel(), torch.get_num_threads(), *ctx.constants)
+        addresses = (tensor.data_ptr() for tensor in (x, upstream, dx))
+        ctx.library.hpsearch_softplus_slope(ctypes.byref(table), *addresses)
+        return dx, None, None

@@ -6,7 +6,7 @@ With S and V the features of the neighbour in a slot and û the direction to it:
     X_i = [sqrt(1/3) V ; sqrt(1/2) V × û ; sqrt(3/2) (û (û·V) - V/3)]_i      for each component i
 
 In torch operations these are some fifty passes over arrays larger than the cache, and as many
-backward; ``slots.c`` makes one of each, four times as fast on one thread, and serves where its
+backward; ``kernels.c`` makes one of each, four times as fast on one thread, and serves where its
 products do.
 """
 
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.slots import compiled_for
 
 
 def slot_inputs(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ def _in_torch(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[
 
 
 class _Table(ctypes.Structure):
-    """``Slots`` in slots.c."""
+    """``Slots`` in kernels.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("atoms", "slots", "pairs", "scalars", "vectors")),
@@ -109,7 +109,7 @@ class _Table(ctypes.Structure):
 
 
 class _Compiled(torch.autograd.Function):
-    """In slots.c: float32, on the CPU, over used slots only."""
+    """In kernels.c: float32, on the CPU, over used slots only."""
 
     @staticmethod
     def forward(

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hpsearch.nn import slot_inputs as module
+from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.slot_inputs import slot_inputs
-from hpsearch.nn.slots import compiled_for
 
 COUNTS = [5, 1, 9, 29, 2, 14]
 

@@ -1,18 +1,16 @@
-"""The compiled products against the torch ones, and what happens where they cannot be compiled."""
+"""The compiled products against the torch ones."""
 
 import ctypes
 import itertools
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from hpsearch.nn import slots
+from hpsearch.nn import kernels
 from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.slots import CompiledProducts, KernelsError, TorchProducts, slot_products
+from hpsearch.nn.slots import CompiledProducts, TorchProducts, slot_products
 
 COUNTS = [5, 1, 9, 29, 2, 2, 14]
 GUARD = 123.0
@@ -21,34 +19,6 @@ GUARD = 123.0
 @pytest.fixture(autouse=True)
 def float64():
     """Not here: the compiled products are float32's."""
-
-
-@pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def library(cache_folder):
-    slots._library.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HPSEARCH_CACHE", str(cache_folder))
-        patch.delenv("HPSEARCH_KERNELS", raising=False)
-        found = slots._library()
-        if isinstance(found, str):
-            pytest.skip(found)
-        yield found
-    slots._library.cache_clear()
-
-
-@pytest.fixture
-def afresh(monkeypatch, tmp_path):
-    """A process that has not looked for the library yet, with a cache of its own."""
-    monkeypatch.setenv("HPSEARCH_CACHE", str(tmp_path))
-    monkeypatch.delenv("HPSEARCH_KERNELS", raising=False)
-    slots._library.cache_clear()
-    yield tmp_path
-    slots._library.cache_clear()
 
 
 def neighbourhoods(counts=COUNTS, maximum=2.5):
@@ -163,10 +133,10 @@ def test_cutoff_beyond_which_nobody_is_left(library):
 
 @pytest.mark.parametrize("option", ["-march=x86-64", "-march=haswell"])
 def test_vectors_of_older_processors(library, monkeypatch, afresh, option):
-    options = [option if part == "-march=native" else part for part in slots._OPTIONS]
-    monkeypatch.setattr(slots, "_OPTIONS", options)
+    options = [option if part == "-march=native" else part for part in kernels._OPTIONS]
+    monkeypatch.setattr(kernels, "_OPTIONS", options)
     try:
-        narrow = slots._load()
+        narrow = kernels._load()
     except subprocess.CalledProcessError:
         pytest.skip(f"no {option} here")
     flags = Path("/proc/cpuinfo").read_text().split()
@@ -253,86 +223,12 @@ def test_float32_is_compiled_and_float64_is_not(library):
     g = torch.randn(len(pairs.distance), 6)
     assert isinstance(slot_products(pairs, g), CompiledProducts)
     assert isinstance(slot_products(pairs, g.double()), TorchProducts)
-    assert slots.implementation() == f"compiled, {library._name}"
 
 
 def test_off_means_torch(afresh, monkeypatch):
     monkeypatch.setenv("HPSEARCH_KERNELS", "off")
     pairs = neighbourhoods()
     assert isinstance(slot_products(pairs, torch.randn(len(pairs.distance), 6)), TorchProducts)
-    assert slots.implementation() == "torch operations, because HPSEARCH_KERNELS is 'off'"
-    assert not list(afresh.iterdir())
-
-
-def test_another_word_is_refused(afresh, monkeypatch):
-    monkeypatch.setenv("HPSEARCH_KERNELS", "maybe")
-    with pytest.raises(KernelsError, match="must be 'on' or 'off' or not set, got 'maybe'"):
-        slots.implementation()
-
-
-def test_without_a_compiler_torch_serves_and_says_why(afresh, monkeypatch):
-    monkeypatch.setenv("PATH", str(afresh))
-    pairs = neighbourhoods()
-    assert isinstance(slot_products(pairs, torch.randn(len(pairs.distance), 6)), TorchProducts)
-    assert "there is no C compiler 'cc' on the PATH" in slots.implementation()
-
-
-def test_on_refuses_to_go_without(afresh, monkeypatch):
-    monkeypatch.setenv("PATH", str(afresh))
-    monkeypatch.setenv("HPSEARCH_KERNELS", "on")
-    with pytest.raises(KernelsError, match="'on', but there is no C compiler"):
-        slots.implementation()
-
-
-def test_a_compiler_that_fails_is_quoted(afresh, monkeypatch):
-    folder = afresh / "bin"
-    folder.mkdir()
-    compiler = folder / "cc"
-    compiler.write_text(
-        "#!/bin/sh\n[ $1 = --version ] && exit 0\necho x: error: no such thing >&2\nexit 3\n"
-    )
-    compiler.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    assert "'cc' failed with exit code 3: x: error: no such thing" in slots.implementation()
-
-
-def test_a_cache_that_cannot_be_written_is_no_obstacle(afresh, monkeypatch):
-    (afresh / "file").write_text("")
-    monkeypatch.setenv("HPSEARCH_CACHE", str(afresh / "file"))
-    assert slots.implementation().startswith("torch operations, because ")
-
-
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
-def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, damage):
-    whole = Path(library._name).read_bytes()
-    middle = len(whole) // 2
-    content = {
-        "empty": b"",
-        "cut": whole[:middle],
-        "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
-        "text": b"not a library",
-    }[damage]
-    folder = afresh / "kernels"
-    folder.mkdir()
-    path = folder / Path(library._name).name
-    path.write_bytes(content)
-    assert slots.implementation() == f"compiled, {path}"
-    assert [file.name for file in folder.iterdir()] == [path.name]
-
-
-def test_processes_that_compile_at_once(library, afresh):
-    """Each of them computes; one library is left."""
-    script = (
-        "import torch; from hpsearch.nn import slots; lib = slots._library();"
-        "print(slots.implementation())"
-    )
-    started = [
-        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    said = [process.communicate(timeout=120)[0].strip() for process in started]
-    (path,) = (afresh / "kernels").iterdir()
-    assert said == [f"compiled, {path}"] * 3
 
 
 def test_out_of_memory_is_an_error(library):

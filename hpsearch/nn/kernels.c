@@ -1,5 +1,5 @@
-/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, and what enters them
-   (hpsearch/nn/slot_inputs.py, at the end of this file), in float32.
+/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, what enters them
+   (hpsearch/nn/slot_inputs.py) and activations (hpsearch/nn/activations.py), in float32.
 
    With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
 
@@ -561,4 +561,115 @@ void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *
             }
         }
     }
+}
+
+/* --- hpsearch/nn/activations.py: softplus(x) = log(1 + exp(beta x)) / beta, shifted and scaled --- */
+
+typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vector all(float x)
+{
+    return (vector){0} + x;
+}
+
+INLINE vector pick(integers mask, vector yes, vector no)
+{
+    return (vector)((mask & (integers)yes) | (~mask & (integers)no));
+}
+
+/* exp(-|z|), to two units in the last place; zero below the normal numbers. */
+INLINE vector decay(vector z)
+{
+    vector t = (vector)((integers)z | INT32_MIN);
+    t = pick(t < -87.0f, all(-87.0f), t); /* what is not a number stays so */
+    vector n = t * 1.44269504f + 12582912.0f; /* rounds to the nearest integer */
+    integers exponent = (integers)n << 23;
+    n -= 12582912.0f;
+    vector r = t - n * 0.693359375f + n * 2.12194440e-4f;
+    vector p = all(0.00139485835f);
+    p = p * r + 0.00837513059f;
+    p = p * r + 0.0416662171f;
+    p = p * r + 0.166664153f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    vector power = (vector)(exponent + (127 << 23));
+    return pick(t <= -87.0f, all(0), p * power);
+}
+
+/* log(1 + e) of e in [0, 1], relative error 6e-8. */
+INLINE vector log_one_plus(vector e)
+{
+    vector p = all(-0.003256378462538123f);
+    p = p * e + 0.019907161593437195f;
+    p = p * e - 0.057064201682806015f;
+    p = p * e + 0.10614264756441116f;
+    p = p * e - 0.15311862528324127f;
+    p = p * e + 0.19678117334842682f;
+    p = p * e - 0.24954558908939362f;
+    p = p * e + 0.33330005407333374f;
+    p = p * e - 0.4999990463256836f;
+    p = p * e + 1.0f;
+    return p * e;
+}
+
+typedef struct {
+    int64_t count, threads, shifted;
+    float beta, scale;
+} Softplus;
+
+/* (log(1 + exp(z)) - log 2 if shifted) scale / beta; exactly zero at zero if shifted. */
+INLINE vector softplus(const Softplus *s, vector x)
+{
+    vector z = x * s->beta;
+    vector positive = pick(z < 0, all(0), z);
+    vector shift = s->shifted ? log_one_plus(all(1)) : all(0);
+    return (positive + log_one_plus(decay(z)) - shift) * (s->scale / s->beta);
+}
+
+INLINE vector softplus_slope(const Softplus *s, vector x)
+{
+    vector z = x * s->beta, e = decay(z);
+    return pick(z < 0, e, all(1)) / (e + 1.0f) * s->scale;
+}
+
+/* y = softplus(x) without dy, and the gradient of x in its place with it. */
+static void each_vector(const Softplus *n, const float *x, const float *dy, float *y)
+{
+    fenv_t modes;
+    fegetenv(&modes);
+    int64_t whole = n->count / LANES;
+#pragma omp parallel num_threads(n->threads)
+    {
+        fesetenv(&modes);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < whole; i++) {
+            vector in = *(const vector *)(x + i * LANES);
+            if (dy)
+                in = *(const vector *)(dy + i * LANES) * softplus_slope(n, in);
+            else
+                in = softplus(n, in);
+            *(vector *)(y + i * LANES) = in;
+        }
+    }
+    size_t rest = (n->count - whole * LANES) * sizeof(float);
+    vector in = {0}, upstream = {0};
+    memcpy(&in, x + whole * LANES, rest);
+    if (dy) {
+        memcpy(&upstream, dy + whole * LANES, rest);
+        in = upstream * softplus_slope(n, in);
+    } else {
+        in = softplus(n, in);
+    }
+    memcpy(y + whole * LANES, &in, rest);
+}
+
+void hpsearch_softplus(const Softplus *n, const float *x, float *y)
+{
+    each_vector(n, x, NULL, y);
+}
+
+void hpsearch_softplus_slope(const Softplus *n, const float *x, const float *dy, float *dx)
+{
+    each_vector(n, x, dy, dx);
 }

@@ -1,0 +1,164 @@
+"""The compiled library ``kernels.c``: small products, gathers and activations in one pass each.
+
+It is compiled at first use, for this processor, into the folder of caches (docs/decisions/0014).
+Where that fails, in float64 and on GPUs torch operations serve in its place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+VARIABLE = "HPSEARCH_KERNELS"
+
+_COMPILER = "cc"
+# No -ffast-math: it hides what is not finite. The link to OpenMP resolves to torch's own library.
+_OPTIONS = ("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared", "-lm")
+_SECONDS = 120
+
+
+class KernelsError(RuntimeError):
+    """HPSEARCH_KERNELS asks for what cannot be had."""
+
+
+def compiled_for(x: Tensor) -> ctypes.CDLL | None:
+    """The compiled library, where there is one and it computes with tensors like ``x``.
+
+    Raises:
+        KernelsError: see :func:`implementation`.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    library = _library()
+    return library if isinstance(library, ctypes.CDLL) else None
+
+
+def implementation() -> str:
+    """What computes float32 products and activations on the CPU, and why.
+
+    Raises:
+        KernelsError: HPSEARCH_KERNELS is ``on`` and there is no compiled library, or it is neither
+            ``on`` nor ``off``.
+    """
+    library = _library()
+    if isinstance(library, ctypes.CDLL):
+        return f"compiled, {library._name}"
+    return f"torch operations, because {library}"
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    """The compiled library, or why there is none; the same for the whole life of a process."""
+    wish = os.environ.get(VARIABLE, "")
+    if wish not in ("", "on", "off"):
+        raise KernelsError(f"{VARIABLE} must be 'on' or 'off' or not set, got '{wish}'")
+    if wish == "off":
+        return f"{VARIABLE} is 'off'"
+    try:
+        library = _load()
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        reason = _reason(error)
+        if wish == "on":
+            raise KernelsError(
+                f"{VARIABLE} is 'on', but {reason}; unset it or mend this"
+            ) from error
+        return reason
+    return library
+
+
+def _load() -> ctypes.CDLL:
+    compiler = shutil.which(_COMPILER)
+    if compiler is None:
+        raise FileNotFoundError(f"there is no C compiler '{_COMPILER}' on the PATH")
+    path = _cache_directory() / "kernels" / f"kernels-{_key(compiler)}.so"
+    if not _whole(path):
+        _compile(compiler, path)
+    library = ctypes.CDLL(str(path))
+    # Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
+    pointer: Any = ctypes.c_void_p
+    number: Any = ctypes.c_int64
+    for function, types in (
+        (library.hpsearch_room, [pointer, number]),
+        (library.hpsearch_aggregate, [*[pointer] * 5, number]),
+        (library.hpsearch_pull_back, [*[pointer] * 7, number]),
+        (library.hpsearch_gather, [pointer] * 5),
+        (library.hpsearch_scatter, [pointer] * 5),
+        (library.hpsearch_softplus, [pointer] * 3),
+        (library.hpsearch_softplus_slope, [pointer] * 4),
+    ):
+        function.argtypes = types
+        function.restype = None
+    library.hpsearch_room.restype = number
+    return library
+
+
+def _key(compiler: str) -> str:
+    """Names the library by all it depends on: a shared home may serve different processors."""
+    version = _run([compiler, "--version"])
+    parts = (SOURCE.read_bytes(), version, _processor(), " ".join(_OPTIONS).encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
+
+
+def _processor() -> bytes:
+    """What ``-march=native`` asks about: the instructions that this processor knows."""
+    try:
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".encode()
+    wanted = (b"vendor_id", b"cpu family", b"model", b"flags", b"Features", b"CPU")
+    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compile beside ``path``, append the digest that :func:`_whole` checks, and rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        _run([compiler, "-o", str(part), str(SOURCE), *_OPTIONS])
+        content = part.read_bytes()
+        part.write_bytes(content + hashlib.sha256(content).digest())
+        part.chmod(0o700)
+        part.replace(path)
+
+
+def _whole(path: Path) -> bool:
+    """Whether the library is there and as it was written; to load a damaged one can kill."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return False
+    return content[-32:] == hashlib.sha256(content[:-32]).digest()
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, capture_output=True, check=True, timeout=_SECONDS).stdout
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = error.stderr.decode(errors="replace").split("\n")
+        first = next((line for line in lines if "error" in line), lines[0])
+        return f"'{_COMPILER}' failed with exit code {error.returncode}: {first.strip()}"
+    return " ".join(str(error).split())
+
+
+def _cache_directory() -> Path:
+    """The folder of caches, as ``hpsearch.data`` names it, which this package may not import."""
+    if own := os.environ.get("HPSEARCH_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "hpsearch"
+    return Path.home() / ".cache" / "hpsearch"

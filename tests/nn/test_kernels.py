@@ -1,0 +1,101 @@
+"""The compiled library: where it serves, and what happens where it cannot be compiled."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpsearch.nn import kernels
+from hpsearch.nn.kernels import KernelsError, compiled_for
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Not here: what is compiled is float32's."""
+
+
+def test_float32_on_the_cpu_is_compiled(library):
+    assert compiled_for(torch.zeros(1)) is library
+    assert compiled_for(torch.zeros(1).double()) is None
+    assert compiled_for(torch.zeros(1, device="meta")) is None
+    assert kernels.implementation() == f"compiled, {library._name}"
+
+
+def test_off_means_torch(afresh, monkeypatch):
+    monkeypatch.setenv("HPSEARCH_KERNELS", "off")
+    assert compiled_for(torch.zeros(1)) is None
+    assert kernels.implementation() == "torch operations, because HPSEARCH_KERNELS is 'off'"
+    assert not list(afresh.iterdir())
+
+
+def test_another_word_is_refused(afresh, monkeypatch):
+    monkeypatch.setenv("HPSEARCH_KERNELS", "maybe")
+    with pytest.raises(KernelsError, match="must be 'on' or 'off' or not set, got 'maybe'"):
+        kernels.implementation()
+
+
+def test_without_a_compiler_torch_serves_and_says_why(afresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(afresh))
+    assert compiled_for(torch.zeros(1)) is None
+    assert "there is no C compiler 'cc' on the PATH" in kernels.implementation()
+
+
+def test_on_refuses_to_go_without(afresh, monkeypatch):
+    monkeypatch.setenv("PATH", str(afresh))
+    monkeypatch.setenv("HPSEARCH_KERNELS", "on")
+    with pytest.raises(KernelsError, match="'on', but there is no C compiler"):
+        kernels.implementation()
+
+
+def test_a_compiler_that_fails_is_quoted(afresh, monkeypatch):
+    folder = afresh / "bin"
+    folder.mkdir()
+    compiler = folder / "cc"
+    compiler.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && exit 0\necho x: error: no such thing >&2\nexit 3\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert "'cc' failed with exit code 3: x: error: no such thing" in kernels.implementation()
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(afresh, monkeypatch):
+    (afresh / "file").write_text("")
+    monkeypatch.setenv("HPSEARCH_CACHE", str(afresh / "file"))
+    assert kernels.implementation().startswith("torch operations, because ")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
+def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, damage):
+    whole = Path(library._name).read_bytes()
+    middle = len(whole) // 2
+    content = {
+        "empty": b"",
+        "cut": whole[:middle],
+        "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "text": b"not a library",
+    }[damage]
+    folder = afresh / "kernels"
+    folder.mkdir()
+    path = folder / Path(library._name).name
+    path.write_bytes(content)
+    assert kernels.implementation() == f"compiled, {path}"
+    assert [file.name for file in folder.iterdir()] == [path.name]
+
+
+def test_processes_that_compile_at_once(library, afresh):
+    """Each of them computes; one library is left."""
+    script = (
+        "import torch; from hpsearch.nn import kernels; lib = kernels._library();"
+        "print(kernels.implementation())"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in started]
+    (path,) = (afresh / "kernels").iterdir()
+    assert said == [f"compiled, {path}"] * 3

@@ -259,7 +259,7 @@ def test_the_report_s_files(session: Session, folder: str, files: set[str]) -> N
 
     assert files < written
     assert {path for path in written if path.endswith(".html")} == {"report.html"}
-    assert 'id="search-learning_curves"' in (session.folder / folder / "report.html").read_text()
+    assert 'id="study-learning_curves"' in (session.folder / folder / "report.html").read_text()
     said = session.said[folder.replace("_", " ")]
     assert all(f"{folder}/{name}" in said for name in written)
 
@@ -534,7 +534,7 @@ def test_the_pages_are_drawn_for_the_study(watched: Watched) -> None:
     }
     pages = ("features", "learning_curves", "search_cost", "targets")
     with_figure = sorted(link for link, figure in drawn.items() if figure is not None)
-    assert with_figure == [f"/pages/{page}?name=quick" for page in pages]
+    assert with_figure == [f"/pages/{page}?study=quick" for page in pages]
     assert all(drawn[link]["data"] for link in with_figure)
 
 

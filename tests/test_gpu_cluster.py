@@ -53,6 +53,12 @@ def winner(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def as_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray asks for tokens once an earlier test ran a cluster in this process; this one's does not."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+
+
 class Cluster:
     """A cluster in a process of its own, see `ray_cluster.py`."""
 
@@ -86,7 +92,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(as_started_anew: None) -> Iterator[Cluster]:
     made = Cluster()
     try:
         yield made

@@ -55,7 +55,7 @@ def winner(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def as_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray asks for tokens once an earlier test ran a cluster in this process; this one's does not."""
+    """A cluster that an earlier test ran in this process has had Ray ask for tokens ever since."""
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
 
 

@@ -26,8 +26,8 @@ can be applied after (or before) the sum over neighbours; nothing of the size ed
 The rule: apply W where the tensor is a scalar, since there it has one component and not three.
 
 The backward pass is written out, because automatic differentiation would keep every A of every
-copy alive (hundreds of megabytes) and scatter where a gather will do. Where there are several
-copies it computes A again; that of a single one is small, and is kept. With G = ∂L/∂out and all
+copy alive (hundreds of megabytes) and scatter where a gather will do. It keeps those that fit in a
+few dozen megabytes, and computes the others again. With G = ∂L/∂out and all
 sums as above::
 
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
@@ -56,6 +56,9 @@ from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.products import product
 from hpsearch.nn.slot_inputs import slot_inputs
 from hpsearch.nn.slots import slot_products
+
+KEPT_BYTES = 2**26
+"""Aggregates kept for the backward pass of a convolution, of as many copies as fit."""
 
 
 class _Paths:
@@ -115,7 +118,11 @@ class _Paths:
 
 
 class _NeighbourSum(torch.autograd.Function):
-    """The sum over neighbours for T copies; a loop over them, each with a few large products."""
+    """The sum over neighbours for T copies; a loop over them, each with a few large products.
+
+    Aggregates of as many copies as fit into ``KEPT_BYTES`` are kept for the backward pass; those of
+    the others are computed again.
+    """
 
     @staticmethod
     def forward(
@@ -133,6 +140,7 @@ class _NeighbourSum(torch.autograd.Function):
         ctx.pairs = pairs
         inputs = (into_scalars, into_vectors, scalars, direction * math.sqrt(3), radial)
         kept: list[Tensor] = []
+        room = KEPT_BYTES if any(ctx.needs_input_grad) else 0
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
@@ -147,8 +155,9 @@ class _NeighbourSum(torch.autograd.Function):
             if w_vv.numel():
                 aggregates.append(paths.aggregate_vectors())
                 out_vectors[t] += product(aggregates[1], w_vv[t].flatten(1)).view(3, A, u1)
-            if T == 1:
-                kept = aggregates
+            room -= sum(a.numel() * a.element_size() for a in aggregates)
+            if room >= 0:
+                kept += aggregates
         ctx.save_for_backward(*inputs, w_s, w_sv, w_vv, *kept)
         return out_scalars, out_vectors
 
@@ -165,13 +174,16 @@ class _NeighbourSum(torch.autograd.Function):
         d_radial = torch.empty_like(radial)
         dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
         A, H = len(ctx.pairs.pair), radial.shape[2]
+        kept_aggregates = iter(kept)  # of the first copies, in order
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
             paths = _Paths(ctx.pairs, t, inputs, d_radial[t])
             slots = paths.slots
 
             G = G_scalars[t]
-            aggregate = kept[0] if kept else paths.aggregate_scalars()
+            aggregate = next(kept_aggregates, None)
+            if aggregate is None:
+                aggregate = paths.aggregate_scalars()
             dw_s[t] = product(G.t(), aggregate.t()).view_as(w_s[t])
             dA = product(G, w_s[t].flatten(1).t()).view(A, H, -1)
             slots.pull_back(paths.into_scalars, dA, d_into_scalars[n])
@@ -191,7 +203,9 @@ class _NeighbourSum(torch.autograd.Function):
 
             if w_vv.numel():
                 G = G_vectors[t].flatten(0, 1)  # [3 A, u1]
-                aggregate = kept[1] if kept else paths.aggregate_vectors()
+                aggregate = next(kept_aggregates, None)
+                if aggregate is None:
+                    aggregate = paths.aggregate_vectors()
                 dw_vv[t] = product(G.t(), aggregate.t()).view_as(w_vv[t])
                 dA = product(G, w_vv[t].flatten(1).t()).view(3, A, H, -1)
                 for i in range(3):

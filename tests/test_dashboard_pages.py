@@ -312,6 +312,22 @@ def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Callable[[st
             seen.close()
 
 
+def test_a_figure_that_comes_later_is_as_wide_as_the_page(
+    tmp_path: Path, opened: Callable[[str], Any]
+) -> None:
+    with Store.create(f"sqlite:///{tmp_path}/later.db") as store, served(store) as site:
+        page = opened(f"http://127.0.0.1:{site.port}/pages/learning_curves")
+        page.get_by_text("nothing to show yet").wait_for()
+        run_search(store)
+        page.wait_for_selector("#figure .main-svg")
+        drawn, place = page.evaluate(
+            "() => ['#figure .main-svg', 'main'].map((part) =>"
+            " document.querySelector(part).getBoundingClientRect().width)"
+        )
+        assert place > 1000
+        assert drawn == pytest.approx(place, abs=60)  # less its edges
+
+
 def test_an_ablation_has_its_table_and_its_curves(
     store: Store, opened: Callable[[str], Any]
 ) -> None:

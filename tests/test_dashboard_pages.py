@@ -15,6 +15,7 @@ from made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
 from test_cli import HPSEARCH, SIZES, Process, free_port, get
 from test_dashboard_access import Answer, Site, served
 
+import hpsearch.dashboard
 import hpsearch.pages
 from hpsearch.dashboard import serve
 from hpsearch.pages import load_pages
@@ -179,21 +180,41 @@ def test_optunas_own_document_leads_to_the_pages(site: Site) -> None:
     assert "hpsearch pages" not in site.ask("/static/bundle.js").body
 
 
+FORWARD = "-N -L {port}:127.0.0.1:{port}"
+
+
 @pytest.mark.parametrize(
-    ("connection", "command"),
+    ("connection", "is_here", "command"),
     [
-        ("203.0.113.7 50122 192.0.2.10 22", "ssh -N -L {port}:127.0.0.1:{port} .+@192.0.2.10"),
-        ("::1 1 2001:db8::5 2222", "ssh -p 2222 -N -L {port}:127.0.0.1:{port} .+@2001:db8::5"),
-        ("", None),
-        ("garbage", None),
+        ("203.0.113.7 50122 192.0.2.10 22", True, f"ssh {FORWARD} me@192.0.2.10"),
+        ("::1 1 2001:db8::5 2222", True, f"ssh -p 2222 {FORWARD} me@2001:db8::5"),
+        # The environment is the login node's: the way to a compute node leads through it.
+        ("203.0.113.7 50122 192.0.2.10 22", False, f"ssh {FORWARD} -J me@192.0.2.10 me@node7"),
+        ("::1 1 2001:db8::5 2222", False, f"ssh {FORWARD} -J 'me@[2001:db8::5]:2222' me@node7"),
+        (
+            "203.0.113.7 50122 172.16.0.9 22",
+            True,
+            f"ssh {FORWARD} me@172.16.0.9\n"
+            "                   or, for 172.16.0.9, the name that you log in by",
+        ),
+        ("", True, None),
+        ("garbage", True, None),
+        ("UNKNOWN 65535 UNKNOWN 65535", True, None),
         # Of a shell that a batch system has started from another one.
-        ("127.0.0.1 50122 127.0.0.1 22", None),
+        ("127.0.0.1 50122 127.0.0.1 22", True, None),
     ],
 )
 def test_over_ssh_it_says_the_tunnel(
-    store: Store, monkeypatch: pytest.MonkeyPatch, connection: str, command: str | None
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    connection: str,
+    is_here: bool,
+    command: str | None,
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", connection)
+    monkeypatch.setattr(hpsearch.dashboard, "_is_this_machine", lambda address: is_here)
+    monkeypatch.setattr(hpsearch.dashboard, "getuser", lambda: "me")
+    monkeypatch.setattr(hpsearch.dashboard.socket, "gethostname", lambda: "node7")
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -204,12 +225,15 @@ def test_over_ssh_it_says_the_tunnel(
     port = free_port()
     with pytest.raises(KeyboardInterrupt):
         serve(store, "127.0.0.1", port, say)
-    lines = [line for line in said if line.startswith("from your machine")]
-    if command is None:
-        assert lines == []
-    else:
-        [line] = lines
-        assert re.fullmatch("from your machine: " + command.format(port=port), line)
+    found = "\n".join(said[4:-1])
+    assert found == ("" if command is None else "from your machine: " + command.format(port=port))
+
+
+def test_an_address_of_this_machine_is_known_from_others() -> None:
+    assert hpsearch.dashboard._is_this_machine("127.0.0.1")
+    # Reserved for documentation: nobody's.
+    assert not hpsearch.dashboard._is_this_machine("192.0.2.10")
+    assert not hpsearch.dashboard._is_this_machine("2001:db8::5")
 
 
 TRIALS = 12

@@ -7,11 +7,12 @@ import html
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib import resources
+from ipaddress import ip_address, ip_network
 from socketserver import ThreadingMixIn
 from string import Template
 from typing import Any
@@ -361,22 +362,51 @@ def serve(
         say(f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}")
         if not is_loopback(host):
             say("the connection is not encrypted; put a proxy with TLS before it, or use ssh -L")
-        elif (tunnel := _tunnel(host, server.server_port)) is not None:
-            say(f"from your machine: {tunnel}")
+        for line in _tunnel(host, server.server_port) if is_loopback(host) else ():
+            say(line)
         say("stop it with Ctrl-C")
         server.serve_forever()
 
 
-def _tunnel(host: str, port: int) -> str | None:
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+"""Addresses that mean another machine, or none, wherever one is not (RFC 1918)."""
+
+
+def _tunnel(host: str, port: int) -> Iterator[str]:
     """What a person types at home to reach a dashboard that was started over SSH.
 
-    ``None`` where nobody came by SSH. The machine is the one that this connection has reached.
+    Nothing where nobody came by SSH. What this connection has reached may be another machine: a
+    batch system hands the environment of the login node on to the shell on a compute node.
     """
     words = os.environ.get("SSH_CONNECTION", "").split()
     if len(words) != 4 or is_loopback(words[2]):
-        return None
-    _, _, machine, ssh_port = words
-    way = [] if ssh_port == "22" else ["-p", ssh_port]
+        return
+    _, _, reached, ssh_port = words
+    try:
+        address = ip_address(reached)
+    except ValueError:
+        return
+    user = getuser()
     inside = f"[{host}]" if ":" in host else host
-    command = ["ssh", *way, "-N", "-L", f"{port}:{inside}:{port}", f"{getuser()}@{machine}"]
-    return shlex.join(command)
+    forward = ["-N", "-L", f"{port}:{inside}:{port}"]
+    other_port = ssh_port != "22"
+    if _is_this_machine(reached):
+        way = ["-p", ssh_port] if other_port else []
+        command = ["ssh", *way, *forward, f"{user}@{reached}"]
+    else:
+        through = f"[{reached}]" if address.version == 6 else reached
+        jump = f"{user}@{through}{f':{ssh_port}' if other_port else ''}"
+        command = ["ssh", *forward, "-J", jump, f"{user}@{socket.gethostname()}"]
+    yield f"from your machine: {shlex.join(command)}"
+    if any(address in network for network in _PRIVATE):
+        yield f"                   or, for {reached}, the name that you log in by"
+
+
+def _is_this_machine(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as tried:
+            tried.bind((address, 0))
+    except OSError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
-from test_cli import HPSEARCH, SIZES, Process, free_port, get
+from test_cli import HPSEARCH, SIZES, Process, free_port, get, run
 from test_dashboard_access import Answer, Site, served
 
 import hpsearch.dashboard
@@ -167,6 +167,35 @@ def test_a_page_that_was_edited_is_drawn_anew(
         drawn.append(json.loads(answer.body)["data"][0]["y"])
         tag = answer.headers["ETag"]
     assert drawn == [[1], [2]]
+
+
+def test_a_folder_of_pages_is_run_where_it_is_named_and_only_there(
+    store: Store, tmp_path: Path
+) -> None:
+    text = "import plotly.graph_objects as go\nTITLE = 'Mine'\n"
+    text += "def figure(store, name=None):\n    return go.Figure(go.Bar(y=[1]))\n"
+    (tmp_path / "dashboards").mkdir()
+    (tmp_path / "dashboards" / "mine.py").write_text(text)
+    (tmp_path / "dashboards" / "broken.py").write_text("\nTITLE = 1 / 0\n")
+    at = ["--storage", f"sqlite:///{tmp_path}/s.db"]
+    done = run(tmp_path, HPSEARCH, "report", "-o", "report", *at, "--pages", "dashboards")
+    assert done.returncode == 0
+    assert 'id="study-mine"' in (tmp_path / "report" / "report.html").read_text()
+    problem = f"{tmp_path}/dashboards/broken.py:2: ZeroDivisionError: division by zero"
+    assert done.stderr == f"page left out: {problem}\n"
+
+    port = free_port()
+    command = (HPSEARCH, "dashboard", "--port", str(port), *at)
+    with Process(tmp_path, *command, "--pages", "dashboards"):
+        assert problem in get(port, "/pages")
+        assert '"/pages/mine?study=made-up"' in get(port, "/pages/targets?study=made-up")
+        assert json.loads(get(port, "/pages/mine/figure"))["data"][0]["y"] == [1]
+        assert "Losses by target" in get(port, "/pages")
+    with Process(tmp_path, *command):
+        assert "mine" not in get(port, "/pages")
+    done = run(tmp_path, HPSEARCH, "dashboard", *at, "--pages", "dashbords")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "'dashbords' does not exist" in done.stderr
 
 
 def test_optunas_own_document_leads_to_the_pages(site: Site) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from getpass import getuser
 from importlib import resources
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from string import Template
 from typing import Any
@@ -75,15 +76,20 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-def application(store: Store) -> Application:
-    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest."""
+def application(store: Store, own_pages: Path | None = None) -> Application:
+    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest.
+
+    Args:
+        store: what is shown.
+        own_pages: a folder of the user's pages, beside the shipped ones.
+    """
     optuna_app = optuna_dashboard.wsgi(store.optuna_reader)
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")
         if path == PREFIX or path.startswith(PREFIX + "/"):
             try:
-                answer = _ours(store, path.removeprefix(PREFIX).strip("/"), environment)
+                answer = _ours(store, own_pages, path.removeprefix(PREFIX).strip("/"), environment)
             except HpsearchError as error:
                 answer = _Answer(str(error), "text/plain", "500 Internal Server Error")
             respond(answer.status, answer.headers)
@@ -150,23 +156,23 @@ class _Asked:
         return "" if self.name is None else f"?{self.kind}={quote(self.name, safe='')}"
 
 
-def _ours(store: Store, wanted: str, environment: Environment) -> _Answer:
+def _ours(store: Store, own_pages: Path | None, wanted: str, environment: Environment) -> _Answer:
     """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
     asked = _Asked.of(environment)
     known = environment.get("HTTP_IF_NONE_MATCH")
     if not wanted:
-        return _Answer(_index(store))
+        return _Answer(_index(store, own_pages))
     if wanted in _SCRIPTS:
         text = _SCRIPTS[wanted]()
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
         return _unless_known(known, tag, lambda: _Answer(text, "text/javascript", tag=tag))
     page, _, part = wanted.partition("/")
-    path = next((file for file in page_files() if file.stem == page), None)
+    path = next((file for file in page_files(own_pages) if file.stem == page), None)
     if path is None or part not in ("", *_PARTS):
         text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
         return _Answer(_document("no such page", text), status="404 Not Found")
     if not part:
-        return _Answer(_page(store, page, asked))
+        return _Answer(_page(own_pages, page, asked))
     tag = f'"{store.revision()}-{path.stat().st_mtime_ns}"'
     kind, write = _PARTS[part]
     return _unless_known(
@@ -206,9 +212,9 @@ _PARTS: dict[str, tuple[str, Callable[[Store, Page, _Asked], str]]] = {
 """What a page is made of, with its media type."""
 
 
-def _page(store: Store, wanted: str, asked: _Asked) -> str:
+def _page(own_pages: Path | None, wanted: str, asked: _Asked) -> str:
     """The document that follows a figure, with the way to the other pages of the experiment."""
-    pages, problems = load_pages()
+    pages, problems = load_pages(own_pages)
     links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
     for page in _of_kind(pages, asked.kind):
         here = ' class="here" aria-current="page"' if page.name == wanted else ""
@@ -247,8 +253,8 @@ def _drawing(name: str, page: Page | None, asked: _Asked, element: str) -> str:
     return text
 
 
-def _index(store: Store) -> str:
-    pages, problems = load_pages()
+def _index(store: Store, own_pages: Path | None) -> str:
+    pages, problems = load_pages(own_pages)
     frame = store.experiments()
     parts = ['<header><nav><a href="/dashboard">Optuna dashboard</a></nav></header><main>']
     # What was launched last comes first.
@@ -326,6 +332,7 @@ def serve(
     *,
     token: str | None = None,
     read_only: bool = False,
+    own_pages: Path | None = None,
 ) -> None:
     """Serve until interrupted.
 
@@ -336,12 +343,13 @@ def serve(
         say: told where the pages are and what whoever reaches them may do.
         token: what every request must know.
         read_only: whether requests that change something are refused.
+        own_pages: a folder of the user's pages, beside the shipped ones.
 
     Raises:
         InputError: the address needs a token, or the port cannot be listened on.
     """
     check_host(host, port, token)
-    guarded = Guard(application(store), token, read_only=read_only)
+    guarded = Guard(application(store, own_pages), token, read_only=read_only)
     server_class = _Server6 if ":" in host else _Server
     try:
         server = make_server(host, port, guarded, server_class, _Quiet)

@@ -230,6 +230,9 @@ def _store(url: str) -> Finding:
         )
     if address.path is not None and not address.path.exists():
         return Finding("store", "good", f"{address.label} will be made by the first launch")
+    if address.path is not None and address.path.is_dir():
+        mend = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
+        return Finding("store", "bad", f"{address.label} is a folder", mend)
     try:
         with Store.open(url) as store:
             experiments = store.experiments()

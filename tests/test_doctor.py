@@ -147,6 +147,7 @@ def test_a_database_that_a_launch_makes_a_store_of_is_good(tmp_path: Path) -> No
     assert doctor._store(url) == Finding(
         "store", "good", f"{database} is not a study store; `hpsearch launch` makes one"
     )
+    assert doctor._store(f"sqlite:///{tmp_path}").state == "bad"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import os
@@ -354,8 +355,11 @@ def serve(
     try:
         server = make_server(host, port, guarded, server_class, _Quiet)
     except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason += ", by another dashboard perhaps"
         raise InputError(
-            f"the dashboard must be able to listen on {host}:{port}, got: {error}; choose another "
+            f"the dashboard must be able to listen on {host}:{port}, got: {reason}; choose another "
             "with --port"
         ) from None
     with server:

@@ -37,6 +37,7 @@ docs/ablation
 docs/dipoles
 docs/convolution
 docs/reliability
+docs/slurm
 docs/architecture
 docs/decisions/README
 CONTRIBUTING

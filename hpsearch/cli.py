@@ -170,6 +170,13 @@ _output_folder = click.option(
     required=True,
     help="The folder to write into.",
 )
+_pages = click.option(
+    "--pages",
+    "own_pages",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    metavar="FOLDER",
+    help="Also show the pages in this folder; they are Python files, and are run.",
+)
 _sizes = _options(
     click.option(
         "--train-size", type=int, callback=_least(2), metavar="N", help="Training molecules."
@@ -754,7 +761,10 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
 )
 @click.option("--read-only", is_flag=True, help="Refuse every request that would change something.")
-def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> None:
+@_pages
+def dashboard(
+    storage: str | None, host: str, port: int, read_only: bool, own_pages: Path | None
+) -> None:
     """Open the Optuna dashboard on the store, and our pages.
 
     The pages are under /pages. Whoever reaches the dashboard may create, rename and delete studies
@@ -771,7 +781,7 @@ def dashboard(storage: str | None, host: str, port: int, read_only: bool) -> Non
     check_host(host, port, token)
     # Ctrl-C is how a person ends it.
     with _open_store(storage) as store, suppress(KeyboardInterrupt):
-        serve(store, host, port, _say, token=token, read_only=read_only)
+        serve(store, host, port, _say, token=token, read_only=read_only, own_pages=own_pages)
 
 
 @cli.command("export-best", epilog=_example("hpsearch export-best -o best.yaml"))
@@ -1040,12 +1050,14 @@ def _quote(
     is_flag=True,
     help="Count U0, U, H and G once in tests over targets.",
 )
+@_pages
 def report(
     name: str | None,
     storage: str | None,
     output: Path,
     formats: tuple[str, ...],
     distinct_targets: bool,
+    own_pages: Path | None,
 ) -> None:
     """Write a report: Table 1, learning curves, the trials.
 
@@ -1054,8 +1066,9 @@ def report(
     from hpsearch.pages import draw_pages
     from hpsearch.report import section_lines, subject, table1_sections, write_report
 
+    pages = functools.partial(draw_pages, own=own_pages)
     with _open_store(storage) as store:
-        written = write_report(store, output, name, formats, draw_pages, distinct=distinct_targets)
+        written = write_report(store, output, name, formats, pages, distinct=distinct_targets)
         ablation = subject(store, name).ablation
         if ablation is not None:
             for section in table1_sections(store, ablation):

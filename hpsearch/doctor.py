@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from hpsearch import credentials
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import prepare_worker, worker_environment
 from hpsearch.store import Store
 from hpsearch.store.address import Address
@@ -29,7 +29,10 @@ from hpsearch.store.file_system import network_type
 
 State = Literal["good", "warning", "bad"]
 
-LEAST_MEMORY = 2 * 10**9
+LEAST_MEMORY = 8 * 10**8
+"""Bytes of a trial of the quick space, with some to spare: it takes 0.5 to 0.7 GB."""
+
+ENOUGH_MEMORY = 2 * 10**9
 """Bytes that are asked for each run at a time; the space and its batches decide what it needs."""
 
 LEAST_DISK = 2 * 10**9
@@ -123,11 +126,14 @@ def _memory() -> Finding:
     said = f"{available / 1e9:.1f} GB available"
     cores = len(os.sched_getaffinity(0))
     if available < LEAST_MEMORY:
-        mend = "end what else runs: a trial of Table 3 may need 2 GB"
+        mend = "end what else runs: a trial of the quick space needs up to 0.7 GB"
         return Finding("memory", "bad", said, mend)
-    if available < LEAST_MEMORY * cores:
-        places = int(available / LEAST_MEMORY)
+    if available < ENOUGH_MEMORY * cores:
+        places = available // ENOUGH_MEMORY
         mend = f"for Table 3 launch with --max-concurrent {places}: a trial may need 2 GB"
+        if not places:
+            places = min(cores, available // LEAST_MEMORY)
+            mend = f"for quick launch with --max-concurrent {places}; Table 3 may need 2 GB a trial"
         return Finding("memory", "warning", f"{said} for {cores} trials at a time", mend)
     return Finding("memory", "good", said)
 
@@ -224,8 +230,17 @@ def _store(url: str) -> Finding:
         )
     if address.path is not None and not address.path.exists():
         return Finding("store", "good", f"{address.label} will be made by the first launch")
-    with Store.open(url) as store:
-        experiments = store.experiments()
+    if address.path is not None and address.path.is_dir():
+        mend = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
+        return Finding("store", "bad", f"{address.label} is a folder", mend)
+    try:
+        with Store.open(url) as store:
+            experiments = store.experiments()
+    except InputError as error:
+        # Tables that are missing or old keep readers out, and a launch makes them: it is named.
+        if "`hpsearch launch`" not in str(error):
+            raise
+        return Finding("store", "good", str(error))
     studies = int((experiments["kind"] == "study").sum())
     said = f"{address.label}: {studies} studies, {len(experiments) - studies} ablations"
     return Finding("store", "good", said)

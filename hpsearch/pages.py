@@ -2,8 +2,8 @@
 
 A page is a Python file with ``TITLE`` and ``figure(store, name=None)``, and if it likes
 ``frame(store, name=None)``, the rows that the figure draws, and ``tables(store, name=None)``. It is
-opened by path, so a person adds one without touching the engine. What such a file does wrong is
-told in one line.
+opened by path, so a person adds one without touching the engine: there, or in a folder of their own
+that they name, for opening a page runs it. What such a file does wrong is told in one line.
 """
 
 from __future__ import annotations
@@ -294,10 +294,16 @@ def folder() -> Path:
     return shipped.folder("dashboards")
 
 
-def page_files(directory: Path | None = None) -> list[Path]:
-    """The pages' files by name; a leading underscore or dot hides one."""
-    files = (directory or folder()).glob("*.py")
-    return sorted(path for path in files if not path.name.startswith(("_", ".")))
+def page_files(own: Path | None = None) -> list[Path]:
+    """The pages' files by name; a leading underscore or dot hides one.
+
+    Args:
+        own: a folder of the user's pages, beside the shipped ones; of two of one name its own is
+            the page.
+    """
+    folders = (folder(),) if own is None else (folder(), own)
+    files = {path.name: path for each in folders for path in each.glob("*.py")}
+    return [files[name] for name in sorted(files) if not name.startswith(("_", "."))]
 
 
 def load_page(path: Path) -> Page:
@@ -321,11 +327,11 @@ def load_page(path: Path) -> Page:
     return Page(path.stem, title, path, module, kind, tuple(getattr(module, "BESIDE", ())))
 
 
-def load_pages(directory: Path | None = None) -> tuple[list[Page], list[str]]:
-    """Every page that loads, and one line for each that does not."""
+def load_pages(own: Path | None = None) -> tuple[list[Page], list[str]]:
+    """Every page that loads, and one line for each that does not; ``own`` as `page_files`."""
     pages: list[Page] = []
     problems: list[str] = []
-    for path in page_files(directory):
+    for path in page_files(own):
         try:
             pages.append(load_page(path))
         except PageError as error:
@@ -334,7 +340,7 @@ def load_pages(directory: Path | None = None) -> tuple[list[Page], list[str]]:
 
 
 def draw_pages(
-    store: Store, name: str | None = None, kind: str | None = None, directory: Path | None = None
+    store: Store, name: str | None = None, kind: str | None = None, own: Path | None = None
 ) -> Figures:
     """Every page that has something to show, for one document, with the rows behind it.
 
@@ -343,9 +349,9 @@ def draw_pages(
         name: of the study or ablation; by default the latest.
         kind: ``study`` or ``ablation``, with which the drawings' names begin; a study and an
             ablation may have one name.
-        directory: of the pages, by default the shipped ones.
+        own: a folder of the user's pages, as `page_files` has it.
     """
-    pages, problems = load_pages(directory)
+    pages, problems = load_pages(own)
     drawn: list[Figure] = []
     for page in pages:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -300,6 +301,21 @@ def test_an_address_that_others_reach_needs_a_token(host: str, store: Store) -> 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1"])
 def test_this_machine_s_own_needs_none(host: str) -> None:
     check_host(host, 0, None)
+
+
+def test_a_port_that_is_taken_is_said_with_another_one(store: Store) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with pytest.raises(InputError) as caught:
+            serve(store, "127.0.0.1", port, print)
+    assert str(caught.value) == (
+        f"the dashboard must be able to listen on 127.0.0.1:{port}, got: Address already in use, "
+        "by another dashboard perhaps; choose another with --port"
+    )
+    with pytest.raises(InputError, match=r"got: bind.*: port must be 0-65535; choose another"):
+        serve(store, "127.0.0.1", 80_000, print)
 
 
 @dataclass

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 from made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
-from test_cli import HPSEARCH, SIZES, Process, free_port, get
+from test_cli import HPSEARCH, SIZES, Process, free_port, get, run
 from test_dashboard_access import Answer, Site, served
 
+import hpsearch.dashboard
 import hpsearch.pages
 from hpsearch.dashboard import serve
 from hpsearch.pages import load_pages
@@ -168,6 +169,35 @@ def test_a_page_that_was_edited_is_drawn_anew(
     assert drawn == [[1], [2]]
 
 
+def test_a_folder_of_pages_is_run_where_it_is_named_and_only_there(
+    store: Store, tmp_path: Path
+) -> None:
+    text = "import plotly.graph_objects as go\nTITLE = 'Mine'\n"
+    text += "def figure(store, name=None):\n    return go.Figure(go.Bar(y=[1]))\n"
+    (tmp_path / "dashboards").mkdir()
+    (tmp_path / "dashboards" / "mine.py").write_text(text)
+    (tmp_path / "dashboards" / "broken.py").write_text("\nTITLE = 1 / 0\n")
+    at = ["--storage", f"sqlite:///{tmp_path}/s.db"]
+    done = run(tmp_path, HPSEARCH, "report", "-o", "report", *at, "--pages", "dashboards")
+    assert done.returncode == 0
+    assert 'id="study-mine"' in (tmp_path / "report" / "report.html").read_text()
+    problem = f"{tmp_path}/dashboards/broken.py:2: ZeroDivisionError: division by zero"
+    assert done.stderr == f"page left out: {problem}\n"
+
+    port = free_port()
+    command = (HPSEARCH, "dashboard", "--port", str(port), *at)
+    with Process(tmp_path, *command, "--pages", "dashboards"):
+        assert problem in get(port, "/pages")
+        assert '"/pages/mine?study=made-up"' in get(port, "/pages/targets?study=made-up")
+        assert json.loads(get(port, "/pages/mine/figure"))["data"][0]["y"] == [1]
+        assert "Losses by target" in get(port, "/pages")
+    with Process(tmp_path, *command):
+        assert "mine" not in get(port, "/pages")
+    done = run(tmp_path, HPSEARCH, "dashboard", *at, "--pages", "dashbords")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "'dashbords' does not exist" in done.stderr
+
+
 def test_optunas_own_document_leads_to_the_pages(site: Site) -> None:
     for path in ("/dashboard", "/dashboard/studies/1/trials"):
         answer = site.ask(path, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT")
@@ -179,21 +209,41 @@ def test_optunas_own_document_leads_to_the_pages(site: Site) -> None:
     assert "hpsearch pages" not in site.ask("/static/bundle.js").body
 
 
+FORWARD = "-N -L {port}:127.0.0.1:{port}"
+
+
 @pytest.mark.parametrize(
-    ("connection", "command"),
+    ("connection", "is_here", "command"),
     [
-        ("203.0.113.7 50122 192.0.2.10 22", "ssh -N -L {port}:127.0.0.1:{port} .+@192.0.2.10"),
-        ("::1 1 2001:db8::5 2222", "ssh -p 2222 -N -L {port}:127.0.0.1:{port} .+@2001:db8::5"),
-        ("", None),
-        ("garbage", None),
+        ("203.0.113.7 50122 192.0.2.10 22", True, f"ssh {FORWARD} me@192.0.2.10"),
+        ("::1 1 2001:db8::5 2222", True, f"ssh -p 2222 {FORWARD} me@2001:db8::5"),
+        # The environment is the login node's: the way to a compute node leads through it.
+        ("203.0.113.7 50122 192.0.2.10 22", False, f"ssh {FORWARD} -J me@192.0.2.10 me@node7"),
+        ("::1 1 2001:db8::5 2222", False, f"ssh {FORWARD} -J 'me@[2001:db8::5]:2222' me@node7"),
+        (
+            "203.0.113.7 50122 172.16.0.9 22",
+            True,
+            f"ssh {FORWARD} me@172.16.0.9\n"
+            "                   or, for 172.16.0.9, the name that you log in by",
+        ),
+        ("", True, None),
+        ("garbage", True, None),
+        ("UNKNOWN 65535 UNKNOWN 65535", True, None),
         # Of a shell that a batch system has started from another one.
-        ("127.0.0.1 50122 127.0.0.1 22", None),
+        ("127.0.0.1 50122 127.0.0.1 22", True, None),
     ],
 )
 def test_over_ssh_it_says_the_tunnel(
-    store: Store, monkeypatch: pytest.MonkeyPatch, connection: str, command: str | None
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    connection: str,
+    is_here: bool,
+    command: str | None,
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", connection)
+    monkeypatch.setattr(hpsearch.dashboard, "_is_this_machine", lambda address: is_here)
+    monkeypatch.setattr(hpsearch.dashboard, "getuser", lambda: "me")
+    monkeypatch.setattr(hpsearch.dashboard.socket, "gethostname", lambda: "node7")
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -204,12 +254,15 @@ def test_over_ssh_it_says_the_tunnel(
     port = free_port()
     with pytest.raises(KeyboardInterrupt):
         serve(store, "127.0.0.1", port, say)
-    lines = [line for line in said if line.startswith("from your machine")]
-    if command is None:
-        assert lines == []
-    else:
-        [line] = lines
-        assert re.fullmatch("from your machine: " + command.format(port=port), line)
+    found = "\n".join(said[4:-1])
+    assert found == ("" if command is None else "from your machine: " + command.format(port=port))
+
+
+def test_an_address_of_this_machine_is_known_from_others() -> None:
+    assert hpsearch.dashboard._is_this_machine("127.0.0.1")
+    # Reserved for documentation: nobody's.
+    assert not hpsearch.dashboard._is_this_machine("192.0.2.10")
+    assert not hpsearch.dashboard._is_this_machine("2001:db8::5")
 
 
 TRIALS = 12
@@ -310,6 +363,22 @@ def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Callable[[st
             drawn = seen.evaluate("() => document.getElementById('figure').data.length")
             assert drawn == len(page.figure(long_store, "made-up").data)
             seen.close()
+
+
+def test_a_figure_that_comes_later_is_as_wide_as_the_page(
+    tmp_path: Path, opened: Callable[[str], Any]
+) -> None:
+    with Store.create(f"sqlite:///{tmp_path}/later.db") as store, served(store) as site:
+        page = opened(f"http://127.0.0.1:{site.port}/pages/learning_curves")
+        page.get_by_text("nothing to show yet").wait_for()
+        run_search(store)
+        page.wait_for_selector("#figure .main-svg")
+        drawn, place = page.evaluate(
+            "() => ['#figure .main-svg', 'main'].map((part) =>"
+            " document.querySelector(part).getBoundingClientRect().width)"
+        )
+        assert place > 1000
+        assert drawn == pytest.approx(place, abs=60)  # less its edges
 
 
 def test_an_ablation_has_its_table_and_its_curves(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from hpsearch import doctor
 from hpsearch.doctor import Finding
-from hpsearch.store import Store
+from hpsearch.store import Store, schema
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -91,7 +93,8 @@ def test_cores_that_others_use_are_said(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("limit", "state", "words"),
     [
-        ("1500000000", "bad", "1.0 GB available"),
+        ("1200000000", "bad", "0.7 GB available"),
+        ("1500000000", "warning", "for quick launch with --max-concurrent 1;"),
         ("6500000000", "warning", "--max-concurrent 3"),
         ("64000000000", "good", "32.8 GB available"),
     ],
@@ -135,6 +138,36 @@ def test_a_store_of_studies_is_counted_and_a_network_folder_is_bad(
     monkeypatch.setattr(doctor, "network_type", lambda path: "nfs4")
     assert doctor._store(url).state == "bad"
     assert "network folder (nfs4)" in doctor._store(url).said
+
+
+def test_a_database_that_a_launch_makes_a_store_of_is_good(tmp_path: Path) -> None:
+    database, url = tmp_path / "fresh.db", f"sqlite:///{tmp_path}/fresh.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("VACUUM")
+    assert doctor._store(url) == Finding(
+        "store", "good", f"{database} is not a study store; `hpsearch launch` makes one"
+    )
+    assert doctor._store(f"sqlite:///{tmp_path}").state == "bad"
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "words"),
+    [
+        ("0001", "good", "has the older schema 0001; `hpsearch launch` upgrades it"),
+        ("9999", "bad", "made by a newer hpsearch than this one"),
+    ],
+)
+def test_a_schema_is_bad_where_a_launch_cannot_upgrade_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, state: str, words: str
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    Store.create(url).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+        connection.execute("UPDATE hpsearch_alembic_version SET version_num = ?", [version])
+    monkeypatch.setattr(schema, "READABLE", frozenset())
+    found = doctor._guarded("store", lambda: doctor._store(url))
+    assert found.state == state
+    assert words in found.said
 
 
 def test_little_disk_and_a_folder_that_cannot_be_written(

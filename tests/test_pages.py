@@ -14,6 +14,7 @@ import pytest
 import whole_chain
 from made_up import ERRORS, run_ablation, run_search, the_winner
 
+import hpsearch.pages
 from hpsearch.ablation import Variant, cell_table
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
@@ -457,10 +458,21 @@ def test_drawings_share_one_script_and_ask_for_nothing(store):
         assert not re.search(r"<(script|link)[^>]+(src|href)=", each.html)
 
 
-def test_only_python_files_without_an_underscore_are_pages(tmp_path):
+def test_only_python_files_without_an_underscore_are_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
     for name in ("b.py", "a.py", "_shared.py", ".hidden.py", "README.md"):
         page(tmp_path, GOOD, name)
-    assert [path.name for path in page_files(tmp_path)] == ["a.py", "b.py"]
+    assert [path.name for path in page_files()] == ["a.py", "b.py"]
+
+
+def test_a_folder_s_pages_are_drawn_beside_the_shipped_ones_and_win(store, tmp_path):
+    page(tmp_path, GOOD, "features.py")
+    page(tmp_path, GOOD, "mine.py")
+    names = [path.name for path in page_files(tmp_path)]
+    assert names == sorted({path.name for path in page_files()} | {"mine.py"})
+    drawn = {each.name: each.title for each in draw_pages(store, own=tmp_path).drawn}
+    assert drawn["features"] == drawn["mine"] == load_page(tmp_path / "mine.py").title
+    assert "targets" in drawn
 
 
 # --- Pages that fail
@@ -516,11 +528,12 @@ def test_a_page_that_does_not_draw_is_told_in_one_line(body, tmp_path, empty):
     assert "\n" not in str(caught.value)
 
 
-def test_a_broken_page_costs_only_itself(store, tmp_path):
+def test_a_broken_page_costs_only_itself(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
     page(tmp_path, GOOD, "good.py")
     page(tmp_path, "nonsense(", "broken.py")
     page(tmp_path, "TITLE = 'x'\ndef figure(store, name=None):\n    return 1 / 0", "failing.py")
-    figures = draw_pages(store, directory=tmp_path)
+    figures = draw_pages(store)
     assert [each.name for each in figures.drawn] == ["good"]
     assert len(figures.problems) == 2
     assert "broken.py:1: SyntaxError" in figures.problems[0]

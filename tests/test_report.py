@@ -328,7 +328,7 @@ def test_by_default_the_report_is_of_the_last_launch(fresh):
     name = run_ablation(fresh, winner)
     assert (subject(fresh).study, subject(fresh).ablation) == ("made-up", name)
     assert subject(fresh, "made-up") == subject(fresh, name) == subject(fresh)
-    with pytest.raises(InputError, match=f"one of made-up, {name}; got 'nothing'"):
+    with pytest.raises(InputError, match=f"in the store .*: made-up, {name}; got 'nothing'"):
         subject(fresh, "nothing")
 
 

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from test_cli import Process, free_port, get
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
 
@@ -38,10 +39,13 @@ LEFT_BY_A_SEARCH = (
 """Files that a working copy may hold beside its own; some are ignored by git, some are not."""
 
 
+HIDDEN = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HPSEARCH_STORAGE")
+"""What would show the checkout and its environment to what is installed elsewhere."""
+
+
 def shell(command: list[str], folder: Path, timeout: float = 300) -> str:
     """What ``command`` prints; the checkout and its environment are out of its sight."""
-    hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "HPSEARCH_STORAGE")
-    environment = {name: text for name, text in os.environ.items() if name not in hidden}
+    environment = {name: text for name, text in os.environ.items() if name not in HIDDEN}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
     )
@@ -92,10 +96,9 @@ def test_the_wheel_carries_the_three_folders_and_nothing_of_a_search(wheel: Path
 
 def test_the_rest_of_the_wheel_is_the_package(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "hpsearch").rglob("*.py")}
-    others = {"hpsearch/py.typed", "hpsearch/nn/kernels.c"}
+    own = set(shell(["git", "ls-files", "hpsearch"], ROOT).splitlines())
 
-    assert {name for name in names if "/_shipped/" not in name} == modules | others
+    assert {name for name in names if "/_shipped/" not in name} == own
 
 
 def test_an_editable_installation_holds_no_copies(source: Path, tmp_path: Path) -> None:
@@ -119,7 +122,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.rmtree(folder)  # gigabytes
 
 
-def test_the_commands_work_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_the_commands_work_from_an_empty_folder(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in HIDDEN:
+        monkeypatch.delenv(name, raising=False)
+
     def hpsearch(*arguments: str) -> str:
         return shell([str(installed / "hpsearch"), *arguments], tmp_path)
 
@@ -132,7 +140,11 @@ def test_the_commands_work_from_an_empty_folder(installed: Path, tmp_path: Path)
     options = ["--targets", "mu", "--variants", "L1Net", *TINY]
     ablated = hpsearch("ablate", "best.yaml", *options)
     reported = hpsearch("report", "-o", "report")
-    status = json.loads(hpsearch("status", "--json"))
+    port = free_port()
+    with Process(tmp_path, str(installed / "hpsearch"), "dashboard", "--port", str(port)):
+        pages = get(port, "/pages")
+        get(port, "/pages/follow.js")
+    status = json.loads(hpsearch("status", "quick", "--json"))
 
     assert "found: 0 complete, 0 reclaimed, 1 left" in launched
     assert "winner: trial 0" in launched
@@ -145,6 +157,7 @@ def test_the_commands_work_from_an_empty_folder(installed: Path, tmp_path: Path)
     files = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"report.html", "report.md", "table1.csv", "table1.tex"} <= files
     assert "report.html" in reported
+    assert "study quick" in pages
     assert 'id="ablation-learning_curves"' in (tmp_path / "report" / "report.html").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"best.yaml", "report", "storage"}
     with closing(sqlite3.connect(tmp_path / "storage" / "hpsearch.db")) as database:

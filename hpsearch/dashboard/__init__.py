@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import html
 import os
 import shlex
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from getpass import getuser
 from importlib import resources
+from ipaddress import ip_address, ip_network
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from string import Template
 from typing import Any
@@ -74,15 +77,20 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-def application(store: Store) -> Application:
-    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest."""
+def application(store: Store, own_pages: Path | None = None) -> Application:
+    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest.
+
+    Args:
+        store: what is shown.
+        own_pages: a folder of the user's pages, beside the shipped ones.
+    """
     optuna_app = optuna_dashboard.wsgi(store.optuna_reader)
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")
         if path == PREFIX or path.startswith(PREFIX + "/"):
             try:
-                answer = _ours(store, path.removeprefix(PREFIX).strip("/"), environment)
+                answer = _ours(store, own_pages, path.removeprefix(PREFIX).strip("/"), environment)
             except HpsearchError as error:
                 answer = _Answer(str(error), "text/plain", "500 Internal Server Error")
             respond(answer.status, answer.headers)
@@ -149,23 +157,23 @@ class _Asked:
         return "" if self.name is None else f"?{self.kind}={quote(self.name, safe='')}"
 
 
-def _ours(store: Store, wanted: str, environment: Environment) -> _Answer:
+def _ours(store: Store, own_pages: Path | None, wanted: str, environment: Environment) -> _Answer:
     """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
     asked = _Asked.of(environment)
     known = environment.get("HTTP_IF_NONE_MATCH")
     if not wanted:
-        return _Answer(_index(store))
+        return _Answer(_index(store, own_pages))
     if wanted in _SCRIPTS:
         text = _SCRIPTS[wanted]()
         tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
         return _unless_known(known, tag, lambda: _Answer(text, "text/javascript", tag=tag))
     page, _, part = wanted.partition("/")
-    path = next((file for file in page_files() if file.stem == page), None)
+    path = next((file for file in page_files(own_pages) if file.stem == page), None)
     if path is None or part not in ("", *_PARTS):
         text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
         return _Answer(_document("no such page", text), status="404 Not Found")
     if not part:
-        return _Answer(_page(store, page, asked))
+        return _Answer(_page(own_pages, page, asked))
     tag = f'"{store.revision()}-{path.stat().st_mtime_ns}"'
     kind, write = _PARTS[part]
     return _unless_known(
@@ -205,9 +213,9 @@ _PARTS: dict[str, tuple[str, Callable[[Store, Page, _Asked], str]]] = {
 """What a page is made of, with its media type."""
 
 
-def _page(store: Store, wanted: str, asked: _Asked) -> str:
+def _page(own_pages: Path | None, wanted: str, asked: _Asked) -> str:
     """The document that follows a figure, with the way to the other pages of the experiment."""
-    pages, problems = load_pages()
+    pages, problems = load_pages(own_pages)
     links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
     for page in _of_kind(pages, asked.kind):
         here = ' class="here" aria-current="page"' if page.name == wanted else ""
@@ -246,8 +254,8 @@ def _drawing(name: str, page: Page | None, asked: _Asked, element: str) -> str:
     return text
 
 
-def _index(store: Store) -> str:
-    pages, problems = load_pages()
+def _index(store: Store, own_pages: Path | None) -> str:
+    pages, problems = load_pages(own_pages)
     frame = store.experiments()
     parts = ['<header><nav><a href="/dashboard">Optuna dashboard</a></nav></header><main>']
     # What was launched last comes first.
@@ -325,6 +333,7 @@ def serve(
     *,
     token: str | None = None,
     read_only: bool = False,
+    own_pages: Path | None = None,
 ) -> None:
     """Serve until interrupted.
 
@@ -335,18 +344,22 @@ def serve(
         say: told where the pages are and what whoever reaches them may do.
         token: what every request must know.
         read_only: whether requests that change something are refused.
+        own_pages: a folder of the user's pages, beside the shipped ones.
 
     Raises:
         InputError: the address needs a token, or the port cannot be listened on.
     """
     check_host(host, port, token)
-    guarded = Guard(application(store), token, read_only=read_only)
+    guarded = Guard(application(store, own_pages), token, read_only=read_only)
     server_class = _Server6 if ":" in host else _Server
     try:
         server = make_server(host, port, guarded, server_class, _Quiet)
     except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason += ", by another dashboard perhaps"
         raise InputError(
-            f"the dashboard must be able to listen on {host}:{port}, got: {error}; choose another "
+            f"the dashboard must be able to listen on {host}:{port}, got: {reason}; choose another "
             "with --port"
         ) from None
     with server:
@@ -361,22 +374,51 @@ def serve(
         say(f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}")
         if not is_loopback(host):
             say("the connection is not encrypted; put a proxy with TLS before it, or use ssh -L")
-        elif (tunnel := _tunnel(host, server.server_port)) is not None:
-            say(f"from your machine: {tunnel}")
+        for line in _tunnel(host, server.server_port) if is_loopback(host) else ():
+            say(line)
         say("stop it with Ctrl-C")
         server.serve_forever()
 
 
-def _tunnel(host: str, port: int) -> str | None:
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+"""Addresses that mean another machine, or none, wherever one is not (RFC 1918)."""
+
+
+def _tunnel(host: str, port: int) -> Iterator[str]:
     """What a person types at home to reach a dashboard that was started over SSH.
 
-    ``None`` where nobody came by SSH. The machine is the one that this connection has reached.
+    Nothing where nobody came by SSH. What this connection has reached may be another machine: a
+    batch system hands the environment of the login node on to the shell on a compute node.
     """
     words = os.environ.get("SSH_CONNECTION", "").split()
     if len(words) != 4 or is_loopback(words[2]):
-        return None
-    _, _, machine, ssh_port = words
-    way = [] if ssh_port == "22" else ["-p", ssh_port]
+        return
+    _, _, reached, ssh_port = words
+    try:
+        address = ip_address(reached)
+    except ValueError:
+        return
+    user = getuser()
     inside = f"[{host}]" if ":" in host else host
-    command = ["ssh", *way, "-N", "-L", f"{port}:{inside}:{port}", f"{getuser()}@{machine}"]
-    return shlex.join(command)
+    forward = ["-N", "-L", f"{port}:{inside}:{port}"]
+    other_port = ssh_port != "22"
+    if _is_this_machine(reached):
+        way = ["-p", ssh_port] if other_port else []
+        command = ["ssh", *way, *forward, f"{user}@{reached}"]
+    else:
+        through = f"[{reached}]" if address.version == 6 else reached
+        jump = f"{user}@{through}{f':{ssh_port}' if other_port else ''}"
+        command = ["ssh", *forward, "-J", jump, f"{user}@{socket.gethostname()}"]
+    yield f"from your machine: {shlex.join(command)}"
+    if any(address in network for network in _PRIVATE):
+        yield f"                   or, for {reached}, the name that you log in by"
+
+
+def _is_this_machine(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family) as tried:
+            tried.bind((address, 0))
+    except OSError:
+        return False
+    return True

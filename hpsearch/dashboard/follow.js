@@ -40,8 +40,9 @@ async function ask(place) {
   if (!answer.ok) throw new Error(await answer.text());
   if (place.classList.contains("figure")) {
     const figure = await answer.json();
-    if (figure !== null) await draw(place, figure);
+    // Shown before it is drawn: Plotly gives a place without a width one of its own.
     place.hidden = figure === null;
+    if (figure !== null) await draw(place, figure);
   } else {
     place.innerHTML = await answer.text();
   }

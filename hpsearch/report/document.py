@@ -79,7 +79,10 @@ def subject(store: Store, name: str | None = None) -> Subject:
     found = experiments if name is None else experiments[experiments["name"] == name]
     if found.empty:
         names = ", ".join(experiments["name"])
-        raise InputError(f"a report must be of one of {names}; got '{name}'")
+        raise InputError(
+            "a report must be of a study or an ablation that is in the store "
+            f"{store.label}: {names}; got '{name}'"
+        )
     last = found.iloc[-1]
     ablations = experiments[experiments["kind"] == "ablation"]
     if last["kind"] == "ablation":

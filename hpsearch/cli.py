@@ -360,7 +360,9 @@ def cli(debug: bool) -> None:
     """Search the architecture of equivariant molecular networks on QM9, then ablate the winner."""
 
 
-@cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
+@cli.command(
+    epilog=_example("hpsearch launch search_spaces/quick.yaml --study small --trials 2 --epochs 1")
+)
 @click.argument("space", shell_complete=_complete_space)
 @click.option(
     "--study",
@@ -581,7 +583,9 @@ class _Costs:
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing
-            yield shorter_line(ways_down(self._space, self.model, self._places, done=done))
+            # The study is in the store by now.
+            ways = ways_down(self._space, self.model, self._places, done=done, launched=True)
+            yield shorter_line(ways)
 
     def held(self, study: Study, before: Container[int], seconds: float | None) -> Iterator[str]:
         """How right the quote was for the trials that are complete now and were not before.

@@ -11,6 +11,7 @@ from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
+from hpsearch.errors import InputError
 from hpsearch.report import held_lines
 from hpsearch.search_space import SearchSpace
 from hpsearch.study import (
@@ -23,6 +24,7 @@ from hpsearch.study import (
     usual_epochs,
     ways_down,
 )
+from hpsearch.study.terms import first_terms, require_same_space
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
@@ -88,6 +90,28 @@ def test_options_that_bring_it_down(model: CostModel) -> None:
     assert ways["--train-size 10000"] == pytest.approx(whole / 5, rel=0.1)
     assert ways["--epochs 3"] == pytest.approx(whole * 3 / 7, rel=0.1)
     assert ways["--trials 10"] == pytest.approx(whole / 4, rel=0.2)
+
+
+def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
+    model: CostModel,
+) -> None:
+    large = SPACE.with_overrides(train_size=50_000, trials=40)
+    fresh = dict(ways_down(large, model, 1))
+    ways = dict(ways_down(large, model, 1, done=5, launched=True))
+    assert set(ways) == {
+        "--train-size 10000 --study NAME",
+        "--epochs 3 --study NAME",
+        "--trials 10",
+    }
+    # Another study begins anew.
+    assert ways["--epochs 3 --study NAME"] == fresh["--epochs 3"]
+    assert ways["--trials 10"] == pytest.approx(fresh["--trials 10"] / 2, rel=0.2)
+    assert "--trials 10" not in dict(ways_down(large, model, 1, done=10, launched=True))
+    # Without another name it is refused, in words that say what to type.
+    stored = first_terms(large)
+    require_same_space("quick", stored, large.with_overrides(trials=10), force=False)
+    with pytest.raises(InputError, match="or type the same command and add --study NAME, which"):
+        require_same_space("quick", stored, large.with_overrides(epochs=3), force=False)
 
 
 def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:

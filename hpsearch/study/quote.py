@@ -206,25 +206,38 @@ def _interval(
 
 
 def ways_down(
-    space: SearchSpace, model: CostModel, places: int, *, done: int = 0
+    space: SearchSpace,
+    model: CostModel,
+    places: int,
+    *,
+    done: int = 0,
+    launched: bool = False,
 ) -> list[tuple[str, float]]:
-    """Options that make the search shorter, each with the seconds that it would take then."""
+    """Options that make the search shorter, each with the seconds that it would take then.
+
+    Args:
+        space: what is searched.
+        model: what configurations cost.
+        places: trials side by side.
+        done: trials that have a verdict already.
+        launched: whether the study is in the store. It keeps its space then, all but the number of
+            trials; other sizes or epochs are another study, which begins anew.
+    """
     epochs = max(config.training.epochs for config in drawn(space, DRAWS))
-    changes: list[tuple[str, dict[str, Any]]] = []
+    other, done_there = (" --study NAME", 0) if launched else ("", done)
+    changes: list[tuple[str, dict[str, Any], int]] = []
     if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
-        option = f"--train-size {FEWER_MOLECULES}"
-        changes.append((option, {"train_size": FEWER_MOLECULES}))
+        option = f"--train-size {FEWER_MOLECULES}{other}"
+        changes.append((option, {"train_size": FEWER_MOLECULES}, done_there))
     if epochs > FEWER_EPOCHS:
-        changes.append((f"--epochs {FEWER_EPOCHS}", {"epochs": FEWER_EPOCHS}))
-    if space.trials > FEWER_TRIALS:
-        changes.append((f"--trials {FEWER_TRIALS}", {"trials": FEWER_TRIALS}))
-    return [
-        (
-            option,
-            Quote.of(space.with_overrides(**change), model, places, None, done=done).seconds[1],
-        )
-        for option, change in changes
-    ]
+        changes.append((f"--epochs {FEWER_EPOCHS}{other}", {"epochs": FEWER_EPOCHS}, done_there))
+    if space.trials > FEWER_TRIALS > done:
+        changes.append((f"--trials {FEWER_TRIALS}", {"trials": FEWER_TRIALS}, done))
+    found = []
+    for option, change, finished in changes:
+        quote = Quote.of(space.with_overrides(**change), model, places, None, done=finished)
+        found.append((option, quote.seconds[1]))
+    return found
 
 
 def within_reach(quote: Quote, model: CostModel) -> bool:

@@ -477,7 +477,8 @@ def launch(
         )
         rows = store.trial_states(search.name) or ()
         before = {row.number for row in rows if row.state == "COMPLETE"}
-        _drive(search, progress, placement)
+        status = _again(f"status {shlex.quote(search.name)}", storage)
+        _drive(search, progress, placement, status)
         # A trial that went on where an earlier launch had stopped took less than was quoted.
         seconds = None if any(search.found.epochs) or search.breakdown else progress.lasted
         for line in costs.held(Study.open(store, search.name), before, seconds):
@@ -984,7 +985,7 @@ def ablate(
             done=counts["complete"],
             compares=False,
         )
-        _drive(ablation, progress, placement)
+        _drive(ablation, progress, placement, _again(f"status {shlex.quote(plan.name)}", storage))
         counts = ablation.counts()
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
         _say(f"next: {_again('report', storage)} -o report/")
@@ -1361,13 +1362,24 @@ def _progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
     return Progress(noun, estimate, say=click.echo, **known)
 
 
-def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
+def _drive(work: Work, progress: Progress, placement: dict[str, Any], status: str) -> None:
+    """Run what is missing and tell how it goes on.
+
+    Args:
+        work: the study's or the ablation's.
+        progress: told of every event.
+        placement: where runs are placed.
+        status: the command that says how it stands.
+    """
     from hpsearch import failpoint, tune
+    from hpsearch.runs import Failure
 
     if work.finished:
         return
+    has_traceback = False
 
     def tell(event: Event) -> None:
+        nonlocal has_traceback
         match event:
             case tune.Started(key, facts):
                 progress.started(key, facts)
@@ -1377,6 +1389,14 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.retried(key, failure, str(attempt))
             case tune.Finished(key, outcome):
                 progress.finished(key, outcome)
+                # Only the first: the others are most often its like.
+                if isinstance(outcome, Failure) and outcome.traceback and not has_traceback:
+                    has_traceback = True
+                    for line in (
+                        f"the traceback of {progress.noun} {key}; all of them: {status} --json",
+                        *outcome.traceback.rstrip().splitlines(),
+                    ):
+                        _say(line)
 
     with _shown(progress):
         tune.run(work, on_event=tell, **placement)

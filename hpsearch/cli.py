@@ -442,8 +442,8 @@ def launch(
     molecules = _check_molecules(chosen.data, given_file)
     root, places = _check_before_writing(storage, runs, study, "study", placement)
     costs = _Costs(chosen, placement, places)
-    if chosen.budget is not None and chosen.budget.is_measured and costs.model is None:
-        _say("the budget needs timings of this machine, which are taken once:")
+    if chosen.budget is not None and chosen.budget.is_measured and not costs.known:
+        _say("the budget needs timings of such configurations here, which are taken once:")
         costs.measure(_say)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -516,6 +516,13 @@ class _Costs:
         self.model = CostModel.of_kept(self._surroundings, _molecules())
         self._quoted: Quote | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether the space's configurations, or their like, were timed."""
+        from hpsearch.study import within_reach
+
+        return self.model is not None and within_reach(self._space, self.quote(), self.model)
+
     def measure(self, say: Callable[[str], None]) -> None:
         """Time a few configurations and keep that."""
         from hpsearch import timing
@@ -568,19 +575,18 @@ class _Costs:
         """The quote in a line or two."""
         from hpsearch.progress import A_DAY
         from hpsearch.report import short_quote_line, shorter_line
-        from hpsearch.study import ways_down, within_reach
+        from hpsearch.study import ways_down
 
         if self.model is None:
             yield "quote: none yet, since nothing was timed here; --dry-run does, in about a minute"
             return
-        quote = self.quote(missing)
-        if not within_reach(quote, self.model):
+        if not self.known:
             yield (
                 "quote: none yet, since only smaller networks were timed here; --dry-run times "
                 "this space's, in about a minute"
             )
             return
-        self._quoted = quote
+        quote = self._quoted = self.quote(missing)
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing

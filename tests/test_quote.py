@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
+from hpsearch import cli
+from hpsearch.budget import Budget
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
-from hpsearch.errors import InputError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import held_lines
 from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
 from hpsearch.study import (
     Measured,
     Quote,
@@ -23,6 +27,7 @@ from hpsearch.study import (
     to_time,
     usual_epochs,
     ways_down,
+    within_reach,
 )
 from hpsearch.study.terms import first_terms, require_same_space
 
@@ -112,6 +117,39 @@ def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
     require_same_space("quick", stored, large.with_overrides(trials=10), force=False)
     with pytest.raises(InputError, match="or type the same command and add --study NAME, which"):
         require_same_space("quick", stored, large.with_overrides(epochs=3), force=False)
+
+
+def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
+    model: CostModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    large = SearchSpace.load(find_space("table3"))
+    for budget in (Budget(max_memory="64 GB"), Budget(max_epoch_seconds=1e-3)):
+        limited = large.model_copy(update={"budget": budget})
+        quote = Quote.of(limited, model, places=1, memory=None)
+        # With the second limit the model refuses every draw, and knows none of them.
+        assert bool(quote.configs) == (budget.max_memory is not None)
+        assert not within_reach(limited, quote, model)
+    known = SPACE.model_copy(update={"budget": Budget(max_epoch_seconds=1e-3)})
+    assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
+
+    # A launch times the space's own, before it writes anything.
+    def measure(costs: cli._Costs, say: Any) -> None:
+        raise HpsearchError("they are timed")
+
+    def create(storage: str | None) -> Any:
+        raise AssertionError("nothing was timed")
+
+    monkeypatch.setattr(cli._Costs, "measure", measure)
+    monkeypatch.setattr(cli, "_create_store", create)
+    monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
+    monkeypatch.chdir(tmp_path)
+    text = find_space("table3").read_text()
+    Path("wide.yaml").write_text(
+        text.replace("\nparameters:", "\nbudget: {max_memory: 64 GB}\n\nparameters:")
+    )
+    with pytest.raises(HpsearchError, match="they are timed"):
+        cli.cli.main(["launch", "wide.yaml"], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "wide.yaml"]
 
 
 def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
@@ -220,6 +258,7 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
     (folder / "tight.yaml").write_text(text)
     done = run(folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1")
     assert done.returncode == 1
+    assert "which are taken once" not in done.stdout
     assert "trial 0: refused, beyond the budget: about " in done.stdout
     assert "1,000 draws in a row were refused, beyond the budget" in done.stderr
     assert "Traceback" not in done.stderr
@@ -237,7 +276,9 @@ def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder:
     command = [HPSEARCH, "launch", "wide.yaml", *LAUNCH[2:], "--trials", "1", "--study", "wide"]
     done = run(folder, "env", f"HPSEARCH_CACHE={own}", *command)
     assert done.returncode == 0, done.stderr
-    assert "the budget needs timings of this machine, which are taken once:" in done.stdout
+    assert (
+        "the budget needs timings of such configurations here, which are taken once:" in done.stdout
+    )
     assert list((own / "timings").iterdir())
     quote = json.loads(hpsearch(folder, *LAUNCH, "--dry-run", "--json"))
     assert quote["trials"] == 10

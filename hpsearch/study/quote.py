@@ -240,9 +240,17 @@ def ways_down(
     return found
 
 
-def within_reach(quote: Quote, model: CostModel) -> bool:
-    """Whether ``model`` has seen configurations like the quoted ones, from another space maybe."""
-    return not quote.configs or all(map(model.reaches, to_time(quote.configs)))
+def within_reach(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
+    """Whether ``model`` has seen configurations like the quoted ones, from another space maybe.
+
+    Where it calls every draw too large, those are what it must have seen.
+
+    Args:
+        space: that was quoted.
+        quote: of the space.
+        model: that the quote is by.
+    """
+    return all(map(model.reaches, to_time(quote.configs or drawn(space, DRAWS))))
 
 
 @dataclass(frozen=True)

@@ -537,9 +537,10 @@ class _Costs:
         budget = self._space.budget
         if budget is not None:
             budget = budget.model_copy(update={"max_memory": None, "max_epoch_seconds": None})
-        configs = [config for config in draws if refusal(budget, config, None) is None]
+        configs = to_time([config for config in draws if refusal(budget, config, None) is None])
+        # Fewer make no model.
         timed = timing.measure_all(
-            to_time(configs or draws),
+            configs if len(configs) >= LEAST else to_time(draws),
             here.cpus,
             here.device,
             here.at_once,

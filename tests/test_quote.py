@@ -15,7 +15,7 @@ from hpsearch.budget import Budget
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.report import held_lines
+from hpsearch.report import held_lines, search_quote_lines, short_quote_line
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
 from hpsearch.study import (
@@ -70,6 +70,23 @@ def test_what_does_not_fit_is_counted(model: CostModel) -> None:
     assert Quote.of(SPACE, model, places=2, memory=4 * 10**9).too_large == 0
     assert Quote.of(SPACE, model, places=2, memory=10**9).too_large == 1
     assert Quote.of(SPACE, model, places=2, memory=None).too_large is None
+
+
+def test_where_every_draw_is_refused_that_is_said_and_no_figures(model: CostModel) -> None:
+    tight = SPACE.model_copy(update={"budget": Budget(max_parameters=1)})
+    quote = Quote.of(tight, model, places=1, memory=None)
+    why = "every one of 200 draws is beyond the budget"
+    assert short_quote_line(quote) == f"quote: none, since {why}"
+    _, budget = search_quote_lines(quote)
+    assert budget == f"  budget    {why}"
+    assert quote.to_dict()["seconds"] is None
+
+
+@pytest.mark.parametrize(("count", "timed"), [(1, 1), (3, 3), (8, 8), (20, 8)])
+def test_no_configuration_is_timed_twice(count: int, timed: int) -> None:
+    configs = drawn(SPACE, count)
+    found = to_time([*configs, *configs[:2]])
+    assert len(found) == len({config.fingerprint for config in found}) == timed
 
 
 def test_the_disk_holds_the_live_trials_and_the_best(model: CostModel) -> None:

@@ -46,7 +46,8 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
         + f" and {draws} drawn ones:"
     )
     if quote.refused:
-        yield f"  budget    {quote.refused / draws:.0%} of the draws are beyond it and refused"
+        share = f"{quote.refused / draws:.0%} of the draws are beyond it and refused"
+        yield f"  budget    {share if quote.timings else _all_refused(quote)}"
     if not quote.timings:
         return
     weights, epochs, memory = (
@@ -61,6 +62,10 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
     yield f"  memory    {memory['least'] / 1e9:.1f}-{memory['most'] / 1e9:.1f} GB a trial{fits}"
     yield f"  disk      at most {quote.disk_bytes / 1e9:.2g} GB of checkpoints and weights"
     yield f"  in all    {_hours(quote)}"
+
+
+def _all_refused(quote: Quote) -> str:
+    return f"every one of {quote.refused} draws is beyond the budget"
 
 
 def _fit(quote: Quote) -> str:
@@ -82,7 +87,9 @@ def _hours(quote: Quote) -> str:
 
 def short_quote_line(quote: Quote) -> str:
     """The quote as a launch prints it."""
-    memory = max((timing.memory_bytes for timing in quote.timings), default=0)
+    if not quote.timings:
+        return f"quote: none, since {_all_refused(quote)}"
+    memory = max(timing.memory_bytes for timing in quote.timings)
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 

@@ -56,9 +56,14 @@ def usual_epochs(space: SearchSpace) -> float:
 
 
 def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """:data:`TIMED` of ``configs``, from light to heavy."""
-    by_weight = sorted(configs, key=_rough_work)
-    places = [math.floor((n + 0.5) / TIMED * len(by_weight)) for n in range(TIMED)]
+    """:data:`TIMED` of ``configs``, or as many different ones as there are, from light to heavy.
+
+    One that was timed twice would count for two, and have the model's error too small.
+    """
+    different = {config.fingerprint: config for config in configs}
+    by_weight = sorted(different.values(), key=_rough_work)
+    number = min(TIMED, len(by_weight))
+    places = [math.floor((n + 0.5) / number * len(by_weight)) for n in range(number)]
     return [by_weight[place] for place in places]
 
 
@@ -167,7 +172,7 @@ class Quote:
             "memory_bytes": _spread(memory),
             "too_large": self.too_large,
             "disk_bytes": self.disk_bytes,
-            "seconds": dict(zip(("low", "middle", "high"), self.seconds, strict=True)),
+            "seconds": _ends(self.seconds) if self.timings else None,
             "timed": self.timed,
             "typical_error": self.typical_error,
         }
@@ -177,6 +182,10 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     return {"least": min(values), "middle": median(values), "most": max(values)}
+
+
+def _ends(interval: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("low", "middle", "high"), interval, strict=True))
 
 
 def _interval(

@@ -435,9 +435,9 @@ def launch(
     given_file = file if chosen.data == as_written.data else None
     if dry_run:
         with _answering(as_json) as answer:
-            # For what it refuses.
-            _check_molecules(chosen.data, given_file)
-            _quote_search(chosen, placement, answer if as_json else None)
+            molecules = _check_molecules(chosen.data, given_file)
+            done = _trials_done(storage, chosen, study, molecules, force)
+            _quote_search(chosen, placement, done, answer if as_json else None)
         return
     molecules = _check_molecules(chosen.data, given_file)
     root, places = _check_before_writing(storage, runs, study, "study", placement)
@@ -615,27 +615,77 @@ class _Costs:
         yield from held_lines(len(trained), epoch, memory, quoted, seconds)
 
 
+def _trials_done(
+    storage: str | None,
+    space: SearchSpace,
+    study: str | None,
+    molecules: dict[str, str],
+    force: bool,
+) -> int | None:
+    """Trials that a launch would find done; ``None`` where the store has no such study.
+
+    Raises:
+        InputError: as the launch would.
+    """
+    from hpsearch.store import check_name
+    from hpsearch.store.address import Address
+    from hpsearch.study import verdicts
+
+    name = check_name(space.name if study is None else study)
+    path = Address(_url(storage)).path
+    if path is not None and not path.is_file():
+        return None
+    try:
+        store = _open_store(storage)
+    except InputError as error:
+        # A launch makes or upgrades it, or says what is wrong.
+        _say(f"all trials are quoted, for nothing is known of the study: {error}")
+        return None
+    with store:
+        return verdicts(store, space, name, molecules, force=force)
+
+
 def _quote_search(
-    space: SearchSpace, placement: dict[str, Any], answer: Callable[[Any], None] | None
+    space: SearchSpace,
+    placement: dict[str, Any],
+    done: int | None,
+    answer: Callable[[Any], None] | None,
 ) -> None:
+    """Quote what a launch would train.
+
+    Args:
+        space: what is searched.
+        placement: where runs are placed.
+        done: trials that the study has already; ``None`` for a new study.
+        answer: prints one JSON value; ``None`` where lines are printed.
+    """
     from hpsearch import tune
     from hpsearch.progress import A_DAY
     from hpsearch.report import search_quote_lines, shorter_line
     from hpsearch.study import ways_down
 
     costs = _Costs(space, placement, tune.check_placement(**placement))
+    missing = max(space.trials - (done or 0), 0)
     if answer is not None:
         costs.measure(lambda line: None)
-        answer(costs.quote().to_dict())
+        answer(costs.quote(missing).to_dict())
+        return
+    if missing == 0:
+        _say(f"{done} of {space.trials} done: a launch has nothing to train; --trials extends it")
         return
     _say("a few steps of configurations of the space, from light to heavy:")
     costs.measure(_say)
-    quote = costs.quote()
+    quote = costs.quote(missing)
     for line in search_quote_lines(quote):
         _say_folded(line)
     if quote.seconds[1] > A_DAY:
         assert costs.model is not None
-        _say(shorter_line(ways_down(space, costs.model, quote.places)))
+        launched = done is not None
+        _say(
+            shorter_line(
+                ways_down(space, costs.model, quote.places, done=done or 0, launched=launched)
+            )
+        )
     _say("nothing has been run or written; leave out --dry-run to begin")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch import cli
@@ -16,11 +17,14 @@ from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import held_lines, search_quote_lines, short_quote_line
+from hpsearch.runs import Completion
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
+from hpsearch.store import Store
 from hpsearch.study import (
     Measured,
     Quote,
+    Study,
     drawn,
     epoch_error,
     memory_error,
@@ -92,6 +96,43 @@ def test_no_configuration_is_timed_twice(count: int, timed: int) -> None:
 def test_the_disk_holds_the_live_trials_and_the_best(model: CostModel) -> None:
     quote = Quote.of(SPACE, model, places=2, memory=None)
     assert quote.disk_bytes == max(quote.weights) * (2 * 32 + 5 * 4)
+
+
+def test_a_dry_run_quotes_what_a_launch_would_find_missing(
+    model: CostModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
+    monkeypatch.setattr(cli._Costs, "measure", lambda costs, say: setattr(costs, "model", model))
+    (tmp_path / "storage").mkdir()
+
+    def dry_run(*options: str) -> str:
+        cli.cli.main(["launch", "quick", *options, "--dry-run"], standalone_mode=False)
+        return capsys.readouterr().out
+
+    assert "  done " not in dry_run()
+    assert not list((tmp_path / "storage").iterdir())
+    with Store.create("sqlite:///storage/hpsearch.db") as store:
+        space = SearchSpace.load(find_space("quick"))
+        search = Study.launch(store, space)
+        for _ in range(3):
+            trial = search.next()
+            search.started(trial.key, FACTS)
+            search.epoch(trial.key, metrics(1, trial.config))
+            search.finish(trial.key, Completion(1, 1, 1.0))
+    # The made-up molecules are not this machine's.
+    with pytest.raises(InputError, match="launched with other molecules"):
+        dry_run()
+    said = dry_run("--force")
+    assert "  done      3 of 10\n  in all    7 trials take " in said
+    with pytest.raises(InputError, match=r"another space: training\.epochs"):
+        dry_run("--epochs", "3")
+    assert json.loads(dry_run("--force", "--json"))["done"] == 3
+    assert "3 of 3 done: a launch has nothing to train" in dry_run("--force", "--trials", "3")
+    assert "  done " not in dry_run("--study", "other")
 
 
 def test_the_quote_for_scripts(model: CostModel) -> None:

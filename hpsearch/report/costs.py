@@ -61,6 +61,8 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
     fits = "" if quote.too_large is None else f"; {_fit(quote)}"
     yield f"  memory    {memory['least'] / 1e9:.1f}-{memory['most'] / 1e9:.1f} GB a trial{fits}"
     yield f"  disk      at most {quote.disk_bytes / 1e9:.2g} GB of checkpoints and weights"
+    if quote.done:
+        yield f"  done      {quote.done} of {quote.done + quote.trials}"
     yield f"  in all    {_hours(quote)}"
 
 

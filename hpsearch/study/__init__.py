@@ -12,7 +12,7 @@ from hpsearch.study.quote import (
     ways_down,
     within_reach,
 )
-from hpsearch.study.search import Found, Search
+from hpsearch.study.search import Found, Search, verdicts
 from hpsearch.study.study import Counts, Study
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "memory_error",
     "to_time",
     "usual_epochs",
+    "verdicts",
     "ways_down",
     "within_reach",
 ]

@@ -83,6 +83,7 @@ class Quote:
         weights: of each.
         refused: draws that were beyond the budget, of :data:`DRAWS`.
         trials: to be trained.
+        done: trials that have a verdict already.
         places: trials side by side.
         memory: bytes that each of these may take; ``None`` where that is unknown.
         seconds: of the search: low and high end of the interval, and the middle of it.
@@ -95,6 +96,7 @@ class Quote:
     weights: tuple[int, ...]
     refused: int
     trials: int
+    done: int
     places: int
     memory: int | None
     seconds: tuple[float, float, float]
@@ -135,6 +137,7 @@ class Quote:
             weights=tuple(count_weights(c.network, len(c.targets)) for c in within),
             refused=len(configs) - len(within),
             trials=trials,
+            done=done,
             places=places,
             memory=None if memory is None else memory // places,
             seconds=_interval(
@@ -164,6 +167,7 @@ class Quote:
         memory = [timing.memory_bytes for timing in self.timings]
         return {
             "trials": self.trials,
+            "done": self.done,
             "places": self.places,
             "draws": len(self.configs) + self.refused,
             "refused": self.refused,

@@ -500,6 +500,34 @@ def _resettled(
     return {**before, **molecules, "forced": history}
 
 
+def verdicts(
+    store: Store,
+    space: SearchSpace,
+    name: str,
+    molecules: Mapping[str, str] = MappingProxyType({}),
+    *,
+    force: bool = False,
+) -> int | None:
+    """Trials of the study called ``name`` that need not be trained any more; reads only.
+
+    Args:
+        store: where it may be.
+        space: as for `Search.launch`; so are the others.
+        name: of the study.
+        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
+        force: whether another space, molecules or split are accepted.
+
+    Returns:
+        ``None`` where there is no such study.
+
+    Raises:
+        InputError: as a launch would.
+    """
+    _require_consistent(store, space, name, molecules, force=force)
+    rows = store.trial_states(name)
+    return None if rows is None else _verdicts(rows)
+
+
 def _require_consistent(
     store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
 ) -> None:

@@ -503,7 +503,7 @@ class _Costs:
         cpus = placement["cpus_per_run"]
         # Of a cluster this machine times what it has room for itself.
         room = max(1, int(_cores() / cpus))
-        share = placement["gpus_per_run"]
+        share = self._gpus_per_trial = placement["gpus_per_run"]
         device = tune.device_of(placement["device"], share)
         self._gpus = gpus() if device.startswith("cuda") else []
         model = ""
@@ -570,7 +570,15 @@ class _Costs:
             # This machine's, for as many of all places as it has; a cluster's others are taken for
             # its equals.
             memory = memory * places // self._surroundings.at_once
-        return Quote.of(self._space, self.model, places, memory, done=done)
+        return Quote.of(
+            self._space,
+            self.model,
+            places,
+            memory,
+            done=done,
+            cpus=self._surroundings.cpus,
+            gpus=self._gpus_per_trial,
+        )
 
     def short(self, missing: int) -> Iterator[str]:
         """The quote in a line or two."""

@@ -62,6 +62,20 @@ def test_with_a_random_sampler_the_very_trials_are_quoted(model: CostModel) -> N
     assert quote.trials == 8
 
 
+def test_core_hours_and_gpu_hours_do_not_depend_on_the_trials_side_by_side(
+    model: CostModel,
+) -> None:
+    configs = drawn(SPACE, SPACE.trials)
+    hours = sum(model.timing(c).run_seconds(7, tested=False) for c in configs) / 3600
+    on_cores = Quote.of(SPACE, model, places=4, memory=None, cpus=2.0)
+    assert on_cores.to_dict()["core_hours"] == pytest.approx(2 * hours)
+    on_gpus = Quote.of(SPACE, model, places=4, memory=None, cpus=2.0, gpus=0.5)
+    assert on_gpus.to_dict()["gpu_hours"] == pytest.approx(hours / 2)
+    assert "core_hours" not in on_gpus.to_dict()
+    [line] = [line for line in search_quote_lines(on_cores) if "core-hours" in line]
+    assert float(line.split()[1]) == pytest.approx(2 * hours, rel=0.06)
+
+
 def test_errors_of_the_model_widen_the_interval(model: CostModel) -> None:
     wide = CostModel(model.timed, qm9.load())
     wide._rates, wide.errors = model._rates, (-0.3, 0.0, 0.4)

@@ -64,6 +64,12 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
     if quote.done:
         yield f"  done      {quote.done} of {quote.done + quote.trials}"
     yield f"  in all    {_hours(quote)}"
+    yield f"  devices   {_two_digits(quote.device_hours)} {quote.device}-hours"
+
+
+def _two_digits(number: float) -> str:
+    """``0.031``, ``3.1``, ``310``."""
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
 def _all_refused(quote: Quote) -> str:

@@ -87,6 +87,9 @@ class Quote:
         places: trials side by side.
         memory: bytes that each of these may take; ``None`` where that is unknown.
         seconds: of the search: low and high end of the interval, and the middle of it.
+        run_seconds: likewise, of all trials together.
+        device: ``core`` or ``GPU``, of which each trial has :attr:`devices`.
+        devices: so many.
         timed: configurations that the model was fitted to.
         typical_error: of the model, of an epoch's seconds.
     """
@@ -100,6 +103,9 @@ class Quote:
     places: int
     memory: int | None
     seconds: tuple[float, float, float]
+    run_seconds: tuple[float, float, float]
+    device: str
+    devices: float
     timed: int
     typical_error: float | None
 
@@ -112,6 +118,8 @@ class Quote:
         memory: int | None,
         *,
         done: int = 0,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
     ) -> Self:
         """The quote of ``space``.
 
@@ -121,6 +129,8 @@ class Quote:
             places: trials side by side.
             memory: bytes that all of them may take together.
             done: trials that have a verdict already.
+            cpus: cores of a trial.
+            gpus: of a trial.
         """
         configs = drawn(space, max(DRAWS, space.trials))
         within = [config for config in configs if refusal(space.budget, config, model) is None]
@@ -131,6 +141,7 @@ class Quote:
         ]
         trials = max(space.trials - done, 0)
         known = runs[done : space.trials] if space.sampler == "random" else []
+        taken = known if len(known) == trials else runs
         return cls(
             configs=tuple(within),
             timings=tuple(timings),
@@ -140,9 +151,10 @@ class Quote:
             done=done,
             places=places,
             memory=None if memory is None else memory // places,
-            seconds=_interval(
-                known if len(known) == trials else runs, model.errors, trials, places
-            ),
+            seconds=_interval(taken, model.errors, trials, places),
+            run_seconds=_interval(taken, model.errors, trials, 1),
+            device="GPU" if gpus else "core",
+            devices=gpus or cpus,
             timed=len(model.timed),
             typical_error=model.typical_error,
         )
@@ -153,6 +165,11 @@ class Quote:
         if self.memory is None or not self.timings:
             return None
         return sum(timing.memory_bytes > self.memory for timing in self.timings) / len(self.timings)
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of one core, or of one GPU, that all trials take."""
+        return self.run_seconds[1] * self.devices / 3600
 
     @property
     def disk_bytes(self) -> int:
@@ -177,6 +194,7 @@ class Quote:
             "too_large": self.too_large,
             "disk_bytes": self.disk_bytes,
             "seconds": _ends(self.seconds) if self.timings else None,
+            f"{self.device.lower()}_hours": self.device_hours if self.timings else None,
             "timed": self.timed,
             "typical_error": self.typical_error,
         }

@@ -166,7 +166,7 @@ def _of_study(store: Store, study: Study) -> Standing:
 def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["number"]),
-        row["state"].lower(),
+        "refused" if row["failure"] == "refused" else row["state"].lower(),
         str(row["epochs"]),
         _number(row["best_loss"], ",.4g"),
         _number(row["seconds_per_epoch"], ".1f"),

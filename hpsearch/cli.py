@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hpsearch.runs import Work
     from hpsearch.search_space import SearchSpace
     from hpsearch.store import Store
-    from hpsearch.study import Quote, Study
+    from hpsearch.study import Quote
     from hpsearch.tune import Event
     from hpsearch.winner import Winner
 
@@ -423,7 +423,7 @@ def launch(
     continues what is missing; a larger --trials extends the study.
     """
     from hpsearch.estimate import Estimate
-    from hpsearch.report import idle_line
+    from hpsearch.report import held_lines, idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
     from hpsearch.study import Study, usual_epochs
@@ -468,6 +468,8 @@ def launch(
         missing = search.found.left + search.found.reclaimed
         for line in costs.short(missing) if missing else ():
             _say(line)
+        if costs.quoted is not None and costs.quoted.timings:
+            search.keep_quote(costs.quoted.to_dict())
         progress = _progress(
             "trial",
             Estimate([(None, usual_epochs(chosen), 1.0)] * missing),
@@ -475,13 +477,9 @@ def launch(
             done=search.found.complete + search.found.pruned,
             best=Study.open(store, search.name).best(),
         )
-        rows = store.trial_states(search.name) or ()
-        before = {row.number for row in rows if row.state == "COMPLETE"}
         status = _again(f"status {shlex.quote(search.name)}", storage)
         _drive(search, progress, placement, status)
-        # A trial that went on where an earlier launch had stopped took less than was quoted.
-        seconds = None if any(search.found.epochs) or search.breakdown else progress.lasted
-        for line in costs.held(Study.open(store, search.name), before, seconds):
+        for line in held_lines(Study.open(store, search.name).held()):
             _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
@@ -514,7 +512,7 @@ class _Costs:
         self._gpu_memory = int(self._gpus[0].memory_bytes * min(share, 1.0)) if self._gpus else None
         self._surroundings = Surroundings(cpus, device, min(self._places, room), model)
         self.model = CostModel.of_kept(self._surroundings, _molecules())
-        self._quoted: Quote | None = None
+        self.quoted: Quote | None = None
 
     @property
     def known(self) -> bool:
@@ -595,32 +593,13 @@ class _Costs:
                 "this space's, in about a minute"
             )
             return
-        quote = self._quoted = self.quote(missing)
+        quote = self.quoted = self.quote(missing)
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing
             # The study is in the store by now.
             ways = ways_down(self._space, self.model, self._places, done=done, launched=True)
             yield shorter_line(ways)
-
-    def held(self, study: Study, before: Container[int], seconds: float | None) -> Iterator[str]:
-        """How right the quote was for the trials that are complete now and were not before.
-
-        Args:
-            study: that was launched.
-            before: numbers of the trials that were complete.
-            seconds: from the launch's first start to its last end; ``None`` where they are not
-                those of what was quoted.
-        """
-        from hpsearch.report import held_lines
-        from hpsearch.study import epoch_error, memory_error
-
-        if self.model is None:
-            return
-        trained = study.measured(besides=before)
-        epoch, memory = epoch_error(self.model, trained), memory_error(self.model, trained)
-        quoted = None if self._quoted is None else self._quoted.seconds
-        yield from held_lines(len(trained), epoch, memory, quoted, seconds)
 
 
 def _trials_done(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -17,17 +18,19 @@ from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import held_lines, search_quote_lines, short_quote_line
+from hpsearch.report.document import search_sections
 from hpsearch.runs import Completion
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
+from hpsearch.status import standing, status_lines
 from hpsearch.store import Store
 from hpsearch.study import (
+    Held,
     Measured,
     Quote,
+    Search,
     Study,
     drawn,
-    epoch_error,
-    memory_error,
     to_time,
     usual_epochs,
     ways_down,
@@ -234,32 +237,86 @@ def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
     assert usual_epochs(space.with_overrides(epochs=2)) == 2
 
 
-def test_the_error_of_an_epoch_is_the_median(model: CostModel) -> None:
-    configs = drawn(SPACE, 3)
-    seconds = [model.timing(config).epoch_seconds for config in configs]
-    measured = [seconds[0] / 1.1, seconds[1] / 0.5, seconds[2]]
-    trials = [Measured(config, each) for config, each in zip(configs, measured, strict=True)]
-    assert epoch_error(model, trials) == pytest.approx(0.1)
-    assert epoch_error(model, []) is None
-    assert memory_error(model, trials) is None
+def taken(quoted: float | None, factor: float, memory: float | None = None) -> Measured:
+    """A trial of ten epochs that took ``1 / factor`` of a second where ``quoted`` was said."""
+    bytes_taken = None if memory is None else int(10**9 / memory)
+    return Measured(10 / factor, 1 / factor, bytes_taken, quoted, None if quoted is None else 10**9)
 
 
-def test_the_error_of_the_memory_is_that_of_the_trials_that_recorded_it(model: CostModel) -> None:
-    [config] = drawn(SPACE, 1)
-    bytes_quoted = model.timing(config).memory_bytes
-    peaks = [int(bytes_quoted / 0.8), int(bytes_quoted / 1.4), None, int(bytes_quoted / 1.3)]
-    found = memory_error(model, [Measured(config, 1.0, peak) for peak in peaks])
-    assert found == pytest.approx(0.3, rel=1e-3)
+def test_errors_are_the_medians_over_the_trials_that_were_quoted() -> None:
+    trials = [taken(1.0, 1.1, 0.8), taken(1.0, 0.5, 1.4), taken(1.0, 1.0), taken(None, 9.0, 9.0)]
+    held = Held.of(None, trials, 0.0)
+    assert held is not None
+    assert held.trials == 3
+    assert held.epoch_error == pytest.approx(0.1)
+    assert held.memory_error == pytest.approx(0.3)
+    # Of the hours nothing was said.
+    assert held.hours_error is None
+    assert str(held) == (
+        "the quote was an epoch's seconds 10% off, memory 30% off, the median of 3 trials"
+    )
+    assert Held.of(None, trials[3:], 0.0) is None
 
 
-def test_what_the_launch_took_is_held_against_the_quote() -> None:
-    epoch, memory, hours = held_lines(3, 0.12, 0.3, (3000.0, 3600.0, 4500.0), 4000.0)
+def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None:
+    quote = {
+        "done": 0,
+        "trials": 3,
+        "run_seconds": {"low": 3000.0, "middle": 3600.0, "high": 4500.0},
+        "start_seconds": 100.0,
+    }
+    trials = [Measured(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
+    held = Held.of(quote, trials, 600.0)
+    epoch, hours = held_lines(held)
     assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
-    assert memory == "the quoted memory was 30% off, the median of 3 trials"
-    assert hours == "the trials took 67 min, quoted were 60 min (50 min to 75 min): 10% too short"
-    [longer] = held_lines(1, None, None, (3000.0, 4400.0, 4500.0), 4000.0)
-    assert longer.endswith(": 10% too long")
-    assert list(held_lines(0, None, None, (1.0, 2.0, 3.0), 4.0)) == []
+    # With three starts, and without the failed trials' time, which no quote holds.
+    assert hours == (
+        "the trials together took 67 min, quoted were 60 min (50 min to 75 min): 10% too short; "
+        "failed ones took 10 min besides"
+    )
+    assert held is not None
+    assert held.to_dict()["hours"] == pytest.approx(-0.1)
+    assert str(held).endswith("; the trials' hours 10% too short")
+    for other in (quote | {"trials": 4}, quote | {"done": 1}, quote | {"run_seconds": None}):
+        held = Held.of(other, trials, 0.0)
+        assert held is not None and held.hours_error is None
+    assert list(held_lines(None)) == []
+
+
+def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
+    model: CostModel, tmp_path: Path
+) -> None:
+    def launch(trials: int) -> Search:
+        space = SPACE.with_overrides(trials=trials)
+        search = Study.launch(store, space, "quoted", tmp_path, model=model)
+        search.keep_quote(Quote.of(space, model, 1, None, done=search.found.complete).to_dict())
+        while (trial := search.next()) is not None:
+            search.started(trial.key, FACTS)
+            for epoch in (1, 2):
+                # Each takes 2.5 s.
+                search.epoch(trial.key, metrics(epoch, trial.config))
+            search.finish(trial.key, Completion(2, 2, 1.0, peak_memory_bytes=2 * 10**9))
+        return search
+
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        launch(2)
+        seconds = [model.timing(config).epoch_seconds for config in drawn(SPACE, 3)]
+        held = Study.open(store).held()
+        assert held is not None and held.hours_error is not None
+        launch(3)
+        held = Study.open(store).held()
+        assert held is not None
+        assert held.trials == 3
+        assert held.epoch_error == pytest.approx(median(abs(s / 2.5 - 1) for s in seconds))
+        assert held.memory_error == pytest.approx(0.5)
+        # Of two trials were the hours that it was launched with.
+        assert Study.open(store).provenance["quote"]["trials"] == 2
+        assert held.hours_error is None
+        found = standing(store)
+        assert str(held) in list(status_lines(found, "here", "hpsearch status"))
+        assert found.to_dict()["quote_error"] == held.to_dict()
+        said = [remark for part in search_sections(Study.open(store)) for remark in part.remarks]
+        assert f"{str(held).capitalize()}." in said
 
 
 # --- As a person asks for it ----------------------------------------------------------------------
@@ -309,7 +366,7 @@ def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path
     assert found, after
     took = re.search(
         r"^the quoted memory was \d+% off, the median of 2 trials\n"
-        r"the trials took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
+        r"the trials together took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
         after,
         re.MULTILINE,
     )

@@ -10,7 +10,7 @@ from hpsearch.cost import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration
-from hpsearch.study import Quote
+from hpsearch.study import Held, Quote
 
 
 def timed_line(timed: Timed) -> str:
@@ -101,34 +101,24 @@ def short_quote_line(quote: Quote) -> str:
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 
-def held_lines(
-    trials: int,
-    epoch_error: float | None,
-    memory_error: float | None,
-    quoted: tuple[float, float, float] | None,
-    seconds: float | None,
-) -> Iterator[str]:
-    """The quote held against what happened.
-
-    Args:
-        trials: that were trained.
-        epoch_error: median size of the relative error of an epoch's seconds.
-        memory_error: likewise of the peak memory.
-        quoted: seconds of the launch: low and high end of the interval, and the middle of it.
-        seconds: that it took.
-    """
-    median = f"the median of {trials} trial{'s' * (trials > 1)}"
-    if epoch_error is not None:
-        yield f"the quoted seconds of an epoch were {epoch_error:.0%} off, {median}"
-    if memory_error is not None:
-        yield f"the quoted memory was {memory_error:.0%} off, {median}"
-    if quoted is not None and seconds and trials:
-        low, middle, high = quoted
-        error = middle / seconds - 1
+def held_lines(held: Held | None) -> Iterator[str]:
+    """The quote held against what happened."""
+    if held is None:
+        return
+    median = f"the median of {held.trials} trial{'s' * (held.trials > 1)}"
+    if held.epoch_error is not None:
+        yield f"the quoted seconds of an epoch were {held.epoch_error:.0%} off, {median}"
+    if held.memory_error is not None:
+        yield f"the quoted memory was {held.memory_error:.0%} off, {median}"
+    error = held.hours_error
+    if held.quoted is not None and error is not None:
+        low, middle, high = held.quoted
+        failed = held.failed_seconds
         yield (
-            f"the trials took {duration(seconds)}, quoted were {duration(middle)} "
+            f"the trials together took {duration(held.seconds)}, quoted were {duration(middle)} "
             f"({duration(low)} to {duration(high)}): {abs(error):.0%} too "
             f"{'long' if error > 0 else 'short'}"
+            + (f"; failed ones took {duration(failed)} besides" if failed else "")
         )
 
 

@@ -2,11 +2,10 @@
 
 from hpsearch.study.failures import Breakdown
 from hpsearch.study.quote import (
+    Held,
     Measured,
     Quote,
     drawn,
-    epoch_error,
-    memory_error,
     to_time,
     usual_epochs,
     ways_down,
@@ -19,13 +18,12 @@ __all__ = [
     "Breakdown",
     "Counts",
     "Found",
+    "Held",
     "Measured",
     "Quote",
     "Search",
     "Study",
     "drawn",
-    "epoch_error",
-    "memory_error",
     "to_time",
     "usual_epochs",
     "verdicts",

@@ -430,7 +430,7 @@ class Search:
     ) -> Assignment:
         directory = str(self._folder / key)
         run = self._store.record_run(self._experiment_id, key, config, directory)
-        self._rows.annotate(trial_id, _described(config))
+        self._rows.annotate(trial_id, _described(config) | self._quoted(config))
         self._flights[key] = _Flight(trial_id, run.id, dict(reported), Path(directory))
         return Assignment(
             key,
@@ -439,6 +439,20 @@ class Search:
             evaluate_test=self._evaluate_test,
             expected_split=self._split_hash,
         )
+
+    def _quoted(self, config: TrialConfig) -> dict[str, Any]:
+        """What the trial should take, to be held against what it takes."""
+        if self._model is None or not self._model.reaches(config):
+            return {}
+        timing = self._model.timing(config)
+        return {
+            "quoted_epoch_seconds": timing.epoch_seconds,
+            "quoted_memory_bytes": timing.memory_bytes,
+        }
+
+    def keep_quote(self, quote: Mapping[str, Any]) -> None:
+        """Keep what the search was said to cost with the study; the first quote stands."""
+        self._store.settle(self._experiment_id, quote=dict(quote))
 
     def _flight(self, key: str) -> _Flight | None:
         """The run under way; ``None`` for one that has ended, here or in an earlier launch."""

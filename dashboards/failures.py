@@ -1,5 +1,7 @@
 """Why trials have no result: failed, refused and given up, by reason."""
 
+import re
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -23,7 +25,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     if study is None or failed is None:
         return None
     labels = [
-        f"{kind}: {shape(reason)}"
+        label(kind, reason)
         for kind, reason in zip(failed["failure"], failed["failure_reason"], strict=True)
     ]
     found = failed.assign(label=labels).groupby("label")["number"].apply(list)
@@ -63,6 +65,12 @@ def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     failed["failure"] = failed["failure"].fillna("unknown").astype(str)
     reasons = failed["failure_reason"].fillna("told without a reason")
     return failed.assign(failure_reason=reasons.astype(str))
+
+
+def label(kind: str, reason: str) -> str:
+    """What trials of one cause have in common: the limit's name, of those that were refused."""
+    limit = re.search(r"\bmax_\w+", reason) if kind == "refused" else None
+    return f"{kind}: {shape(reason)}" if limit is None else f"{kind}: beyond {limit[0]}"
 
 
 def told(numbers: list[int]) -> str:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hpsearch.runs import Work
     from hpsearch.search_space import SearchSpace
     from hpsearch.store import Store
-    from hpsearch.study import Quote, Study
+    from hpsearch.study import Quote
     from hpsearch.tune import Event
     from hpsearch.winner import Winner
 
@@ -367,7 +367,9 @@ def cli(debug: bool) -> None:
     """Search the architecture of equivariant molecular networks on QM9, then ablate the winner."""
 
 
-@cli.command(epilog=_example("hpsearch launch search_spaces/table3.yaml --trials 2 --epochs 1"))
+@cli.command(
+    epilog=_example("hpsearch launch search_spaces/quick.yaml --study small --trials 2 --epochs 1")
+)
 @click.argument("space", shell_complete=_complete_space)
 @click.option(
     "--study",
@@ -428,7 +430,7 @@ def launch(
     continues what is missing; a larger --trials extends the study.
     """
     from hpsearch.estimate import Estimate
-    from hpsearch.report import idle_line
+    from hpsearch.report import held_lines, idle_line
     from hpsearch.search_space import SearchSpace
     from hpsearch.shipped import find_space
     from hpsearch.study import Study, usual_epochs
@@ -440,15 +442,15 @@ def launch(
     given_file = file if chosen.data == as_written.data else None
     if dry_run:
         with _answering(as_json) as answer:
-            # For what it refuses.
-            _check_molecules(chosen.data, given_file)
-            _quote_search(chosen, placement, answer if as_json else None)
+            molecules = _check_molecules(chosen.data, given_file)
+            done = _trials_done(storage, chosen, study, molecules, force)
+            _quote_search(chosen, placement, done, answer if as_json else None)
         return
     molecules = _check_molecules(chosen.data, given_file)
     root, places = _check_before_writing(storage, runs, study, "study", placement)
     costs = _Costs(chosen, placement, places)
-    if chosen.budget is not None and chosen.budget.is_measured and costs.model is None:
-        _say("the budget needs timings of this machine, which are taken once:")
+    if chosen.budget is not None and chosen.budget.is_measured and not costs.known:
+        _say("the budget needs timings of such configurations here, which are taken once:")
         costs.measure(_say)
     with _create_store(storage) as store:
         search = Study.launch(
@@ -473,6 +475,8 @@ def launch(
         missing = search.found.left + search.found.reclaimed
         for line in costs.short(missing) if missing else ():
             _say(line)
+        if costs.quoted is not None and costs.quoted.timings:
+            search.keep_quote(costs.quoted.to_dict())
         progress = _progress(
             "trial",
             Estimate([(None, usual_epochs(chosen), 1.0)] * missing),
@@ -480,12 +484,9 @@ def launch(
             done=search.found.complete + search.found.pruned,
             best=Study.open(store, search.name).best(),
         )
-        rows = store.trial_states(search.name) or ()
-        before = {row.number for row in rows if row.state == "COMPLETE"}
-        _drive(search, progress, placement)
-        # A trial that went on where an earlier launch had stopped took less than was quoted.
-        seconds = None if any(search.found.epochs) or search.breakdown else progress.lasted
-        for line in costs.held(Study.open(store, search.name), before, seconds):
+        status = _again(f"status {shlex.quote(search.name)}", storage)
+        _drive(search, progress, placement, status)
+        for line in held_lines(Study.open(store, search.name).held()):
             _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
@@ -507,7 +508,7 @@ class _Costs:
         cpus = placement["cpus_per_run"]
         # Of a cluster this machine times what it has room for itself.
         room = max(1, int(_cores() / cpus))
-        share = placement["gpus_per_run"]
+        share = self._gpus_per_trial = placement["gpus_per_run"]
         device = tune.device_of(placement["device"], share)
         self._gpus = gpus() if device.startswith("cuda") else []
         model = ""
@@ -518,7 +519,14 @@ class _Costs:
         self._gpu_memory = int(self._gpus[0].memory_bytes * min(share, 1.0)) if self._gpus else None
         self._surroundings = Surroundings(cpus, device, min(self._places, room), model)
         self.model = CostModel.of_kept(self._surroundings, _molecules())
-        self._quoted: Quote | None = None
+        self.quoted: Quote | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the space's configurations, or their like, were timed."""
+        from hpsearch.study import within_reach
+
+        return self.model is not None and within_reach(self._space, self.quote(), self.model)
 
     def measure(self, say: Callable[[str], None]) -> None:
         """Time a few configurations and keep that."""
@@ -534,9 +542,10 @@ class _Costs:
         budget = self._space.budget
         if budget is not None:
             budget = budget.model_copy(update={"max_memory": None, "max_epoch_seconds": None})
-        configs = [config for config in draws if refusal(budget, config, None) is None]
+        configs = to_time([config for config in draws if refusal(budget, config, None) is None])
+        # Fewer make no model.
         timed = timing.measure_all(
-            to_time(configs or draws),
+            configs if len(configs) >= LEAST else to_time(draws),
             here.cpus,
             here.device,
             here.at_once,
@@ -566,71 +575,111 @@ class _Costs:
             # This machine's, for as many of all places as it has; a cluster's others are taken for
             # its equals.
             memory = memory * places // self._surroundings.at_once
-        return Quote.of(self._space, self.model, places, memory, done=done)
+        return Quote.of(
+            self._space,
+            self.model,
+            places,
+            memory,
+            done=done,
+            cpus=self._surroundings.cpus,
+            gpus=self._gpus_per_trial,
+        )
 
     def short(self, missing: int) -> Iterator[str]:
         """The quote in a line or two."""
         from hpsearch.progress import A_DAY
         from hpsearch.report import short_quote_line, shorter_line
-        from hpsearch.study import ways_down, within_reach
+        from hpsearch.study import ways_down
 
         if self.model is None:
             yield "quote: none yet, since nothing was timed here; --dry-run does, in about a minute"
             return
-        quote = self.quote(missing)
-        if not within_reach(quote, self.model):
+        if not self.known:
             yield (
                 "quote: none yet, since only smaller networks were timed here; --dry-run times "
                 "this space's, in about a minute"
             )
             return
-        self._quoted = quote
+        quote = self.quoted = self.quote(missing)
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             done = self._space.trials - missing
-            yield shorter_line(ways_down(self._space, self.model, self._places, done=done))
+            # The study is in the store by now.
+            ways = ways_down(self._space, self.model, self._places, done=done, launched=True)
+            yield shorter_line(ways)
 
-    def held(self, study: Study, before: Container[int], seconds: float | None) -> Iterator[str]:
-        """How right the quote was for the trials that are complete now and were not before.
 
-        Args:
-            study: that was launched.
-            before: numbers of the trials that were complete.
-            seconds: from the launch's first start to its last end; ``None`` where they are not
-                those of what was quoted.
-        """
-        from hpsearch.report import held_lines
-        from hpsearch.study import epoch_error, memory_error
+def _trials_done(
+    storage: str | None,
+    space: SearchSpace,
+    study: str | None,
+    molecules: dict[str, str],
+    force: bool,
+) -> int | None:
+    """Trials that a launch would find done; ``None`` where the store has no such study.
 
-        if self.model is None:
-            return
-        trained = study.measured(besides=before)
-        epoch, memory = epoch_error(self.model, trained), memory_error(self.model, trained)
-        quoted = None if self._quoted is None else self._quoted.seconds
-        yield from held_lines(len(trained), epoch, memory, quoted, seconds)
+    Raises:
+        InputError: as the launch would.
+    """
+    from hpsearch.store import check_name
+    from hpsearch.store.address import Address
+    from hpsearch.study import verdicts
+
+    name = check_name(space.name if study is None else study)
+    path = Address(_url(storage)).path
+    if path is not None and not path.is_file():
+        return None
+    try:
+        store = _open_store(storage)
+    except InputError as error:
+        # A launch makes or upgrades it, or says what is wrong.
+        _say(f"all trials are quoted, for nothing is known of the study: {error}")
+        return None
+    with store:
+        return verdicts(store, space, name, molecules, force=force)
 
 
 def _quote_search(
-    space: SearchSpace, placement: dict[str, Any], answer: Callable[[Any], None] | None
+    space: SearchSpace,
+    placement: dict[str, Any],
+    done: int | None,
+    answer: Callable[[Any], None] | None,
 ) -> None:
+    """Quote what a launch would train.
+
+    Args:
+        space: what is searched.
+        placement: where runs are placed.
+        done: trials that the study has already; ``None`` for a new study.
+        answer: prints one JSON value; ``None`` where lines are printed.
+    """
     from hpsearch import tune
     from hpsearch.progress import A_DAY
     from hpsearch.report import search_quote_lines, shorter_line
     from hpsearch.study import ways_down
 
     costs = _Costs(space, placement, tune.check_placement(**placement))
+    missing = max(space.trials - (done or 0), 0)
     if answer is not None:
         costs.measure(lambda line: None)
-        answer(costs.quote().to_dict())
+        answer(costs.quote(missing).to_dict())
+        return
+    if missing == 0:
+        _say(f"{done} of {space.trials} done: a launch has nothing to train; --trials extends it")
         return
     _say("a few steps of configurations of the space, from light to heavy:")
     costs.measure(_say)
-    quote = costs.quote()
+    quote = costs.quote(missing)
     for line in search_quote_lines(quote):
         _say_folded(line)
     if quote.seconds[1] > A_DAY:
         assert costs.model is not None
-        _say(shorter_line(ways_down(space, costs.model, quote.places)))
+        launched = done is not None
+        _say(
+            shorter_line(
+                ways_down(space, costs.model, quote.places, done=done or 0, launched=launched)
+            )
+        )
     _say("nothing has been run or written; leave out --dry-run to begin")
 
 
@@ -990,7 +1039,7 @@ def ablate(
             done=counts["complete"],
             compares=False,
         )
-        _drive(ablation, progress, placement)
+        _drive(ablation, progress, placement, _again(f"status {shlex.quote(plan.name)}", storage))
         counts = ablation.counts()
         _say(f"{counts['complete']} complete, {counts['failed']} failed")
         _say(f"next: {_again('report', storage)} -o report/")
@@ -1370,13 +1419,24 @@ def _progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
     return Progress(noun, estimate, say=click.echo, **known)
 
 
-def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
+def _drive(work: Work, progress: Progress, placement: dict[str, Any], status: str) -> None:
+    """Run what is missing and tell how it goes on.
+
+    Args:
+        work: the study's or the ablation's.
+        progress: told of every event.
+        placement: where runs are placed.
+        status: the command that says how it stands.
+    """
     from hpsearch import failpoint, tune
+    from hpsearch.runs import Failure
 
     if work.finished:
         return
+    has_traceback = False
 
     def tell(event: Event) -> None:
+        nonlocal has_traceback
         match event:
             case tune.Started(key, facts):
                 progress.started(key, facts)
@@ -1386,6 +1446,14 @@ def _drive(work: Work, progress: Progress, placement: dict[str, Any]) -> None:
                 progress.retried(key, failure, str(attempt))
             case tune.Finished(key, outcome):
                 progress.finished(key, outcome)
+                # Only the first: the others are most often its like.
+                if isinstance(outcome, Failure) and outcome.traceback and not has_traceback:
+                    has_traceback = True
+                    for line in (
+                        f"the traceback of {progress.noun} {key}; all of them: {status} --json",
+                        *outcome.traceback.rstrip().splitlines(),
+                    ):
+                        _say(line)
 
     with _shown(progress):
         tune.run(work, on_event=tell, **placement)

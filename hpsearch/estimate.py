@@ -111,7 +111,6 @@ class Estimate:
         self._beside: list[float] = []
         self._places = 1
         self._began: float | None = None
-        self._ended: float | None = None
         self._said: list[tuple[float, float]] = []
 
     def started(self, key: str, done: int, now: float, epochs: int = 0) -> None:
@@ -166,7 +165,6 @@ class Estimate:
 
     def finished(self, key: str, now: float, *, failed: bool = False) -> None:
         """A run has ended, well or not."""
-        self._ended = now
         run = self._running.pop(key, None)
         if run is None:
             return
@@ -197,13 +195,6 @@ class Estimate:
             return mean(self._seconds[run.cost])
         per_cost = [mean(seconds) / cost for cost, seconds in self._seconds.items()]
         return run.cost * mean(per_cost)
-
-    @property
-    def lasted(self) -> float | None:
-        """Seconds from the first start to the last end; ``None`` before there are both."""
-        if self._began is None or self._ended is None:
-            return None
-        return self._ended - self._began
 
     def errors(self, now: float) -> tuple[float, float] | None:
         """How far the first estimate and the one half-way were off, of the time then left.

@@ -7,8 +7,10 @@ model, calls :func:`worker_environment` alone.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 _GIBIBYTE = 2**30
@@ -84,6 +86,10 @@ def forget_peak(device: str) -> bool:
 
         torch.cuda.reset_peak_memory_stats()
         return True
+    # What an earlier run has freed, the allocator keeps (see `worker_environment`): it would count
+    # as this run's. musl's C library, for one, has no such function.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         # proc(5): 5 resets the peak of the resident set.
         Path("/proc/self/clear_refs").write_text("5")

@@ -169,11 +169,6 @@ class Progress:
             self._say(f"the time left was estimated {first} at first, {half} half-way")
 
     @property
-    def lasted(self) -> float | None:
-        """Seconds from the first start to the last end; ``None`` before there are both."""
-        return self._estimate.lasted
-
-    @property
     def standing(self) -> str:
         """``3 of 10 done, 2 running, 1 failed``; empty where the runs are not counted."""
         if self._total == 0:

@@ -17,7 +17,7 @@ from hpsearch.estimate import RunSoFar, left_by_record
 from hpsearch.progress import LIVE_COLUMNS, duration, live_cells
 from hpsearch.recorded import RecordedRun, recorded_runs
 from hpsearch.store import Experiment, Holder, Store
-from hpsearch.study import Study
+from hpsearch.study import Held, Study
 from hpsearch.targets import target
 
 
@@ -58,6 +58,7 @@ class Standing:
         failures: of the runs that failed, the first one first.
         rows: every run, for scripts.
         ended: every run that has ended, as a table: heading and rows; the last column is a text.
+        held: how right a search's quote was; ``None`` where there was none.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Standing:
     failures: tuple[FailedRun, ...]
     rows: list[dict[str, Any]]
     ended: tuple[tuple[str, ...], ...]
+    held: Held | None = None
 
     @property
     def is_driven(self) -> bool:
@@ -90,6 +92,7 @@ class Standing:
             "counts": self.counts,
             "driver": driver,
             **({"best": best} if self.kind == "study" else {}),
+            **({"quote_error": self.held.to_dict()} if self.held is not None else {}),
             "seconds_left": self.seconds_left,
             {"study": "trials", "ablation": "cells"}[self.kind]: self.rows,
         }
@@ -160,13 +163,14 @@ def _of_study(store: Store, study: Study) -> Standing:
             ("trial", "state", "epochs", "best loss", "s/epoch", "weights", ""),
             *(_ended_trial(row) for row in ended),
         ),
+        held=study.held(),
     )
 
 
 def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(row["number"]),
-        row["state"].lower(),
+        "refused" if row["failure"] == "refused" else row["state"].lower(),
         str(row["epochs"]),
         _number(row["best_loss"], ",.4g"),
         _number(row["seconds_per_epoch"], ".1f"),
@@ -270,7 +274,8 @@ def status_lines(of: Standing, where: str, again: str, width: int | None = None)
         width: columns of the terminal; ``None`` where nothing has to fit.
     """
     first = f"{of.kind} {of.name} in {where}: {of.summary}"
-    for line in (first, _driver_line(of), _progress_line(of)):
+    quote = None if of.held is None else str(of.held)
+    for line in (first, _driver_line(of), _progress_line(of), quote):
         if line is not None:
             yield from hanging("", line, width)
     if of.live:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,10 @@ WARM_UP = 3
 _TIMEOUT_SECONDS = 600.0
 
 
+class Ended(HpsearchError):
+    """Somebody ended it, by Ctrl-C most often; that says nothing of the configuration."""
+
+
 def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = None) -> Timing:
     """Times a few steps of ``config`` as a worker with ``cpus`` cores would train it.
 
@@ -45,6 +50,7 @@ def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = Non
         gpu: identifier of the only one that the process shall see; ``None`` leaves it what it sees.
 
     Raises:
+        Ended: somebody ended the process.
         HpsearchError: the process failed; its last words.
     """
     request = json.dumps({"config": config.to_dict(), "cpus": cpus, "device": device})
@@ -66,7 +72,11 @@ def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = Non
     if done.returncode != 0:
         words = done.stderr.strip().splitlines() or ["it said nothing"]
         if done.returncode < 0:
-            words = [f"killed by signal {-done.returncode}, as where memory does not suffice"]
+            words = [f"killed by signal {-done.returncode}"]
+            if done.returncode == -signal.SIGKILL:
+                words = [f"{words[0]}, as where memory does not suffice"]
+            if -done.returncode in (signal.SIGINT, signal.SIGTERM):
+                raise Ended(f"a few steps were not timed: {words[0]}")
         raise HpsearchError(f"a few steps could not be timed: {words[-1]}")
     return Timing(**json.loads(done.stdout))
 
@@ -92,7 +102,8 @@ def measure_all(
         device: torch's.
         at_once: processes side by side.
         say: told of each when it is done.
-        say_failed: told of each that could not be timed, which is then left out.
+        say_failed: told of each that could not be timed, which is then left out; not of one that
+            somebody ended.
         gpus: identifiers; each process sees one of them, the same number of processes each, as Ray
             gives them to workers.
 
@@ -112,7 +123,8 @@ def measure_all(
             if say_failed is None:
                 raise
             errors.append(error)
-            say_failed(config, error)
+            if not isinstance(error, Ended):
+                say_failed(config, error)
             return None
         finally:
             free.put(gpu)

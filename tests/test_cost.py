@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hpsearch import cost
+from hpsearch import cost, timing
 from hpsearch.budget import Budget, parse_bytes
 from hpsearch.config import TrialConfig
 from hpsearch.cost import CostModel, Surroundings, Timed, Timing, refusal
 from hpsearch.data import qm9
+from hpsearch.errors import HpsearchError
 from hpsearch.network_size import count_weights
 from hpsearch.search_space import SearchSpace
 from hpsearch.shipped import find_space
@@ -130,6 +133,22 @@ def test_seconds_of_a_run() -> None:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HPSEARCH_CACHE", str(tmp_path))
     return tmp_path
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGINT, signal.SIGTERM])
+def test_memory_is_blamed_for_what_the_kernel_killed_alone(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    ended = subprocess.CompletedProcess([], -number, "", "KeyboardInterrupt")
+    monkeypatch.setattr(subprocess, "run", lambda *command, **options: ended)
+    said: list[str] = []
+    with pytest.raises(HpsearchError, match=f"killed by signal {int(number)}"):
+        timing.measure_all(
+            CONFIGS[:1], 1, "cpu", 1, say_failed=lambda config, error: said.append(str(error))
+        )
+    # Of what a person ended, nothing is said.
+    assert len(said) == (number in (signal.SIGKILL, signal.SIGSEGV))
+    assert any("memory does not suffice" in line for line in said) == (number == signal.SIGKILL)
 
 
 def test_timings_are_kept_for_the_same_surroundings_only(cache: Path, timed: list[Timed]) -> None:

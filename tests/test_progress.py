@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+
+from hpsearch import cli, tune
 from hpsearch.estimate import Estimate
 from hpsearch.progress import Progress
 from hpsearch.runs import Completion, EpochMetrics, Failure, RunFacts
@@ -45,6 +50,27 @@ def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
     # No time has passed where two minutes were estimated.
     assert said[-1].startswith("the time left was estimated ")
     assert "too long at first" in said[-1]
+
+
+def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(work, on_event):
+        on_event(tune.Finished("0", Failure("diverged", "no end of losses")))
+        for key in ("1", "2"):
+            failure = Failure("exception", f"KeyError: {key}", f"Traceback of {key}:\n  line\n")
+            on_event(tune.Finished(key, failure))
+
+    monkeypatch.setattr(tune, "run", run)
+    said: list[str] = []
+    progress = Progress("trial", Estimate([]), say=said.append)
+    cli._drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
+    assert said == [
+        "trial 0: failed (diverged): no end of losses",
+        "trial 1: failed (exception): KeyError: 1",
+        "the traceback of trial 1; all of them: hpsearch status quick --json",
+        "Traceback of 1:",
+        "  line",
+        "trial 2: failed (exception): KeyError: 2",
+    ]
 
 
 def test_files_that_were_damaged_are_said_where_starts_are_not() -> None:

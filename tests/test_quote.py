@@ -5,24 +5,38 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import pytest
+from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
+from hpsearch import cli
+from hpsearch.budget import Budget
 from hpsearch.cost import CostModel, Timed, Timing
 from hpsearch.data import qm9
-from hpsearch.report import held_lines
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.report import held_lines, search_quote_lines, short_quote_line
+from hpsearch.report.document import search_sections
+from hpsearch.runs import Completion
 from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+from hpsearch.status import standing, status_lines
+from hpsearch.store import Store
 from hpsearch.study import (
+    Held,
     Measured,
     Quote,
+    Search,
+    Study,
     drawn,
-    epoch_error,
-    memory_error,
     to_time,
     usual_epochs,
     ways_down,
+    within_reach,
 )
+from hpsearch.study.terms import first_terms, require_same_space
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
@@ -51,6 +65,20 @@ def test_with_a_random_sampler_the_very_trials_are_quoted(model: CostModel) -> N
     assert quote.trials == 8
 
 
+def test_core_hours_and_gpu_hours_do_not_depend_on_the_trials_side_by_side(
+    model: CostModel,
+) -> None:
+    configs = drawn(SPACE, SPACE.trials)
+    hours = sum(model.timing(c).run_seconds(7, tested=False) for c in configs) / 3600
+    on_cores = Quote.of(SPACE, model, places=4, memory=None, cpus=2.0)
+    assert on_cores.to_dict()["core_hours"] == pytest.approx(2 * hours)
+    on_gpus = Quote.of(SPACE, model, places=4, memory=None, cpus=2.0, gpus=0.5)
+    assert on_gpus.to_dict()["gpu_hours"] == pytest.approx(hours / 2)
+    assert "core_hours" not in on_gpus.to_dict()
+    [line] = [line for line in search_quote_lines(on_cores) if "core-hours" in line]
+    assert float(line.split()[1]) == pytest.approx(2 * hours, rel=0.06)
+
+
 def test_errors_of_the_model_widen_the_interval(model: CostModel) -> None:
     wide = CostModel(model.timed, qm9.load())
     wide._rates, wide.errors = model._rates, (-0.3, 0.0, 0.4)
@@ -65,9 +93,63 @@ def test_what_does_not_fit_is_counted(model: CostModel) -> None:
     assert Quote.of(SPACE, model, places=2, memory=None).too_large is None
 
 
+def test_where_every_draw_is_refused_that_is_said_and_no_figures(model: CostModel) -> None:
+    tight = SPACE.model_copy(update={"budget": Budget(max_parameters=1)})
+    quote = Quote.of(tight, model, places=1, memory=None)
+    why = "every one of 200 draws is beyond the budget"
+    assert short_quote_line(quote) == f"quote: none, since {why}"
+    _, budget = search_quote_lines(quote)
+    assert budget == f"  budget    {why}"
+    assert quote.to_dict()["seconds"] is None
+
+
+@pytest.mark.parametrize(("count", "timed"), [(1, 1), (3, 3), (8, 8), (20, 8)])
+def test_no_configuration_is_timed_twice(count: int, timed: int) -> None:
+    configs = drawn(SPACE, count)
+    found = to_time([*configs, *configs[:2]])
+    assert len(found) == len({config.fingerprint for config in found}) == timed
+
+
 def test_the_disk_holds_the_live_trials_and_the_best(model: CostModel) -> None:
     quote = Quote.of(SPACE, model, places=2, memory=None)
     assert quote.disk_bytes == max(quote.weights) * (2 * 32 + 5 * 4)
+
+
+def test_a_dry_run_quotes_what_a_launch_would_find_missing(
+    model: CostModel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
+    monkeypatch.setattr(cli._Costs, "measure", lambda costs, say: setattr(costs, "model", model))
+    (tmp_path / "storage").mkdir()
+
+    def dry_run(*options: str) -> str:
+        cli.cli.main(["launch", "quick", *options, "--dry-run"], standalone_mode=False)
+        return capsys.readouterr().out
+
+    assert "  done " not in dry_run()
+    assert not list((tmp_path / "storage").iterdir())
+    with Store.create("sqlite:///storage/hpsearch.db") as store:
+        space = SearchSpace.load(find_space("quick"))
+        search = Study.launch(store, space)
+        for _ in range(3):
+            trial = search.next()
+            search.started(trial.key, FACTS)
+            search.epoch(trial.key, metrics(1, trial.config))
+            search.finish(trial.key, Completion(1, 1, 1.0))
+    # The made-up molecules are not this machine's.
+    with pytest.raises(InputError, match="launched with other molecules"):
+        dry_run()
+    said = dry_run("--force")
+    assert "  done      3 of 10\n  in all    7 trials take " in said
+    with pytest.raises(InputError, match=r"another space: training\.epochs"):
+        dry_run("--epochs", "3")
+    assert json.loads(dry_run("--force", "--json"))["done"] == 3
+    assert "3 of 3 done: a launch has nothing to train" in dry_run("--force", "--trials", "3")
+    assert "  done " not in dry_run("--study", "other")
 
 
 def test_the_quote_for_scripts(model: CostModel) -> None:
@@ -90,6 +172,61 @@ def test_options_that_bring_it_down(model: CostModel) -> None:
     assert ways["--trials 10"] == pytest.approx(whole / 4, rel=0.2)
 
 
+def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
+    model: CostModel,
+) -> None:
+    large = SPACE.with_overrides(train_size=50_000, trials=40)
+    fresh = dict(ways_down(large, model, 1))
+    ways = dict(ways_down(large, model, 1, done=5, launched=True))
+    assert set(ways) == {
+        "--train-size 10000 --study NAME",
+        "--epochs 3 --study NAME",
+        "--trials 10",
+    }
+    # Another study begins anew.
+    assert ways["--epochs 3 --study NAME"] == fresh["--epochs 3"]
+    assert ways["--trials 10"] == pytest.approx(fresh["--trials 10"] / 2, rel=0.2)
+    assert "--trials 10" not in dict(ways_down(large, model, 1, done=10, launched=True))
+    # Without another name it is refused, in words that say what to type.
+    stored = first_terms(large)
+    require_same_space("quick", stored, large.with_overrides(trials=10), force=False)
+    with pytest.raises(InputError, match="or type the same command and add --study NAME, which"):
+        require_same_space("quick", stored, large.with_overrides(epochs=3), force=False)
+
+
+def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
+    model: CostModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    large = SearchSpace.load(find_space("table3"))
+    for budget in (Budget(max_memory="64 GB"), Budget(max_epoch_seconds=1e-3)):
+        limited = large.model_copy(update={"budget": budget})
+        quote = Quote.of(limited, model, places=1, memory=None)
+        # With the second limit the model refuses every draw, and knows none of them.
+        assert bool(quote.configs) == (budget.max_memory is not None)
+        assert not within_reach(limited, quote, model)
+    known = SPACE.model_copy(update={"budget": Budget(max_epoch_seconds=1e-3)})
+    assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
+
+    # A launch times the space's own, before it writes anything.
+    def measure(costs: cli._Costs, say: Any) -> None:
+        raise HpsearchError("they are timed")
+
+    def create(storage: str | None) -> Any:
+        raise AssertionError("nothing was timed")
+
+    monkeypatch.setattr(cli._Costs, "measure", measure)
+    monkeypatch.setattr(cli, "_create_store", create)
+    monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
+    monkeypatch.chdir(tmp_path)
+    text = find_space("table3").read_text()
+    Path("wide.yaml").write_text(
+        text.replace("\nparameters:", "\nbudget: {max_memory: 64 GB}\n\nparameters:")
+    )
+    with pytest.raises(HpsearchError, match="they are timed"):
+        cli.cli.main(["launch", "wide.yaml"], standalone_mode=False)
+    assert list(tmp_path.iterdir()) == [tmp_path / "wide.yaml"]
+
+
 def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
     assert usual_epochs(SPACE) == 7
     text = re.sub(r"\n  epochs: \d+", "", QUICK)
@@ -100,32 +237,86 @@ def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
     assert usual_epochs(space.with_overrides(epochs=2)) == 2
 
 
-def test_the_error_of_an_epoch_is_the_median(model: CostModel) -> None:
-    configs = drawn(SPACE, 3)
-    seconds = [model.timing(config).epoch_seconds for config in configs]
-    measured = [seconds[0] / 1.1, seconds[1] / 0.5, seconds[2]]
-    trials = [Measured(config, each) for config, each in zip(configs, measured, strict=True)]
-    assert epoch_error(model, trials) == pytest.approx(0.1)
-    assert epoch_error(model, []) is None
-    assert memory_error(model, trials) is None
+def taken(quoted: float | None, factor: float, memory: float | None = None) -> Measured:
+    """A trial of ten epochs that took ``1 / factor`` of a second where ``quoted`` was said."""
+    bytes_taken = None if memory is None else int(10**9 / memory)
+    return Measured(10 / factor, 1 / factor, bytes_taken, quoted, None if quoted is None else 10**9)
 
 
-def test_the_error_of_the_memory_is_that_of_the_trials_that_recorded_it(model: CostModel) -> None:
-    [config] = drawn(SPACE, 1)
-    bytes_quoted = model.timing(config).memory_bytes
-    peaks = [int(bytes_quoted / 0.8), int(bytes_quoted / 1.4), None, int(bytes_quoted / 1.3)]
-    found = memory_error(model, [Measured(config, 1.0, peak) for peak in peaks])
-    assert found == pytest.approx(0.3, rel=1e-3)
+def test_errors_are_the_medians_over_the_trials_that_were_quoted() -> None:
+    trials = [taken(1.0, 1.1, 0.8), taken(1.0, 0.5, 1.4), taken(1.0, 1.0), taken(None, 9.0, 9.0)]
+    held = Held.of(None, trials, 0.0)
+    assert held is not None
+    assert held.trials == 3
+    assert held.epoch_error == pytest.approx(0.1)
+    assert held.memory_error == pytest.approx(0.3)
+    # Of the hours nothing was said.
+    assert held.hours_error is None
+    assert str(held) == (
+        "the quote was an epoch's seconds 10% off, memory 30% off, the median of 3 trials"
+    )
+    assert Held.of(None, trials[3:], 0.0) is None
 
 
-def test_what_the_launch_took_is_held_against_the_quote() -> None:
-    epoch, memory, hours = held_lines(3, 0.12, 0.3, (3000.0, 3600.0, 4500.0), 4000.0)
+def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None:
+    quote = {
+        "done": 0,
+        "trials": 3,
+        "run_seconds": {"low": 3000.0, "middle": 3600.0, "high": 4500.0},
+        "start_seconds": 100.0,
+    }
+    trials = [Measured(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
+    held = Held.of(quote, trials, 600.0)
+    epoch, hours = held_lines(held)
     assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
-    assert memory == "the quoted memory was 30% off, the median of 3 trials"
-    assert hours == "the trials took 67 min, quoted were 60 min (50 min to 75 min): 10% too short"
-    [longer] = held_lines(1, None, None, (3000.0, 4400.0, 4500.0), 4000.0)
-    assert longer.endswith(": 10% too long")
-    assert list(held_lines(0, None, None, (1.0, 2.0, 3.0), 4.0)) == []
+    # With three starts, and without the failed trials' time, which no quote holds.
+    assert hours == (
+        "the trials together took 67 min, quoted were 60 min (50 min to 75 min): 10% too short; "
+        "failed ones took 10 min besides"
+    )
+    assert held is not None
+    assert held.to_dict()["hours"] == pytest.approx(-0.1)
+    assert str(held).endswith("; the trials' hours 10% too short")
+    for other in (quote | {"trials": 4}, quote | {"done": 1}, quote | {"run_seconds": None}):
+        held = Held.of(other, trials, 0.0)
+        assert held is not None and held.hours_error is None
+    assert list(held_lines(None)) == []
+
+
+def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
+    model: CostModel, tmp_path: Path
+) -> None:
+    def launch(trials: int) -> Search:
+        space = SPACE.with_overrides(trials=trials)
+        search = Study.launch(store, space, "quoted", tmp_path, model=model)
+        search.keep_quote(Quote.of(space, model, 1, None, done=search.found.complete).to_dict())
+        while (trial := search.next()) is not None:
+            search.started(trial.key, FACTS)
+            for epoch in (1, 2):
+                # Each takes 2.5 s.
+                search.epoch(trial.key, metrics(epoch, trial.config))
+            search.finish(trial.key, Completion(2, 2, 1.0, peak_memory_bytes=2 * 10**9))
+        return search
+
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        launch(2)
+        seconds = [model.timing(config).epoch_seconds for config in drawn(SPACE, 3)]
+        held = Study.open(store).held()
+        assert held is not None and held.hours_error is not None
+        launch(3)
+        held = Study.open(store).held()
+        assert held is not None
+        assert held.trials == 3
+        assert held.epoch_error == pytest.approx(median(abs(s / 2.5 - 1) for s in seconds))
+        assert held.memory_error == pytest.approx(0.5)
+        # Of two trials were the hours that it was launched with.
+        assert Study.open(store).provenance["quote"]["trials"] == 2
+        assert held.hours_error is None
+        found = standing(store)
+        assert str(held) in list(status_lines(found, "here", "hpsearch status"))
+        assert found.to_dict()["quote_error"] == held.to_dict()
+        said = [remark for part in search_sections(Study.open(store)) for remark in part.remarks]
+        assert f"{str(held).capitalize()}." in said
 
 
 # --- As a person asks for it ----------------------------------------------------------------------
@@ -175,7 +366,7 @@ def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path
     assert found, after
     took = re.search(
         r"^the quoted memory was \d+% off, the median of 2 trials\n"
-        r"the trials took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
+        r"the trials together took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
         after,
         re.MULTILINE,
     )
@@ -196,6 +387,7 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
     (folder / "tight.yaml").write_text(text)
     done = run(folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1")
     assert done.returncode == 1
+    assert "which are taken once" not in done.stdout
     assert "trial 0: refused, beyond the budget: about " in done.stdout
     assert "1,000 draws in a row were refused, beyond the budget" in done.stderr
     assert "Traceback" not in done.stderr
@@ -213,7 +405,9 @@ def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder:
     command = [HPSEARCH, "launch", "wide.yaml", *LAUNCH[2:], "--trials", "1", "--study", "wide"]
     done = run(folder, "env", f"HPSEARCH_CACHE={own}", *command)
     assert done.returncode == 0, done.stderr
-    assert "the budget needs timings of this machine, which are taken once:" in done.stdout
+    assert (
+        "the budget needs timings of such configurations here, which are taken once:" in done.stdout
+    )
     assert list((own / "timings").iterdir())
     quote = json.loads(hpsearch(folder, *LAUNCH, "--dry-run", "--json"))
     assert quote["trials"] == 10

@@ -7,8 +7,14 @@ import math
 import pytest
 from made_up import run_search
 
+from hpsearch.budget import Budget
 from hpsearch.pages import folder, load_page
+from hpsearch.report.tables import search_table
+from hpsearch.search_space import SearchSpace
+from hpsearch.shipped import find_space
+from hpsearch.status import standing
 from hpsearch.store import Store
+from hpsearch.study import Study
 from hpsearch.targets import TARGET_NAMES, target
 
 TRIALS = 12
@@ -70,6 +76,20 @@ def test_failures_are_counted_by_reason(store):
     assert list(bars.x) == [1]
     assert list(bars.y) == ["diverged: the loss is not finite at step # | x"]
     assert list(bars.customdata) == ["0"]
+
+
+def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpsearch.study.search.REFUSALS", 3)
+    space = SearchSpace.load(find_space("quick"))
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        budget = Budget(max_parameters=10)
+        search = Study.launch(store, space.model_copy(update={"budget": budget}), "tight", tmp_path)
+        assert search.next() is None
+        [bars] = draw(store, "failures").data
+        assert (list(bars.x), list(bars.y)) == ([3], ["refused: beyond max_parameters"])
+        assert list(search_table(Study.open(store))["state"]) == ["refused"] * 3
+        _, *ended = standing(store).ended
+        assert [state for _, state, *_ in ended] == ["refused"] * 3
 
 
 def test_parallel_coordinates_for_the_sum_and_for_every_target(store):

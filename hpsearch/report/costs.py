@@ -10,7 +10,7 @@ from hpsearch.cost import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.network_size import count_weights
 from hpsearch.progress import duration
-from hpsearch.study import Quote
+from hpsearch.study import Held, Quote
 
 
 def timed_line(timed: Timed) -> str:
@@ -46,7 +46,8 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
         + f" and {draws} drawn ones:"
     )
     if quote.refused:
-        yield f"  budget    {quote.refused / draws:.0%} of the draws are beyond it and refused"
+        share = f"{quote.refused / draws:.0%} of the draws are beyond it and refused"
+        yield f"  budget    {share if quote.timings else _all_refused(quote)}"
     if not quote.timings:
         return
     weights, epochs, memory = (
@@ -60,7 +61,19 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
     fits = "" if quote.too_large is None else f"; {_fit(quote)}"
     yield f"  memory    {memory['least'] / 1e9:.1f}-{memory['most'] / 1e9:.1f} GB a trial{fits}"
     yield f"  disk      at most {quote.disk_bytes / 1e9:.2g} GB of checkpoints and weights"
+    if quote.done:
+        yield f"  done      {quote.done} of {quote.done + quote.trials}"
     yield f"  in all    {_hours(quote)}"
+    yield f"  devices   {_two_digits(quote.device_hours)} {quote.device}-hours"
+
+
+def _two_digits(number: float) -> str:
+    """``0.031``, ``3.1``, ``310``."""
+    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+
+
+def _all_refused(quote: Quote) -> str:
+    return f"every one of {quote.refused} draws is beyond the budget"
 
 
 def _fit(quote: Quote) -> str:
@@ -82,38 +95,30 @@ def _hours(quote: Quote) -> str:
 
 def short_quote_line(quote: Quote) -> str:
     """The quote as a launch prints it."""
-    memory = max((timing.memory_bytes for timing in quote.timings), default=0)
+    if not quote.timings:
+        return f"quote: none, since {_all_refused(quote)}"
+    memory = max(timing.memory_bytes for timing in quote.timings)
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 
-def held_lines(
-    trials: int,
-    epoch_error: float | None,
-    memory_error: float | None,
-    quoted: tuple[float, float, float] | None,
-    seconds: float | None,
-) -> Iterator[str]:
-    """The quote held against what happened.
-
-    Args:
-        trials: that were trained.
-        epoch_error: median size of the relative error of an epoch's seconds.
-        memory_error: likewise of the peak memory.
-        quoted: seconds of the launch: low and high end of the interval, and the middle of it.
-        seconds: that it took.
-    """
-    median = f"the median of {trials} trial{'s' * (trials > 1)}"
-    if epoch_error is not None:
-        yield f"the quoted seconds of an epoch were {epoch_error:.0%} off, {median}"
-    if memory_error is not None:
-        yield f"the quoted memory was {memory_error:.0%} off, {median}"
-    if quoted is not None and seconds and trials:
-        low, middle, high = quoted
-        error = middle / seconds - 1
+def held_lines(held: Held | None) -> Iterator[str]:
+    """The quote held against what happened."""
+    if held is None:
+        return
+    median = f"the median of {held.trials} trial{'s' * (held.trials > 1)}"
+    if held.epoch_error is not None:
+        yield f"the quoted seconds of an epoch were {held.epoch_error:.0%} off, {median}"
+    if held.memory_error is not None:
+        yield f"the quoted memory was {held.memory_error:.0%} off, {median}"
+    error = held.hours_error
+    if held.quoted is not None and error is not None:
+        low, middle, high = held.quoted
+        failed = held.failed_seconds
         yield (
-            f"the trials took {duration(seconds)}, quoted were {duration(middle)} "
+            f"the trials together took {duration(held.seconds)}, quoted were {duration(middle)} "
             f"({duration(low)} to {duration(high)}): {abs(error):.0%} too "
             f"{'long' if error > 0 else 'short'}"
+            + (f"; failed ones took {duration(failed)} besides" if failed else "")
         )
 
 

@@ -352,13 +352,14 @@ def _mark(assumed: bool) -> str:
 
 def search_sections(study: Study) -> list[Section]:
     """The winner, the trials, and what each trial had drawn."""
-    table = search_table(study)
+    table, held = search_table(study), study.held()
+    counted = f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18)."
     parameters = [name for name in table.columns if name not in TRIAL_COLUMNS]
     return [
         _winner(study),
         Section(
             f"The trials of {study.name}",
-            (f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18).",),
+            (counted,) if held is None else (counted, f"{str(held).capitalize()}."),
             ("Trial", "State", "Loss", "Epochs", "Weights", "Seconds per epoch", "Reason"),
             tuple(_trial(trial, row) for trial, row in table.iterrows()),
         ),

@@ -144,13 +144,14 @@ TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "re
 def search_table(study: Study) -> pd.DataFrame:
     """The trials of a study, by number.
 
-    Columns: state (complete, running, failed, waiting or pruned), value (lowest validation loss,
-    Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure), and one per searched
-    parameter. Empty where not known.
+    Columns: state (complete, running, failed, refused, waiting or pruned), value (lowest validation
+    loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a refusal), and one
+    per searched parameter. Empty where not known.
     """
     trials = study.trials().set_index("number").rename_axis("trial")
     table = trials.rename(columns={"failure_reason": "reason"})
     table["state"] = table["state"].str.lower().replace({"fail": "failed"})
+    table["state"] = table["state"].mask(trials["failure"] == "refused", "refused")
     parameters = [name for name in table.columns if name.startswith("params_")]
     table = table[[*TRIAL_COLUMNS, *parameters]]
     return table.rename(columns={name: name.removeprefix("params_") for name in parameters})

@@ -2,32 +2,31 @@
 
 from hpsearch.study.failures import Breakdown
 from hpsearch.study.quote import (
+    Held,
     Measured,
     Quote,
     drawn,
-    epoch_error,
-    memory_error,
     to_time,
     usual_epochs,
     ways_down,
     within_reach,
 )
-from hpsearch.study.search import Found, Search
+from hpsearch.study.search import Found, Search, verdicts
 from hpsearch.study.study import Counts, Study
 
 __all__ = [
     "Breakdown",
     "Counts",
     "Found",
+    "Held",
     "Measured",
     "Quote",
     "Search",
     "Study",
     "drawn",
-    "epoch_error",
-    "memory_error",
     "to_time",
     "usual_epochs",
+    "verdicts",
     "ways_down",
     "within_reach",
 ]

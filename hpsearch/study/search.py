@@ -430,7 +430,7 @@ class Search:
     ) -> Assignment:
         directory = str(self._folder / key)
         run = self._store.record_run(self._experiment_id, key, config, directory)
-        self._rows.annotate(trial_id, _described(config))
+        self._rows.annotate(trial_id, _described(config) | self._quoted(config))
         self._flights[key] = _Flight(trial_id, run.id, dict(reported), Path(directory))
         return Assignment(
             key,
@@ -439,6 +439,20 @@ class Search:
             evaluate_test=self._evaluate_test,
             expected_split=self._split_hash,
         )
+
+    def _quoted(self, config: TrialConfig) -> dict[str, Any]:
+        """What the trial should take, to be held against what it takes."""
+        if self._model is None or not self._model.reaches(config):
+            return {}
+        timing = self._model.timing(config)
+        return {
+            "quoted_epoch_seconds": timing.epoch_seconds,
+            "quoted_memory_bytes": timing.memory_bytes,
+        }
+
+    def keep_quote(self, quote: Mapping[str, Any]) -> None:
+        """Keep what the search was said to cost with the study; the first quote stands."""
+        self._store.settle(self._experiment_id, quote=dict(quote))
 
     def _flight(self, key: str) -> _Flight | None:
         """The run under way; ``None`` for one that has ended, here or in an earlier launch."""
@@ -498,6 +512,34 @@ def _resettled(
     when = datetime.now(UTC).isoformat(timespec="seconds")
     history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]
     return {**before, **molecules, "forced": history}
+
+
+def verdicts(
+    store: Store,
+    space: SearchSpace,
+    name: str,
+    molecules: Mapping[str, str] = MappingProxyType({}),
+    *,
+    force: bool = False,
+) -> int | None:
+    """Trials of the study called ``name`` that need not be trained any more; reads only.
+
+    Args:
+        store: where it may be.
+        space: as for `Search.launch`; so are the others.
+        name: of the study.
+        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
+        force: whether another space, molecules or split are accepted.
+
+    Returns:
+        ``None`` where there is no such study.
+
+    Raises:
+        InputError: as a launch would.
+    """
+    _require_consistent(store, space, name, molecules, force=force)
+    rows = store.trial_states(name)
+    return None if rows is None else _verdicts(rows)
 
 
 def _require_consistent(

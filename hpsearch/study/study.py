@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Literal, Self, final
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from hpsearch.config import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.estimate import RunSoFar, left_by_record
 from hpsearch.recorded import recorded_runs
@@ -22,7 +20,7 @@ from hpsearch.search_space import SearchSpace
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.study.failures import shape
 from hpsearch.study.importance import importances
-from hpsearch.study.quote import Measured
+from hpsearch.study.quote import Held, Measured
 from hpsearch.study.search import RUNS_ROOT, Search
 from hpsearch.targets import TARGET_NAMES, target
 from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
@@ -143,24 +141,24 @@ class Study:
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def measured(self, besides: Container[int]) -> list[Measured]:
-        """What each complete trial took.
-
-        Args:
-            besides: numbers of trials that are left out.
-        """
-        return [
-            Measured(
-                TrialConfig.from_dict(trial.user_attrs["config"]),
-                float(trial.user_attrs["seconds_per_epoch"]),
-                trial.user_attrs.get("peak_memory_bytes"),
-            )
-            for trial in self._trials()
-            if trial.state == TrialState.COMPLETE
-            and trial.number not in besides
-            and trial.user_attrs.get("seconds_per_epoch")
-            and "config" in trial.user_attrs
-        ]
+    def held(self) -> Held | None:
+        """The quote held against what the trials took; ``None`` where none was quoted."""
+        trials = self._trials()
+        return Held.of(
+            self.provenance.get("quote"),
+            [
+                Measured(
+                    _epochs_seconds(trial),
+                    float(trial.user_attrs["seconds_per_epoch"]),
+                    trial.user_attrs.get("peak_memory_bytes"),
+                    trial.user_attrs.get("quoted_epoch_seconds"),
+                    trial.user_attrs.get("quoted_memory_bytes"),
+                )
+                for trial in trials
+                if trial.state == TrialState.COMPLETE and trial.user_attrs.get("seconds_per_epoch")
+            ],
+            sum(_epochs_seconds(trial) for trial in trials if trial.state == TrialState.FAIL),
+        )
 
     def target_losses(self) -> pd.DataFrame:
         """Of each complete trial, by number, every target's loss (Eq. 17) at its best epoch."""
@@ -357,6 +355,11 @@ def _table_row(trial: FrozenTrial) -> dict[str, Any]:
         "ended": trial.datetime_complete,
     }
     return row | {f"params_{name}": value for name, value in trial.params.items()}
+
+
+def _epochs_seconds(trial: FrozenTrial) -> float:
+    """Of its recorded epochs; 0 where it had none."""
+    return len(trial.intermediate_values) * float(trial.user_attrs.get("seconds_per_epoch") or 0)
 
 
 def most_common_failure(trials: list[FrozenTrial]) -> str | None:

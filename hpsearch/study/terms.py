@@ -68,11 +68,12 @@ def require_same_space(
         return
     shown = kept if force else different
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    mend = "start a new study with --study NAME" + ("" if kept else ", or go on with --force")
+    mend = "add --study NAME, which begins a new study beside it"
+    mend += "" if kept else ", or --force, which goes on with this one"
     fixed = ", and choices, types and scales cannot change within a study" if kept else ""
     raise InputError(
         f"the study '{name}' was launched with another space: {', '.join(shown[:_SHOWN])}{more}"
-        f"{fixed}; undo the change, {mend}"
+        f"{fixed}; leave out what changes it, or type the same command and {mend}"
     )
 
 

@@ -769,6 +769,42 @@ def test_a_process_of_a_cluster_is_known_before_it_has_begun_its_log(tmp_path: P
         kill_all(tmp_path)
 
 
+def test_who_only_reads_in_a_folder_is_none_of_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "raylet.err"
+    log.touch()
+    with (
+        log.open() as reading,
+        log.open("a") as writing,
+        subprocess.Popen(["sleep", "60"], stdin=reading) as reader,
+        subprocess.Popen(["sleep", "60"], stdout=writing) as writer,
+    ):
+        assert processes_of(tmp_path) == [writer.pid]
+        monkeypatch.setattr(os, "geteuid", lambda: 2**31)
+        assert processes_of(tmp_path) == []
+        monkeypatch.undo()
+        kill_all(tmp_path)
+        assert writer.wait(5) == -signal.SIGKILL
+        assert reader.poll() is None
+        reader.kill()
+
+
+def test_a_process_that_may_not_be_killed_does_not_keep_the_others_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    def kill(process: int, number: int) -> None:
+        tried.append(process)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("hpsearch.tune.leftovers.processes_of", lambda folder: [1, 2])
+    monkeypatch.setattr(os, "kill", kill)
+    kill_all(Path("scratch"))
+    assert tried == [1, 2]
+
+
 CLUSTER = """
 import os, signal, sys, time
 from pathlib import Path

@@ -26,6 +26,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.tune.bridge import Asking, Telling
+from hpsearch.tune.cluster import scratch_folder
 from hpsearch.tune.driver import Driver
 from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
@@ -788,6 +789,23 @@ def test_who_only_reads_in_a_folder_is_none_of_its_processes(
         assert writer.wait(5) == -signal.SIGKILL
         assert reader.poll() is None
         reader.kill()
+
+
+def test_a_clusters_processes_are_found_where_the_temporary_folder_is_a_link(
+    short_folder: Path,
+) -> None:
+    link = short_folder / "link"
+    link.symlink_to(short_folder)
+    with (
+        scratch_folder(link) as folder,
+        (folder / "log").open("w") as log,
+        subprocess.Popen(["sleep", "60"], stdout=log) as process,
+    ):
+        found = processes_of(folder)
+        process.kill()
+    link.unlink()
+    assert found == [process.pid]
+    assert not folder.exists()
 
 
 def test_a_process_that_may_not_be_killed_does_not_keep_the_others_alive(

@@ -38,7 +38,8 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
     if len(os.fsencode(parent.resolve())) > 26:
         parent = Path("/tmp")
     try:
-        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent))
+        # As the kernel names the files in it, by which the processes of a cluster are known.
+        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent)).resolve()
     except OSError as error:
         raise InputError(
             f"the folder for temporary files, {parent}, must be writable: {error.strerror}"

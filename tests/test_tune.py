@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import queue
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from hpsearch.tune.cluster import scratch_folder
 from hpsearch.tune.driver import Driver
 from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
-from hpsearch.tune.signals import signals_wait
+from hpsearch.tune.signals import end_at_signals, handlers_put_back, signals_wait
 from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
 from hpsearch.tune.worker import diagnosis
 
@@ -685,6 +686,20 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")
     assert interrupt.value.args == (signal.SIGINT,)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Signals) -> None:
+    driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
+    seen: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with handlers_put_back():
+        end_at_signals(driver, seen.put)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert driver.interrupted == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt) as interrupt:
+            os.kill(os.getpid(), second)
+        assert interrupt.value.args == (second,)
+    assert seen.get(timeout=5) == signal.SIGTERM
 
 
 STUCK = """

@@ -27,7 +27,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
 from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
 from hpsearch.tune.bridge import Asking, Telling
-from hpsearch.tune.cluster import scratch_folder
+from hpsearch.tune.cluster import cluster, scratch_folder
 from hpsearch.tune.driver import Driver
 from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
@@ -751,6 +751,41 @@ def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: P
     writer.join()
     remove(folder)
     assert not folder.exists()
+
+
+def test_a_cluster_that_does_not_end_is_ended_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr("hpsearch.tune.cluster.GRACE_SECONDS", 0.3)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(["sleep", "30"], stdout=log) as server,
+    ):
+        monkeypatch.setattr("ray.shutdown", server.wait)
+        with handlers_put_back(), cluster(None, tmp_path, 1.0):
+            pass
+    assert server.returncode == -signal.SIGKILL
+
+
+def test_a_cluster_is_over_also_where_ray_cannot_be_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr(
+        "hpsearch.tune.cluster.end_in_any_case", lambda folder, over, number: over.is_set()
+    )
+    monkeypatch.setattr("ray.shutdown", fail)
+    with (
+        pytest.raises(RuntimeError, match="no answer"),
+        handlers_put_back(),
+        cluster(None, tmp_path, 1.0) as is_over,
+    ):
+        assert not is_over(signal.SIGTERM)
+    assert is_over(signal.SIGTERM)
 
 
 LATE = """

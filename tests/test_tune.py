@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,15 @@ from hpsearch.attempts import LOST_WORKERS
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.runs import (
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    FailureKind,
+    Outcome,
+    RunFacts,
+)
 from hpsearch.tune.bridge import Asking, Telling
 from hpsearch.tune.cluster import cluster, scratch_folder
 from hpsearch.tune.driver import Driver
@@ -590,6 +598,33 @@ def test_places_are_counted_by_the_scarcer_resource(
     cpus: float, gpus: float, machine: dict[str, float], places: int
 ) -> None:
     assert Place(cpus, gpus).fitting(machine) == places
+
+
+def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.tune.driver.machines_up", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(Place, "count", lambda place: 2)
+    monkeypatch.setattr(Place, "free", lambda place: 2)
+    monkeypatch.setattr(Place, "whole", lambda place: {"cpus": 2.0, "gpus": 0.0})
+    work = listed(tmp_path, first=tiny())
+    events: list[tune.Event] = []
+    driver = Driver(work, events.append, Place(1, 0), None)
+
+    def fail(trial_id: str, kind: FailureKind) -> None:
+        driver.told(trial_id, {"failure": asdict(Failure(kind, "of a sort"))})
+        driver.ended(trial_id)
+
+    assert driver.next("a") is not None
+    fail("a", "worker_lost")
+    assert driver.next("b") is not None
+    work.assignments += listed(tmp_path, second=tiny()).assignments
+    driver._ask_again = 0.0
+    assert driver.next("c") is not None
+    fail("b", "out_of_memory")
+
+    lost, short = [event.attempt for event in events if isinstance(event, tune.Retried)]
+    assert (lost.alone, short.alone, short.pieces) == (False, True, 1)
 
 
 def test_what_tune_writes_to_disk_is_empty() -> None:

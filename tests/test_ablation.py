@@ -559,6 +559,19 @@ def test_a_failed_cell_is_tried_again_in_the_next_launch_only(store):
     assert launch(store).finished
 
 
+def test_epochs_that_a_fresh_start_does_not_repeat_are_forgotten(store):
+    ablation = launch(store)
+    first = ablation.next()
+    assert first is not None
+    run_cell(ablation, first, Failure("diverged", "the loss is not finite", epoch=3, step=3))
+    again = launch(store)
+    assert again.next() == first
+    again.started(first.key, replace(FACTS, resumed_from=1))
+    assert store.epochs()["epoch"].tolist() == [1]
+    again.started(first.key, FACTS)
+    assert store.epochs().empty
+
+
 def test_a_verdict_told_twice_counts_once(store):
     ablation = launch(store)
     assignment = ablation.next()

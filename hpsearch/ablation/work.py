@@ -146,6 +146,9 @@ class Ablation:
                 which therefore could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
+        # Of an attempt that was given up, which a cell that begins anew may not reach; those before
+        # are told again after this.
+        self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
         split = split_name(self.plan.vary_split, int(key.rpartition("/")[2]))
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
         settled = self._store.settle(self.experiment.id, **given)

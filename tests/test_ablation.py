@@ -624,6 +624,14 @@ def test_other_molecules_under_the_same_name_are_refused(store):
         launch(store, data=replace(DATA, data_hash="other"))
 
 
+def test_a_split_that_was_edited_meanwhile_is_refused_before_any_cell(store):
+    launch(store)
+    before = store.experiments()["provenance"].tolist()
+    with pytest.raises(InputError, match=r"must go on with the split .* is split; got other"):
+        launch(store, data=replace(DATA, split_hash="other"))
+    assert store.experiments()["provenance"].tolist() == before
+
+
 def test_a_worker_with_other_molecules_ends_the_launch(store):
     ablation = launch(store, data=None)
     first, second = ablation.next(), ablation.next()

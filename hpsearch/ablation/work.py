@@ -209,12 +209,15 @@ def _check_same_runs(
             f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
             "it began with; these are others: leave the name out or choose a new one"
         )
-    began_with = earlier.provenance.get("data_hash")
-    if data is not None and began_with not in (None, data.data_hash):
-        raise InputError(
-            f"the ablation '{plan.name}' must go on with the molecules that it began with, whose "
-            f"hash is {began_with[:12]}; got {data.data_hash[:12]}; choose a new name"
-        )
+    for what, hash_name in (("molecules", "data_hash"), ("split", "split_hash")):
+        began_with = earlier.provenance.get(hash_name)
+        now = began_with if data is None else getattr(data, hash_name)
+        if began_with not in (None, now):
+            raise InputError(
+                f"the ablation '{plan.name}' must go on with the {what} that it began with, whose "
+                f"hash is {began_with[:12]}; got {now[:12]}; restore what it was made from, or "
+                "choose a new name"
+            )
     stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
     for cell in plan.cells:
         if stored.get(cell.key, cell.config.fingerprint) != cell.config.fingerprint:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpsearch import checkpoint
 from hpsearch.ablation import (
     VARIANT_NAMES,
     VARIANTS,
@@ -28,8 +29,14 @@ from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConf
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, RunFacts
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import (
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    RunFacts,
+)
 from hpsearch.store import Store
 from hpsearch.winner import Provenance, Winner
 
@@ -581,6 +588,20 @@ def test_a_verdict_told_twice_counts_once(store):
     assert ablation.counts()["complete"] == 1
     table = cell_table(store, ablation.experiment.id).set_index("key")
     assert table.loc[assignment.key, "state"] == "complete"
+
+
+@pytest.mark.parametrize("kind", ["disk_full", "machine"])
+def test_what_is_no_fault_of_the_cell_is_no_verdict(store, tmp_path, kind):
+    ablation = launch(store, runs_root=tmp_path)
+    first = ablation.next()
+    assert first is not None
+    ablation.started(first.key, FACTS)
+    kept = checkpoint.write(Path(first.directory), checkpoint.CHECKPOINT, 1, {}, {})
+    with pytest.raises(HpsearchError, match=rf"cell {first.key} of .*: no space") as caught:
+        ablation.finish(first.key, Failure(kind, "no space"))
+    assert caught.value.exit_code == 1
+    assert kept.exists()
+    assert launch(store, runs_root=tmp_path).next() == first
 
 
 def test_counts_follow_the_cells(store):

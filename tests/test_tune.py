@@ -23,7 +23,7 @@ import pytest
 from hpsearch import tune
 from hpsearch.attempts import LOST_WORKERS
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.process import worker_environment
 from hpsearch.runs import (
     Assignment,
@@ -41,7 +41,7 @@ from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
 from hpsearch.tune.signals import end_at_signals, handlers_put_back, signals_wait
 from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
-from hpsearch.tune.worker import diagnosis
+from hpsearch.tune.worker import _check_split, _molecules, diagnosis
 
 SECRET = "correct-horse-battery-staple"
 
@@ -307,7 +307,8 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
 def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) -> None:
     failure = mixed.work.failure("elsewhere")
 
-    assert failure.kind == "exception"
+    assert failure.kind == "machine"
+    assert failure.message.endswith("; the same command goes on once that is mended")
     assert "0123abc" in failure.message
     assert mixed.work.facts["tested"].split_hash in failure.message
     assert "elsewhere" not in mixed.work.facts
@@ -504,7 +505,7 @@ def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: 
     finally:
         cluster.shutdown()
 
-    assert blind.failure("one").kind == "exception"
+    assert blind.failure("one").kind == "machine"
     assert "no CUDA device" in blind.failure("one").message
     assert told.completion("two").epochs == 2
     assert told.completion("three").epochs == 1
@@ -666,6 +667,9 @@ def refused_for(cause: Exception) -> InputError:
         (OSError(28, "No space left on device"), "disk_full", "OSError: [Errno 28] No space"),
         (refused_for(RuntimeError("can't allocate memory")), "out_of_memory", "refused"),
         (refused_for(ValueError("neither")), "exception", "refused"),
+        (refused_for(PermissionError(13, "Permission denied")), "machine", "refused; the same"),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory", "OSError: [Errno 12]"),
+        (MachineError("no CUDA device"), "machine", "no CUDA device; the same command goes on"),
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:
@@ -674,6 +678,31 @@ def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None
     assert found[0] == kind
     assert found[1].startswith(message)
     assert "\n" not in found[1]
+
+
+def test_molecules_and_splits_that_a_machine_lacks_are_no_fault_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise InputError("the package must be installed")
+
+    monkeypatch.setattr("hpsearch.data.qm9.load", fail)
+    with pytest.raises(MachineError, match="must be installed"):
+        _molecules.__wrapped__()
+    data = DataConfig(split_file=str(tmp_path / "missing.json"))
+    config = tiny().model_copy(update={"data": data})
+    expecting = Assignment("run", config, str(tmp_path), expected_split="0123abc")
+    unused: Any = None
+    with pytest.raises(MachineError, match=r"missing.json' must be readable"):
+        _check_split(expecting, unused)
+    _check_split(Assignment("first", config, str(tmp_path)), unused)
+
+
+def test_a_package_that_a_worker_cannot_import_is_no_fault_of_its_run() -> None:
+    text = "Traceback\nModuleNotFoundError: No module named 'torch'"
+    failure = loss_of(text, raised=True)
+    assert (failure.kind, failure.traceback) == ("machine", text)
+    assert loss_of("Traceback\nKeyError: 'mu'", raised=True).kind == "exception"
 
 
 def test_tune_takes_a_kill_for_memory_as_a_death() -> None:

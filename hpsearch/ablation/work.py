@@ -13,7 +13,15 @@ from hpsearch.ablation.plan import AblationPlan, Cell
 from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.runs import (
+    NO_VERDICTS,
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    Outcome,
+    RunFacts,
+)
 from hpsearch.store import Experiment, Store, experiment_folder
 from hpsearch.winner import Winner
 
@@ -172,10 +180,10 @@ class Ablation:
         """The cell has ended.
 
         Raises:
-            HpsearchError: it found no space for its checkpoint. Nothing has been recorded; the next
-                launch goes on with it.
+            HpsearchError: it found no space for its checkpoint, or its machine is not fit for any
+                cell. Nothing has been recorded; the next launch goes on with it.
         """
-        if isinstance(outcome, Failure) and outcome.kind == "disk_full":
+        if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
             raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
         self._store.record_result(self._run_ids[key], outcome)
         # Only now: until the result is stored, the folder is what a next launch continues from.

@@ -217,9 +217,14 @@ def _check_same_runs(
             f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
             "it began with; these are others: leave the name out or choose a new one"
         )
-    for what, hash_name in (("molecules", "data_hash"), ("split", "split_hash")):
-        began_with = earlier.provenance.get(hash_name)
-        now = began_with if data is None else getattr(data, hash_name)
+    given: dict[str, tuple[str, str]] = {}
+    if data is not None:
+        given = {
+            "data_hash": ("molecules", data.data_hash),
+            "split_hash": ("split", data.split_hash),
+        }
+    for name, (what, now) in given.items():
+        began_with = earlier.provenance.get(name)
         if began_with not in (None, now):
             raise InputError(
                 f"the ablation '{plan.name}' must go on with the {what} that it began with, whose "

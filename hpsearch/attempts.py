@@ -52,7 +52,7 @@ def next_attempt(
     Args:
         failures: of this run, the last one at the end.
         batch_size: molecules a step.
-        was_alone: whether the first attempt had nobody beside it anyhow, which is then no remedy.
+        was_alone: whether no attempt had anybody beside it anyhow, which is then no remedy.
     """
     counts = Counter(failure.kind for failure in failures)
     ladder = [Attempt(alone=True)] * (not was_alone)

@@ -16,6 +16,19 @@ class InputError(HpsearchError):
     exit_code = 2
 
 
+class MachineError(InputError):
+    """A machine is not, or has not, what every run needs: no fault of the one that met it."""
+
+
+def machine_at_fault(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it was raised for, is of the machine, its files or its data."""
+    while error is not None:
+        if isinstance(error, (MachineError, OSError)):
+            return True
+        error = error.__cause__
+    return False
+
+
 def disk_full(error: BaseException | None) -> bool:
     """Whether ``error``, or what it was raised for, is a disk or a quota without space."""
     while error is not None:

@@ -13,8 +13,18 @@ from typing import Any, Literal, Protocol
 from hpsearch.config import TrialConfig
 
 FailureKind = Literal[
-    "diverged", "out_of_memory", "exception", "worker_lost", "hung", "disk_full", "infeasible"
+    "diverged",
+    "out_of_memory",
+    "exception",
+    "worker_lost",
+    "hung",
+    "disk_full",
+    "machine",
+    "infeasible",
 ]
+
+NO_VERDICTS: tuple[FailureKind, ...] = ("disk_full", "machine")
+"""Failures that are no fault of the run's: the launch ends, and the next one goes on with it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,8 @@ class Failure:
     Attributes:
         kind: ``diverged`` (a loss that is not finite), ``out_of_memory``, ``exception``,
             ``worker_lost`` (the process died), ``hung`` (silent for longer than its deadline),
-            ``disk_full`` (a checkpoint could not be written: no fault of the run's) or
+            ``disk_full`` (a checkpoint could not be written), ``machine`` (no CUDA device, other
+            molecules, a folder that cannot be written: what any run would meet there) or
             ``infeasible`` (out of memory whatever was tried).
         message: one line.
         traceback: the worker's traceback; empty for a divergence.

@@ -26,7 +26,7 @@ from hpsearch.config import TrainingConfig, TrialConfig
 from hpsearch.data.molecule import MoleculeBatch, Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import molecule_losses, multi_target_loss
 from hpsearch.runs import Completion, EpochMetrics, RunFacts
@@ -479,7 +479,8 @@ class Training:
         for key in ("fingerprint", "data_hash", "split_hash"):
             theirs = str(state.get(key))
             if theirs != mine[key]:
-                raise InputError(
+                kind = InputError if key == "fingerprint" else MachineError
+                raise kind(
                     f"the checkpoint in {self.directory} must belong to this run; its {key} is "
                     f"{theirs[:12]}, the run's is {mine[key][:12]}; move the folder away"
                 )

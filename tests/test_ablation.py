@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpsearch import checkpoint
 from hpsearch.ablation import (
     VARIANT_NAMES,
     VARIANTS,
@@ -28,8 +29,14 @@ from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConf
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, RunFacts
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import (
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    RunFacts,
+)
 from hpsearch.store import Store
 from hpsearch.winner import Provenance, Winner
 
@@ -559,6 +566,19 @@ def test_a_failed_cell_is_tried_again_in_the_next_launch_only(store):
     assert launch(store).finished
 
 
+def test_epochs_that_a_fresh_start_does_not_repeat_are_forgotten(store):
+    ablation = launch(store)
+    first = ablation.next()
+    assert first is not None
+    run_cell(ablation, first, Failure("diverged", "the loss is not finite", epoch=3, step=3))
+    again = launch(store)
+    assert again.next() == first
+    again.started(first.key, replace(FACTS, resumed_from=1))
+    assert store.epochs()["epoch"].tolist() == [1]
+    again.started(first.key, FACTS)
+    assert store.epochs().empty
+
+
 def test_a_verdict_told_twice_counts_once(store):
     ablation = launch(store)
     assignment = ablation.next()
@@ -568,6 +588,20 @@ def test_a_verdict_told_twice_counts_once(store):
     assert ablation.counts()["complete"] == 1
     table = cell_table(store, ablation.experiment.id).set_index("key")
     assert table.loc[assignment.key, "state"] == "complete"
+
+
+@pytest.mark.parametrize("kind", ["disk_full", "machine"])
+def test_what_is_no_fault_of_the_cell_is_no_verdict(store, tmp_path, kind):
+    ablation = launch(store, runs_root=tmp_path)
+    first = ablation.next()
+    assert first is not None
+    ablation.started(first.key, FACTS)
+    kept = checkpoint.write(Path(first.directory), checkpoint.CHECKPOINT, 1, {}, {})
+    with pytest.raises(HpsearchError, match=rf"cell {first.key} of .*: no space") as caught:
+        ablation.finish(first.key, Failure(kind, "no space"))
+    assert caught.value.exit_code == 1
+    assert kept.exists()
+    assert launch(store, runs_root=tmp_path).next() == first
 
 
 def test_counts_follow_the_cells(store):
@@ -609,6 +643,14 @@ def test_other_molecules_under_the_same_name_are_refused(store):
     launch(store)
     with pytest.raises(InputError, match="must go on with the molecules"):
         launch(store, data=replace(DATA, data_hash="other"))
+
+
+def test_a_split_that_was_edited_meanwhile_is_refused_before_any_cell(store):
+    launch(store)
+    before = store.experiments()["provenance"].tolist()
+    with pytest.raises(InputError, match=r"must go on with the split .* is split; got other"):
+        launch(store, data=replace(DATA, split_hash="other"))
+    assert store.experiments()["provenance"].tolist() == before
 
 
 def test_a_worker_with_other_molecules_ends_the_launch(store):

@@ -47,7 +47,7 @@ def test_a_worker_that_dies_in_pieces_goes_on_in_pieces() -> None:
     assert attempts([SHORT, SHORT, DEAD])[-1] == Attempt(4, alone=True, pieces=4)
 
 
-@pytest.mark.parametrize("kind", ["diverged", "exception", "disk_full"])
+@pytest.mark.parametrize("kind", ["diverged", "exception", "disk_full", "machine"])
 def test_what_would_come_again_is_not_tried_again(kind: str) -> None:
     assert attempts([Failure(kind, "same again")]) == []  # type: ignore[arg-type]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -9,6 +12,7 @@ import pytest
 from faults import table
 from faults.case import Case
 from faults.kills import kill_database, kill_some_worker
+from faults.launch import Launch
 from faults.suite import Suite
 from faults.table import Fault
 
@@ -55,6 +59,19 @@ def suite() -> Iterator[Suite]:
 def test_what_was_killed_goes_on(suite: Suite, fault: Fault) -> None:
     [outcome] = suite.run([fault])
     assert outcome.good, outcome.breaches
+
+
+def test_a_launch_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: sent.append(number))
+    launch = Launch.__new__(Launch)
+    launch.process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    launch.pid = launch.process.pid
+    launch.signal(signal.SIGTERM)
+    launch.process.kill()
+    launch.process.wait()
+    launch.signal(signal.SIGHUP)
+    assert sent == [signal.SIGTERM]
 
 
 ROWS = 19

@@ -161,7 +161,9 @@ def test_every_run_has_a_gpu_of_its_own_and_a_killed_node_changes_no_number(
     assert cells(alone) == with_a_loss
 
 
-def test_a_gpu_without_cuda_fails_in_words(cluster: Cluster, winner: Path, tmp_path: Path) -> None:
+def test_a_gpu_without_cuda_ends_in_words_and_no_cell_fails(
+    cluster: Cluster, winner: Path, tmp_path: Path
+) -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -173,5 +175,7 @@ def test_a_gpu_without_cuda_fails_in_words(cluster: Cluster, winner: Path, tmp_p
         timeout=300,
     )
     assert done.returncode == 1
-    assert "the run was given a GPU, but torch sees no CUDA device" in done.stdout
-    assert "--device cpu" in done.stdout
+    assert "the run was given a GPU, but torch sees no CUDA device" in done.stderr
+    assert "--device cpu" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "failed (" not in done.stdout

@@ -12,7 +12,7 @@ from hpsearch import checkpoint
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.data import qm9
 from hpsearch.data.baselines import baselines
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.train import NonFiniteLoss, Training
 
 NETWORK = {
@@ -338,6 +338,17 @@ def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
     with pytest.raises(HpsearchError, match="must belong to this run"):
         Training(config(epochs=2), molecules, tmp_path)
+
+
+@pytest.mark.parametrize("key", ["data_hash", "split_hash"])
+def test_other_molecules_than_a_checkpoints_are_the_machines_fault(molecules, tmp_path, key):
+    train(config(epochs=1), molecules, tmp_path)
+    [path] = checkpoint.files(tmp_path, checkpoint.CHECKPOINT)
+    tensors, state = checkpoint.read(path)
+    path.unlink()
+    checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, {**state, key: "other"})
+    with pytest.raises(MachineError, match=rf"its {key} is other"):
+        Training(config(epochs=1), molecules, tmp_path)
 
 
 def test_missing_best_weights_are_an_error_not_a_wrong_result(molecules, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import queue
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,16 +23,25 @@ import pytest
 from hpsearch import tune
 from hpsearch.attempts import LOST_WORKERS
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.process import worker_environment
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.runs import (
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    FailureKind,
+    Outcome,
+    RunFacts,
+)
 from hpsearch.tune.bridge import Asking, Telling
+from hpsearch.tune.cluster import cluster, scratch_folder
 from hpsearch.tune.driver import Driver
 from hpsearch.tune.leftovers import kill_all, processes_of, remove
 from hpsearch.tune.place import Place
-from hpsearch.tune.signals import signals_wait
+from hpsearch.tune.signals import end_at_signals, handlers_put_back, signals_wait
 from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
-from hpsearch.tune.worker import diagnosis
+from hpsearch.tune.worker import _check_split, _molecules, diagnosis
 
 SECRET = "correct-horse-battery-staple"
 
@@ -297,7 +307,8 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
 def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) -> None:
     failure = mixed.work.failure("elsewhere")
 
-    assert failure.kind == "exception"
+    assert failure.kind == "machine"
+    assert failure.message.endswith("; the same command goes on once that is mended")
     assert "0123abc" in failure.message
     assert mixed.work.facts["tested"].split_hash in failure.message
     assert "elsewhere" not in mixed.work.facts
@@ -494,7 +505,7 @@ def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: 
     finally:
         cluster.shutdown()
 
-    assert blind.failure("one").kind == "exception"
+    assert blind.failure("one").kind == "machine"
     assert "no CUDA device" in blind.failure("one").message
     assert told.completion("two").epochs == 2
     assert told.completion("three").epochs == 1
@@ -590,6 +601,33 @@ def test_places_are_counted_by_the_scarcer_resource(
     assert Place(cpus, gpus).fitting(machine) == places
 
 
+def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.tune.driver.machines_up", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(Place, "count", lambda place: 2)
+    monkeypatch.setattr(Place, "free", lambda place: 2)
+    monkeypatch.setattr(Place, "whole", lambda place: {"cpus": 2.0, "gpus": 0.0})
+    work = listed(tmp_path, first=tiny())
+    events: list[tune.Event] = []
+    driver = Driver(work, events.append, Place(1, 0), None)
+
+    def fail(trial_id: str, kind: FailureKind) -> None:
+        driver.told(trial_id, {"failure": asdict(Failure(kind, "of a sort"))})
+        driver.ended(trial_id)
+
+    assert driver.next("a") is not None
+    fail("a", "worker_lost")
+    assert driver.next("b") is not None
+    work.assignments += listed(tmp_path, second=tiny()).assignments
+    driver._ask_again = 0.0
+    assert driver.next("c") is not None
+    fail("b", "out_of_memory")
+
+    lost, short = [event.attempt for event in events if isinstance(event, tune.Retried)]
+    assert (lost.alone, short.alone, short.pieces) == (False, True, 1)
+
+
 def test_what_tune_writes_to_disk_is_empty() -> None:
     driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
 
@@ -629,6 +667,9 @@ def refused_for(cause: Exception) -> InputError:
         (OSError(28, "No space left on device"), "disk_full", "OSError: [Errno 28] No space"),
         (refused_for(RuntimeError("can't allocate memory")), "out_of_memory", "refused"),
         (refused_for(ValueError("neither")), "exception", "refused"),
+        (refused_for(PermissionError(13, "Permission denied")), "machine", "refused; the same"),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory", "OSError: [Errno 12]"),
+        (MachineError("no CUDA device"), "machine", "no CUDA device; the same command goes on"),
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:
@@ -637,6 +678,31 @@ def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None
     assert found[0] == kind
     assert found[1].startswith(message)
     assert "\n" not in found[1]
+
+
+def test_molecules_and_splits_that_a_machine_lacks_are_no_fault_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise InputError("the package must be installed")
+
+    monkeypatch.setattr("hpsearch.data.qm9.load", fail)
+    with pytest.raises(MachineError, match="must be installed"):
+        _molecules.__wrapped__()
+    data = DataConfig(split_file=str(tmp_path / "missing.json"))
+    config = tiny().model_copy(update={"data": data})
+    expecting = Assignment("run", config, str(tmp_path), expected_split="0123abc")
+    unused: Any = None
+    with pytest.raises(MachineError, match=r"missing.json' must be readable"):
+        _check_split(expecting, unused)
+    _check_split(Assignment("first", config, str(tmp_path)), unused)
+
+
+def test_a_package_that_a_worker_cannot_import_is_no_fault_of_its_run() -> None:
+    text = "Traceback\nModuleNotFoundError: No module named 'torch'"
+    failure = loss_of(text, raised=True)
+    assert (failure.kind, failure.traceback) == ("machine", text)
+    assert loss_of("Traceback\nKeyError: 'mu'", raised=True).kind == "exception"
 
 
 def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
@@ -684,6 +750,20 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")
     assert interrupt.value.args == (signal.SIGINT,)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Signals) -> None:
+    driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
+    seen: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with handlers_put_back():
+        end_at_signals(driver, seen.put)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert driver.interrupted == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt) as interrupt:
+            os.kill(os.getpid(), second)
+        assert interrupt.value.args == (second,)
+    assert seen.get(timeout=5) == signal.SIGTERM
 
 
 STUCK = """
@@ -737,6 +817,41 @@ def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: P
     assert not folder.exists()
 
 
+def test_a_cluster_that_does_not_end_is_ended_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr("hpsearch.tune.cluster.GRACE_SECONDS", 0.3)
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(["sleep", "30"], stdout=log) as server,
+    ):
+        monkeypatch.setattr("ray.shutdown", server.wait)
+        with handlers_put_back(), cluster(None, tmp_path, 1.0):
+            pass
+    assert server.returncode == -signal.SIGKILL
+
+
+def test_a_cluster_is_over_also_where_ray_cannot_be_shut_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr(
+        "hpsearch.tune.cluster.end_in_any_case", lambda folder, over, number: over.is_set()
+    )
+    monkeypatch.setattr("ray.shutdown", fail)
+    with (
+        pytest.raises(RuntimeError, match="no answer"),
+        handlers_put_back(),
+        cluster(None, tmp_path, 1.0) as is_over,
+    ):
+        assert not is_over(signal.SIGTERM)
+    assert is_over(signal.SIGTERM)
+
+
 LATE = """
 import sys, time
 from pathlib import Path
@@ -767,6 +882,59 @@ def test_a_process_of_a_cluster_is_known_before_it_has_begun_its_log(tmp_path: P
     with subprocess.Popen(command) as started:
         assert processes_of(tmp_path) == [started.pid]
         kill_all(tmp_path)
+
+
+def test_who_only_reads_in_a_folder_is_none_of_its_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "raylet.err"
+    log.touch()
+    with (
+        log.open() as reading,
+        log.open("a") as writing,
+        subprocess.Popen(["sleep", "60"], stdin=reading) as reader,
+        subprocess.Popen(["sleep", "60"], stdout=writing) as writer,
+    ):
+        assert processes_of(tmp_path) == [writer.pid]
+        monkeypatch.setattr(os, "geteuid", lambda: 2**31)
+        assert processes_of(tmp_path) == []
+        monkeypatch.undo()
+        kill_all(tmp_path)
+        assert writer.wait(5) == -signal.SIGKILL
+        assert reader.poll() is None
+        reader.kill()
+
+
+def test_a_clusters_processes_are_found_where_the_temporary_folder_is_a_link(
+    short_folder: Path,
+) -> None:
+    link = short_folder / "link"
+    link.symlink_to(short_folder)
+    with (
+        scratch_folder(link) as folder,
+        (folder / "log").open("w") as log,
+        subprocess.Popen(["sleep", "60"], stdout=log) as process,
+    ):
+        found = processes_of(folder)
+        process.kill()
+    link.unlink()
+    assert found == [process.pid]
+    assert not folder.exists()
+
+
+def test_a_process_that_may_not_be_killed_does_not_keep_the_others_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    def kill(process: int, number: int) -> None:
+        tried.append(process)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("hpsearch.tune.leftovers.processes_of", lambda folder: [1, 2])
+    monkeypatch.setattr(os, "kill", kill)
+    kill_all(Path("scratch"))
+    assert tried == [1, 2]
 
 
 CLUSTER = """

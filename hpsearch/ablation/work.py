@@ -13,7 +13,15 @@ from hpsearch.ablation.plan import AblationPlan, Cell
 from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.runs import (
+    NO_VERDICTS,
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    Outcome,
+    RunFacts,
+)
 from hpsearch.store import Experiment, Store, experiment_folder
 from hpsearch.winner import Winner
 
@@ -146,6 +154,9 @@ class Ablation:
                 which therefore could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
+        # Of an attempt that was given up, which a cell that begins anew may not reach; those before
+        # are told again after this.
+        self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
         split = split_name(self.plan.vary_split, int(key.rpartition("/")[2]))
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
         settled = self._store.settle(self.experiment.id, **given)
@@ -169,10 +180,10 @@ class Ablation:
         """The cell has ended.
 
         Raises:
-            HpsearchError: it found no space for its checkpoint. Nothing has been recorded; the next
-                launch goes on with it.
+            HpsearchError: it found no space for its checkpoint, or its machine is not fit for any
+                cell. Nothing has been recorded; the next launch goes on with it.
         """
-        if isinstance(outcome, Failure) and outcome.kind == "disk_full":
+        if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
             raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
         self._store.record_result(self._run_ids[key], outcome)
         # Only now: until the result is stored, the folder is what a next launch continues from.
@@ -206,12 +217,20 @@ def _check_same_runs(
             f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
             "it began with; these are others: leave the name out or choose a new one"
         )
-    began_with = earlier.provenance.get("data_hash")
-    if data is not None and began_with not in (None, data.data_hash):
-        raise InputError(
-            f"the ablation '{plan.name}' must go on with the molecules that it began with, whose "
-            f"hash is {began_with[:12]}; got {data.data_hash[:12]}; choose a new name"
-        )
+    given: dict[str, tuple[str, str]] = {}
+    if data is not None:
+        given = {
+            "data_hash": ("molecules", data.data_hash),
+            "split_hash": ("split", data.split_hash),
+        }
+    for name, (what, now) in given.items():
+        began_with = earlier.provenance.get(name)
+        if began_with not in (None, now):
+            raise InputError(
+                f"the ablation '{plan.name}' must go on with the {what} that it began with, whose "
+                f"hash is {began_with[:12]}; got {now[:12]}; restore what it was made from, or "
+                "choose a new name"
+            )
     stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
     for cell in plan.cells:
         if stored.get(cell.key, cell.config.fingerprint) != cell.config.fingerprint:

@@ -326,7 +326,8 @@ def _take(
 
 
 def _holder(row: Row[Any], now: float) -> Holder:
-    silent = now - row.renewed_at
+    # Of either sign: where a clock was set back, a lease that nobody renews lies in the future.
+    silent = abs(now - row.renewed_at)
     return Holder(
         host=row.host,
         process=row.process,

@@ -315,12 +315,13 @@ class Store:
 
         self._write(work)
 
-    def forget_epochs(self, run_id: int, trial_id: int, *, after: int) -> None:
-        """Remove the epochs of a search's run beyond ``after``, Optuna's values with ours."""
+    def forget_epochs(self, run_id: int, trial_id: int | None = None, *, after: int) -> None:
+        """Remove a run's epochs beyond ``after``; of a search's trial Optuna's values as well."""
 
         def work(connection: Connection) -> None:
             of_run = (epochs.c.run_id == run_id) & (epochs.c.epoch > after)
-            if connection.execute(delete(epochs).where(of_run)).rowcount:
+            forgotten = connection.execute(delete(epochs).where(of_run)).rowcount
+            if forgotten and trial_id is not None:
                 forget_values(connection, trial_id, after)
 
         self._write(work)

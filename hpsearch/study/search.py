@@ -19,7 +19,15 @@ from hpsearch.budget import REFUSALS
 from hpsearch.config import TrialConfig
 from hpsearch.cost import CostModel, refusal
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from hpsearch.runs import (
+    NO_VERDICTS,
+    Assignment,
+    Completion,
+    EpochMetrics,
+    Failure,
+    Outcome,
+    RunFacts,
+)
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Experiment, Store, TrialState, check_name, experiment_folder
 from hpsearch.study.failures import Breakdown, Failures
@@ -293,13 +301,13 @@ class Search:
         """Tell the run's verdict, once: its value is the lowest validation loss recorded.
 
         Raises:
-            HpsearchError: the run found no space for its checkpoint. Nothing has been told; the
-                next launch goes on with it.
+            HpsearchError: the run found no space for its checkpoint, or its machine is not fit for
+                any run. Nothing has been told; the next launch goes on with it.
         """
         flight = self._flight(key)
         if flight is None:
             return
-        if isinstance(outcome, Failure) and outcome.kind == "disk_full":
+        if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
             # No verdict: the row stays RUNNING, for the next launch to continue.
             raise HpsearchError(f"run {key} of the study '{self.name}': {outcome.message}")
         curve = self._store.curve(flight.run_id)

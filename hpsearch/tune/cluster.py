@@ -19,8 +19,9 @@ import ray
 from hpsearch import credentials
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
-from hpsearch.tune.leftovers import remove, see_off
+from hpsearch.tune.leftovers import kill_all, remove, see_off
 from hpsearch.tune.signals import (
+    GRACE_SECONDS,
     SIGNALS,
     STARTING_GRACE_SECONDS,
     end_in_any_case,
@@ -38,7 +39,8 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
     if len(os.fsencode(parent.resolve())) > 26:
         parent = Path("/tmp")
     try:
-        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent))
+        # As the kernel names the files in it, by which the processes of a cluster are known.
+        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent)).resolve()
     except OSError as error:
         raise InputError(
             f"the folder for temporary files, {parent}, must be writable: {error.strerror}"
@@ -65,9 +67,24 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
         yield see_to_the_end
     finally:
         ignore_signals()
-        ray.shutdown()
-        see_off(folder)
-        over.set()
+        try:
+            with _ended_by_force(folder):
+                ray.shutdown()
+            see_off(folder)
+        finally:
+            over.set()
+
+
+@contextmanager
+def _ended_by_force(folder: Path) -> Iterator[None]:
+    """Kills the cluster's processes where its end takes too long: Ray may wait for one for ever."""
+    timer = threading.Timer(GRACE_SECONDS, kill_all, (folder,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _connect(address: str | None, folder: Path, cpus: float) -> None:

@@ -35,7 +35,7 @@ class Flight:
         assignment: what is run.
         attempt: how.
         failures: of the attempts before.
-        company: whether another run was under way beside its first attempt.
+        company: whether another run was under way beside an attempt that was not to be alone.
         needs: what a machine must have in all for a run that is to be alone.
         trial: Tune's record, from the moment a worker has taken the run.
         heard: when the worker last spoke (monotonic seconds).
@@ -87,7 +87,7 @@ class Driver:
             return None
         self._flights[trial_id] = flight
         for one in self._flights.values():
-            if one.attempt.number == 1:
+            if not one.attempt.alone:
                 one.company = one.company or len(self._flights) > 1
         # Text, because Tune looks into nested dictionaries for values to resolve.
         config: dict[str, Any] = {"assignment": json.dumps(flight.assignment.to_dict())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -29,17 +30,25 @@ def remove(folder: Path) -> None:
 def processes_of(folder: Path) -> list[int]:
     """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
 
-    Known by the logs there that it has open or, before it has, by its arguments; these, its name
-    and its environment are overwritten by some.
+    Known by the logs there that it writes or, before it does, by its arguments; these, its name
+    and its environment are overwritten by some. Who only reads there, a backup or a person with
+    ``tail -f``, is none of Ray's, and nor is another user's process.
     """
     inside = f"{folder}/"
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        if int(entry.name) != os.getpid() and (
-            _is_told(entry, inside) or any(file.startswith(inside) for file in _open_files(entry))
-        ):
+        if int(entry.name) == os.getpid() or not _is_ours(entry):
+            continue
+        writes_there = (file.startswith(inside) for file in _written_files(entry))
+        if _is_told(entry, inside) or any(writes_there):
             found.append(int(entry.name))
     return found
+
+
+def _is_ours(process: Path) -> bool:
+    with suppress(OSError):  # it has ended
+        return process.stat().st_uid == os.geteuid()
+    return False
 
 
 def _is_told(process: Path, inside: str) -> bool:
@@ -50,17 +59,24 @@ def _is_told(process: Path, inside: str) -> bool:
     return False
 
 
-def _open_files(process: Path) -> Iterator[str]:
-    with suppress(OSError):  # it has ended, or is another user's
+def _written_files(process: Path) -> Iterator[str]:
+    with suppress(OSError):  # it has ended
         for file in (process / "fd").iterdir():
             with suppress(OSError):  # it has been closed
-                yield str(file.readlink())
+                if _is_written(process / "fdinfo" / file.name):
+                    yield str(file.readlink())
+
+
+def _is_written(descriptor: Path) -> bool:
+    """Whether a descriptor is open for writing, by what the kernel says of it."""
+    flags = re.search(r"^flags:\s*([0-7]+)", descriptor.read_text(), re.M)
+    return flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def kill_all(folder: Path) -> None:
     """Kills every process of the cluster in ``folder``."""
     for process in processes_of(folder):
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # it has ended, or may not be killed
             os.kill(process, signal.SIGKILL)
 
 

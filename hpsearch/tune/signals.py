@@ -35,19 +35,17 @@ def handlers_put_back() -> Iterator[None]:
 def end_at_signals(driver: Driver, see_to_the_end: Callable[[int], None]) -> None:
     """Turns the first signal to end into an interrupt between two calls of the Work.
 
-    A second one interrupts at once; ``see_to_the_end`` runs beside from the first on. To be called
-    once Ray is up: its own handler of SIGTERM prints a stack and leaves its processes and files
-    behind.
+    A second one, the same or another, interrupts at once; ``see_to_the_end`` runs beside from the
+    first on. To be called once Ray is up: its own handler of SIGTERM prints a stack and leaves its
+    processes and files behind.
     """
     if threading.current_thread() is not threading.main_thread():
         return
 
-    def at_once(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(number)
-
     def between_calls(number: int, frame: Any) -> None:
+        if driver.interrupted:
+            raise KeyboardInterrupt(number)
         driver.interrupted = number
-        signal.signal(number, at_once)
         threading.Thread(target=see_to_the_end, args=(number,), daemon=True).start()
 
     for name in SIGNALS:

@@ -14,6 +14,9 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from hpsearch.runs import Failure
 
+GOES_ON = "; the same command goes on once that is mended"
+"""Ends the message of a failure that is the machine's."""
+
 
 def tune_error(trial: Any) -> tuple[str, bool]:
     """The error with which Tune gave up ``trial``, and whether it was raised in the worker.
@@ -33,7 +36,10 @@ def tune_error(trial: Any) -> tuple[str, bool]:
 def loss_of(text: str, raised: bool) -> Failure:
     """The failure behind an error that reached Tune instead of a report."""
     if raised:
-        return Failure("exception", last_line(text), text)
+        said = last_line(text)
+        if said.startswith(("ImportError", "ModuleNotFoundError")):
+            return Failure("machine", said + GOES_ON, text)
+        return Failure("exception", said, text)
     # No more of Ray's text than needed: it lists the machine's processes with their arguments, and
     # among these may be a store's URL.
     if "running low on memory" in text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import socket
@@ -14,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
-from hpsearch.errors import HpsearchError, InputError, disk_full
+from hpsearch.errors import (
+    HpsearchError,
+    InputError,
+    MachineError,
+    disk_full,
+    machine_at_fault,
+)
 from hpsearch.process import forget_peak, peak_memory, prepare_worker
-from hpsearch.runs import Assignment, Failure, FailureKind, RunFacts
-from hpsearch.tune.tune_errors import one_line
+from hpsearch.runs import Assignment, Failure, FailureKind
+from hpsearch.tune.tune_errors import GOES_ON, one_line
 
 if TYPE_CHECKING:
     from hpsearch.data.molecule import Molecules
@@ -77,14 +84,15 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
     try:
         _check_device(device)
         is_own_peak = forget_peak(device)
+        molecules = _molecules()
+        _check_split(assignment, molecules)
         training = Training(
             assignment.config,
-            _molecules(),
+            molecules,
             Path(assignment.directory),
             device=device,
             pieces=assignment.pieces,
         )
-        _check_split(assignment, training.facts)
         facts = replace(training.facts, device=training.facts.device + _gpu())
         # The driver that heard of the earlier epochs may have died before it wrote them down.
         yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
@@ -107,7 +115,10 @@ def _molecules() -> Molecules:
     """The molecules, opened once in a process: its runs, and those of others, share the pages."""
     from hpsearch.data import qm9
 
-    return qm9.load()
+    try:
+        return qm9.load()
+    except HpsearchError as error:
+        raise MachineError(str(error)) from error
 
 
 def _gpu() -> str:
@@ -123,17 +134,31 @@ def _check_device(device: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
+        raise MachineError(
             f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
             "install a build of torch for its GPU, or run on the CPU (--device cpu)"
         )
 
 
-def _check_split(assignment: Assignment, facts: RunFacts) -> None:
-    if assignment.expected_split not in (None, facts.split_hash):
-        raise InputError(
+def _check_split(assignment: Assignment, molecules: Molecules) -> None:
+    """Before the run looks at its checkpoint, which is of the split that is expected.
+
+    Raises:
+        MachineError: this machine has another split or none, and so has every other run of the
+            experiment on it.
+    """
+    from hpsearch.data.split import make_split
+
+    if assignment.expected_split is None:
+        return
+    try:
+        given = make_split(molecules, assignment.config.data).hash
+    except InputError as error:
+        raise MachineError(str(error)) from error
+    if given != assignment.expected_split:
+        raise MachineError(
             f"the run must use the split {assignment.expected_split}, but its data configuration "
-            f"gives the split {facts.split_hash} on this machine; the molecules, the split file or "
+            f"gives the split {given} on {socket.gethostname()}; the molecules, the split file or "
             "the code that cuts the split have changed"
         )
 
@@ -145,8 +170,12 @@ def diagnosis(error: Exception) -> tuple[FailureKind, str]:
         kind = "disk_full"
     elif _short_of_memory(error):
         kind = "out_of_memory"
+    elif machine_at_fault(error):
+        kind = "machine"
     said = one_line(error)
-    return kind, said if isinstance(error, HpsearchError) else f"{type(error).__name__}: {said}"
+    if not isinstance(error, HpsearchError):
+        said = f"{type(error).__name__}: {said}"
+    return kind, said + GOES_ON * (kind == "machine")
 
 
 def _short_of_memory(error: BaseException | None) -> bool:
@@ -155,6 +184,8 @@ def _short_of_memory(error: BaseException | None) -> bool:
 
     while error is not None:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         # torch raises a plain RuntimeError when the host's memory does not suffice.
         text = str(error).lower()

@@ -130,7 +130,12 @@ class Launch:
         self.process.wait(30)
 
     def signal(self, number: int) -> None:
-        """To the whole group, as a terminal does."""
+        """To the whole group, as a terminal does; nothing once it has ended.
+
+        Its number may be another process's by then.
+        """
+        if self.code is not None:
+            return
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 

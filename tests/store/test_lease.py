@@ -215,6 +215,20 @@ def test_a_database_that_was_away_costs_nobody_the_lease(
         drive(store)
 
 
+def test_a_clock_that_was_set_back_does_not_prolong_a_lease(
+    store: Store, url: str, created: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HPSEARCH_LEASE_SECONDS", "2")
+    other = created(url)
+    drive(other)
+    other._lease._stop.set()
+    values = {"host": "elsewhere", "process": 1, "incarnation": "another table 1"}
+    set_lease(store, **values, renewed_at=time.time() + 7200)
+    assert holder(store).lapsed
+    drive(store)
+    assert holder(store).process == os.getpid()
+
+
 def test_every_write_verifies_the_lease(store: Store) -> None:
     drive(store)
     experiment = store.begin_experiment("study", "one", {})

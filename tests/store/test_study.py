@@ -19,7 +19,7 @@ from hpsearch.budget import Budget
 from hpsearch.config import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.network_size import count_weights
-from hpsearch.runs import Assignment, Completion, Failure, Work
+from hpsearch.runs import Assignment, Completion, Failure, FailureKind, Work
 from hpsearch.search_space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.study import Found, Search, Study, drawn
@@ -758,15 +758,17 @@ def test_the_best_trials_alone_keep_their_weights(launches: Launches) -> None:
     assert foreign.exists()
 
 
-def test_a_full_disk_is_no_verdict(launches: Launches) -> None:
+@pytest.mark.parametrize("kind", ["disk_full", "machine"])
+def test_what_is_no_fault_of_the_trial_is_no_verdict(launches: Launches, kind: FailureKind) -> None:
     search = launches()
     assignment = search.next()
     assert assignment is not None
     train(search, assignment, epochs=1)
     with pytest.raises(HpsearchError, match="run 0 of the study 'quick': no space") as caught:
-        search.finish(assignment.key, Failure("disk_full", "no space"))
+        search.finish(assignment.key, Failure(kind, "no space"))
     assert caught.value.exit_code == 1
     assert launches.states() == {"RUNNING": 1}
+    assert "failure" not in launches.trial(0).user_attrs
     again = launches()
     assert again.found.reclaimed == 1
     launches.run_out(again)

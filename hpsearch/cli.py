@@ -486,7 +486,7 @@ def launch(
         )
         status = _again(f"status {shlex.quote(search.name)}", storage)
         _drive(search, progress, placement, status)
-        for line in held_lines(Study.open(store, search.name).held()):
+        for line in held_lines(Study.open(store, search.name).held()) if missing else ():
             _say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:

@@ -21,9 +21,15 @@ class MachineError(InputError):
 
 
 def machine_at_fault(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it was raised for, is of the machine, its files or its data."""
+    """Whether ``error``, or what it was raised for, is of the machine, its files or its data.
+
+    Not where something else stands in a single run's place.
+    """
+    in_place = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     while error is not None:
-        if isinstance(error, (MachineError, OSError)):
+        if isinstance(error, (MachineError, ImportError)):
+            return True
+        if isinstance(error, OSError) and error.errno not in in_place:
             return True
         error = error.__cause__
     return False

@@ -75,7 +75,7 @@ def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = Non
             words = [f"killed by signal {-done.returncode}"]
             if done.returncode == -signal.SIGKILL:
                 words = [f"{words[0]}, as where memory does not suffice"]
-            if -done.returncode in (signal.SIGINT, signal.SIGTERM):
+            if done.returncode == -signal.SIGINT:
                 raise Ended(f"a few steps were not timed: {words[0]}")
         raise HpsearchError(f"a few steps could not be timed: {words[-1]}")
     return Timing(**json.loads(done.stdout))

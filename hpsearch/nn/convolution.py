@@ -120,7 +120,7 @@ class _Paths:
 class _NeighbourSum(torch.autograd.Function):
     """The sum over neighbours for T copies; a loop over them, each with a few large products.
 
-    Aggregates of as many copies as fit into ``KEPT_BYTES`` are kept for the backward pass; those of
+    Aggregates of as many copies as fit into ``room`` bytes are kept for the backward pass; those of
     the others are computed again.
     """
 
@@ -136,11 +136,11 @@ class _NeighbourSum(torch.autograd.Function):
         w_s: Tensor,
         w_sv: Tensor,
         w_vv: Tensor,
+        room: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs = pairs
         inputs = (into_scalars, into_vectors, scalars, direction * math.sqrt(3), radial)
         kept: list[Tensor] = []
-        room = KEPT_BYTES if any(ctx.needs_input_grad) else 0
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
@@ -221,6 +221,7 @@ class _NeighbourSum(torch.autograd.Function):
             dw_s,
             dw_sv,
             dw_vv,
+            None,
         )
 
 
@@ -353,6 +354,7 @@ class Convolution(nn.Module):
             w_s,
             w_sv,
             self.vectors_to_vectors,
+            KEPT_BYTES if torch.is_grad_enabled() else 0,
         )
         return Features(*out)
 

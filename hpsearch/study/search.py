@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from hpsearch import checkpoint, failpoint
 from hpsearch.budget import REFUSALS
-from hpsearch.config import TrialConfig
+from hpsearch.config import DataConfig, TrialConfig
 from hpsearch.cost import CostModel, refusal
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import (
@@ -363,12 +363,18 @@ class Search:
         )
 
     def _saw_others(self, trial: FrozenTrial) -> bool:
-        """Whether a run saw other molecules than a forced launch has settled since."""
-        return any(
+        """Whether a run saw, or was about to see, other molecules than a forced launch settled."""
+        if any(
             trial.user_attrs.get(key, settled) != settled
             for key, settled in self._molecules.items()
             if settled is not None
-        )
+        ):
+            return True
+        try:
+            data = DataConfig.model_validate(trial.user_attrs["config"]["data"])
+        except (KeyError, ValidationError):
+            return False  # it was not drawn yet, or says itself what is wrong when it goes on
+        return data != self.space.data
 
     def _left_behind(self, rows: list[TrialState]) -> list[TrialState]:
         """RUNNING rows that nobody runs: a dead launch's, or asked twice for want of an answer."""
@@ -515,11 +521,11 @@ class Search:
 def _resettled(
     provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a forced launch changes: the molecules and the split are this machine's now."""
+    """What a forced launch changes: molecules and split are this machine's now, no quote holds."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
     history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]
-    return {**before, **molecules, "forced": history}
+    return {**before, **molecules, "forced": history, "quote": None}
 
 
 def verdicts(

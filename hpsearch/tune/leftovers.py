@@ -16,23 +16,23 @@ def remove(folder: Path) -> None:
     """Removes ``folder``, and ends what goes on writing into it.
 
     A process that Ray was about to start when it was ended comes up late, finds nobody and begins
-    its logs all the same.
+    its logs all the same; so it has to stay away for a moment.
     """
     deadline = time.monotonic() + _REMOVING_SECONDS
-    while True:
+    looks = 0
+    while looks < _LOOKS and time.monotonic() < deadline:
         kill_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        if time.monotonic() > deadline or not (folder.exists() or processes_of(folder)):
-            return
+        looks = 0 if folder.exists() or processes_of(folder) else looks + 1
         time.sleep(0.1)
 
 
 def processes_of(folder: Path) -> list[int]:
     """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
 
-    Known by the logs there that it writes or, before it does, by its arguments; these, its name
-    and its environment are overwritten by some. Who only reads there, a backup or a person with
-    ``tail -f``, is none of Ray's, and nor is another user's process.
+    Known by the logs there that it writes or, before it does, by its arguments or its folder for
+    temporary files; some overwrite these with a title. Who only reads there, a backup or a person
+    with ``tail -f``, is none of Ray's, and nor is another user's process.
     """
     inside = f"{folder}/"
     found = []
@@ -52,10 +52,13 @@ def _is_ours(process: Path) -> bool:
 
 
 def _is_told(process: Path, inside: str) -> bool:
-    """Whether Ray has started it with a folder of the cluster among its arguments."""
+    """Whether Ray has started it with a folder of the cluster in its arguments or environment."""
     with suppress(OSError):
         arguments = (process / "cmdline").read_bytes()
-        return b"/ray/" in arguments and os.fsencode(f"={inside}") in arguments
+        if b"/ray/" in arguments and os.fsencode(f"={inside}") in arguments:
+            return True
+        environment = (process / "environ").read_bytes().split(b"\0")
+        return os.fsencode(f"TMPDIR={inside}".rstrip("/")) in environment
     return False
 
 
@@ -94,3 +97,6 @@ def see_off(folder: Path) -> None:
 _LEAVING_SECONDS = 3.0
 
 _REMOVING_SECONDS = 20.0
+
+_LOOKS = 5
+"""A tenth of a second apart, at which nothing may be there any more."""

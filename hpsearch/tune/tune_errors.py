@@ -37,7 +37,7 @@ def loss_of(text: str, raised: bool) -> Failure:
     """The failure behind an error that reached Tune instead of a report."""
     if raised:
         said = last_line(text)
-        if said.startswith(("ImportError", "ModuleNotFoundError")):
+        if said.startswith(("ImportError", "ModuleNotFoundError", "OSError")):
             return Failure("machine", said + GOES_ON, text)
         return Failure("exception", said, text)
     # No more of Ray's text than needed: it lists the machine's processes with their arguments, and

@@ -826,6 +826,27 @@ def test_a_forced_launch_gives_up_what_saw_other_molecules(launches: Launches) -
     assert "facts" not in {breach.rule for breach in verify(launches.store).breaches}
 
 
+def test_a_forced_launch_gives_up_what_was_about_to_see_other_molecules(launches: Launches) -> None:
+    seen = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
+    search = launches(space(3), molecules=seen)
+    assert search.next() is not None  # whose worker has said nothing yet
+    other = {**seen, "split_hash": "t" * 64}
+    forced = launches(space(3, train_size=30), molecules=other, force=True)
+    assert forced.found == Found(complete=0, reclaimed=0, left=3)
+    assert "other molecules" in launches.trial(0).user_attrs["failure_reason"]
+
+
+def test_a_quote_is_not_of_what_a_forced_launch_trains(launches: Launches) -> None:
+    search = launches(space(2))
+    search.keep_quote({"trials": 2})
+    search.keep_quote({"trials": 3})
+    assert Study.open(launches.store, search.name).provenance["quote"] == {"trials": 2}
+    forced = launches(space(2, epochs=9), force=True)
+    assert Study.open(launches.store, search.name).provenance["quote"] is None
+    forced.keep_quote({"trials": 4})
+    assert Study.open(launches.store, search.name).provenance["quote"] == {"trials": 4}
+
+
 def test_a_forced_launch_of_the_same_changes_nothing(launches: Launches) -> None:
     launches.run_out(launches(space(2)))
     assert launches(space(2), force=True).forced == []

@@ -189,10 +189,10 @@ class MultiTargetNetwork(nn.Module):
         Returns:
             ``[M, T]``: (t̂ - s)/σ for each molecule and target (Eqs 16 and 17).
         """
-        per_atom, pairs = self._per_atom(elements, positions, counts)
+        per_atom, pairs = self._per_atom(*_filled_up(elements, positions, counts))
         total = per_atom.new_zeros(per_atom.shape[0], pairs.molecules)
         outputs: Tensor = total.index_add(1, pairs.molecule, per_atom).T
-        return outputs
+        return outputs[: len(counts)]
 
     def _per_atom(
         self, elements: Tensor, positions: Tensor, counts: Tensor
@@ -208,6 +208,27 @@ class _Batch(NamedTuple):
     elements: Tensor
     positions: Tensor
     counts: Tensor
+
+
+ATOMS_AT_ONCE = 16
+"""Batches are filled up to multiples of so many atoms."""
+
+
+def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
+    """The molecules and, where need be, another one of atoms too far apart to see each other.
+
+    oneDNN compiles its products for each shape and keeps the latest thousand of them. Few batches
+    have equally many atoms, so without this every step would compile most of its products anew.
+    """
+    missing = -len(elements) % ATOMS_AT_ONCE
+    if missing == 0:
+        return _Batch(elements, positions, counts)
+    apart = torch.arange(missing, dtype=positions.dtype, device=positions.device) * 1e3
+    return _Batch(
+        torch.cat((elements, elements.new_zeros(missing))),
+        torch.cat((positions, apart[:, None].expand(-1, 3))),
+        torch.cat((counts, counts.new_full((1,), missing))),
+    )
 
 
 def _cut(elements: Tensor, positions: Tensor, counts: Tensor, pieces: int) -> list[_Batch]:

@@ -246,3 +246,33 @@ def test_every_variant_is_invariant(variant, basis):
     order = torch.cat([start + torch.randperm(count) for start, count in starts(counts)])
     again = network(elements[order], turned[order], counts)
     assert torch.allclose(again, outputs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("atoms", [[5, 3, 8], [5, 3, 7], [1], [29, 29, 29]])
+def test_filling_up_a_batch_changes_nothing(monkeypatch, atoms):
+    torch.manual_seed(0)
+    network = MultiTargetNetwork(config(), 2)
+    counts = torch.tensor(atoms)
+    elements = torch.randint(0, 5, (sum(atoms),))
+    positions = 2.0 * torch.randn(sum(atoms), 3)
+    found = []
+    for multiple in (1, 16):
+        monkeypatch.setattr("hpsearch.nn.network.ATOMS_AT_ONCE", multiple)
+        outputs = network(elements, positions, counts)
+        used = [weight for weight in network.parameters() if weight.numel()]
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), used)])
+    for a, b in zip(*found, strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_batches_of_like_size_have_the_same_shapes(monkeypatch):
+    seen = []
+    network = MultiTargetNetwork(config(), 1)
+    network.featurization.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    for atoms in ([16, 16], [17, 15], [10, 10, 11], [20]):
+        network(
+            torch.zeros(sum(atoms), dtype=torch.int64),
+            torch.randn(sum(atoms), 3),
+            torch.tensor(atoms),
+        )
+    assert seen == [32] * 4

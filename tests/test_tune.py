@@ -875,6 +875,30 @@ def test_what_goes_on_writing_into_a_folder_is_ended(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+WATCHED = """
+import os, sys
+from pathlib import Path
+from hpsearch.tune.leftovers import watched
+folder = Path(sys.argv[1])
+folder.mkdir()
+with watched(folder):
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["killed", "done"])
+def test_a_folder_is_removed_for_a_launch_that_was_ended(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "cluster"
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(folder), end], timeout=60)
+    assert done.returncode == (-signal.SIGKILL if end == "killed" else 0)
+    deadline = time.monotonic() + (10 if end == "killed" else 2)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    # One that ended by itself has removed its folder already, or wanted it kept.
+    assert folder.exists() == (end == "done")
+
+
 def test_a_process_of_a_cluster_is_known_before_it_has_begun_its_log(tmp_path: Path) -> None:
     # As Ray's worker that was just started: its script lies in Ray's folder.
     arguments = ["/site-packages/ray/default_worker.py", f"--temp-dir={tmp_path}/cluster"]

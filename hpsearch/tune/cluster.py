@@ -19,7 +19,7 @@ import ray
 from hpsearch import credentials
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.process import worker_environment
-from hpsearch.tune.leftovers import kill_all, remove, see_off
+from hpsearch.tune.leftovers import kill_all, remove, see_off, watched
 from hpsearch.tune.signals import (
     GRACE_SECONDS,
     SIGNALS,
@@ -45,10 +45,11 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
         raise InputError(
             f"the folder for temporary files, {parent}, must be writable: {error.strerror}"
         ) from None
-    try:
-        yield folder
-    finally:
-        remove(folder)
+    with watched(folder):
+        try:
+            yield folder
+        finally:
+            remove(folder)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Processes and files that a cluster of Ray's on this machine may leave behind."""
+"""Processes and files that a cluster of Ray's on this machine may leave behind.
+
+Run as a script it is the watcher of a launch, see :func:`watched`. So it imports nothing of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,39 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """Has another process remove ``folder``, and what writes into it, should this one be ended.
+
+    By SIGKILL, say, or by Ray, which ends the process that it runs in where a signal to the whole
+    group has taken its raylet first.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-I", __file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    ) as watcher:
+        assert watcher.stdin is not None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                watcher.stdin.write(_DONE)
+                watcher.stdin.close()
+
+
+_DONE = b"done"
 
 
 def remove(folder: Path) -> None:
@@ -100,3 +132,9 @@ _REMOVING_SECONDS = 20.0
 
 _LOOKS = 5
 """A tenth of a second apart, at which nothing may be there any more."""
+
+
+if __name__ == "__main__":
+    # Nothing, where the launch was ended before it had removed the folder itself.
+    if sys.stdin.buffer.read() != _DONE:
+        remove(Path(sys.argv[1]))

@@ -196,8 +196,8 @@ class Case:
             left = orphans(launch.mark, seconds)
             assert not left, f"processes outlive their launch by {seconds:.0f} s: {left}"
             if not launch.killed:
-                files = [path.name for path in Path(launch.mark).parent.iterdir()]
-                assert not files, f"an ended launch left temporary files: {files}"
+                files = sorted(map(str, Path(launch.mark).parent.rglob("*")))
+                assert not files, f"it left temporary files, {files}: {launch.said()}"
 
     def close(self) -> None:
         """End what is still running."""

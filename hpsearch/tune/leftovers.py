@@ -30,6 +30,7 @@ def watched(folder: Path) -> Iterator[None]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
+        env={},  # which may hold a password
         start_new_session=True,
     ) as watcher:
         assert watcher.stdin is not None

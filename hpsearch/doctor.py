@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from hpsearch import credentials
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, TablesNotReady
 from hpsearch.process import prepare_worker, worker_environment
 from hpsearch.store import Store
 from hpsearch.store.address import Address
@@ -236,10 +236,8 @@ def _store(url: str) -> Finding:
     try:
         with Store.open(url) as store:
             experiments = store.experiments()
-    except InputError as error:
-        # Tables that are missing or old keep readers out, and a launch makes them: it is named.
-        if "`hpsearch launch`" not in str(error):
-            raise
+    except TablesNotReady as error:
+        # They keep readers out, but not a launch.
         return Finding("store", "good", str(error))
     studies = int((experiments["kind"] == "study").sum())
     said = f"{address.label}: {studies} studies, {len(experiments) - studies} ablations"

@@ -20,6 +20,10 @@ class MachineError(InputError):
     """A machine is not, or has not, what every run needs: no fault of the one that met it."""
 
 
+class TablesNotReady(InputError):
+    """A database has no tables of ours yet, or older ones: a launch makes or upgrades them."""
+
+
 def machine_at_fault(error: BaseException | None) -> bool:
     """Whether ``error``, or what it was raised for, is of the machine, its files or its data.
 

@@ -633,35 +633,37 @@ INLINE vector softplus_slope(const Softplus *s, vector x)
     return pick(z < 0, e, all(1)) / (e + 1.0f) * s->scale;
 }
 
-/* y = softplus(x) without dy, and the gradient of x in its place with it. */
+/* Of one vector: y = softplus(x) without dy, and the gradient of x in its place with it. */
+INLINE void one_vector(const Softplus *n, const float *x, const float *dy, float *y)
+{
+    vector in = *(const vector *)x;
+    if (dy)
+        in = *(const vector *)dy * softplus_slope(n, in);
+    else
+        in = softplus(n, in);
+    *(vector *)y = in;
+}
+
 static void each_vector(const Softplus *n, const float *x, const float *dy, float *y)
 {
     fenv_t modes;
     fegetenv(&modes);
-    int64_t whole = n->count / LANES;
+    int64_t whole = n->count / LANES * LANES;
 #pragma omp parallel num_threads(n->threads)
     {
         fesetenv(&modes);
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < whole; i++) {
-            vector in = *(const vector *)(x + i * LANES);
-            if (dy)
-                in = *(const vector *)(dy + i * LANES) * softplus_slope(n, in);
-            else
-                in = softplus(n, in);
-            *(vector *)(y + i * LANES) = in;
-        }
+        for (int64_t i = 0; i < whole; i += LANES)
+            one_vector(n, x + i, dy ? dy + i : NULL, y + i);
     }
-    size_t rest = (n->count - whole * LANES) * sizeof(float);
-    vector in = {0}, upstream = {0};
-    memcpy(&in, x + whole * LANES, rest);
-    if (dy) {
-        memcpy(&upstream, dy + whole * LANES, rest);
-        in = upstream * softplus_slope(n, in);
-    } else {
-        in = softplus(n, in);
-    }
-    memcpy(y + whole * LANES, &in, rest);
+    /* The rest, filled up. */
+    size_t rest = (n->count - whole) * sizeof(float);
+    float in[LANES] = {0}, upstream[LANES] = {0};
+    memcpy(in, x + whole, rest);
+    if (dy)
+        memcpy(upstream, dy + whole, rest);
+    one_vector(n, in, dy ? upstream : NULL, in);
+    memcpy(y + whole, in, rest);
 }
 
 void hpsearch_softplus(const Softplus *n, const float *x, float *y)

@@ -8,7 +8,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, TablesNotReady
 from hpsearch.shipped import folder
 from hpsearch.store.tables import VERSION_TABLE
 
@@ -59,15 +59,16 @@ def check(connection: Connection, label: str) -> None:
     """Accept tables that readers can read: of the newest version, or one in :data:`READABLE`.
 
     Raises:
-        InputError: there are none, or they are of another version.
+        TablesNotReady: there are none, or they are of an older version.
+        InputError: they are of a newer version.
     """
     found = current(connection)
     if found is None:
-        raise InputError(f"{label} is not a study store; `hpsearch launch` makes one")
+        raise TablesNotReady(f"{label} is not a study store; `hpsearch launch` makes one")
     known = scripts(connection)
     refuse_newer(found, known, label)
     if found != known.get_current_head() and found not in READABLE:
-        raise InputError(
+        raise TablesNotReady(
             f"the store {label} has the older schema {found}; `hpsearch launch` upgrades it to "
             f"{known.get_current_head()}"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.tune.driver import Driver
-from hpsearch.tune.leftovers import kill_all, remove
+from hpsearch.tune.leftovers import remove
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C; a batch system or ``kill``; a terminal that closes."""
@@ -169,7 +169,6 @@ def end_in_any_case(
     words = "hpsearch: interrupted; Ray did not answer and was killed; the same command goes on\n"
     with suppress(OSError):
         os.write(2, words.encode())
-    kill_all(folder)
     remove(folder)
     os._exit(128 + number)
 

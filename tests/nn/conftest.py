@@ -1,3 +1,6 @@
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,3 +46,18 @@ def afresh(monkeypatch, tmp_path):
     kernels._library.cache_clear()
     yield tmp_path
     kernels._library.cache_clear()
+
+
+@pytest.fixture(params=["-march=x86-64", "-march=haswell"])
+def narrow(request, library, monkeypatch, afresh):
+    """The library as an older processor would have it compiled, with narrower vectors."""
+    options = [request.param if part == "-march=native" else part for part in kernels._OPTIONS]
+    monkeypatch.setattr(kernels, "_OPTIONS", options)
+    try:
+        found = kernels._load()
+    except subprocess.CalledProcessError:
+        pytest.skip(f"no {request.param} here")
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if request.param == "-march=haswell" and not {"avx2", "fma", "bmi2", "movbe"} <= set(flags):
+        pytest.skip("this processor has no AVX2")
+    return found

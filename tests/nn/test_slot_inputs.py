@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hpsearch.nn import slot_inputs as module
-from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.slot_inputs import slot_inputs
 
@@ -14,14 +13,6 @@ COUNTS = [5, 1, 9, 29, 2, 14]
 @pytest.fixture(autouse=True)
 def float64():
     """Not here: the compiled form is float32's."""
-
-
-@pytest.fixture
-def library():
-    found = compiled_for(torch.zeros(1))
-    if found is None:
-        pytest.skip("nothing is compiled here")
-    return found
 
 
 def neighbourhoods(dtype=torch.float32):

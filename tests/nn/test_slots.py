@@ -2,13 +2,11 @@
 
 import ctypes
 import itertools
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from hpsearch.nn import kernels
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.slots import CompiledProducts, TorchProducts, slot_products
 
@@ -131,17 +129,7 @@ def test_cutoff_beyond_which_nobody_is_left(library):
     assert compiled[0].abs().max() == 0
 
 
-@pytest.mark.parametrize("option", ["-march=x86-64", "-march=haswell"])
-def test_vectors_of_older_processors(library, monkeypatch, afresh, option):
-    options = [option if part == "-march=native" else part for part in kernels._OPTIONS]
-    monkeypatch.setattr(kernels, "_OPTIONS", options)
-    try:
-        narrow = kernels._load()
-    except subprocess.CalledProcessError:
-        pytest.skip(f"no {option} here")
-    flags = Path("/proc/cpuinfo").read_text().split()
-    if option == "-march=haswell" and not {"avx2", "fma", "bmi2", "movbe"} <= set(flags):
-        pytest.skip("this processor has no AVX2")
+def test_vectors_of_older_processors(narrow):
     pairs = neighbourhoods()
     for H, C in itertools.product([3, 8, 21], [1, 3, 4, 7, 8, 9, 16, 23, 31, 50, 85]):
         assert_close(*both(narrow, pairs, *operands(pairs, H, C)))

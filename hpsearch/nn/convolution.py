@@ -26,9 +26,8 @@ can be applied after (or before) the sum over neighbours; nothing of the size ed
 The rule: apply W where the tensor is a scalar, since there it has one component and not three.
 
 The backward pass is written out, because automatic differentiation would keep every A of every
-copy alive (hundreds of megabytes) and scatter where a gather will do. It keeps those that fit in a
-few dozen megabytes, and computes the others again. With G = ∂L/∂out and all
-sums as above::
+copy alive (hundreds of megabytes) and scatter where a gather will do; instead A is computed again.
+With G = ∂L/∂out and all sums as above::
 
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
 
@@ -57,19 +56,16 @@ from hpsearch.nn.products import product
 from hpsearch.nn.slot_inputs import slot_inputs
 from hpsearch.nn.slots import slot_products
 
-KEPT_BYTES = 2**26
-"""Aggregates kept for the backward pass of a convolution, of as many copies as fit."""
-
 
 class _Paths:
     """What the paths of one copy share, and its products over neighbour slots.
 
     Attributes:
-        into_scalars: X, ``[A, K, S + V]``.
+        into_scalars: X, ``[1, A, K, S + V]``.
         into_vectors: X_i, ``[3, A, K, 3 V]``.
         scalars: S scaled, ``[A, S]``.
         direction: sqrt(3) û, ``[A, K, 3]``.
-        slots: aggregation with this copy's g, and the gradients of it.
+        slots: products with this copy's g, and the gradient of it.
     """
 
     def __init__(
@@ -78,29 +74,11 @@ class _Paths:
         into_scalars, into_vectors, scalars, direction, radial = inputs
         n = t if len(scalars) > 1 else 0
         self.pairs = pairs
-        self.into_scalars = into_scalars[n]
+        self.into_scalars = into_scalars[n : n + 1]
         self.into_vectors = into_vectors[n]
         self.scalars = scalars[n]
         self.direction = direction
         self.slots = slot_products(pairs, radial[t], dg)
-
-    def aggregate(self, x: Tensor) -> Tensor:
-        """A = Σ_b g x: ``[A, K, C]`` to ``[A, H C]``."""
-        out = x.new_empty(x.shape[0], self.slots.hidden, x.shape[2])
-        self.slots.aggregate(x, out)
-        return out.flatten(1)
-
-    def aggregate_scalars(self) -> Tensor:
-        """A of X: ``[A, H (S + V)]``."""
-        return self.aggregate(self.into_scalars)
-
-    def aggregate_vectors(self) -> Tensor:
-        """A of each component of X_i: ``[3 A, H 3 V]``."""
-        x = self.into_vectors
-        out = x.new_empty(*x.shape[:2], self.slots.hidden, x.shape[3])
-        for i in range(3):
-            self.slots.aggregate(x[i], out[i])
-        return out.flatten(0, 1).flatten(1)
 
     def transform(self, w: Tensor) -> Tensor:
         """Z: ``[H, u1, S]`` to ``[A, H, u1]``."""
@@ -118,11 +96,7 @@ class _Paths:
 
 
 class _NeighbourSum(torch.autograd.Function):
-    """The sum over neighbours for T copies; a loop over them, each with a few large products.
-
-    Aggregates of as many copies as fit into ``room`` bytes are kept for the backward pass; those of
-    the others are computed again.
-    """
+    """The sum over neighbours for T copies; a loop over them, each with a few large products."""
 
     @staticmethod
     def forward(
@@ -136,36 +110,29 @@ class _NeighbourSum(torch.autograd.Function):
         w_s: Tensor,
         w_sv: Tensor,
         w_vv: Tensor,
-        room: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs = pairs
         inputs = (into_scalars, into_vectors, scalars, direction * math.sqrt(3), radial)
-        kept: list[Tensor] = []
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
         out_vectors = scalars.new_zeros(T, 3, A, u1)
         for t in range(T):
             paths = _Paths(pairs, t, inputs)
-            aggregates = [paths.aggregate_scalars()]
-            out_scalars[t] = product(aggregates[0], w_s[t].flatten(1))
+            out_scalars[t] = paths.slots.convolve(paths.into_scalars, w_s[t])[0]
             if w_sv.numel():
                 m = paths.message(paths.transform(w_sv[t]))
                 out_vectors[t] = torch.bmm(paths.direction.transpose(1, 2), m).transpose(0, 1)
             if w_vv.numel():
-                aggregates.append(paths.aggregate_vectors())
-                out_vectors[t] += product(aggregates[1], w_vv[t].flatten(1)).view(3, A, u1)
-            room -= sum(a.numel() * a.element_size() for a in aggregates)
-            if room >= 0:
-                kept += aggregates
-        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv, *kept)
+                out_vectors[t] += paths.slots.convolve(paths.into_vectors, w_vv[t])
+        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv)
         return out_scalars, out_vectors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
-        inputs, (w_s, w_sv, w_vv, *kept) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        inputs, (w_s, w_sv, w_vv) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
         into_scalars, into_vectors, scalars, direction, radial = inputs
         d_into_scalars = torch.zeros_like(into_scalars)
         d_into_vectors = torch.zeros_like(into_vectors)
@@ -173,20 +140,13 @@ class _NeighbourSum(torch.autograd.Function):
         d_direction = torch.zeros_like(direction) if ctx.needs_input_grad[4] else None
         d_radial = torch.empty_like(radial)
         dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
-        A, H = len(ctx.pairs.pair), radial.shape[2]
-        kept_aggregates = iter(kept)  # of the first copies, in order
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
             paths = _Paths(ctx.pairs, t, inputs, d_radial[t])
             slots = paths.slots
 
-            G = G_scalars[t]
-            aggregate = next(kept_aggregates, None)
-            if aggregate is None:
-                aggregate = paths.aggregate_scalars()
-            dw_s[t] = product(G.t(), aggregate.t()).view_as(w_s[t])
-            dA = product(G, w_s[t].flatten(1).t()).view(A, H, -1)
-            slots.pull_back(paths.into_scalars, dA, d_into_scalars[n])
+            d_x = d_into_scalars[n : n + 1]
+            slots.pull_back_convolve(paths.into_scalars, w_s[t], G_scalars[t : t + 1], d_x, dw_s[t])
 
             if w_sv.numel():
                 G = G_vectors[t].transpose(0, 1)  # [A, 3, u1]
@@ -196,20 +156,16 @@ class _NeighbourSum(torch.autograd.Function):
                     d_direction += torch.bmm(m, G.transpose(1, 2)) * math.sqrt(3)
                 dM = paths.mirror(torch.bmm(paths.direction, G))
                 slots.pull_back(dM, Z, None)
-                dZ = paths.aggregate(dM)
+                dZ = dM.new_empty(Z.shape)
+                slots.aggregate(dM, dZ)
+                dZ = dZ.flatten(1)
                 # This way round the factor that a product transposes is the smaller one.
                 dw_sv[t] = product(paths.scalars.t(), dZ.t()).t().view_as(w_sv[t])
                 d_scalars[n] += product(dZ, w_sv[t].flatten(0, 1).t())
 
             if w_vv.numel():
-                G = G_vectors[t].flatten(0, 1)  # [3 A, u1]
-                aggregate = next(kept_aggregates, None)
-                if aggregate is None:
-                    aggregate = paths.aggregate_vectors()
-                dw_vv[t] = product(G.t(), aggregate.t()).view_as(w_vv[t])
-                dA = product(G, w_vv[t].flatten(1).t()).view(3, A, H, -1)
-                for i in range(3):
-                    slots.pull_back(paths.into_vectors[i], dA[i], d_into_vectors[n, i])
+                d_x, G = d_into_vectors[n], G_vectors[t]
+                slots.pull_back_convolve(paths.into_vectors, w_vv[t], G, d_x, dw_vv[t])
             slots.finish()
         return (
             None,
@@ -221,7 +177,6 @@ class _NeighbourSum(torch.autograd.Function):
             dw_s,
             dw_sv,
             dw_vv,
-            None,
         )
 
 
@@ -354,7 +309,6 @@ class Convolution(nn.Module):
             w_s,
             w_sv,
             self.vectors_to_vectors,
-            KEPT_BYTES if torch.is_grad_enabled() else 0,
         )
         return Features(*out)
 

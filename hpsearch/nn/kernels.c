@@ -29,14 +29,20 @@ static int thread_number(void) { return 0; }
 #define LANES 16
 #define COLUMNS 6
 #define GROUPS 6
+#define TALL_ROWS 8
+#define TALL_COLUMNS 3
 #elif defined(__AVX__)
 #define LANES 8
 #define COLUMNS 3
 #define GROUPS 2
+#define TALL_ROWS 6
+#define TALL_COLUMNS 2
 #else
 #define LANES 4
 #define COLUMNS 3
 #define GROUPS 2
+#define TALL_ROWS 6
+#define TALL_COLUMNS 2
 #endif
 #define ROWS 4
 #define STREAMS 3        /* arrays of which `dots` fetches the next atom's part */
@@ -91,20 +97,40 @@ INLINE void fetch_portion(Stream *s)
 
 /* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
 
-INLINE void tile(int rows, int columns, int add, int64_t terms, const float *left, int64_t step,
-                 int64_t across, const float *right, float *out, int64_t width, int64_t last)
+/* What an `outer` does, known when it is compiled: tiles of at most so many rows by so many vectors,
+   whether they add to what is there, and whether the next tiles' part of `right` is fetched. */
+typedef struct {
+    int rows, columns, add, fetch;
+} Shape;
+
+typedef struct {
+    int64_t rows, terms;
+    const float *left;
+    int64_t step, across;
+    const float *right;
+    int64_t right_width;
+    float *out;
+    int64_t out_width;
+} Outer;
+
+#define AT(c) ((c) < columns - 1 ? (c) * LANES : last)
+
+INLINE void tile(Shape shape, int rows, int columns, const Outer *o, const float *left,
+                 const float *right, float *out, int64_t last)
 {
-    vector sum[ROWS][COLUMNS];
+    vector sum[8][6];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < columns; c++)
-            sum[r][c] = add ? *(vector *)(out + r * width + (c < columns - 1 ? c * LANES : last))
-                            : (vector){0};
+            sum[r][c] = shape.add ? *(vector *)(out + r * o->out_width + AT(c)) : (vector){0};
+    const int64_t step = o->step, across = o->across, terms = o->terms, width = o->right_width;
     for (int64_t i = 0; i < terms; i++) {
-        vector row[COLUMNS];
+        vector row[6];
         UNROLL for (int c = 0; c < columns; c++)
         {
-            row[c] = *(const vector *)(right + i * width + (c < columns - 1 ? c * LANES : last));
+            row[c] = *(const vector *)(right + i * width + AT(c));
             HOLD(row[c]);
+            if (shape.fetch)
+                __builtin_prefetch(right + i * width + (columns + c) * LANES);
         }
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int c = 0; c < columns; c++)
@@ -112,31 +138,34 @@ INLINE void tile(int rows, int columns, int add, int64_t terms, const float *lef
     }
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < columns; c++)
-            *(vector *)(out + r * width + (c < columns - 1 ? c * LANES : last)) = sum[r][c];
+            *(vector *)(out + r * o->out_width + AT(c)) = sum[r][c];
 }
 
 /* Rows in tiles of nearly equal height. */
-INLINE void tiles_of(int columns, int add, int64_t rows, int64_t terms, const float *left,
-                     int64_t step, int64_t across, const float *right, float *out, int64_t width,
-                     int64_t last)
+INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64_t last)
 {
-    int64_t tiles = (rows + ROWS - 1) / ROWS;
+    int64_t tiles = (o->rows + shape.rows - 1) / shape.rows;
     for (int64_t t = 0; t < tiles; t++) {
-        int64_t from = t * rows / tiles, to = (t + 1) * rows / tiles;
-        const float *start = left + from * across;
-        float *place = out + from * width;
-        if (!add)
-            UNROLL for (int r = 0; r < ROWS; r++)
-                fetch(place + (AHEAD * ROWS + r) * width, columns * LANES);
+        int64_t from = t * o->rows / tiles, to = (t + 1) * o->rows / tiles;
+        const float *left = o->left + from * o->across, *right = o->right + at;
+        float *out = o->out + from * o->out_width + at;
+        if (!shape.add)
+            UNROLL for (int r = 0; r < shape.rows; r++)
+                fetch(out + (AHEAD * shape.rows + r) * o->out_width, columns * LANES);
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        tile(n, columns, add, terms, start, step, across, right, place, width, last);              \
+        if (n <= shape.rows)                                                                       \
+            tile(shape, n, columns, o, left, right, out, last);                                    \
         break;
             CASE(1)
             CASE(2)
             CASE(3)
             CASE(4)
+            CASE(5)
+            CASE(6)
+            CASE(7)
+            CASE(8)
 #undef CASE
         }
     }
@@ -144,31 +173,51 @@ INLINE void tiles_of(int columns, int add, int64_t rows, int64_t terms, const fl
 
 /* Columns in blocks of nearly equal numbers of vectors. The last vector ends with the row, so it
    may overlap the one before it, which lies in the same block: both hold the same sums there. */
-static void outer(int add, int64_t rows, int64_t terms, const float *left, int64_t step,
-                  int64_t across, const float *right, float *out, int64_t width)
+INLINE void outer(Shape shape, Outer o, int64_t width)
 {
-    int64_t vectors = (width + LANES - 1) / LANES, blocks = (vectors + COLUMNS - 1) / COLUMNS;
+    int64_t vectors = (width + LANES - 1) / LANES;
+    int64_t blocks = (vectors + shape.columns - 1) / shape.columns;
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * vectors / blocks, to = (b + 1) * vectors / blocks, at = from * LANES;
         int64_t last = (b + 1 < blocks ? to * LANES : width) - LANES - at;
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        tiles_of(n, add, rows, terms, left, step, across, right + at, out + at, width, last);      \
+        if (n <= shape.columns)                                                                    \
+            tiles_of(shape, n, &o, at, last);                                                      \
         break;
             CASE(1)
             CASE(2)
             CASE(3)
-#if COLUMNS > 3
             CASE(4)
             CASE(5)
             CASE(6)
-#endif
 #undef CASE
         }
     }
 }
 
+/* One copy of the code for each shape that is used: the first two where all of `right` is in the
+   first cache; the tall ones where it has so many terms that only a few columns of it are. */
+static void outer_set(Outer o, int64_t width)
+{
+    outer((Shape){ROWS, COLUMNS, 0, 0}, o, width);
+}
+
+static void outer_add(Outer o, int64_t width)
+{
+    outer((Shape){ROWS, COLUMNS, 1, 0}, o, width);
+}
+
+static void tall_outer_set(Outer o, int64_t width)
+{
+    outer((Shape){TALL_ROWS, TALL_COLUMNS, 0, 1}, o, width);
+}
+
+static void tall_outer_add(Outer o, int64_t width)
+{
+    outer((Shape){TALL_ROWS, TALL_COLUMNS, 1, 1}, o, width);
+}
 
 /* --- dg[k][h] += sum_c x[k,c] y[h,c] --- */
 
@@ -321,6 +370,24 @@ INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, 
     return k;
 }
 
+/* The same of some neurons, side by side. */
+INLINE int64_t take_some(const Neighbourhoods *n, int64_t atom, const float *g, int64_t first,
+                         int64_t count, Room *room)
+{
+    const int64_t *pair = n->pair + atom * n->slots;
+    int64_t k = 0;
+    for (; k < n->slots && pair[k] < n->pairs; k++) {
+        const float *from = g + pair[k] * n->hidden + first;
+        float *to = room->g + k * count;
+        int64_t i = 0;
+        for (; i + 4 <= count; i += 4)
+            *(quarter *)(to + i) = *(const quarter *)(from + i);
+        for (; i < count; i++)
+            to[i] = from[i];
+    }
+    return k;
+}
+
 INLINE int64_t used_slots(const Neighbourhoods *n, int64_t atom)
 {
     int64_t used = 0;
@@ -342,27 +409,70 @@ INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g
     return used;
 }
 
+/* rows [hidden, width] = sum_k g[k,:] x[k,:] of an atom's used slots, of neurons from .. to. */
+INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const float *x, float *out,
+                           int64_t width, Room *room)
+{
+    Outer o = {hidden, used, g, hidden, 1, x, width, out, width};
+    if (width >= LANES) {
+        outer_set(o, width);
+    } else {
+        copy_rows(used, x, width, room->x, LANES);
+        o.right = room->x, o.right_width = LANES, o.out = room->out, o.out_width = LANES;
+        outer_set(o, LANES);
+        copy_rows(hidden, room->out, LANES, out, width);
+    }
+}
+
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            float *out, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
     if (atom + 1 < n->atoms)
         fetch(x + (atom + 1) * n->slots * width, fetch_pairs(n, atom + 1, g, NULL) * width);
-    x += atom * n->slots * width;
-    out += atom * hidden * width;
-    if (width >= LANES) {
-        outer(0, hidden, used, room->g, hidden, 1, x, out, width);
-    } else {
-        copy_rows(used, x, width, room->x, LANES);
-        outer(0, hidden, used, room->g, hidden, 1, room->x, room->out, LANES);
-        copy_rows(hidden, room->out, LANES, out, width);
+    aggregate_rows(used, room->g, hidden, x + atom * n->slots * width,
+                   out + atom * hidden * width, width, room);
+}
+
+/* Of one atom, whose g of used slots is in `room`: y [hidden, width] to dx [K, width] and dg. */
+INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t used,
+                           const float *x, const float *y, float *dx, float *dg, int64_t width,
+                           Room *room, Stream *next)
+{
+    int64_t hidden = n->hidden, full = width;
+    if (width < LANES) {
+        full = LANES;
+        copy_rows(hidden, y, width, room->y, full);
+        y = room->y;
+    }
+    if (dx) {
+        Outer o = {used, hidden, room->g, 1, hidden, y, full, dx, full};
+        if (width == full) {
+            outer_add(o, full);
+        } else {
+            copy_rows(used, dx, width, room->out, full);
+            o.out = room->out;
+            outer_add(o, full);
+            copy_rows(used, room->out, full, dx, width);
+        }
+    }
+    if (dg) {
+        if (width < full) {
+            copy_rows(used, x, width, room->x, full);
+            x = room->x;
+        }
+        for (int64_t k = 0; k < used; k++)
+            room->dg[k] = dg + pair[k] * hidden;
+        pack_quarters(used, x, full, room->quarters);
+        dots(used, hidden, room->quarters, y, full, room->dg, next);
     }
 }
 
 static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
-                        const float *y, float *dx, float *dg, int64_t width, Room *room)
+                           const float *y, float *dx, float *dg, int64_t width, Room *room)
 {
-    int64_t used = take_used(n, atom, g, room), hidden = n->hidden, full = width;
+    int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
+    int64_t here = atom * n->slots * width;
     Stream next[STREAMS] = {{0}};
     if (atom + 1 < n->atoms) {
         int64_t count = fetch_pairs(n, atom + 1, g, dg) * width, portions = (hidden + 3) / 4;
@@ -371,33 +481,8 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
         next[1] = stream(dx ? dx + rows : NULL, count, portions);
         next[2] = stream(dg ? x + rows : NULL, count, portions);
     }
-    y += atom * hidden * width;
-    if (width < LANES) {
-        full = LANES;
-        copy_rows(hidden, y, width, room->y, full);
-        y = room->y;
-    }
-    if (dx) {
-        dx += atom * n->slots * width;
-        if (width == full) {
-            outer(1, used, hidden, room->g, 1, hidden, y, dx, full);
-        } else {
-            copy_rows(used, dx, width, room->out, full);
-            outer(1, used, hidden, room->g, 1, hidden, y, room->out, full);
-            copy_rows(used, room->out, full, dx, width);
-        }
-    }
-    if (dg) {
-        x += atom * n->slots * width;
-        if (width < full) {
-            copy_rows(used, x, width, room->x, full);
-            x = room->x;
-        }
-        for (int64_t k = 0; k < used; k++)
-            room->dg[k] = dg + n->pair[atom * n->slots + k] * hidden;
-        pack_quarters(used, x, full, room->quarters);
-        dots(used, hidden, room->quarters, y, full, room->dg, next);
-    }
+    pull_back_rows(n, n->pair + atom * n->slots, used, x ? x + here : NULL,
+                   y + atom * hidden * width, dx ? dx + here : NULL, dg, width, room, next);
     for (int i = 0; i < STREAMS; i++)
         fetch(next[i].from, next[i].left);
 }
@@ -436,53 +521,380 @@ static Plan plan(const Neighbourhoods *n, int64_t width)
     return p;
 }
 
+INLINE Room room_at(char *memory, const Plan *p)
+{
+    Room room;
+    room.dg = (float **)memory;
+    room.quarters = (float *)(memory + p->pointers);
+    room.x = room.quarters + p->quarters;
+    room.y = room.x + p->narrow * p->K;
+    room.out = room.y + p->narrow * p->H;
+    room.g = room.out + p->narrow * p->rows;
+    return room;
+}
+
+/* What one of the functions below was called with; the rest is zero. */
+typedef struct {
+    const Neighbourhoods *n;
+    Plan plan;
+    int64_t parts, width, outs; /* of the products with weights */
+    int64_t tasks;
+    const float *g, *x, *y, *weights;
+    float *out, *dx, *dg;
+} Call;
+
+/* Tasks in any order, with the caller's rounding and denormal modes in all threads, each of which
+   has so many bytes of memory, aligned to 64. */
+static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room *, char *),
+                      char *memory, int64_t bytes)
+{
+    memory += (64 - (uintptr_t)memory % 64) % 64;
+    fenv_t modes;
+    fegetenv(&modes);
+#pragma omp parallel num_threads(call->n->threads)
+    {
+        fesetenv(&modes);
+        char *mine = memory + thread_number() * bytes;
+        Room room = room_at(mine, &call->plan);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < call->tasks; i++)
+            task(call, i, &room, mine + call->plan.bytes);
+    }
+}
+
+static void aggregate_molecule(const Call *c, int64_t m, Room *room, char *memory)
+{
+    (void)memory;
+    for (int64_t a = first_atom(c->n, m); a < c->n->atoms && c->n->molecule[a] == m; a++)
+        aggregate_atom(c->n, a, c->g, c->x, c->out, c->width, room);
+}
+
+static void pull_back_molecule(const Call *c, int64_t m, Room *room, char *memory)
+{
+    (void)memory;
+    for (int64_t a = first_atom(c->n, m); a < c->n->atoms && c->n->molecule[a] == m; a++)
+        pull_back_atom(c->n, a, c->g, c->x, c->y, c->dx, c->dg, c->width, room);
+}
+
 /* Bytes of room that one call needs: a part for each thread, and what aligns the first. */
 int64_t hpsearch_room(const Neighbourhoods *n, int64_t width)
 {
     return n->threads * plan(n, width).bytes + 64;
 }
 
-/* For each molecule, with the caller's rounding and denormal modes in all threads. */
-static void each_atom(const Neighbourhoods *n, const float *g, const float *x, const float *y,
-                      float *out, float *dx, float *dg, char *memory, int64_t width)
-{
-    Plan p = plan(n, width);
-    memory += (64 - (uintptr_t)memory % 64) % 64;
-    fenv_t modes;
-    fegetenv(&modes);
-#pragma omp parallel num_threads(n->threads)
-    {
-        fesetenv(&modes);
-        char *mine = memory + thread_number() * p.bytes;
-        Room room;
-        room.dg = (float **)mine;
-        room.quarters = (float *)(mine + p.pointers);
-        room.x = room.quarters + p.quarters;
-        room.y = room.x + p.narrow * p.K;
-        room.out = room.y + p.narrow * p.H;
-        room.g = room.out + p.narrow * p.rows;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t m = 0; m < n->molecules; m++)
-            for (int64_t a = first_atom(n, m); a < n->atoms && n->molecule[a] == m; a++) {
-                if (out)
-                    aggregate_atom(n, a, g, x, out, width, &room);
-                else
-                    pull_back_atom(n, a, g, x, y, dx, dg, width, &room);
-            }
-    }
-}
-
 void hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x, float *out,
                         char *room, int64_t width)
 {
-    each_atom(n, g, x, NULL, out, NULL, NULL, room, width);
+    Call c = {.n = n, .plan = plan(n, width), .width = width, .tasks = n->molecules,
+              .g = g, .x = x, .out = out};
+    share_out(&c, aggregate_molecule, room, c.plan.bytes);
 }
 
 /* `distribute` to dx and `contract` to dg; either may be null. */
 void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
                         float *dx, float *dg, char *room, int64_t width)
 {
-    each_atom(n, g, x, y, NULL, dx, dg, room, width);
+    Call c = {.n = n, .plan = plan(n, width), .width = width, .tasks = n->molecules,
+              .g = g, .x = x, .y = y, .dx = dx, .dg = dg};
+    share_out(&c, pull_back_molecule, room, c.plan.bytes);
+}
+
+/* --- the same, multiplied by weights W [outs, hidden, width] while it is in the cache ---
+
+     convolve            out[a,o]  = sum_hc W[o,hc] A[a,hc]    of what `aggregate` makes
+     gradient of inputs  y[a,hc]   = sum_o  G[a,o] W[o,hc]     for `distribute` and `contract`
+     gradient of W       dW[o,hc]  = sum_a  G[a,o] A[a,hc]
+
+   of one part (scalars) or three (the components of vectors), which share g and W: x [parts, atoms,
+   slots, width] and out or G [parts, atoms, outs]. A row of A has to be at least a vector long. */
+
+typedef struct {
+    int64_t parts, width, outs;
+} Weights;
+
+/* What is in a cache at a time, of A and of y: */
+#define BLOCK 24        /* rows, with all columns: in the second cache, through which W passes */
+#define DEPTH 512       /* columns of these: in the first cache */
+#define NEURONS 24      /* for the gradient of W, the columns of so many neurons ... */
+#define TERMS 128       /* ... in so many rows ... */
+#define NUMBERS (1 << 17) /* ... or so many numbers, at least those of one atom */
+
+INLINE int64_t parts_of(int64_t whole, int64_t most)
+{
+    return (whole + most - 1) / most;
+}
+
+/* Numbers between the beginnings of two rows of A or y: they begin where a vector does, and there is
+   another one behind. */
+INLINE int64_t row_of(int64_t terms)
+{
+    return (terms / LANES + 1) * LANES;
+}
+
+#define TILE (ROWS * COLUMNS)
+
+/* Vectors that `dot_tiles` sums into. */
+INLINE int64_t tiles_in(int64_t rows, int64_t outs)
+{
+    return parts_of(rows, ROWS) * parts_of(outs, COLUMNS) * TILE;
+}
+
+/* Numbers of A for the gradient of W; a group may have a few neurons more than it should. */
+INLINE int64_t numbers_of(int64_t parts, int64_t width)
+{
+    int64_t atom = parts * row_of(2 * NEURONS * width);
+    return atom > NUMBERS ? atom : NUMBERS;
+}
+
+/* Numbers that a task needs beside its room. */
+static int64_t beside(const Neighbourhoods *n, const Weights *w)
+{
+    int64_t row = row_of(n->hidden * w->width);
+    int64_t convolve = tiles_in(BLOCK, w->outs) * LANES + BLOCK * (LANES + row);
+    int64_t inputs = BLOCK * (row + w->outs);
+    int64_t weights = numbers_of(w->parts, w->width) + TERMS * w->outs;
+    int64_t most = convolve > inputs ? convolve : inputs;
+    return row_of(most > weights ? most : weights);
+}
+
+static int64_t weights_bytes(const Neighbourhoods *n, const Weights *w)
+{
+    return plan(n, w->width).bytes + 4 * beside(n, w);
+}
+
+int64_t hpsearch_weights_room(const Neighbourhoods *n, const Weights *w)
+{
+    return n->threads * weights_bytes(n, w) + 64;
+}
+
+/* sum[r][o] += a[r,:] w[o,:], lanes apart; both have their terms side by side in memory. */
+INLINE void dot_tile(int rows, int outs, int64_t terms, const float *a, int64_t a_row,
+                     const float *w, int64_t w_row, int64_t ahead, vector *sum)
+{
+    vector s[ROWS][COLUMNS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int o = 0; o < outs; o++)
+            s[r][o] = sum[r * COLUMNS + o];
+    for (int64_t k = 0; k < terms; k += LANES) {
+        vector left[ROWS];
+        UNROLL for (int r = 0; r < rows; r++)
+        {
+            left[r] = *(const vector *)(a + r * a_row + k);
+            HOLD(left[r]);
+        }
+        UNROLL for (int o = 0; o < outs; o++)
+        {
+            vector right = *(const vector *)(w + o * w_row + k);
+            HOLD(right);
+            __builtin_prefetch(w + o * w_row + k + ahead);
+            UNROLL for (int r = 0; r < rows; r++)
+                s[r][o] += left[r] * right;
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int o = 0; o < outs; o++)
+            sum[r * COLUMNS + o] = s[r][o];
+}
+
+/* The same of any number of rows, in tiles. The first of those that read the same part of w fetches
+   the next part. */
+static void dot_tiles(int64_t rows, int64_t outs, int64_t terms, const float *a, int64_t a_row,
+                      const float *w, int64_t w_row, vector *sum)
+{
+    int64_t across = parts_of(outs, COLUMNS), down = parts_of(rows, ROWS);
+    for (int64_t j = 0; j < across; j++) {
+        int64_t left = j * outs / across, right = (j + 1) * outs / across;
+        const float *part = w + left * w_row;
+        for (int64_t i = 0; i < down; i++, sum += TILE) {
+            int64_t top = i * rows / down, bottom = (i + 1) * rows / down;
+            int64_t ahead = i ? 0 : (right - left) * w_row;
+            switch ((bottom - top - 1) * COLUMNS + right - left) {
+#define CASE(r, o)                                                                                 \
+    case (r - 1) * COLUMNS + o:                                                                    \
+        dot_tile(r, o, terms, a + top * a_row, a_row, part, w_row, ahead, sum);                    \
+        break;
+#if COLUMNS > 3
+#define CASES(r) CASE(r, 1) CASE(r, 2) CASE(r, 3) CASE(r, 4) CASE(r, 5) CASE(r, 6)
+#else
+#define CASES(r) CASE(r, 1) CASE(r, 2) CASE(r, 3)
+#endif
+                CASES(1)
+                CASES(2)
+                CASES(3)
+                CASES(4)
+#undef CASES
+#undef CASE
+            }
+        }
+    }
+}
+
+/* What `dot_tiles` has summed, its lanes added up, to out [rows, outs]. */
+static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
+{
+    int64_t across = parts_of(outs, COLUMNS), down = parts_of(rows, ROWS);
+    for (int64_t j = 0; j < across; j++) {
+        int64_t left = j * outs / across, right = (j + 1) * outs / across;
+        for (int64_t i = 0; i < down; i++, sum += TILE) {
+            int64_t top = i * rows / down, bottom = (i + 1) * rows / down;
+            for (int64_t r = 0; r < bottom - top; r++)
+                for (int64_t o = left; o < right; o += 4) {
+                    vector four[4] = {{0}};
+                    int64_t count = right - o < 4 ? right - o : 4;
+                    for (int64_t q = 0; q < count; q++)
+                        four[q] = sum[r * COLUMNS + o - left + q];
+                    vector total = sum_quarters(four);
+                    quarter all = ((quarter *)&total)[0];
+                    for (int q = 1; q < SPAN; q++)
+                        all += ((quarter *)&total)[q];
+                    for (int64_t q = 0; q < count; q++)
+                        out[(top + r) * outs + o + q] = all[q];
+                }
+        }
+    }
+}
+
+/* Some atoms, whichever molecules they are of. */
+static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memory)
+{
+    const Neighbourhoods *n = c->n;
+    int64_t first = number * n->atoms / c->tasks, end = (number + 1) * n->atoms / c->tasks;
+    int64_t atoms = end - first, rows = atoms * c->parts, slots = n->slots * c->width;
+    int64_t terms = n->hidden * c->width, whole = terms / LANES * LANES, row = row_of(terms);
+    vector *sum = (vector *)memory;
+    float *ends = (float *)(sum + tiles_in(BLOCK, c->outs)), *A = ends + BLOCK * LANES;
+    for (int64_t a = 0; a < atoms; a++) {
+        int64_t used = take_used(n, first + a, c->g, room);
+        if (first + a + 1 < n->atoms)
+            fetch_pairs(n, first + a + 1, c->g, NULL);
+        for (int64_t part = 0; part < c->parts; part++) {
+            const float *x = c->x + (part * n->atoms + first + a) * slots;
+            float *to = A + (part * atoms + a) * row, *rest = ends + (part * atoms + a) * LANES;
+            if (a + 1 < atoms)
+                fetch(x + slots, used * c->width);
+            aggregate_rows(used, room->g, n->hidden, x, to, c->width, room);
+            /* The last vector ends with the row; in its lanes that were counted before is zero. */
+            for (int64_t i = 0; i < LANES; i++)
+                rest[i] = terms - LANES + i < whole ? 0 : to[terms - LANES + i];
+        }
+    }
+    memset(sum, 0, tiles_in(rows, c->outs) * sizeof(vector));
+    for (int64_t k = 0; k < whole; k += DEPTH)
+        dot_tiles(rows, c->outs, whole - k < DEPTH ? whole - k : DEPTH, A + k, row, c->weights + k,
+                  terms, sum);
+    if (whole < terms)
+        dot_tiles(rows, c->outs, LANES, ends, LANES, c->weights + terms - LANES, terms, sum);
+    float *result = A; /* which has been read */
+    add_lanes(rows, c->outs, sum, result);
+    for (int64_t part = 0; part < c->parts; part++)
+        memcpy(c->out + (part * n->atoms + first) * c->outs, result + part * atoms * c->outs,
+               atoms * c->outs * sizeof(float));
+}
+
+static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *room, char *memory)
+{
+    const Neighbourhoods *n = c->n;
+    int64_t terms = n->hidden * c->width, row = row_of(terms), slots = n->slots * c->width;
+    float *y = (float *)memory, *G = y + BLOCK * row;
+    for (int64_t part = 0; part < c->parts; part++)
+        memcpy(G + part * atoms * c->outs, c->y + (part * n->atoms + first) * c->outs,
+               atoms * c->outs * sizeof(float));
+    Outer o = {atoms * c->parts, c->outs, G, 1, c->outs, c->weights, terms, y, row};
+    tall_outer_set(o, terms);
+    for (int64_t a = 0; a < atoms; a++) {
+        int64_t used = take_used(n, first + a, c->g, room), portions = (n->hidden + 3) / 4;
+        if (first + a + 1 < n->atoms)
+            fetch_pairs(n, first + a + 1, c->g, c->dg);
+        for (int64_t part = 0; part < c->parts; part++) {
+            int64_t here = (part * n->atoms + first + a) * slots;
+            Stream next[STREAMS] = {{0}};
+            if (a + 1 < atoms) {
+                next[0] = stream(c->dx + here + slots, used * c->width, portions);
+                next[1] = stream(c->x + here + slots, used * c->width, portions);
+            }
+            pull_back_rows(n, n->pair + (first + a) * n->slots, used, c->x + here,
+                           y + (part * atoms + a) * row, c->dx + here, c->dg, c->width, room, next);
+        }
+    }
+}
+
+static void pull_back_molecule_weighted(const Call *c, int64_t m, Room *room, char *memory)
+{
+    int64_t first = first_atom(c->n, m), atoms = first_atom(c->n, m + 1) - first;
+    int64_t blocks = parts_of(atoms, BLOCK / c->parts);
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t from = b * atoms / blocks, to = (b + 1) * atoms / blocks;
+        pull_back_atoms(c, first + from, to - from, room, memory);
+    }
+}
+
+/* Where a group of neurons begins; at a tile's first row unless the groups are small. */
+INLINE int64_t first_neuron(const Call *c, int64_t group)
+{
+    int64_t H = c->n->hidden, at = group * H / c->tasks;
+    return group < c->tasks && H / c->tasks >= 2 * ROWS ? (at + ROWS / 2) / ROWS * ROWS : at;
+}
+
+/* The gradient of the weights of some neurons, a few atoms after the other. */
+static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory)
+{
+    const Neighbourhoods *n = c->n;
+    int64_t h = first_neuron(c, group), neurons = first_neuron(c, group + 1) - h;
+    int64_t columns = neurons * c->width, row = row_of(columns), slots = n->slots * c->width;
+    int64_t numbers = numbers_of(c->parts, c->width), most = numbers / row;
+    int64_t blocks = parts_of(n->atoms, (most < TERMS ? most : TERMS) / c->parts);
+    float *A = (float *)memory, *G = A + numbers, *out = c->out + h * c->width;
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = b * n->atoms / blocks, atoms = (b + 1) * n->atoms / blocks - first;
+        for (int64_t a = 0; a < atoms; a++) {
+            int64_t used = take_some(n, first + a, c->g, h, neurons, room);
+            for (int64_t part = 0; part < c->parts; part++) {
+                int64_t atom = part * n->atoms + first + a, at = a * c->parts + part;
+                const float *x = c->x + atom * slots;
+                if (a + 1 < atoms)
+                    fetch(x + slots, used * c->width);
+                aggregate_rows(used, room->g, neurons, x, A + at * row, c->width, room);
+                memcpy(G + at * c->outs, c->y + atom * c->outs, c->outs * sizeof(float));
+            }
+        }
+        Outer o = {c->outs, atoms * c->parts, G,   c->outs,           1,
+                   A,       row,              out, n->hidden * c->width};
+        if (b == 0)
+            tall_outer_set(o, columns);
+        else
+            tall_outer_add(o, columns);
+    }
+}
+
+void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g, const float *x,
+                       const float *weights, float *out, char *room)
+{
+    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
+              .outs = w->outs, .tasks = parts_of(n->atoms, BLOCK / w->parts),
+              .g = g, .x = x, .weights = weights, .out = out};
+    share_out(&c, convolve_atoms, room, weights_bytes(n, w));
+}
+
+/* Adds to dx [parts, atoms, slots, width] and dg [pairs, hidden]. */
+void hpsearch_convolve_inputs(const Neighbourhoods *n, const Weights *w, const float *g,
+                              const float *x, const float *weights, const float *G, float *dx,
+                              float *dg, char *room)
+{
+    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
+              .outs = w->outs, .tasks = n->molecules,
+              .g = g, .x = x, .y = G, .weights = weights, .dx = dx, .dg = dg};
+    share_out(&c, pull_back_molecule_weighted, room, weights_bytes(n, w));
+}
+
+void hpsearch_convolve_weights(const Neighbourhoods *n, const Weights *w, const float *g,
+                               const float *x, const float *G, float *dw, char *room)
+{
+    int64_t groups = parts_of(n->hidden, NEURONS), most = n->hidden / parts_of(LANES, w->width);
+    groups = parts_of(groups, n->threads) * n->threads; /* so that all threads end together */
+    groups = groups < most ? groups : most > 1 ? most : 1;
+    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
+              .outs = w->outs, .tasks = groups, .g = g, .x = x, .y = G, .out = dw};
+    share_out(&c, weigh_neurons, room, weights_bytes(n, w));
 }
 
 /* --- hpsearch/nn/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */

@@ -93,6 +93,10 @@ def _load() -> ctypes.CDLL:
         (library.hpsearch_room, [pointer, number]),
         (library.hpsearch_aggregate, [*[pointer] * 5, number]),
         (library.hpsearch_pull_back, [*[pointer] * 7, number]),
+        (library.hpsearch_weights_room, [pointer] * 2),
+        (library.hpsearch_convolve, [pointer] * 7),
+        (library.hpsearch_convolve_inputs, [pointer] * 9),
+        (library.hpsearch_convolve_weights, [pointer] * 7),
         (library.hpsearch_gather, [pointer] * 5),
         (library.hpsearch_scatter, [pointer] * 5),
         (library.hpsearch_softplus, [pointer] * 3),
@@ -101,6 +105,7 @@ def _load() -> ctypes.CDLL:
         function.argtypes = types
         function.restype = None
     library.hpsearch_room.restype = number
+    library.hpsearch_weights_room.restype = number
     return library
 
 

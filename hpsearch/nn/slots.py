@@ -1,4 +1,4 @@
-r"""The convolution's three products over neighbour slots, in torch operations or compiled.
+r"""The convolution's products over neighbour slots, in torch operations or compiled.
 
 With k over the slots of atom a, and g the rows of their pairs::
 
@@ -8,11 +8,21 @@ With k over the slots of atom a, and g the rows of their pairs::
 
 Each is a batch of products of small matrices of uneven height, for which libraries are slow: on an
 EPYC of 2024 torch reaches a third of the speed of a large product. ``kernels.c`` is faster there
-by more than a factor of two (docs/decisions/0014). Where it is not at hand, in float64 and on GPUs
-the torch operations serve; they are also what the compiled ones are tested against.
+by more than a factor of two (docs/decisions/0014). The convolution multiplies A with weights, and
+its y is such a product::
+
+    convolve      out[a,u]   = Σ_hc W[u,h,c] A[a,h,c]
+    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]
+                  ∂W[u,h,c]  = Σ_a  G[a,u] A[a,h,c]
+
+A and y are the largest arrays of all, a hundred megabytes for twelve targets. Compiled they never
+leave the cache: what is summed over a few atoms' slots is multiplied at once. Where the library is
+not at hand, in float64 and on GPUs the torch operations serve; they are also what the compiled ones
+are tested against.
 """
 
-# A atoms, K neighbour slots, P unordered pairs, H hidden neurons, C features in a product
+# A atoms, K neighbour slots, P unordered pairs, H hidden neurons, C features in a product; U
+# features out; D parts that share g and W: one of scalars, three of vectors
 
 from __future__ import annotations
 
@@ -25,6 +35,7 @@ from torch import Tensor
 
 from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.products import product
 
 
 class SlotProducts(ABC):
@@ -61,7 +72,42 @@ class SlotProducts(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Complete ``dg``, after the last :meth:`pull_back`."""
+        """Complete ``dg``, after the last backward pass."""
+
+    def convolve(self, x: Tensor, w: Tensor) -> Tensor:
+        """Aggregate, then weigh.
+
+        Args:
+            x: ``[D, A, K, C]``.
+            w: ``[U, H, C]``.
+
+        Returns:
+            ``[D, A, U]``.
+        """
+        return product(self._aggregated(x), w.flatten(1)).view(*x.shape[:2], -1)
+
+    def pull_back_convolve(self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor, dw: Tensor) -> None:
+        """The backward pass of :meth:`convolve`, whose output has the gradient ``G``.
+
+        Args:
+            x: ``[D, A, K, C]``, as it entered; ∂g grows.
+            w: ``[U, H, C]``, as it entered.
+            G: ``[D, A, U]``.
+            dx: ``[D, A, K, C]`` the gradient of ``x``, which grows.
+            dw: ``[U, H, C]`` where the gradient of ``w`` shall stand.
+        """
+        flat = G.flatten(0, 1)
+        dw.copy_(product(flat.t(), self._aggregated(x).t()).view_as(w))
+        y = product(flat, w.flatten(1).t()).view(*x.shape[:2], *w.shape[1:])
+        for part in range(len(x)):
+            self.pull_back(x[part], y[part], dx[part])
+
+    def _aggregated(self, x: Tensor) -> Tensor:
+        """A of every part: ``[D, A, K, C]`` to ``[D A, H C]``."""
+        out = x.new_empty(*x.shape[:2], self.hidden, x.shape[3])
+        for part in range(len(x)):
+            self.aggregate(x[part], out[part])
+        return out.flatten(0, 1).flatten(1)
 
 
 def slot_products(pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> SlotProducts:
@@ -116,6 +162,12 @@ class TorchProducts(SlotProducts):
         torch.add(flat[self._pairs.slots[0]], flat[self._pairs.slots[1]], out=self._dg)
 
 
+class _Weights(ctypes.Structure):
+    """``Weights`` in kernels.c."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("parts", "width", "outs"))
+
+
 class _Table(ctypes.Structure):
     """``Neighbourhoods`` in kernels.c."""
 
@@ -125,6 +177,10 @@ class _Table(ctypes.Structure):
         ("molecule", ctypes.c_void_p),
         ("pair", ctypes.c_void_p),
     )
+
+
+_LANES = 16
+"""At least so many numbers in a row of A, the longest vector that kernels.c is compiled for."""
 
 
 @final
@@ -166,19 +222,55 @@ class CompiledProducts(SlotProducts):
         operands = (self._g, "PH"), (x, "AKC"), (y, "AHC"), (dx, "AKC"), (dg, "PH")
         self._call("pull_back", *operands)
 
+    def convolve(self, x: Tensor, w: Tensor) -> Tensor:
+        """See the base class."""
+        if not self.at_once(w):
+            return super().convolve(x, w)
+        out = x.new_empty(*x.shape[:2], len(w))
+        self._call_weighted("convolve", w, (self._g, "PH"), (x, "DAKC"), (w, "UHC"), (out, "DAU"))
+        return out
+
+    def pull_back_convolve(self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor, dw: Tensor) -> None:
+        """See the base class."""
+        if not self.at_once(w) or self._dg is None:
+            super().pull_back_convolve(x, w, G, dx, dw)
+            return
+        g, G_shape = (self._g, "PH"), (G.contiguous(), "DAU")
+        inputs = g, (x, "DAKC"), (w, "UHC"), G_shape, (dx, "DAKC"), (self._dg, "PH")
+        self._call_weighted("convolve_inputs", w, *inputs)
+        self._call_weighted("convolve_weights", w, g, (x, "DAKC"), G_shape, (dw, "UHC"))
+
+    def at_once(self, w: Tensor) -> bool:
+        """Whether sums are weighed in the same call: molecules occupy a few threads evenly."""
+        few = self._table.threads == 1 or 4 * self._table.threads <= self._table.molecules
+        return few and w.shape[1] * w.shape[2] >= _LANES
+
+    def _call_weighted(self, name: str, w: Tensor, *operands: tuple[Tensor, str]) -> None:
+        U, _, C = w.shape
+        D = next(len(x) for x, shape in operands if shape[0] == "D")
+        addresses = self._addresses(name, {"U": U, "C": C, "D": D}, operands)
+        tables = ctypes.byref(self._table), ctypes.byref(_Weights(D, C, U))
+        room = torch.empty(self._library.hpsearch_weights_room(*tables), dtype=torch.uint8)
+        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr())
+
     def _call(self, name: str, *operands: tuple[Tensor | None, str]) -> None:
-        """Call with the addresses of tensors of the given shapes, of which the C code sees none."""
         width = next(x.shape[2] for x, shape in operands if x is not None and shape[-1] == "C")
-        for x, shape in operands:
-            sizes = tuple(self._sizes.get(letter, width) for letter in shape)
-            if x is not None and not (
-                x.shape == sizes and x.dtype == torch.float32 and x.is_contiguous()
-            ):
-                raise ValueError(f"{name} takes contiguous float32 {sizes}, got {tuple(x.shape)}")
+        addresses = self._addresses(name, {"C": width}, operands)
         if width == 0:
             return
         table = ctypes.byref(self._table)
         room = torch.empty(self._library.hpsearch_room(table, width), dtype=torch.uint8)
-        tensors = [*(x for x, _ in operands), room]
-        addresses = [None if x is None else x.data_ptr() for x in tensors]
-        getattr(self._library, f"hpsearch_{name}")(table, *addresses, width)
+        getattr(self._library, f"hpsearch_{name}")(table, *addresses, room.data_ptr(), width)
+
+    def _addresses(
+        self, name: str, sizes: dict[str, int], operands: tuple[tuple[Tensor | None, str], ...]
+    ) -> list[int | None]:
+        """The addresses of tensors of the given shapes, of which the C code sees none."""
+        sizes = self._sizes | sizes
+        for x, letters in operands:
+            shape = tuple(sizes[letter] for letter in letters)
+            if x is not None and not (
+                x.shape == shape and x.dtype == torch.float32 and x.is_contiguous()
+            ):
+                raise ValueError(f"{name} takes contiguous float32 {shape}, got {tuple(x.shape)}")
+        return [None if x is None else x.data_ptr() for x, _ in operands]

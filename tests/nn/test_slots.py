@@ -203,6 +203,140 @@ def test_shapes_and_types_are_checked_before_the_call(library):
         products.aggregate(x, torch.empty(len(y), 5, 7))
 
 
+# --- with weights ---
+
+
+def weighted(products, pairs, dg, x, w, G):
+    """The convolution and all its gradients."""
+    dx, check_dx = guarded(*x.shape, fill=0.5)
+    dw, check_dw = guarded(*w.shape, fill=float("nan"))
+    out = products.convolve(x, w)
+    products.pull_back_convolve(x, w, G, dx, dw)
+    products.finish()
+    check_dx(), check_dw()
+    dx[:, ~pairs.used] = 0.0  # never read
+    return out, dx, dw, dg
+
+
+def both_weighted(library, pairs, g, x, w, G):
+    dg, check = guarded(*g.shape, fill=float("nan"))
+    compiled = weighted(CompiledProducts(pairs, g, dg, library), pairs, dg, x, w, G)
+    check()
+    torch.set_default_dtype(torch.float64)
+    try:
+        dg = torch.empty_like(g, dtype=torch.float64)
+        plain = TorchProducts(pairs, g.double(), dg)
+        expected = weighted(plain, pairs, dg, x.double(), w.double(), G.double())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return compiled, expected
+
+
+def weighted_operands(pairs, D, H, C, U):
+    A, K = pairs.pair.shape
+    sizes = (len(pairs.distance), H), (D, A, K, C), (U, H, C), (D, A, U)
+    return tuple(torch.randn(size) for size in sizes)
+
+
+@pytest.fixture
+def one_thread():
+    """Weights are applied in the same call where molecules occupy all threads; one is occupied."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SIZES = [
+    *[(100, 85, 96), (100, 63, 21), (16, 1, 3), (4, 4, 1), (5, 3, 2), (31, 127, 50), (9, 44, 7)],
+    *[(100, 5, 85), (144, 200, 5), (20, 16, 33), (25, 7, 6), (1, 16, 4), (33, 2, 25), (7, 381, 3)],
+]
+
+
+@pytest.mark.parametrize("D", [1, 3])
+@pytest.mark.parametrize(("H", "C", "U"), SIZES)
+def test_weighted_equals_torch_in_float64(library, one_thread, D, H, C, U):
+    for counts in (COUNTS, [2], [29] * 6):
+        pairs = neighbourhoods(counts)
+        operands = weighted_operands(pairs, D, H, C, U)
+        assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2]) == (
+            H * C >= 16
+        )
+        assert_close(*both_weighted(library, pairs, *operands))
+
+
+def test_weighted_vectors_of_older_processors(narrow, one_thread):
+    pairs = neighbourhoods()
+    for H, C, U in [(8, 3, 5), (21, 9, 1), (31, 31, 16), (9, 2, 7), (50, 85, 13)]:
+        for D in (1, 3):
+            assert_close(*both_weighted(narrow, pairs, *weighted_operands(pairs, D, H, C, U)))
+
+
+def test_more_features_than_a_cache_holds(library, one_thread):
+    pairs = neighbourhoods([9])
+    assert_close(*both_weighted(library, pairs, *weighted_operands(pairs, 3, 30, 3_000, 2)))
+
+
+def test_weighted_has_the_same_bits_on_any_number_of_threads(library):
+    pairs = neighbourhoods(COUNTS * 3)
+    g, x, w, G = weighted_operands(pairs, 3, 50, 21, 9)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 2, 3, 5, 1):
+            torch.set_num_threads(threads)
+            dg = torch.empty_like(g)
+            products = CompiledProducts(pairs, g, dg, library)
+            assert products.at_once(w)
+            runs.append(weighted(products, pairs, dg, x, w, G))
+    finally:
+        torch.set_num_threads(before)
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+def test_many_threads_for_few_molecules_weigh_afterwards(library):
+    pairs = neighbourhoods([5, 9])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        operands = weighted_operands(pairs, 1, 20, 7, 3)
+        assert not CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+        assert_close(*both_weighted(library, pairs, *operands))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weighted_keeps_what_is_not_finite(library, one_thread, value):
+    pairs = neighbourhoods()
+    g, x, w, G = weighted_operands(pairs, 3, 11, 7, 5)
+    slot = tuple(pairs.used.nonzero()[5].tolist())
+    places = ((1, *slot, 6), x), ((2, 10, 6), w), ((0, slot[0], 4), G), ((pairs.pair[slot], 3), g)
+    for place, wrong in places:
+        right = wrong[place].item()
+        wrong[place] = value
+        compiled, expected = both_weighted(library, pairs, g, x, w, G)
+        wrong[place] = right
+        for a, b in zip(compiled, expected, strict=True):
+            assert torch.equal(a.isfinite(), b.isfinite())
+        assert not all(a.isfinite().all() for a in compiled)
+
+
+def test_weighted_shapes_are_checked_before_the_call(library, one_thread):
+    pairs = neighbourhoods()
+    g, x, w, G = weighted_operands(pairs, 3, 11, 7, 5)
+    products = CompiledProducts(pairs, g, torch.empty_like(g), library)
+    with pytest.raises(ValueError, match="contiguous float32"):
+        products.convolve(x[:, :-1], w)
+    with pytest.raises(ValueError, match="contiguous float32"):
+        products.convolve(x, w[:, :10].contiguous())
+    with pytest.raises(ValueError, match="contiguous float32"):
+        products.pull_back_convolve(x, w, G[:2], torch.zeros_like(x), torch.empty_like(w))
+    with pytest.raises(ValueError, match="contiguous float32"):
+        products.pull_back_convolve(x, w, G, torch.zeros_like(x), torch.empty_like(w)[:4])
+
+
 # --- which implementation ---
 
 

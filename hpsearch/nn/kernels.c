@@ -256,6 +256,21 @@ INLINE vector sum_quarters(const vector *v)
     return PICK(low, high, 0, 2, 4, 6) + PICK(low, high, 1, 3, 5, 7);
 }
 
+/* One of a vector's quarters. Taken through memory it would have to wait until the whole vector is
+   written, twice as long where that lies across two lines of the cache. */
+#define QUARTER(v, j)                                                                              \
+    __builtin_shufflevector(v, v, (4 * (j)) % LANES, (4 * (j) + 1) % LANES, (4 * (j) + 2) % LANES, \
+                            (4 * (j) + 3) % LANES)
+
+INLINE void add_quarter(quarter sums, float *to, int64_t left)
+{
+    if (left >= 4)
+        *(quarter *)to += sums;
+    else
+        for (int64_t i = 0; i < left; i++)
+            to[i] += sums[i];
+}
+
 /* The last four columns of y may overlap those before; x is zero in the lanes that do. */
 INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, const float *y,
                     int64_t width, float *const *dg, Stream *next)
@@ -290,14 +305,14 @@ INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, co
         UNROLL for (int p = 0; p < groups; p++)
         {
             vector total = sum_quarters(sum[p]);
-            for (int j = 0; j < SPAN && p * SPAN + j < used; j++) {
-                float *to = dg[p * SPAN + j] + h;
-                if (h + 4 <= hidden)
-                    *(quarter *)to += ((quarter *)&total)[j];
-                else
-                    for (int i = 0; h + i < hidden; i++)
-                        to[i] += ((float *)&total)[4 * j + i];
-            }
+#define CASE(j)                                                                                    \
+    if (j < SPAN && p * SPAN + j < used)                                                           \
+        add_quarter(QUARTER(total, j), dg[p * SPAN + j] + h, hidden - h);
+            CASE(0)
+            CASE(1)
+            CASE(2)
+            CASE(3)
+#undef CASE
         }
     }
 }
@@ -624,6 +639,12 @@ INLINE int64_t parts_of(int64_t whole, int64_t most)
     return (whole + most - 1) / most;
 }
 
+/* Not fewer, and so many that all threads end together. */
+INLINE int64_t evenly(int64_t tasks, int64_t threads)
+{
+    return parts_of(tasks, threads) * threads;
+}
+
 /* Numbers between the beginnings of two rows of A or y: they begin where a vector does, and there is
    another one behind. */
 INLINE int64_t row_of(int64_t terms)
@@ -744,9 +765,13 @@ static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
                     for (int64_t q = 0; q < count; q++)
                         four[q] = sum[r * COLUMNS + o - left + q];
                     vector total = sum_quarters(four);
-                    quarter all = ((quarter *)&total)[0];
-                    for (int q = 1; q < SPAN; q++)
-                        all += ((quarter *)&total)[q];
+                    quarter all = QUARTER(total, 0);
+#if SPAN > 1
+                    all += QUARTER(total, 1);
+#endif
+#if SPAN > 2
+                    all += QUARTER(total, 2) + QUARTER(total, 3);
+#endif
                     for (int64_t q = 0; q < count; q++)
                         out[(top + r) * outs + o + q] = all[q];
                 }
@@ -870,7 +895,7 @@ void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g
                        const float *weights, float *out, char *room)
 {
     Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
-              .outs = w->outs, .tasks = parts_of(n->atoms, BLOCK / w->parts),
+              .outs = w->outs, .tasks = evenly(parts_of(n->atoms, BLOCK / w->parts), n->threads),
               .g = g, .x = x, .weights = weights, .out = out};
     share_out(&c, convolve_atoms, room, weights_bytes(n, w));
 }
@@ -890,7 +915,7 @@ void hpsearch_convolve_weights(const Neighbourhoods *n, const Weights *w, const 
                                const float *x, const float *G, float *dw, char *room)
 {
     int64_t groups = parts_of(n->hidden, NEURONS), most = n->hidden / parts_of(LANES, w->width);
-    groups = parts_of(groups, n->threads) * n->threads; /* so that all threads end together */
+    groups = evenly(groups, n->threads);
     groups = groups < most ? groups : most > 1 ? most : 1;
     Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
               .outs = w->outs, .tasks = groups, .g = g, .x = x, .y = G, .out = dw};

@@ -198,7 +198,7 @@ def node_killed(case: Case) -> None:
 def database_kills(case: Case) -> None:
     """The run waits for its database and goes on; no trial ends because of it."""
     # Enough that something is left to ask in whatever order the phases come.
-    case.trials = 12
+    case.trials = 20
     launch, _ = case.stopped_at("mid-epoch")
     launch.kill()
     case.faults += 1

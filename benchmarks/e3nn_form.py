@@ -76,7 +76,7 @@ def path_weights(convolution: Convolution, t: int, path: tuple[int, int, int]) -
     if path == (1, 1, 0):
         return convolution.to_scalars[t].permute(1, 2, 0)[:, S:]
     if path == (0, 1, 1):
-        return convolution.scalars_to_vectors[t].transpose(1, 2)
+        return convolution.scalars_to_vectors[t].transpose(0, 1)
     place = {(1, 0, 1): 0, (1, 1, 1): 1, (1, 2, 1): 2}[path]
     return convolution.vectors_to_vectors[t].permute(1, 2, 0)[:, place * V : (place + 1) * V]
 

@@ -20,7 +20,7 @@ can be applied after (or before) the sum over neighbours; nothing of the size ed
   product per atom, then out_a[u] = Σ_hc W[u,h,c] A_a[h,c], one tall product over atoms;
 - vectors into vectors likewise: X_i = [V ; V × û ; û (û·V) - V/3]_i for each component i, which
   share the weights;
-- scalars into vectors, *transform first*: Z_b[h,u] = Σ_v W[h,u,v] S_b[v], then
+- scalars into vectors, *transform first*: Z_b[h,u] = Σ_v W[v,h,u] S_b[v], then
   M_ba[u] = Σ_h g_h(d_ab) Z_b[h,u], then out_a[i,u] = Σ_b sqrt(3) û_i M_ba[u].
 
 The rule: apply W where the tensor is a scalar, since there it has one component and not three.
@@ -32,9 +32,10 @@ With G = ∂L/∂out and all sums as above::
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
 
 and for the transformed path ∂M = sqrt(3) û·G taken from the other end of each pair, ∂g = ∂M Zᵀ,
-∂Z = gᵀ ∂M, ∂W = ∂Zᵀ S, ∂S = ∂Z W. Weights are stored as ``[T, u, H, c]`` where they act last and
-``[T, H, u, v]`` where they act first, so that every one of these is a product of two matrices whose
-long sides lie along memory. Second derivatives are not offered.
+∂Z = gᵀ ∂M, ∂W = Sᵀ ∂Z, ∂S = ∂Z Wᵀ: the same as above, with ∂M for X, S for G and ∂S for out.
+So weights are stored as ``[T, u, H, c]`` where they act last and ``[T, v, H, u]`` where they act
+first, and one set of products serves both (`hpsearch.nn.slots`). Second derivatives are not
+offered.
 """
 
 # T copies, A atoms, K neighbour slots, P unordered pairs, H hidden neurons of the radial MLP,
@@ -52,47 +53,8 @@ from torch.autograd.function import once_differentiable
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.products import product
-from hpsearch.nn.slot_inputs import slot_inputs
+from hpsearch.nn.slot_inputs import directed, directed_sum, mirrored, slot_inputs
 from hpsearch.nn.slots import slot_products
-
-
-class _Paths:
-    """What the paths of one copy share, and its products over neighbour slots.
-
-    Attributes:
-        into_scalars: X, ``[1, A, K, S + V]``.
-        into_vectors: X_i, ``[3, A, K, 3 V]``.
-        scalars: S scaled, ``[A, S]``.
-        direction: sqrt(3) û, ``[A, K, 3]``.
-        slots: products with this copy's g, and the gradient of it.
-    """
-
-    def __init__(
-        self, pairs: Neighbourhoods, t: int, inputs: tuple[Tensor, ...], dg: Tensor | None = None
-    ) -> None:
-        into_scalars, into_vectors, scalars, direction, radial = inputs
-        n = t if len(scalars) > 1 else 0
-        self.pairs = pairs
-        self.into_scalars = into_scalars[n : n + 1]
-        self.into_vectors = into_vectors[n]
-        self.scalars = scalars[n]
-        self.direction = direction
-        self.slots = slot_products(pairs, radial[t], dg)
-
-    def transform(self, w: Tensor) -> Tensor:
-        """Z: ``[H, u1, S]`` to ``[A, H, u1]``."""
-        return product(self.scalars, w.flatten(0, 1)).view(-1, *w.shape[:2])
-
-    def message(self, z: Tensor) -> Tensor:
-        """M: ``[A, H, u1]`` to ``[A, K, u1]``, each in the slot of the atom that receives it."""
-        out = z.new_zeros(*self.pairs.pair.shape, z.shape[2])
-        self.slots.distribute(z, out)
-        return self.mirror(out)
-
-    def mirror(self, m: Tensor) -> Tensor:
-        """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
-        return m.flatten(0, 1)[self.pairs.reverse]
 
 
 class _NeighbourSum(torch.autograd.Function):
@@ -112,60 +74,62 @@ class _NeighbourSum(torch.autograd.Function):
         w_vv: Tensor,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs = pairs
-        inputs = (into_scalars, into_vectors, scalars, direction * math.sqrt(3), radial)
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
         A = len(pairs.pair)
         out_scalars = scalars.new_empty(T, A, u0)
         out_vectors = scalars.new_zeros(T, 3, A, u1)
         for t in range(T):
-            paths = _Paths(pairs, t, inputs)
-            out_scalars[t] = paths.slots.convolve(paths.into_scalars, w_s[t])[0]
+            n = t if len(scalars) > 1 else 0
+            slots = slot_products(pairs, radial[t])
+            out_scalars[t] = slots.convolve(into_scalars[n : n + 1], w_s[t])[0]
             if w_sv.numel():
-                m = paths.message(paths.transform(w_sv[t]))
-                out_vectors[t] = torch.bmm(paths.direction.transpose(1, 2), m).transpose(0, 1)
+                m = slots.transform(scalars[n : n + 1], w_sv[t])[0]
+                out_vectors[t] = directed_sum(m, pairs)
             if w_vv.numel():
-                out_vectors[t] += paths.slots.convolve(paths.into_vectors, w_vv[t])
-        ctx.save_for_backward(*inputs, w_s, w_sv, w_vv)
+                out_vectors[t] += slots.convolve(into_vectors[n], w_vv[t])
+        ctx.save_for_backward(into_scalars, into_vectors, scalars, radial, w_s, w_sv, w_vv)
         return out_scalars, out_vectors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
-        inputs, (w_s, w_sv, w_vv) = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
-        into_scalars, into_vectors, scalars, direction, radial = inputs
-        d_into_scalars = torch.zeros_like(into_scalars)
-        d_into_vectors = torch.zeros_like(into_vectors)
-        d_scalars = torch.zeros_like(scalars)
-        d_direction = torch.zeros_like(direction) if ctx.needs_input_grad[4] else None
+        pairs = ctx.pairs
+        into_scalars, into_vectors, scalars, radial, w_s, w_sv, w_vv = ctx.saved_tensors
+        inputs = into_scalars, into_vectors, scalars, pairs.direction
+        wanted = ctx.needs_input_grad[1:5]
+        # Unused slots are never read, except by what leads on to the positions.
+        empty = torch.zeros_like if wanted[3] else torch.empty_like
+        d_into_scalars, d_into_vectors = (
+            empty(x) if want else None for x, want in zip(inputs[:2], wanted[:2], strict=True)
+        )
+        d_scalars, d_direction = (
+            torch.zeros_like(x) if want else None
+            for x, want in zip(inputs[2:], wanted[2:], strict=True)
+        )
         d_radial = torch.empty_like(radial)
         dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
-            paths = _Paths(ctx.pairs, t, inputs, d_radial[t])
-            slots = paths.slots
+            fresh = t == n  # the first copy that has these features
+            part = slice(n, n + 1)
+            slots = slot_products(pairs, radial[t], d_radial[t])
 
-            d_x = d_into_scalars[n : n + 1]
-            slots.pull_back_convolve(paths.into_scalars, w_s[t], G_scalars[t : t + 1], d_x, dw_s[t])
+            x, dx = into_scalars[part], None if d_into_scalars is None else d_into_scalars[part]
+            slots.pull_back_convolve(x, w_s[t], G_scalars[t : t + 1], dx, dw_s[t], fresh)
 
             if w_sv.numel():
-                G = G_vectors[t].transpose(0, 1)  # [A, 3, u1]
-                Z = paths.transform(w_sv[t])
                 if d_direction is not None:
-                    m = paths.message(Z)
-                    d_direction += torch.bmm(m, G.transpose(1, 2)) * math.sqrt(3)
-                dM = paths.mirror(torch.bmm(paths.direction, G))
-                slots.pull_back(dM, Z, None)
-                dZ = dM.new_empty(Z.shape)
-                slots.aggregate(dM, dZ)
-                dZ = dZ.flatten(1)
-                # This way round the factor that a product transposes is the smaller one.
-                dw_sv[t] = product(paths.scalars.t(), dZ.t()).t().view_as(w_sv[t])
-                d_scalars[n] += product(dZ, w_sv[t].flatten(0, 1).t())
+                    m = mirrored(slots.transform(scalars[part], w_sv[t])[0], pairs)
+                    d_direction += torch.bmm(m, G_vectors[t].permute(1, 2, 0)) * math.sqrt(3)
+                dM = directed(G_vectors[t], pairs)[None]
+                slots.pull_back_convolve(dM, w_sv[t], scalars[part], None, dw_sv[t])
+                if d_scalars is not None:
+                    d_scalars[part] += slots.convolve(dM, w_sv[t])
 
             if w_vv.numel():
-                d_x, G = d_into_vectors[n], G_vectors[t]
-                slots.pull_back_convolve(paths.into_vectors, w_vv[t], G, d_x, dw_vv[t])
+                x, dx = into_vectors[n], None if d_into_vectors is None else d_into_vectors[n]
+                slots.pull_back_convolve(x, w_vv[t], G_vectors[t], dx, dw_vv[t], fresh)
             slots.finish()
         return (
             None,
@@ -198,7 +162,7 @@ class Convolution(nn.Module):
         effective_neighbours: ``[2, T]`` what the second moment of the neighbours' sum is divided
             by, for scalars and for vectors.
         to_scalars: ``[T, u0, H, S + V]`` weights of the paths (0,0,0) and (0,1,1).
-        scalars_to_vectors: ``[T, H, u1, S]`` weights of the path (1,0,1).
+        scalars_to_vectors: ``[T, S, H, u1]`` weights of the path (1,0,1).
         vectors_to_vectors: ``[T, u1, H, 3 V]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
     """
 
@@ -209,7 +173,7 @@ class Convolution(nn.Module):
         S, V = degrees_in
         u0, u1 = degrees_out
         self.to_scalars = nn.Parameter(torch.randn(copies, u0, hidden, S + V))
-        self.scalars_to_vectors = nn.Parameter(torch.randn(copies, hidden, u1, S))
+        self.scalars_to_vectors = nn.Parameter(torch.randn(copies, S, hidden, u1))
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
         self.self_scalars = AtomWise(copies, S, u0, bias=False)
         self.self_vectors = AtomWise(copies, V, u1, bias=False)
@@ -295,10 +259,14 @@ class Convolution(nn.Module):
         w_sv: Tensor = self.scalars_to_vectors
         if embedding is not None:
             # W (E x) = (W E) x: with a one-hot x, a convolution over five elements.
-            w_s, w_sv = w_s @ embedding.t(), w_sv @ embedding.t()
+            w_s = w_s @ embedding.t()
+            # One by one, which is faster than a batch of products.
+            w_sv = torch.stack([(embedding @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in w_sv])
         scalars = features.scalars * self.from_scalar
         vectors = features.vectors * self.from_vector
-        into_scalars, into_vectors = slot_inputs(scalars, vectors, pairs)
+        into_scalars, into_vectors = slot_inputs(
+            scalars, vectors, pairs, self.vectors_to_vectors.numel() > 0
+        )
         out: tuple[Tensor, Tensor] = _NeighbourSum.apply(  # type: ignore[no-untyped-call]
             pairs,
             into_scalars,

@@ -449,10 +449,11 @@ static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g
                    out + atom * hidden * width, width, room);
 }
 
-/* Of one atom, whose g of used slots is in `room`: y [hidden, width] to dx [K, width] and dg. */
+/* Of one atom, whose g of used slots is in `room`: y [hidden, width] to dx [K, width], which is set
+   or added to, and dg; either may be null. */
 INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t used,
-                           const float *x, const float *y, float *dx, float *dg, int64_t width,
-                           Room *room, Stream *next)
+                           const float *x, const float *y, float *dx, int64_t set, float *dg,
+                           int64_t width, Room *room, Stream *next)
 {
     int64_t hidden = n->hidden, full = width;
     if (width < LANES) {
@@ -462,14 +463,17 @@ INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t
     }
     if (dx) {
         Outer o = {used, hidden, room->g, 1, hidden, y, full, dx, full};
-        if (width == full) {
-            outer_add(o, full);
-        } else {
-            copy_rows(used, dx, width, room->out, full);
+        if (width < full) {
+            if (!set)
+                copy_rows(used, dx, width, room->out, full);
             o.out = room->out;
-            outer_add(o, full);
-            copy_rows(used, room->out, full, dx, width);
         }
+        if (set)
+            outer_set(o, full);
+        else
+            outer_add(o, full);
+        if (width < full)
+            copy_rows(used, room->out, full, dx, width);
     }
     if (dg) {
         if (width < full) {
@@ -497,7 +501,7 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
         next[2] = stream(dg ? x + rows : NULL, count, portions);
     }
     pull_back_rows(n, n->pair + atom * n->slots, used, x ? x + here : NULL,
-                   y + atom * hidden * width, dx ? dx + here : NULL, dg, width, room, next);
+                   y + atom * hidden * width, dx ? dx + here : NULL, 0, dg, width, room, next);
     for (int i = 0; i < STREAMS; i++)
         fetch(next[i].from, next[i].left);
 }
@@ -553,7 +557,7 @@ typedef struct {
     const Neighbourhoods *n;
     Plan plan;
     int64_t parts, width, outs; /* of the products with weights */
-    int64_t tasks;
+    int64_t tasks, set;
     const float *g, *x, *y, *weights;
     float *out, *dx, *dg;
 } Call;
@@ -832,13 +836,15 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
             fetch_pairs(n, first + a + 1, c->g, c->dg);
         for (int64_t part = 0; part < c->parts; part++) {
             int64_t here = (part * n->atoms + first + a) * slots;
+            const float *x = c->x ? c->x + here : NULL;
+            float *dx = c->dx ? c->dx + here : NULL;
             Stream next[STREAMS] = {{0}};
-            if (a + 1 < atoms) {
-                next[0] = stream(c->dx + here + slots, used * c->width, portions);
-                next[1] = stream(c->x + here + slots, used * c->width, portions);
+            if (a + 1 < atoms && c->dg) {
+                next[0] = stream(dx ? dx + slots : NULL, used * c->width, portions);
+                next[1] = stream(x + slots, used * c->width, portions);
             }
-            pull_back_rows(n, n->pair + (first + a) * n->slots, used, c->x + here,
-                           y + (part * atoms + a) * row, c->dx + here, c->dg, c->width, room, next);
+            pull_back_rows(n, n->pair + (first + a) * n->slots, used, x,
+                           y + (part * atoms + a) * row, dx, c->set, c->dg, c->width, room, next);
         }
     }
 }
@@ -900,13 +906,14 @@ void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g
     share_out(&c, convolve_atoms, room, weights_bytes(n, w));
 }
 
-/* Adds to dx [parts, atoms, slots, width] and dg [pairs, hidden]. */
+/* Sets dx [parts, atoms, slots, width], or adds to it, and adds to dg [pairs, hidden], for which it
+   needs x; either may be null. */
 void hpsearch_convolve_inputs(const Neighbourhoods *n, const Weights *w, const float *g,
                               const float *x, const float *weights, const float *G, float *dx,
-                              float *dg, char *room)
+                              float *dg, char *room, int64_t set)
 {
     Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
-              .outs = w->outs, .tasks = n->molecules,
+              .outs = w->outs, .tasks = n->molecules, .set = set,
               .g = g, .x = x, .y = G, .weights = weights, .dx = dx, .dg = dg};
     share_out(&c, pull_back_molecule_weighted, room, weights_bytes(n, w));
 }
@@ -934,9 +941,10 @@ typedef struct {
 #define C1 0.70710678118654752f /* sqrt(1/2) */
 #define C2 1.22474487139158905f /* sqrt(3/2) */
 #define THIRD (1.0f / 3.0f)
+#define ROOT3 1.73205080756887729f
 
-/* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V]; unused slots are
-   left alone. */
+/* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V], which may be null;
+   unused slots are left alone. */
 void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
@@ -951,9 +959,10 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
             const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
                         *restrict v2 = v1 + A * V;
             memcpy(to, s + b * S, S * sizeof(float));
-            for (int64_t c = 0; c < V; c++) {
-                float along = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
-                to[S + c] = along;
+            for (int64_t c = 0; c < V; c++)
+                to[S + c] = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
+            for (int64_t c = 0; xi && c < V; c++) {
+                float along = to[S + c];
                 x0[c] = C0 * v0[c];
                 x1[c] = C0 * v1[c];
                 x2[c] = C0 * v2[c];
@@ -967,7 +976,8 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
         }
 }
 
-/* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots. */
+/* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots; dxi may be
+   null. */
 void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
@@ -987,7 +997,12 @@ void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *
                         *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
             for (int64_t c = 0; c < S; c++)
                 to[c] += from[c];
-            for (int64_t c = 0; c < V; c++) {
+            for (int64_t c = 0; !dxi && c < V; c++) {
+                v0[c] += u0 * from[S + c];
+                v1[c] += u1 * from[S + c];
+                v2[c] += u2 * from[S + c];
+            }
+            for (int64_t c = 0; dxi && c < V; c++) {
                 const float *restrict y0 = x0 + V, *restrict y1 = x1 + V, *restrict y2 = x2 + V;
                 const float *restrict z0 = y0 + V, *restrict z1 = y1 + V, *restrict z2 = y2 + V;
                 /* V x u turns into u x y, and u (u.V) into u (u.z). */
@@ -998,6 +1013,46 @@ void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *
             }
         }
     }
+}
+
+/* out[i,a,:] = sqrt(3) sum_k u[a,k,i] m[a's place at its neighbour k,:] of m [atoms, slots, vectors]. */
+void hpsearch_directed_sum(const Slots *n, const float *m, float *out)
+{
+    int64_t A = n->atoms, K = n->slots, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++) {
+        float *restrict o0 = out + a * V, *restrict o1 = o0 + A * V, *restrict o2 = o1 + A * V;
+        memset(o0, 0, V * sizeof(float));
+        memset(o1, 0, V * sizeof(float));
+        memset(o2, 0, V * sizeof(float));
+        for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
+            float u0 = ROOT3 * n->direction[3 * k], u1 = ROOT3 * n->direction[3 * k + 1],
+                  u2 = ROOT3 * n->direction[3 * k + 2];
+            const float *restrict from = m + n->reverse[k] * V;
+            for (int64_t c = 0; c < V; c++) {
+                o0[c] += u0 * from[c];
+                o1[c] += u1 * from[c];
+                o2[c] += u2 * from[c];
+            }
+        }
+    }
+}
+
+/* Its transpose; unused slots are left alone. */
+void hpsearch_directed(const Slots *n, const float *dout, float *dm)
+{
+    int64_t A = n->atoms, K = n->slots, V = n->vectors;
+#pragma omp parallel for num_threads(n->threads) schedule(static)
+    for (int64_t a = 0; a < A; a++)
+        for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
+            const float *u = n->direction + 3 * n->reverse[k];
+            float u0 = ROOT3 * u[0], u1 = ROOT3 * u[1], u2 = ROOT3 * u[2];
+            const float *restrict g0 = dout + n->neighbour[k] * V, *restrict g1 = g0 + A * V,
+                        *restrict g2 = g1 + A * V;
+            float *restrict to = dm + k * V;
+            for (int64_t c = 0; c < V; c++)
+                to[c] = u0 * g0[c] + u1 * g1[c] + u2 * g2[c];
+        }
 }
 
 /* --- hpsearch/nn/activations.py: softplus(x) = log(1 + exp(beta x)) / beta, shifted and scaled --- */

@@ -95,10 +95,12 @@ def _load() -> ctypes.CDLL:
         (library.hpsearch_pull_back, [*[pointer] * 7, number]),
         (library.hpsearch_weights_room, [pointer] * 2),
         (library.hpsearch_convolve, [pointer] * 7),
-        (library.hpsearch_convolve_inputs, [pointer] * 9),
+        (library.hpsearch_convolve_inputs, [*[pointer] * 9, number]),
         (library.hpsearch_convolve_weights, [pointer] * 7),
         (library.hpsearch_gather, [pointer] * 5),
         (library.hpsearch_scatter, [pointer] * 5),
+        (library.hpsearch_directed_sum, [pointer] * 3),
+        (library.hpsearch_directed, [pointer] * 3),
         (library.hpsearch_softplus, [pointer] * 3),
         (library.hpsearch_softplus_slope, [pointer] * 4),
     ):

@@ -107,7 +107,7 @@ class RadialMLP(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """``[P, B]`` to ``[T, P, H]``."""
-        g: Tensor = self.activation(stacked_linear((phi * self.first_scale)[None], self.first))
+        g: Tensor = self.activation(stacked_linear(phi[None], self.first * self.first_scale))
         for layer in self.hidden:
             g = self.activation(layer(g))
         return g

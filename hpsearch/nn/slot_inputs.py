@@ -8,9 +8,11 @@ With S and V the features of the neighbour in a slot and û the direction to it:
 In torch operations these are some fifty passes over arrays larger than the cache, and as many
 backward; ``kernels.c`` makes one of each, four times as fast on one thread, and serves where its
 products do.
+
+And what leaves the slots as a vector: the message M that each atom sends along its direction.
 """
 
-# T copies, A atoms, K neighbour slots, S scalars, V vectors
+# T copies, A atoms, K neighbour slots, S scalars, V vectors, u vectors out
 
 from __future__ import annotations
 
@@ -26,23 +28,65 @@ from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.neighbourhoods import Neighbourhoods
 
 
-def slot_inputs(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
+def slot_inputs(
+    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool = True
+) -> tuple[Tensor, Tensor]:
     """X and X_i of every copy.
 
     Args:
         scalars: ``[T, A, S]``.
         vectors: ``[T, 3, A, V]``.
         pairs: the neighbourhoods.
+        vectors_leave: whether X_i is wanted; it is of width zero otherwise.
 
     Returns:
         ``[T, A, K, S + V]`` and ``[T, 3, A, K, 3 V]``; what stands in unused slots means nothing.
     """
     library = compiled_for(scalars)
     if library is not None and not pairs.direction.requires_grad:
-        result: tuple[Tensor, Tensor] = _Compiled.apply(scalars, vectors, pairs, library)  # type: ignore[no-untyped-call]
+        result: tuple[Tensor, Tensor] = _Compiled.apply(  # type: ignore[no-untyped-call]
+            scalars, vectors, pairs, vectors_leave, library
+        )
         return result
-    inputs = [_in_torch(s, v, pairs) for s, v in zip(scalars, vectors, strict=True)]
+    inputs = [_in_torch(s, v, pairs, vectors_leave) for s, v in zip(scalars, vectors, strict=True)]
     return torch.stack([x for x, _ in inputs]), torch.stack([x for _, x in inputs])
+
+
+def directed_sum(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """Σ_b sqrt(3) û M: what its neighbours send to each atom; without gradients.
+
+    Args:
+        m: ``[A, K, u]``; an atom's row k is what it sends to its neighbour k.
+        pairs: the neighbourhoods; û points from the receiver to the sender.
+
+    Returns:
+        ``[3, A, u]``.
+    """
+    library = compiled_for(m)
+    if library is not None:
+        out = m.new_empty(3, len(m), m.shape[2])
+        _call(library.hpsearch_directed_sum, pairs, 0, m.shape[2], (m, out))
+        return out
+    received = mirrored(m, pairs)
+    return torch.bmm(pairs.direction.transpose(1, 2), received).transpose(0, 1) * math.sqrt(3)
+
+
+def directed(G: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """The transpose of :func:`directed_sum`: ``[3, A, u]`` to ``[A, K, u]``.
+
+    What stands in unused slots means nothing.
+    """
+    library = compiled_for(G)
+    if library is not None:
+        m = G.new_empty(*pairs.pair.shape, G.shape[2])
+        _call(library.hpsearch_directed, pairs, 0, G.shape[2], (G.contiguous(), m))
+        return m
+    return mirrored(torch.bmm(pairs.direction, G.transpose(0, 1)) * math.sqrt(3), pairs)
+
+
+def mirrored(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
+    return m.flatten(0, 1)[pairs.reverse]
 
 
 # --- in torch operations ---
@@ -73,7 +117,9 @@ def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
     return gathered
 
 
-def _in_torch(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[Tensor, Tensor]:
+def _in_torch(
+    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool
+) -> tuple[Tensor, Tensor]:
     """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
     S = _gather(scalars, pairs)
     if vectors.shape[-1] == 0:
@@ -81,6 +127,9 @@ def _in_torch(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[
     V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
     u = pairs.direction[..., None].unbind(2)
     along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
+    into_scalars = torch.cat((S, along), dim=-1)
+    if not vectors_leave:
+        return into_scalars, S.new_zeros(3, *S.shape[:2], 0)
     into_vectors = [
         torch.cat(
             (
@@ -92,7 +141,7 @@ def _in_torch(scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods) -> tuple[
         )
         for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
     ]
-    return torch.cat((S, along), dim=-1), torch.stack(into_vectors)
+    return into_scalars, torch.stack(into_vectors)
 
 
 # --- compiled ---
@@ -113,38 +162,43 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, library: ctypes.CDLL
+        ctx: Any,
+        scalars: Tensor,
+        vectors: Tensor,
+        pairs: Neighbourhoods,
+        vectors_leave: bool,
+        library: ctypes.CDLL,
     ) -> tuple[Tensor, Tensor]:
         ctx.pairs, ctx.library = pairs, library
         T, A, S = scalars.shape
         V, K = vectors.shape[3], pairs.pair.shape[1]
-        x, x_i = scalars.new_empty(T, A, K, S + V), scalars.new_empty(T, 3, A, K, 3 * V)
-        copies = zip(scalars.contiguous(), vectors.contiguous(), x, x_i, strict=True)
-        for copy in copies:
+        ctx.sizes = S, V
+        x = scalars.new_empty(T, A, K, S + V)
+        x_i = scalars.new_empty(T, 3, A, K, 3 * V if vectors_leave else 0)
+        for copy in zip(scalars.contiguous(), vectors.contiguous(), x, x_i, strict=True):
             _call(library.hpsearch_gather, pairs, S, V, copy)
         return x, x_i
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         dx, dx_i = (gradient.contiguous() for gradient in gradients)
-        T, A = dx.shape[:2]
-        V = dx_i.shape[4] // 3
-        S = dx.shape[3] - V
+        (T, A), (S, V) = dx.shape[:2], ctx.sizes
         d_scalars, d_vectors = dx.new_empty(T, A, S), dx.new_empty(T, 3, A, V)
         for copy in zip(dx, dx_i, d_scalars, d_vectors, strict=True):
             _call(ctx.library.hpsearch_scatter, ctx.pairs, S, V, copy)
-        return d_scalars, d_vectors, None, None
+        return d_scalars, d_vectors, None, None, None
 
 
 def _call(
     function: Any, pairs: Neighbourhoods, scalars: int, vectors: int, operands: tuple[Tensor, ...]
 ) -> None:
-    """Call with the addresses of contiguous float32 tensors."""
+    """Call with the addresses of contiguous float32 tensors; none for one without elements."""
     where = pairs.pair, pairs.neighbour, pairs.reverse, pairs.direction
     where = tuple(tensor.contiguous() for tensor in where)  # type: ignore[assignment]
     table = _Table(
         *(*pairs.pair.shape, len(pairs.distance), scalars, vectors, torch.get_num_threads()),
         *(tensor.data_ptr() for tensor in where),
     )
-    function(ctypes.byref(table), *(tensor.data_ptr() for tensor in operands))
+    addresses = (tensor.data_ptr() if tensor.numel() else None for tensor in operands)
+    function(ctypes.byref(table), *addresses)

@@ -12,8 +12,11 @@ by more than a factor of two (docs/decisions/0014). The convolution multiplies A
 its y is such a product::
 
     convolve      out[a,u]   = Σ_hc W[u,h,c] A[a,h,c]
-    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]
+    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]      to be distributed, and contracted with x
                   ∂W[u,h,c]  = Σ_a  G[a,u] A[a,h,c]
+
+To weigh first and then to distribute (`transform`) is the same with the roles exchanged: forward it
+is the backward pass to x, and its own backward pass is a convolution.
 
 A and y are the largest arrays of all, a hundred megabytes for twelve targets. Compiled they never
 leave the cache: what is summed over a few atoms' slots is multiplied at once. Where the library is
@@ -48,9 +51,11 @@ class SlotProducts(ABC):
 
     Attributes:
         hidden: H.
+        slots: K.
     """
 
     hidden: int
+    slots: int
 
     @abstractmethod
     def aggregate(self, x: Tensor, out: Tensor) -> None:
@@ -86,21 +91,46 @@ class SlotProducts(ABC):
         """
         return product(self._aggregated(x), w.flatten(1)).view(*x.shape[:2], -1)
 
-    def pull_back_convolve(self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor, dw: Tensor) -> None:
+    def transform(self, y: Tensor, w: Tensor) -> Tensor:
+        """Weigh, then distribute.
+
+        Args:
+            y: ``[D, A, U]``.
+            w: ``[U, H, C]``.
+
+        Returns:
+            ``[D, A, K, C]``; in unused slots zero, where all is finite.
+        """
+        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        weighed = self._weighed(y, w)
+        for part in range(len(y)):
+            self.distribute(weighed[part], out[part])
+        return out
+
+    def pull_back_convolve(
+        self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
+    ) -> None:
         """The backward pass of :meth:`convolve`, whose output has the gradient ``G``.
 
         Args:
             x: ``[D, A, K, C]``, as it entered; ∂g grows.
             w: ``[U, H, C]``, as it entered.
             G: ``[D, A, U]``.
-            dx: ``[D, A, K, C]`` the gradient of ``x``, which grows.
+            dx: ``[D, A, K, C]`` the gradient of ``x``, which grows, if it is wanted.
             dw: ``[U, H, C]`` where the gradient of ``w`` shall stand.
+            fresh: ``dx`` holds nothing yet and is set; what stands in unused slots means nothing.
         """
-        flat = G.flatten(0, 1)
-        dw.copy_(product(flat.t(), self._aggregated(x).t()).view_as(w))
-        y = product(flat, w.flatten(1).t()).view(*x.shape[:2], *w.shape[1:])
+        if fresh and dx is not None:
+            dx.zero_()
+        dw.copy_(product(G.flatten(0, 1).t(), self._aggregated(x).t()).view_as(w))
+        y = self._weighed(G, w)
         for part in range(len(x)):
-            self.pull_back(x[part], y[part], dx[part])
+            self.pull_back(x[part], y[part], None if dx is None else dx[part])
+
+    def _weighed(self, y: Tensor, w: Tensor) -> Tensor:
+        """``[D, A, U]`` to ``[D, A, H, C]``."""
+        flat = product(y.flatten(0, 1), w.flatten(1).t())
+        return flat.view(*y.shape[:2], *w.shape[1:])
 
     def _aggregated(self, x: Tensor) -> Tensor:
         """A of every part: ``[D, A, K, C]`` to ``[D A, H C]``."""
@@ -131,6 +161,7 @@ class TorchProducts(SlotProducts):
         # g in slots, [A, K, H]; zero in unused ones.
         self._g = torch.cat((g, g.new_zeros(1, g.shape[1])))[pairs.pair]
         self.hidden = g.shape[1]
+        self.slots = pairs.pair.shape[1]
         self._dg = dg
         self._dg_slots: Tensor | None = None
 
@@ -192,7 +223,7 @@ class CompiledProducts(SlotProducts):
     ) -> None:
         A, K = pairs.pair.shape
         P, H = g.shape
-        self.hidden = H
+        self.hidden, self.slots = H, K
         self._library = library
         self._sizes = {"A": A, "K": K, "P": P, "H": H}
         self._tensors = pairs.molecule.contiguous(), pairs.pair.contiguous()  # keeps them alive
@@ -227,31 +258,59 @@ class CompiledProducts(SlotProducts):
         if not self.at_once(w):
             return super().convolve(x, w)
         out = x.new_empty(*x.shape[:2], len(w))
-        self._call_weighted("convolve", w, (self._g, "PH"), (x, "DAKC"), (w, "UHC"), (out, "DAU"))
+        operands = (self._g, "PH"), (x, "DAKC"), (w, "UHC"), (out, "DAU")
+        self._call_weighted("convolve", w, operands)
         return out
 
-    def pull_back_convolve(self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor, dw: Tensor) -> None:
+    def transform(self, y: Tensor, w: Tensor) -> Tensor:
         """See the base class."""
-        if not self.at_once(w) or self._dg is None:
-            super().pull_back_convolve(x, w, G, dx, dw)
+        if not self.at_once(w):
+            return super().transform(y, w)
+        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        self._pull_back_weighted(None, w, y, out, None, True)
+        return out
+
+    def pull_back_convolve(
+        self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
+    ) -> None:
+        """See the base class."""
+        if not self.at_once(w):
+            super().pull_back_convolve(x, w, G, dx, dw, fresh)
             return
-        g, G_shape = (self._g, "PH"), (G.contiguous(), "DAU")
-        inputs = g, (x, "DAKC"), (w, "UHC"), G_shape, (dx, "DAKC"), (self._dg, "PH")
-        self._call_weighted("convolve_inputs", w, *inputs)
-        self._call_weighted("convolve_weights", w, g, (x, "DAKC"), G_shape, (dw, "UHC"))
+        G = G.contiguous()
+        self._pull_back_weighted(x, w, G, dx, self._dg, fresh)
+        operands = (self._g, "PH"), (x, "DAKC"), (G, "DAU"), (dw, "UHC")
+        self._call_weighted("convolve_weights", w, operands)
+
+    def _pull_back_weighted(
+        self,
+        x: Tensor | None,
+        w: Tensor,
+        G: Tensor,
+        dx: Tensor | None,
+        dg: Tensor | None,
+        fresh: bool,
+    ) -> None:
+        if dx is None and dg is None:
+            return
+        g = self._g, "PH"
+        operands = g, (x, "DAKC"), (w, "UHC"), (G, "DAU"), (dx, "DAKC"), (dg, "PH")
+        self._call_weighted("convolve_inputs", w, operands, int(fresh))
 
     def at_once(self, w: Tensor) -> bool:
         """Whether sums are weighed in the same call: molecules occupy a few threads evenly."""
         few = self._table.threads == 1 or 4 * self._table.threads <= self._table.molecules
         return few and w.shape[1] * w.shape[2] >= _LANES
 
-    def _call_weighted(self, name: str, w: Tensor, *operands: tuple[Tensor, str]) -> None:
+    def _call_weighted(
+        self, name: str, w: Tensor, operands: tuple[tuple[Tensor | None, str], ...], *more: int
+    ) -> None:
         U, _, C = w.shape
-        D = next(len(x) for x, shape in operands if shape[0] == "D")
+        D = next(len(x) for x, shape in operands if x is not None and shape[0] == "D")
         addresses = self._addresses(name, {"U": U, "C": C, "D": D}, operands)
         tables = ctypes.byref(self._table), ctypes.byref(_Weights(D, C, U))
         room = torch.empty(self._library.hpsearch_weights_room(*tables), dtype=torch.uint8)
-        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr())
+        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr(), *more)
 
     def _call(self, name: str, *operands: tuple[Tensor | None, str]) -> None:
         width = next(x.shape[2] for x, shape in operands if x is not None and shape[-1] == "C")

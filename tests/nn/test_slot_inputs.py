@@ -5,7 +5,7 @@ import torch
 
 from hpsearch.nn import slot_inputs as module
 from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.slot_inputs import slot_inputs
+from hpsearch.nn.slot_inputs import directed, directed_sum, slot_inputs
 
 COUNTS = [5, 1, 9, 29, 2, 14]
 
@@ -27,9 +27,10 @@ def features(copies, S, V):
     return scalars, vectors
 
 
-def outputs_and_gradients(scalars, vectors, pairs):
+def outputs_and_gradients(scalars, vectors, pairs, vectors_leave=True):
     unused = ~pairs.used[..., None]
-    out = [x.masked_fill(unused, 0.0) for x in slot_inputs(scalars, vectors, pairs)]
+    out = slot_inputs(scalars, vectors, pairs, vectors_leave)
+    out = [x.masked_fill(unused, 0.0) for x in out]
     torch.manual_seed(1)
     total = sum((x * torch.randn(x.shape)).sum() for x in out)
     wanted = [x for x in (scalars, vectors) if x.numel()]
@@ -46,6 +47,36 @@ def test_compiled_equal_torch_in_float64(library, copies, S, V):
     compiled, exact = ([x for x in each if x.numel()] for each in (compiled, exact))
     for a, b in zip(compiled, exact, strict=True):
         assert (a - b).abs().max() <= 2e-6 * b.abs().max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_no_vectors_leave_only_scalars_are_made(library, dtype):
+    scalars, vectors = (x.detach().to(dtype).requires_grad_() for x in features(2, 5, 4))
+    pairs = neighbourhoods(dtype)
+    some, none, *gradients = outputs_and_gradients(scalars, vectors, pairs, vectors_leave=False)
+    assert none.shape == (2, 3, *pairs.pair.shape, 0)
+    # The same as if X_i had been made and nobody had used it.
+    x, _ = slot_inputs(scalars, vectors, pairs)
+    x = x.masked_fill(~pairs.used[..., None], 0.0)
+    assert torch.equal(x, some)
+    torch.manual_seed(1)
+    expected = torch.autograd.grad((x * torch.randn(x.shape)).sum(), (scalars, vectors))
+    for a, b in zip(gradients, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("u", [1, 5, 16, 21])
+def test_directed_sums_equal_torch_in_float64(library, u):
+    pairs, exact = neighbourhoods(), neighbourhoods(torch.float64)
+    m, G = torch.randn(*pairs.pair.shape, u), torch.randn(3, sum(COUNTS), u)
+    m[~pairs.used] = float("nan")  # never read
+    total, expected = directed_sum(m, pairs), directed_sum(m.nan_to_num().double(), exact)
+    assert (total - expected).abs().max() <= 2e-6 * expected.abs().max()
+    back, expected = directed(G, pairs)[pairs.used], directed(G.double(), exact)[pairs.used]
+    assert (back - expected).abs().max() <= 2e-6 * expected.abs().max()
+    # What one sends along its direction is what the other receives against it.
+    product = (m.nan_to_num() * directed(G.double(), exact)).sum()
+    assert torch.allclose(product, (directed_sum(m.nan_to_num().double(), exact) * G).sum())
 
 
 def test_what_is_not_finite_stays_in_its_molecule(library):

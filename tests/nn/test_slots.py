@@ -207,15 +207,22 @@ def test_shapes_and_types_are_checked_before_the_call(library):
 
 
 def weighted(products, pairs, dg, x, w, G):
-    """The convolution and all its gradients."""
+    """All forms: of the gradient of x what is added to, what is set and what is not wanted."""
+    unused = ~pairs.used
     dx, check_dx = guarded(*x.shape, fill=0.5)
+    fresh, check_fresh = guarded(*x.shape, fill=float("nan"))
     dw, check_dw = guarded(*w.shape, fill=float("nan"))
     out = products.convolve(x, w)
     products.pull_back_convolve(x, w, G, dx, dw)
+    products.pull_back_convolve(x, w, G, fresh, dw.fill_(float("nan")), fresh=True)
+    products.pull_back_convolve(x, w, G, None, dw.fill_(float("nan")))
     products.finish()
-    check_dx(), check_dw()
-    dx[:, ~pairs.used] = 0.0  # never read
-    return out, dx, dw, dg
+    for check in (check_dx, check_fresh, check_dw):
+        check()
+    transformed = products.transform(G, w)
+    for each in (dx, fresh, transformed):
+        each[:, unused] = 0.0  # never read
+    return out, dx, fresh, dw, transformed, dg
 
 
 def both_weighted(library, pairs, g, x, w, G):

@@ -173,7 +173,9 @@ class Convolution(nn.Module):
         S, V = degrees_in
         u0, u1 = degrees_out
         self.to_scalars = nn.Parameter(torch.randn(copies, u0, hidden, S + V))
-        self.scalars_to_vectors = nn.Parameter(torch.randn(copies, S, hidden, u1))
+        # Drawn as earlier versions stored it, so that a seed still means the same network.
+        drawn = torch.randn(copies, hidden, u1, S).permute(0, 3, 1, 2)
+        self.scalars_to_vectors = nn.Parameter(drawn.contiguous())
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
         self.self_scalars = AtomWise(copies, S, u0, bias=False)
         self.self_vectors = AtomWise(copies, V, u1, bias=False)

@@ -4,7 +4,7 @@
 
 `make bench` repeats one batch; training sees another one every step, and oneDNN compiles its
 products for each shape that it has not seen lately. Two processes train the same batches, one as
-they are and one filled up to multiples of `ATOMS_AT_ONCE` atoms, turn and turn about, one core
+they are and one filled up to multiples of 16 atoms and 128 pairs, turn and turn about, one core
 each. Printed are the median seconds of a step once both have trained for a while, their ratio, and
 the most memory of either.
 """
@@ -31,14 +31,14 @@ from hpsearch.shipped import find_space
 from hpsearch.targets import TARGET_NAMES
 from hpsearch.winner import Winner
 
-SIDES = {"as they are": 1, "filled up": 16}
-"""Multiples of atoms."""
+SIDES = {"as they are": (1, 1), "filled up": (16, 128)}
+"""Multiples of atoms and of pairs."""
 
 WARM_UP, ROUNDS, STEPS = 40, 6, 10
 MOLECULES = 2_000
 
 
-def child(multiple: int, targets: int) -> None:
+def child(atoms: int, pairs: int, targets: int) -> None:
     """Train so many batches as each line on standard input says; answer seconds and memory."""
     prepare_worker(1)
     import numpy as np
@@ -46,7 +46,7 @@ def child(multiple: int, targets: int) -> None:
     from hpsearch.nn import network
     from hpsearch.train import Training
 
-    network.ATOMS_AT_ONCE = multiple
+    network.ATOMS_AT_ONCE, network.PAIRS_AT_ONCE = atoms, pairs
     config = Winner.read(find_space("paper_l1net")).config
     training_config = config.training.model_copy(update={"batch_size": 16})
     data = DataConfig(train_size=MOLECULES, validation_size=100, test_size=100)
@@ -73,13 +73,13 @@ def measure(targets: int) -> dict[str, Any]:
     environment = {**os.environ, **worker_environment(1)}
     sides = {
         side: subprocess.Popen(
-            [sys.executable, __file__, "--child", str(multiple), str(targets)],
+            [sys.executable, __file__, "--child", *map(str, (*multiples, targets))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
-        for side, multiple in SIDES.items()
+        for side, multiples in SIDES.items()
     }
     result: dict[str, Any] = {side: {"seconds": [], "peak_memory_bytes": None} for side in SIDES}
     for number in range(ROUNDS + 1):
@@ -100,7 +100,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write every raw figure to this file")
-    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         child(*arguments.child)

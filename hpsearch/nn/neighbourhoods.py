@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,19 @@ class Neighbourhoods:
     def used(self) -> Tensor:
         """``[A, K]`` whether a slot holds a neighbour."""
         return self.pair < len(self.distance)
+
+    def filled_up(self, multiple: int) -> Neighbourhoods:
+        """The same with pairs to a multiple: the new ones are far apart and in nobody's slots."""
+        P = len(self.distance)
+        missing = -P % multiple
+        if missing == 0:
+            return self
+        return replace(
+            self,
+            pair=torch.where(self.used, self.pair, P + missing),
+            distance=torch.cat((self.distance, self.distance.new_full((missing,), 1e3))),
+            slots=torch.cat((self.slots, self.slots.new_zeros(2, missing)), dim=1),
+        )
 
     @classmethod
     def of(cls, positions: Tensor, counts: Tensor, maximum_angstrom: float) -> Neighbourhoods:

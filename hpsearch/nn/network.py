@@ -198,6 +198,7 @@ class MultiTargetNetwork(nn.Module):
         self, elements: Tensor, positions: Tensor, counts: Tensor
     ) -> tuple[Tensor, Neighbourhoods]:
         pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
+        pairs = pairs.filled_up(PAIRS_AT_ONCE)
         phi = self.basis(pairs.distance)
         return self.output_blocks(self.featurization(elements, pairs, phi), pairs, phi), pairs
 
@@ -213,12 +214,16 @@ class _Batch(NamedTuple):
 ATOMS_AT_ONCE = 16
 """Batches are filled up to multiples of so many atoms."""
 
+PAIRS_AT_ONCE = 128
+"""And of so many pairs."""
+
 
 def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
     """The molecules and, where need be, another one of atoms too far apart to see each other.
 
     oneDNN compiles its products for each shape and keeps the latest thousand of them. Few batches
-    have equally many atoms, so without this every step would compile most of its products anew.
+    have equally many atoms, so without this every step would compile most of its products anew;
+    those of the radial MLPs likewise without the pairs that are filled up.
     """
     missing = -len(elements) % ATOMS_AT_ONCE
     if missing == 0:

@@ -256,8 +256,9 @@ def test_filling_up_a_batch_changes_nothing(monkeypatch, atoms):
     elements = torch.randint(0, 5, (sum(atoms),))
     positions = 2.0 * torch.randn(sum(atoms), 3)
     found = []
-    for multiple in (1, 16):
-        monkeypatch.setattr("hpsearch.nn.network.ATOMS_AT_ONCE", multiple)
+    for atoms_at_once, pairs_at_once in ((1, 1), (16, 128)):
+        monkeypatch.setattr("hpsearch.nn.network.ATOMS_AT_ONCE", atoms_at_once)
+        monkeypatch.setattr("hpsearch.nn.network.PAIRS_AT_ONCE", pairs_at_once)
         outputs = network(elements, positions, counts)
         used = [weight for weight in network.parameters() if weight.numel()]
         found.append([outputs, *torch.autograd.grad(outputs.square().sum(), used)])
@@ -268,11 +269,13 @@ def test_filling_up_a_batch_changes_nothing(monkeypatch, atoms):
 def test_batches_of_like_size_have_the_same_shapes(monkeypatch):
     seen = []
     network = MultiTargetNetwork(config(), 1)
-    network.featurization.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    for atoms in ([16, 16], [17, 15], [10, 10, 11], [20]):
+    network.featurization.register_forward_pre_hook(
+        lambda _, inputs: seen.append((len(inputs[0]), len(inputs[2])))
+    )
+    for atoms in ([16, 16], [17, 15], [15, 14, 3], [17, 14]):  # 211 to 241 pairs
         network(
             torch.zeros(sum(atoms), dtype=torch.int64),
-            torch.randn(sum(atoms), 3),
+            0.01 * torch.randn(sum(atoms), 3),
             torch.tensor(atoms),
         )
-    assert seen == [32] * 4
+    assert seen == [(32, 256)] * 4

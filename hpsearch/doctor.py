@@ -29,8 +29,8 @@ from hpsearch.store.file_system import network_type
 
 State = Literal["good", "warning", "bad"]
 
-LEAST_MEMORY = 8 * 10**8
-"""Bytes of a trial of the quick space, with some to spare: it takes 0.5 to 0.7 GB."""
+LEAST_MEMORY = 10**9
+"""Bytes of a trial of the quick space, with some to spare: it takes 0.7 to 0.9 GB."""
 
 ENOUGH_MEMORY = 2 * 10**9
 """Bytes that are asked for each run at a time; the space and its batches decide what it needs."""
@@ -126,7 +126,7 @@ def _memory() -> Finding:
     said = f"{available / 1e9:.1f} GB available"
     cores = len(os.sched_getaffinity(0))
     if available < LEAST_MEMORY:
-        mend = "end what else runs: a trial of the quick space needs up to 0.7 GB"
+        mend = "end what else runs: a trial of the quick space needs up to 0.9 GB"
         return Finding("memory", "bad", said, mend)
     if available < ENOUGH_MEMORY * cores:
         places = available // ENOUGH_MEMORY

@@ -385,7 +385,9 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
     """Of the test above."""
     text = QUICK.replace("\nparameters:", "\nbudget: {max_epoch_seconds: 0.0001}\n\nparameters:")
     (folder / "tight.yaml").write_text(text)
-    done = run(folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1")
+    done = run(
+        folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1", "--study", "tight"
+    )
     assert done.returncode == 1
     assert "which are taken once" not in done.stdout
     assert "trial 0: refused, beyond the budget: about " in done.stdout

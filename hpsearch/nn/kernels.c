@@ -1,5 +1,6 @@
-/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom, what enters them
-   (hpsearch/nn/slot_inputs.py) and activations (hpsearch/nn/activations.py), in float32.
+/* The products of hpsearch/nn/slots.py over the neighbour slots of each atom and with weights, what
+   enters and leaves the slots (hpsearch/nn/slot_inputs.py) and activations
+   (hpsearch/nn/activations.py), in float32.
 
    With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
 
@@ -9,7 +10,8 @@
 
    The first two are outer products, summed in a tile of registers: a few rows by a few vectors along
    c. The third is a matrix of dot products: four neighbouring c lie in each quarter of a vector,
-   whose quarters (of 128 bits) belong to different k; the four are added at the end.
+   whose quarters (of 128 bits) belong to different k; the four are added at the end. Products with
+   weights are outer products too, or dot products along the weights' long rows.
 
    One thread computes all of a molecule, in the order of its atoms, so results do not depend on the
    number of threads, and the two slots of a pair never meet in two threads. */
@@ -563,7 +565,7 @@ typedef struct {
 } Call;
 
 /* Tasks in any order, with the caller's rounding and denormal modes in all threads, each of which
-   has so many bytes of memory, aligned to 64. */
+   has so many bytes of memory, aligned to a vector. */
 static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room *, char *),
                       char *memory, int64_t bytes)
 {
@@ -675,7 +677,8 @@ INLINE int64_t numbers_of(int64_t parts, int64_t width)
 static int64_t beside(const Neighbourhoods *n, const Weights *w)
 {
     int64_t row = row_of(n->hidden * w->width);
-    int64_t convolve = tiles_in(BLOCK, w->outs) * LANES + BLOCK * (LANES + row);
+    int64_t longer = row > w->outs ? row : w->outs; /* the results take the place of A */
+    int64_t convolve = tiles_in(BLOCK, w->outs) * LANES + BLOCK * (LANES + longer);
     int64_t inputs = BLOCK * (row + w->outs);
     int64_t weights = numbers_of(w->parts, w->width) + TERMS * w->outs;
     int64_t most = convolve > inputs ? convolve : inputs;
@@ -859,11 +862,12 @@ static void pull_back_molecule_weighted(const Call *c, int64_t m, Room *room, ch
     }
 }
 
-/* Where a group of neurons begins; at a tile's first row unless the groups are small. */
+/* Where a group of neurons begins; at a tile's first row unless the groups are small. Rounded down,
+   so that the last one is not narrower than the others. */
 INLINE int64_t first_neuron(const Call *c, int64_t group)
 {
     int64_t H = c->n->hidden, at = group * H / c->tasks;
-    return group < c->tasks && H / c->tasks >= 2 * ROWS ? (at + ROWS / 2) / ROWS * ROWS : at;
+    return group < c->tasks && H / c->tasks >= 2 * ROWS ? at / ROWS * ROWS : at;
 }
 
 /* The gradient of the weights of some neurons, a few atoms after the other. */
@@ -948,14 +952,15 @@ typedef struct {
 void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+    int64_t step = xi ? A * K * 3 * V : 0;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
     for (int64_t a = 0; a < A; a++)
         for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
             int64_t b = n->neighbour[k];
             float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
                   u2 = n->direction[3 * k + 2];
-            float *restrict to = x + k * (S + V), *restrict x0 = xi + k * 3 * V,
-                  *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            float *restrict to = x + k * (S + V), *restrict x0 = xi ? xi + k * 3 * V : to,
+                  *restrict x1 = x0 + step, *restrict x2 = x1 + step;
             const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
                         *restrict v2 = v1 + A * V;
             memcpy(to, s + b * S, S * sizeof(float));
@@ -981,6 +986,7 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
 void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
+    int64_t step = dxi ? A * K * 3 * V : 0;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
     for (int64_t a = 0; a < A; a++) {
         float *restrict to = ds + a * S, *restrict v0 = dv + a * V, *restrict v1 = v0 + A * V,
@@ -993,8 +999,9 @@ void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *
             int64_t k = n->reverse[own];
             float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
                   u2 = n->direction[3 * k + 2];
-            const float *restrict from = dx + k * (S + V), *restrict x0 = dxi + k * 3 * V,
-                        *restrict x1 = x0 + A * K * 3 * V, *restrict x2 = x1 + A * K * 3 * V;
+            const float *restrict from = dx + k * (S + V),
+                        *restrict x0 = dxi ? dxi + k * 3 * V : from,
+                        *restrict x1 = x0 + step, *restrict x2 = x1 + step;
             for (int64_t c = 0; c < S; c++)
                 to[c] += from[c];
             for (int64_t c = 0; !dxi && c < V; c++) {

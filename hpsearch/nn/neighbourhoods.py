@@ -43,8 +43,13 @@ class Neighbourhoods:
         """``[A, K]`` whether a slot holds a neighbour."""
         return self.pair < len(self.distance)
 
-    def filled_up(self, multiple: int) -> Neighbourhoods:
-        """The same with pairs to a multiple: the new ones are far apart and in nobody's slots."""
+    def filled_up(self, multiple: int, distance: float) -> Neighbourhoods:
+        """The same with pairs to a multiple; the new ones stand in nobody's slots.
+
+        Args:
+            multiple: what divides P.
+            distance: of the new pairs, in Å; beyond the maximum. Their two ``slots`` are the same.
+        """
         P = len(self.distance)
         missing = -P % multiple
         if missing == 0:
@@ -52,7 +57,7 @@ class Neighbourhoods:
         return replace(
             self,
             pair=torch.where(self.used, self.pair, P + missing),
-            distance=torch.cat((self.distance, self.distance.new_full((missing,), 1e3))),
+            distance=torch.cat((self.distance, self.distance.new_full((missing,), distance))),
             slots=torch.cat((self.slots, self.slots.new_zeros(2, missing)), dim=1),
         )
 

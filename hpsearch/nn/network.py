@@ -197,8 +197,9 @@ class MultiTargetNetwork(nn.Module):
     def _per_atom(
         self, elements: Tensor, positions: Tensor, counts: Tensor
     ) -> tuple[Tensor, Neighbourhoods]:
-        pairs = Neighbourhoods.of(positions, counts, self.config.radial_maximum_angstrom)
-        pairs = pairs.filled_up(PAIRS_AT_ONCE)
+        maximum = self.config.radial_maximum_angstrom
+        pairs = Neighbourhoods.of(positions, counts, maximum)
+        pairs = pairs.filled_up(PAIRS_AT_ONCE, 2 * maximum)
         phi = self.basis(pairs.distance)
         return self.output_blocks(self.featurization(elements, pairs, phi), pairs, phi), pairs
 

@@ -183,14 +183,15 @@ class TorchProducts(SlotProducts):
             self._dg_slots.baddbmm_(x, y.transpose(1, 2))
 
     def finish(self) -> None:
-        """See the base class; a pair has exactly two slots."""
+        """See the base class; a pair has exactly two slots, or is filled up and has no gradient."""
         if self._dg is None:
             return
         if self._dg_slots is None:
             self._dg.zero_()
             return
-        flat = self._dg_slots.flatten(0, 1)
-        torch.add(flat[self._pairs.slots[0]], flat[self._pairs.slots[1]], out=self._dg)
+        flat, (one, other) = self._dg_slots.flatten(0, 1), self._pairs.slots
+        torch.add(flat[one], flat[other], out=self._dg)
+        self._dg.masked_fill_((one == other)[:, None], 0.0)
 
 
 class _Weights(ctypes.Structure):

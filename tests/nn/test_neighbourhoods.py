@@ -64,13 +64,14 @@ def test_reverse_and_slots_name_the_same_pair_from_both_ends():
 def test_filled_up_pairs_stand_in_no_slot():
     pairs = Neighbourhoods.of(torch.randn(11, 3), torch.tensor([6, 5]), 1.5)
     count = len(pairs.distance)
-    filled = pairs.filled_up(32)
-    assert 0 < count < 32 == len(filled.distance) and filled.filled_up(32) is filled
+    filled = pairs.filled_up(32, 3.0)
+    assert 0 < count < 32 == len(filled.distance) and filled.filled_up(32, 3.0) is filled
     assert torch.equal(filled.used, pairs.used)
     assert torch.equal(filled.pair[filled.used], pairs.pair[pairs.used])
     assert torch.equal(filled.distance[:count], pairs.distance)
-    assert (filled.distance[count:] > 100.0).all()
+    assert (filled.distance[count:] == 3.0).all()
     assert torch.equal(filled.slots[:, :count], pairs.slots)
+    assert torch.equal(filled.slots[0, count:], filled.slots[1, count:])
 
 
 def test_molecules_do_not_see_each_other():

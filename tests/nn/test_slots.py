@@ -257,6 +257,7 @@ def one_thread():
 SIZES = [
     *[(100, 85, 96), (100, 63, 21), (16, 1, 3), (4, 4, 1), (5, 3, 2), (31, 127, 50), (9, 44, 7)],
     *[(100, 5, 85), (144, 200, 5), (20, 16, 33), (25, 7, 6), (1, 16, 4), (33, 2, 25), (7, 381, 3)],
+    *[(51, 1, 3), (67, 1, 2), (27, 2, 2), (4, 4, 600), (64, 4, 512)],
 ]
 
 
@@ -270,6 +271,47 @@ def test_weighted_equals_torch_in_float64(library, one_thread, D, H, C, U):
             H * C >= 16
         )
         assert_close(*both_weighted(library, pairs, *operands))
+
+
+@pytest.mark.parametrize(("H", "C", "threads"), [(67, 1, 2), (99, 1, 2), (27, 2, 3), (35, 2, 4)])
+def test_neurons_are_shared_out_in_groups_as_wide_as_a_vector(library, H, C, threads):
+    pairs = neighbourhoods(COUNTS * 3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        operands = weighted_operands(pairs, 1, H, C, 3)
+        assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+        assert_close(*both_weighted(library, pairs, *operands))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_is_written_beside_the_room(library, monkeypatch, threads):
+    pairs = neighbourhoods(COUNTS * 2)
+    before, checks = torch.get_num_threads(), []
+
+    def empty(size, dtype):
+        inside, check = guarded((size + 3) // 4)
+        checks.append(check)
+        return inside
+
+    torch.set_num_threads(threads)
+    try:
+        for D, H, C, U in ((1, 64, 4, 512), (3, 4, 4, 600), (3, 51, 1, 3), (3, 100, 85, 96)):
+            g, x, w, G = weighted_operands(pairs, D, H, C, U)
+            products = CompiledProducts(pairs, g, torch.empty_like(g), library)
+            dx, dw = torch.zeros_like(x), torch.empty_like(w)
+            assert products.at_once(w)
+            with monkeypatch.context() as patch:
+                patch.setattr(torch, "empty", empty)
+                products.convolve(x, w)
+                products.pull_back_convolve(x, w, G, dx, dw)
+    finally:
+        torch.set_num_threads(before)
+    assert len(checks) == 12
+    for check in checks:
+        check()
 
 
 def test_weighted_vectors_of_older_processors(narrow, one_thread):

@@ -21,7 +21,6 @@ import json
 import math
 import os
 import platform
-import re
 import shutil
 import sqlite3
 import sys
@@ -41,6 +40,7 @@ from typing import Any
 import numpy as np
 import optuna
 import psycopg
+from machine import machine
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
@@ -413,19 +413,16 @@ def sync_milliseconds(folder: Path) -> float:
     return median(times) * 1e3
 
 
-def machine(folder: Path) -> dict[str, Any]:
-    """What the figures depend on."""
-    found = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+def about_the_store(folder: Path) -> dict[str, Any]:
+    """What the figures depend on beside the machine and the code."""
     packages = ("optuna", "sqlalchemy", "psycopg", "ray", "numpy")
     return {
-        "cpu": found[1] if found else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "sync_milliseconds": sync_milliseconds(folder),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         **{name: version(name) for name in packages},
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -459,7 +456,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
     folder.chmod(0o755)  # PostgreSQL may run as a user of its own
     stores = Stores(folder)
-    about = machine(folder)
+    about = {**machine(), **about_the_store(folder)}
     print(
         f"{about['cpu']}, {about['cores']} cores, load {about['load']:.1f}, a synced write "
         f"{about['sync_milliseconds']:.2f} ms; "

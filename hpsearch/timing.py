@@ -141,8 +141,9 @@ def measure_all(
 
 def _timing(request: dict[str, Any]) -> Timing:
     prepare_worker(request["cpus"])
-    # For the memory alone: a worker has Ray in it, a fifth of what a small trial takes.
-    import hpsearch.tune.worker  # noqa: F401
+    if request["device"] == "cpu":
+        # For the memory alone: a worker has Ray in it, a fifth of what a small trial takes.
+        import hpsearch.tune.worker  # noqa: F401
     from hpsearch.data import qm9
     from hpsearch.train import Training
 

@@ -69,6 +69,12 @@ typedef struct {
     const int64_t *pair;     /* [atoms, slots]; `pairs` where unused */
 } Neighbourhoods;
 
+/* whole / part, rounded up. */
+INLINE int64_t ceiling(int64_t whole, int64_t part)
+{
+    return (whole + part - 1) / part;
+}
+
 /* Memory that will be read or written soon. Arrays are larger than the cache, and tiles go through
    them too irregularly for the processor to guess what comes next. */
 INLINE void fetch(const float *from, int64_t count)
@@ -146,7 +152,7 @@ INLINE void tile(Shape shape, int rows, int columns, const Outer *o, const float
 /* Rows in tiles of nearly equal height. */
 INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64_t last)
 {
-    int64_t tiles = (o->rows + shape.rows - 1) / shape.rows;
+    int64_t tiles = ceiling(o->rows, shape.rows);
     for (int64_t t = 0; t < tiles; t++) {
         int64_t from = t * o->rows / tiles, to = (t + 1) * o->rows / tiles;
         const float *left = o->left + from * o->across, *right = o->right + at;
@@ -177,8 +183,8 @@ INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64
    may overlap the one before it, which lies in the same block: both hold the same sums there. */
 INLINE void outer(Shape shape, Outer o, int64_t width)
 {
-    int64_t vectors = (width + LANES - 1) / LANES;
-    int64_t blocks = (vectors + shape.columns - 1) / shape.columns;
+    int64_t vectors = ceiling(width, LANES);
+    int64_t blocks = ceiling(vectors, shape.columns);
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * vectors / blocks, to = (b + 1) * vectors / blocks, at = from * LANES;
         int64_t last = (b + 1 < blocks ? to * LANES : width) - LANES - at;
@@ -323,7 +329,7 @@ INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, co
 INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *packed)
 {
     int64_t steps = (width + 3) / 4;
-    for (int64_t k = 0; k < (used + SPAN - 1) / SPAN * SPAN; k++) {
+    for (int64_t k = 0; k < ceiling(used, SPAN) * SPAN; k++) {
         float *to = packed + k / SPAN * steps * LANES + k % SPAN * 4;
         const float *from = x + k * width;
         for (int64_t s = 0; s < steps; s++, to += LANES)
@@ -338,8 +344,8 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
 INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, int64_t width,
                  float *const *dg, Stream *next)
 {
-    int64_t steps = (width + 3) / 4, groups = (used + SPAN - 1) / SPAN;
-    int64_t blocks = (groups + GROUPS - 1) / GROUPS;
+    int64_t steps = (width + 3) / 4, groups = ceiling(used, SPAN);
+    int64_t blocks = ceiling(groups, GROUPS);
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * groups / blocks, to = (b + 1) * groups / blocks;
         const float *part = x + from * steps * LANES;
@@ -378,30 +384,14 @@ INLINE void copy_rows(int64_t rows, const float *from, int64_t from_width, float
             to[r * to_width + c] = c < from_width ? from[r * from_width + c] : 0;
 }
 
-INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, Room *room)
+/* g of an atom's used slots, of so many neurons, side by side; returns their number. */
+INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, int64_t first,
+                         int64_t neurons, Room *room)
 {
     const int64_t *pair = n->pair + atom * n->slots;
     int64_t k = 0;
     for (; k < n->slots && pair[k] < n->pairs; k++)
-        memcpy(room->g + k * n->hidden, g + pair[k] * n->hidden, n->hidden * sizeof(float));
-    return k;
-}
-
-/* The same of some neurons, side by side. */
-INLINE int64_t take_some(const Neighbourhoods *n, int64_t atom, const float *g, int64_t first,
-                         int64_t count, Room *room)
-{
-    const int64_t *pair = n->pair + atom * n->slots;
-    int64_t k = 0;
-    for (; k < n->slots && pair[k] < n->pairs; k++) {
-        const float *from = g + pair[k] * n->hidden + first;
-        float *to = room->g + k * count;
-        int64_t i = 0;
-        for (; i + 4 <= count; i += 4)
-            *(quarter *)(to + i) = *(const quarter *)(from + i);
-        for (; i < count; i++)
-            to[i] = from[i];
-    }
+        memcpy(room->g + k * neurons, g + pair[k] * n->hidden + first, neurons * sizeof(float));
     return k;
 }
 
@@ -444,7 +434,7 @@ INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const f
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            float *out, int64_t width, Room *room)
 {
-    int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
+    int64_t used = take_used(n, atom, g, 0, n->hidden, room), hidden = n->hidden;
     if (atom + 1 < n->atoms)
         fetch(x + (atom + 1) * n->slots * width, fetch_pairs(n, atom + 1, g, NULL) * width);
     aggregate_rows(used, room->g, hidden, x + atom * n->slots * width,
@@ -492,7 +482,7 @@ INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t
 static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
                            const float *y, float *dx, float *dg, int64_t width, Room *room)
 {
-    int64_t used = take_used(n, atom, g, room), hidden = n->hidden;
+    int64_t used = take_used(n, atom, g, 0, n->hidden, room), hidden = n->hidden;
     int64_t here = atom * n->slots * width;
     Stream next[STREAMS] = {{0}};
     if (atom + 1 < n->atoms) {
@@ -532,7 +522,7 @@ static Plan plan(const Neighbourhoods *n, int64_t width)
 {
     Plan p;
     p.H = n->hidden;
-    p.K = (n->slots + SPAN - 1) / SPAN * SPAN;
+    p.K = ceiling(n->slots, SPAN) * SPAN;
     p.rows = p.K > p.H ? p.K : p.H;
     p.narrow = width < LANES ? LANES : 0;
     p.quarters = p.K * 4 * (((p.narrow ? p.narrow : width) + 3) / 4);
@@ -640,15 +630,10 @@ typedef struct {
 #define TERMS 128       /* ... in so many rows ... */
 #define NUMBERS (1 << 17) /* ... or so many numbers, at least those of one atom */
 
-INLINE int64_t parts_of(int64_t whole, int64_t most)
-{
-    return (whole + most - 1) / most;
-}
-
 /* Not fewer, and so many that all threads end together. */
 INLINE int64_t evenly(int64_t tasks, int64_t threads)
 {
-    return parts_of(tasks, threads) * threads;
+    return ceiling(tasks, threads) * threads;
 }
 
 /* Numbers between the beginnings of two rows of A or y: they begin where a vector does, and there is
@@ -663,7 +648,7 @@ INLINE int64_t row_of(int64_t terms)
 /* Vectors that `dot_tiles` sums into. */
 INLINE int64_t tiles_in(int64_t rows, int64_t outs)
 {
-    return parts_of(rows, ROWS) * parts_of(outs, COLUMNS) * TILE;
+    return ceiling(rows, ROWS) * ceiling(outs, COLUMNS) * TILE;
 }
 
 /* Numbers of A for the gradient of W; a group may have a few neurons more than it should. */
@@ -729,7 +714,7 @@ INLINE void dot_tile(int rows, int outs, int64_t terms, const float *a, int64_t 
 static void dot_tiles(int64_t rows, int64_t outs, int64_t terms, const float *a, int64_t a_row,
                       const float *w, int64_t w_row, vector *sum)
 {
-    int64_t across = parts_of(outs, COLUMNS), down = parts_of(rows, ROWS);
+    int64_t across = ceiling(outs, COLUMNS), down = ceiling(rows, ROWS);
     for (int64_t j = 0; j < across; j++) {
         int64_t left = j * outs / across, right = (j + 1) * outs / across;
         const float *part = w + left * w_row;
@@ -760,7 +745,7 @@ static void dot_tiles(int64_t rows, int64_t outs, int64_t terms, const float *a,
 /* What `dot_tiles` has summed, its lanes added up, to out [rows, outs]. */
 static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
 {
-    int64_t across = parts_of(outs, COLUMNS), down = parts_of(rows, ROWS);
+    int64_t across = ceiling(outs, COLUMNS), down = ceiling(rows, ROWS);
     for (int64_t j = 0; j < across; j++) {
         int64_t left = j * outs / across, right = (j + 1) * outs / across;
         for (int64_t i = 0; i < down; i++, sum += TILE) {
@@ -796,7 +781,7 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
     vector *sum = (vector *)memory;
     float *ends = (float *)(sum + tiles_in(BLOCK, c->outs)), *A = ends + BLOCK * LANES;
     for (int64_t a = 0; a < atoms; a++) {
-        int64_t used = take_used(n, first + a, c->g, room);
+        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room);
         if (first + a + 1 < n->atoms)
             fetch_pairs(n, first + a + 1, c->g, NULL);
         for (int64_t part = 0; part < c->parts; part++) {
@@ -834,7 +819,7 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
     Outer o = {atoms * c->parts, c->outs, G, 1, c->outs, c->weights, terms, y, row};
     tall_outer_set(o, terms);
     for (int64_t a = 0; a < atoms; a++) {
-        int64_t used = take_used(n, first + a, c->g, room), portions = (n->hidden + 3) / 4;
+        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room), portions = (n->hidden + 3) / 4;
         if (first + a + 1 < n->atoms)
             fetch_pairs(n, first + a + 1, c->g, c->dg);
         for (int64_t part = 0; part < c->parts; part++) {
@@ -855,7 +840,7 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
 static void pull_back_molecule_weighted(const Call *c, int64_t m, Room *room, char *memory)
 {
     int64_t first = first_atom(c->n, m), atoms = first_atom(c->n, m + 1) - first;
-    int64_t blocks = parts_of(atoms, BLOCK / c->parts);
+    int64_t blocks = ceiling(atoms, BLOCK / c->parts);
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * atoms / blocks, to = (b + 1) * atoms / blocks;
         pull_back_atoms(c, first + from, to - from, room, memory);
@@ -877,12 +862,12 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
     int64_t h = first_neuron(c, group), neurons = first_neuron(c, group + 1) - h;
     int64_t columns = neurons * c->width, row = row_of(columns), slots = n->slots * c->width;
     int64_t numbers = numbers_of(c->parts, c->width), most = numbers / row;
-    int64_t blocks = parts_of(n->atoms, (most < TERMS ? most : TERMS) / c->parts);
+    int64_t blocks = ceiling(n->atoms, (most < TERMS ? most : TERMS) / c->parts);
     float *A = (float *)memory, *G = A + numbers, *out = c->out + h * c->width;
     for (int64_t b = 0; b < blocks; b++) {
         int64_t first = b * n->atoms / blocks, atoms = (b + 1) * n->atoms / blocks - first;
         for (int64_t a = 0; a < atoms; a++) {
-            int64_t used = take_some(n, first + a, c->g, h, neurons, room);
+            int64_t used = take_used(n, first + a, c->g, h, neurons, room);
             for (int64_t part = 0; part < c->parts; part++) {
                 int64_t atom = part * n->atoms + first + a, at = a * c->parts + part;
                 const float *x = c->x + atom * slots;
@@ -901,12 +886,18 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
     }
 }
 
+INLINE Call weighted(const Neighbourhoods *n, const Weights *w, int64_t tasks, const float *g,
+                     const float *x)
+{
+    return (Call){.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
+                  .outs = w->outs, .tasks = tasks, .g = g, .x = x};
+}
+
 void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g, const float *x,
                        const float *weights, float *out, char *room)
 {
-    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
-              .outs = w->outs, .tasks = evenly(parts_of(n->atoms, BLOCK / w->parts), n->threads),
-              .g = g, .x = x, .weights = weights, .out = out};
+    Call c = weighted(n, w, evenly(ceiling(n->atoms, BLOCK / w->parts), n->threads), g, x);
+    c.weights = weights, c.out = out;
     share_out(&c, convolve_atoms, room, weights_bytes(n, w));
 }
 
@@ -916,20 +907,19 @@ void hpsearch_convolve_inputs(const Neighbourhoods *n, const Weights *w, const f
                               const float *x, const float *weights, const float *G, float *dx,
                               float *dg, char *room, int64_t set)
 {
-    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
-              .outs = w->outs, .tasks = n->molecules, .set = set,
-              .g = g, .x = x, .y = G, .weights = weights, .dx = dx, .dg = dg};
+    Call c = weighted(n, w, n->molecules, g, x);
+    c.weights = weights, c.y = G, c.dx = dx, c.dg = dg, c.set = set;
     share_out(&c, pull_back_molecule_weighted, room, weights_bytes(n, w));
 }
 
 void hpsearch_convolve_weights(const Neighbourhoods *n, const Weights *w, const float *g,
                                const float *x, const float *G, float *dw, char *room)
 {
-    int64_t groups = parts_of(n->hidden, NEURONS), most = n->hidden / parts_of(LANES, w->width);
+    int64_t groups = ceiling(n->hidden, NEURONS), most = n->hidden / ceiling(LANES, w->width);
     groups = evenly(groups, n->threads);
     groups = groups < most ? groups : most > 1 ? most : 1;
-    Call c = {.n = n, .plan = plan(n, w->width), .parts = w->parts, .width = w->width,
-              .outs = w->outs, .tasks = groups, .g = g, .x = x, .y = G, .out = dw};
+    Call c = weighted(n, w, groups, g, x);
+    c.y = G, c.out = dw;
     share_out(&c, weigh_neurons, room, weights_bytes(n, w));
 }
 

@@ -39,6 +39,14 @@ def library(cache_folder):
 
 
 @pytest.fixture
+def set_threads():
+    """Sets the number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def afresh(monkeypatch, tmp_path):
     """A process that has not looked for the library yet, with a cache of its own."""
     monkeypatch.setenv("HPSEARCH_CACHE", str(tmp_path))

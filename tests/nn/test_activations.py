@@ -65,16 +65,12 @@ def test_strides_do_not_matter(library):
     compare(softplus(5.0), x[:, :7])
 
 
-def test_same_bits_on_any_number_of_threads(library):
+def test_same_bits_on_any_number_of_threads(library, set_threads):
     x = torch.randn(10_001)
-    before = torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            found.append(softplus(5.0)(x))
-    finally:
-        torch.set_num_threads(before)
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        found.append(softplus(5.0)(x))
     assert all(torch.equal(y, found[0]) for y in found)
 
 

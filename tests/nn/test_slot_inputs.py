@@ -89,14 +89,12 @@ def test_what_is_not_finite_stays_in_its_molecule(library):
     assert (pairs.neighbour[bad] == 7).all()
 
 
-def test_results_do_not_depend_on_the_number_of_threads(library):
+def test_results_do_not_depend_on_the_number_of_threads(library, set_threads):
     scalars, vectors = features(2, 6, 5)
-    threads = torch.get_num_threads()
     results = []
     for number in (1, 2):
-        torch.set_num_threads(number)
+        set_threads(number)
         results.append(outputs_and_gradients(scalars, vectors, neighbourhoods()))
-    torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

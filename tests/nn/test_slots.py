@@ -135,21 +135,21 @@ def test_vectors_of_older_processors(narrow):
         assert_close(*both(narrow, pairs, *operands(pairs, H, C)))
 
 
-@pytest.mark.parametrize("C", [5, 37])
-def test_same_bits_again_and_on_any_number_of_threads(library, C):
-    pairs = neighbourhoods()
-    g, x, y = operands(pairs, 50, C)
-    before = torch.get_num_threads()
-    runs = []
-    try:
-        for threads in (1, 2, 2, 3, 1):
-            torch.set_num_threads(threads)
-            dg = torch.empty_like(g)
-            runs.append(results(CompiledProducts(pairs, g, dg, library), pairs, dg, x, y))
-    finally:
-        torch.set_num_threads(before)
+def assert_same_bits(runs):
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+@pytest.mark.parametrize("C", [5, 37])
+def test_same_bits_again_and_on_any_number_of_threads(library, set_threads, C):
+    pairs = neighbourhoods()
+    g, x, y = operands(pairs, 50, C)
+    runs = []
+    for threads in (1, 2, 2, 3, 1):
+        set_threads(threads)
+        dg = torch.empty_like(g)
+        runs.append(results(CompiledProducts(pairs, g, dg, library), pairs, dg, x, y))
+    assert_same_bits(runs)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -246,12 +246,9 @@ def weighted_operands(pairs, D, H, C, U):
 
 
 @pytest.fixture
-def one_thread():
+def one_thread(set_threads):
     """Weights are applied in the same call where molecules occupy all threads; one is occupied."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    set_threads(1)
 
 
 SIZES = [
@@ -274,41 +271,34 @@ def test_weighted_equals_torch_in_float64(library, one_thread, D, H, C, U):
 
 
 @pytest.mark.parametrize(("H", "C", "threads"), [(67, 1, 2), (99, 1, 2), (27, 2, 3), (35, 2, 4)])
-def test_neurons_are_shared_out_in_groups_as_wide_as_a_vector(library, H, C, threads):
+def test_neurons_are_shared_out_in_groups_as_wide_as_a_vector(library, set_threads, H, C, threads):
     pairs = neighbourhoods(COUNTS * 3)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        operands = weighted_operands(pairs, 1, H, C, 3)
-        assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
-        assert_close(*both_weighted(library, pairs, *operands))
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    operands = weighted_operands(pairs, 1, H, C, 3)
+    assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+    assert_close(*both_weighted(library, pairs, *operands))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_nothing_is_written_beside_the_room(library, monkeypatch, threads):
+def test_nothing_is_written_beside_the_room(library, monkeypatch, set_threads, threads):
     pairs = neighbourhoods(COUNTS * 2)
-    before, checks = torch.get_num_threads(), []
+    checks = []
 
     def empty(size, dtype):
         inside, check = guarded((size + 3) // 4)
         checks.append(check)
         return inside
 
-    torch.set_num_threads(threads)
-    try:
-        for D, H, C, U in ((1, 64, 4, 512), (3, 4, 4, 600), (3, 51, 1, 3), (3, 100, 85, 96)):
-            g, x, w, G = weighted_operands(pairs, D, H, C, U)
-            products = CompiledProducts(pairs, g, torch.empty_like(g), library)
-            dx, dw = torch.zeros_like(x), torch.empty_like(w)
-            assert products.at_once(w)
-            with monkeypatch.context() as patch:
-                patch.setattr(torch, "empty", empty)
-                products.convolve(x, w)
-                products.pull_back_convolve(x, w, G, dx, dw)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    for D, H, C, U in ((1, 64, 4, 512), (3, 4, 4, 600), (3, 51, 1, 3), (3, 100, 85, 96)):
+        g, x, w, G = weighted_operands(pairs, D, H, C, U)
+        products = CompiledProducts(pairs, g, torch.empty_like(g), library)
+        dx, dw = torch.zeros_like(x), torch.empty_like(w)
+        assert products.at_once(w)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", empty)
+            products.convolve(x, w)
+            products.pull_back_convolve(x, w, G, dx, dw)
     assert len(checks) == 12
     for check in checks:
         check()
@@ -326,34 +316,25 @@ def test_more_features_than_a_cache_holds(library, one_thread):
     assert_close(*both_weighted(library, pairs, *weighted_operands(pairs, 3, 30, 3_000, 2)))
 
 
-def test_weighted_has_the_same_bits_on_any_number_of_threads(library):
+def test_weighted_has_the_same_bits_on_any_number_of_threads(library, set_threads):
     pairs = neighbourhoods(COUNTS * 3)
     g, x, w, G = weighted_operands(pairs, 3, 50, 21, 9)
-    before = torch.get_num_threads()
     runs = []
-    try:
-        for threads in (1, 2, 3, 5, 1):
-            torch.set_num_threads(threads)
-            dg = torch.empty_like(g)
-            products = CompiledProducts(pairs, g, dg, library)
-            assert products.at_once(w)
-            runs.append(weighted(products, pairs, dg, x, w, G))
-    finally:
-        torch.set_num_threads(before)
-    for run in runs[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+    for threads in (1, 2, 3, 5, 1):
+        set_threads(threads)
+        dg = torch.empty_like(g)
+        products = CompiledProducts(pairs, g, dg, library)
+        assert products.at_once(w)
+        runs.append(weighted(products, pairs, dg, x, w, G))
+    assert_same_bits(runs)
 
 
-def test_many_threads_for_few_molecules_weigh_afterwards(library):
+def test_many_threads_for_few_molecules_weigh_afterwards(library, set_threads):
     pairs = neighbourhoods([5, 9])
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        operands = weighted_operands(pairs, 1, 20, 7, 3)
-        assert not CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
-        assert_close(*both_weighted(library, pairs, *operands))
-    finally:
-        torch.set_num_threads(before)
+    set_threads(2)
+    operands = weighted_operands(pairs, 1, 20, 7, 3)
+    assert not CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+    assert_close(*both_weighted(library, pairs, *operands))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,26 +40,54 @@ def rescaled(function: Activation) -> Activation:
     return partial(_rescaled, function, second_moment(function) ** -0.5)
 
 
-def _softplus(beta: float, shifted: bool, scale: float, x: Tensor) -> Tensor:
-    library = compiled_for(x)
-    if library is not None:
-        result: Tensor = _Compiled.apply(x, (shifted, beta, scale), library)  # type: ignore[no-untyped-call]
-        return result
-    y = functional.softplus(x, beta=beta)
-    return (y - math.log(2.0) / beta if shifted else y) * scale
+@dataclass(frozen=True)
+class Softplus:
+    """log(1 + exp(βx))/β times a constant.
+
+    Attributes:
+        beta: β, the sharpness.
+        shifted: whether its value at zero is taken from it.
+        scale: the constant.
+    """
+
+    beta: float
+    shifted: bool
+    scale: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of every entry."""
+        library = compiled_for(x)
+        if library is not None:
+            result: Tensor = _Compiled.apply(x, self, library)  # type: ignore[no-untyped-call]
+            return result
+        y = functional.softplus(x, beta=self.beta)
+        return (y - math.log(2.0) / self.beta if self.shifted else y) * self.scale
+
+    def table(self, count: int) -> SoftplusTable:
+        """What kernels.c takes for ``count`` numbers."""
+        constants = self.shifted, self.beta, self.scale
+        return SoftplusTable(count, torch.get_num_threads(), *constants)
 
 
-def _rescaled_softplus(beta: float, shifted: bool) -> Activation:
-    scale = second_moment(partial(_softplus, beta, shifted, 1.0)) ** -0.5
-    return partial(_softplus, beta, shifted, scale)
+class SoftplusTable(ctypes.Structure):
+    """``Softplus`` in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("count", "threads", "shifted")),
+        *((name, ctypes.c_float) for name in ("beta", "scale")),
+    )
 
 
-def softplus(beta: float) -> Activation:
+def _rescaled_softplus(beta: float, shifted: bool) -> Softplus:
+    return Softplus(beta, shifted, second_moment(Softplus(beta, shifted)) ** -0.5)
+
+
+def softplus(beta: float) -> Softplus:
     """log(1 + exp(βx))/β, rescaled: the scalars' activation in a gated block."""
     return _rescaled_softplus(beta, shifted=False)
 
 
-def shifted_softplus(beta: float) -> Activation:
+def shifted_softplus(beta: float) -> Softplus:
     """softplus(x) - softplus(0), rescaled: zero at zero, so the radial MLP keeps zeros."""
     return _rescaled_softplus(beta, shifted=True)
 
@@ -76,27 +105,18 @@ def relu() -> Activation:
 # --- compiled ---
 
 
-class _Table(ctypes.Structure):
-    """``Softplus`` in kernels.c."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("count", "threads", "shifted")),
-        *((name, ctypes.c_float) for name in ("beta", "scale")),
-    )
-
-
 class _Compiled(torch.autograd.Function):
     """In kernels.c: float32, on the CPU, in one pass each way."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, constants: tuple[bool, float, float], library: ctypes.CDLL
+        ctx: Any, x: Tensor, softplus: Softplus, library: ctypes.CDLL
     ) -> Tensor:
-        ctx.constants, ctx.library = constants, library
+        ctx.softplus, ctx.library = softplus, library
         x = x.contiguous()
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
-        table = _Table(x.numel(), torch.get_num_threads(), *constants)
+        table = softplus.table(x.numel())
         library.hpsearch_softplus(ctypes.byref(table), x.data_ptr(), y.data_ptr())
         return y
 
@@ -106,7 +126,7 @@ class _Compiled(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         upstream = gradients[0].contiguous()
         dx = torch.empty_like(x)
-        table = _Table(x.numel(), torch.get_num_threads(), *ctx.constants)
+        table = ctx.softplus.table(x.numel())
         addresses = (tensor.data_ptr() for tensor in (x, upstream, dx))
         ctx.library.hpsearch_softplus_slope(ctypes.byref(table), *addresses)
         return dx, None, None

@@ -1164,3 +1164,146 @@ void hpsearch_softplus_slope(const Softplus *n, const float *x, const float *dy,
 {
     each_vector(n, x, dy, dx);
 }
+
+/* --- hpsearch/nn/radial.py: g[t,p,:] = softplus(sum_b phi[p,b] w[t,:,b]), of few b for each p --- */
+
+typedef struct {
+    int64_t copies, pairs, functions, hidden;
+    Softplus softplus; /* its count is not used */
+} Radial;
+
+#define AT_ONCE 256 /* pairs of a task forward */
+#define PARTS 16    /* into which all pairs are cut backward, over all copies, on any number of threads */
+
+/* A thread's own part of a radial MLP's first layer, and what all share. */
+typedef struct {
+    int64_t row, parts, table; /* numbers in a row of neurons; in the weights of a copy */
+    int32_t *band;             /* [pairs, 2] the first function that is not zero, and the end */
+    float *weights;            /* [copies, functions, row], filled up with zeros */
+    float *gradients;          /* [copies, parts, functions, row] */
+} RadialRoom;
+
+static RadialRoom radial_room(const Radial *n, char *memory)
+{
+    RadialRoom room = {.row = ceiling(n->hidden, LANES) * LANES, .parts = ceiling(PARTS, n->copies)};
+    room.table = n->functions * room.row;
+    room.weights = (float *)(memory + (64 - (uintptr_t)memory % 64) % 64);
+    room.gradients = room.weights + n->copies * room.table;
+    room.band = (int32_t *)(room.gradients + n->copies * room.parts * room.table);
+    return room;
+}
+
+/* Bytes of room that one call needs. */
+int64_t hpsearch_radial_room(const Radial *n)
+{
+    return (char *)(radial_room(n, NULL).band + 2 * n->pairs) - (char *)NULL + 64;
+}
+
+/* In all threads: where each pair's functions are not zero, and the weights function by function. */
+static void prepare_radial(const Radial *n, const float *phi, const float *w, const RadialRoom *room)
+{
+    int64_t B = n->functions, H = n->hidden;
+#pragma omp for schedule(static)
+    for (int64_t p = 0; p < n->pairs; p++) {
+        int64_t first = 0, end = B;
+        while (first < end && phi[p * B + first] == 0)
+            first++;
+        while (end > first && phi[p * B + end - 1] == 0)
+            end--;
+        room->band[2 * p] = first;
+        room->band[2 * p + 1] = end;
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n->copies * B; i++) {
+        float *to = room->weights + i * room->row;
+        const float *from = w + i / B * H * B + i % B;
+        for (int64_t h = 0; h < room->row; h++)
+            to[h] = h < H ? from[h * B] : 0;
+    }
+}
+
+/* The neurons h .. h + LANES of a pair before their activation. */
+INLINE vector before_softplus(const RadialRoom *room, const float *phi, const int32_t *band,
+                              const float *w)
+{
+    vector x = {0};
+    for (int64_t b = band[0]; b < band[1]; b++)
+        x += phi[b] * *(const vector *)(w + b * room->row);
+    return x;
+}
+
+/* w [copies, hidden, functions] to g [copies, pairs, hidden]. */
+void hpsearch_radial(const Radial *n, const float *phi, const float *w, float *g, char *memory)
+{
+    const RadialRoom room = radial_room(n, memory);
+    int64_t B = n->functions, H = n->hidden, P = n->pairs, blocks = ceiling(P, AT_ONCE);
+    fenv_t modes;
+    fegetenv(&modes);
+#pragma omp parallel num_threads(n->softplus.threads)
+    {
+        fesetenv(&modes);
+        prepare_radial(n, phi, w, &room);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n->copies * blocks; i++) {
+            const float *weights = room.weights + i / blocks * room.table;
+            int64_t from = i % blocks * AT_ONCE, to = from + AT_ONCE < P ? from + AT_ONCE : P;
+            for (int64_t p = from; p < to; p++)
+                for (int64_t h = 0; h < H; h += LANES) {
+                    float *out = g + (i / blocks * P + p) * H + h;
+                    vector y = softplus(&n->softplus, before_softplus(&room, phi + p * B,
+                                                                      room.band + 2 * p, weights + h));
+                    if (h + LANES <= H)
+                        *(vector *)out = y;
+                    else
+                        memcpy(out, &y, (H - h) * sizeof(float));
+                }
+        }
+    }
+}
+
+/* dg [copies, pairs, hidden] to dw, shaped as w. */
+void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, const float *dg,
+                           float *dw, char *memory)
+{
+    const RadialRoom room = radial_room(n, memory);
+    int64_t B = n->functions, H = n->hidden, P = n->pairs;
+    fenv_t modes;
+    fegetenv(&modes);
+#pragma omp parallel num_threads(n->softplus.threads)
+    {
+        fesetenv(&modes);
+        prepare_radial(n, phi, w, &room);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < n->copies * room.parts; i++) {
+            int64_t copy = i / room.parts, part = i % room.parts;
+            const float *weights = room.weights + copy * room.table;
+            float *sums = room.gradients + i * room.table;
+            memset(sums, 0, room.table * sizeof(float));
+            for (int64_t p = part * P / room.parts; p < (part + 1) * P / room.parts; p++) {
+                const int32_t *band = room.band + 2 * p;
+                for (int64_t h = 0; h < H; h += LANES) {
+                    const float *upstream = dg + (copy * P + p) * H + h;
+                    vector dx = {0};
+                    if (h + LANES <= H)
+                        dx = *(const vector *)upstream;
+                    else
+                        memcpy(&dx, upstream, (H - h) * sizeof(float));
+                    dx *= softplus_slope(&n->softplus,
+                                         before_softplus(&room, phi + p * B, band, weights + h));
+                    for (int64_t b = band[0]; b < band[1]; b++)
+                        *(vector *)(sums + b * room.row + h) += phi[p * B + b] * dx;
+                }
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < n->copies * B; i++) {
+            int64_t copy = i / B, b = i % B;
+            float *parts = room.gradients + copy * room.parts * room.table + b * room.row;
+            for (int64_t part = 1; part < room.parts; part++)
+                for (int64_t h = 0; h < room.row; h++)
+                    parts[h] += parts[part * room.table + h];
+            for (int64_t h = 0; h < H; h++)
+                dw[(copy * H + h) * B + b] = parts[h];
+        }
+    }
+}

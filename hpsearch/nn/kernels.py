@@ -103,10 +103,14 @@ def _load() -> ctypes.CDLL:
         (library.hpsearch_directed, [pointer] * 3),
         (library.hpsearch_softplus, [pointer] * 3),
         (library.hpsearch_softplus_slope, [pointer] * 4),
+        (library.hpsearch_radial_room, [pointer]),
+        (library.hpsearch_radial, [pointer] * 5),
+        (library.hpsearch_radial_slope, [pointer] * 6),
     ):
         function.argtypes = types
         function.restype = None
     library.hpsearch_room.restype = number
+    library.hpsearch_radial_room.restype = number
     library.hpsearch_weights_room.restype = number
     return library
 

@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from hpsearch.nn.activations import shifted_softplus
+from hpsearch.nn.activations import Softplus, SoftplusTable, shifted_softplus
 from hpsearch.nn.atom_wise import AtomWise
+from hpsearch.nn.kernels import compiled_for
 from hpsearch.nn.products import stacked_linear
 
 SHORTEST_DISTANCE_ANGSTROM = 0.9
@@ -18,6 +22,10 @@ SHORTEST_DISTANCE_ANGSTROM = 0.9
 
 LARGEST_DISTANCE_ANGSTROM = 12.1
 """Beyond every distance in QM9 (12.04 Å); where the average over distances that occur ends."""
+
+
+_SPARSE = 4
+"""Where at most every fourth function differs from zero, the others are left out of the product."""
 
 
 class RadialBasis(nn.Module):
@@ -36,6 +44,7 @@ class RadialBasis(nn.Module):
 
     Attributes:
         mean_square: E Σ_B φ_B², averaged over distances that occur in molecules; 3/4 for cos².
+        nonzero: how many of the functions can differ from zero at one distance.
     """
 
     centres: Tensor
@@ -50,6 +59,7 @@ class RadialBasis(nn.Module):
         self.spacing = maximum_angstrom / (functions - 1)
         self.register_buffer("centres", centres.to(torch.get_default_dtype()), persistent=False)
         self.mean_square = self._mean_square(centres)
+        self.nonzero = 2 if name == "cosine" else functions
 
     def _mean_square(self, centres: Tensor) -> float:
         first = min(SHORTEST_DISTANCE_ANGSTROM, self.maximum_angstrom / 2)
@@ -63,8 +73,14 @@ class RadialBasis(nn.Module):
         return self._basis(distance, self.centres) * inside[:, None]
 
     def _cosine(self, distance: Tensor, centres: Tensor) -> Tensor:
-        x = (distance[:, None] - centres) / self.spacing
-        return torch.cos(0.5 * math.pi * x.clamp(-1.0, 1.0)).square()
+        # Only the two centres around a distance are less than Δ away; at the second one the cosine
+        # of the first is the sine.
+        x = distance[:, None] / self.spacing
+        first = x.detach().floor().clamp(0, len(centres) - 2)
+        near = torch.cos(0.5 * math.pi * (x - first)).square()
+        place = first.long() + torch.arange(2, device=x.device)
+        phi = x.new_zeros(len(x), len(centres))
+        return phi.scatter(1, place, torch.cat((near, 1.0 - near), dim=1))
 
     def _gaussian(self, distance: Tensor, centres: Tensor) -> Tensor:
         x = (distance[:, None] - centres) / self.spacing
@@ -101,13 +117,68 @@ class RadialMLP(nn.Module):
         self.activation = shifted_softplus(beta)
         self.first = nn.Parameter(torch.randn(copies, neurons, len(basis.centres)))
         self.first_scale = basis.mean_square**-0.5
+        self.sparse = _SPARSE * basis.nonzero <= len(basis.centres)
         self.hidden = nn.ModuleList(
             AtomWise(copies, neurons, neurons, bias=False) for _ in range(layers - 1)
         )
 
     def forward(self, phi: Tensor) -> Tensor:
         """``[P, B]`` to ``[T, P, H]``."""
-        g: Tensor = self.activation(stacked_linear(phi[None], self.first * self.first_scale))
+        g = self._first(phi, self.first * self.first_scale)
         for layer in self.hidden:
             g = self.activation(layer(g))
         return g
+
+    def _first(self, phi: Tensor, w: Tensor) -> Tensor:
+        library = compiled_for(phi)
+        if library is None or phi.requires_grad or not self.sparse:
+            return self.activation(stacked_linear(phi[None], w))
+        g: Tensor = _Compiled.apply(phi, w, self.activation, library)  # type: ignore[no-untyped-call]
+        return g
+
+
+class _Table(ctypes.Structure):
+    """``Radial`` in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("copies", "pairs", "functions", "hidden")),
+        ("softplus", SoftplusTable),
+    )
+
+
+class _Compiled(torch.autograd.Function):
+    """The first layer and its activation in kernels.c, of the functions that are not zero.
+
+    Backward computes it again, which is cheaper than to keep what the activation was applied to.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, phi: Tensor, w: Tensor, activation: Softplus, library: ctypes.CDLL
+    ) -> Tensor:
+        phi, w = phi.contiguous(), w.contiguous()
+        ctx.save_for_backward(phi, w)
+        ctx.activation, ctx.library = activation, library
+        g = w.new_empty(len(w), len(phi), w.shape[1])
+        _call(library, "radial", activation, (phi, w, g))
+        return g
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        phi, w = ctx.saved_tensors
+        dw = torch.empty_like(w)
+        operands = phi, w, gradients[0].contiguous(), dw
+        _call(ctx.library, "radial_slope", ctx.activation, operands)
+        return None, dw, None, None
+
+
+def _call(
+    library: ctypes.CDLL, name: str, activation: Softplus, operands: tuple[Tensor, ...]
+) -> None:
+    """Call with the addresses of contiguous float32 tensors, of which the first two are φ and w."""
+    phi, w = operands[:2]
+    table = ctypes.byref(_Table(len(w), *phi.shape, w.shape[1], activation.table(0)))
+    room = torch.empty(library.hpsearch_radial_room(table), dtype=torch.uint8)
+    addresses = (tensor.data_ptr() for tensor in (*operands, room))
+    getattr(library, f"hpsearch_{name}")(table, *addresses)

@@ -53,6 +53,7 @@ from torch.autograd.function import once_differentiable
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
 from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.nn.products import stacked_linear
 from hpsearch.nn.slot_inputs import directed, directed_sum, mirrored, slot_inputs
 from hpsearch.nn.slots import slot_products
 
@@ -261,7 +262,7 @@ class Convolution(nn.Module):
         w_sv: Tensor = self.scalars_to_vectors
         if embedding is not None:
             # W (E x) = (W E) x: with a one-hot x, a convolution over five elements.
-            w_s = w_s @ embedding.t()
+            w_s = stacked_linear(w_s.flatten(1, 2), embedding[None]).unflatten(1, w_s.shape[1:3])
             # One by one, which is faster than a batch of products.
             w_sv = torch.stack([(embedding @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in w_sv])
         scalars = features.scalars * self.from_scalar

@@ -376,6 +376,19 @@ typedef struct {
     float *g, *quarters, *x, *y, *out, **dg;
 } Room;
 
+/* A few dozen numbers, for which a call of memcpy takes longer than the copying. */
+INLINE void copy_row(const float *from, float *to, int64_t count)
+{
+    if (count < LANES) {
+        for (int64_t i = 0; i < count; i++)
+            to[i] = from[i];
+        return;
+    }
+    for (int64_t i = 0; i < count - LANES; i += LANES)
+        *(vector *)(to + i) = *(const vector *)(from + i);
+    *(vector *)(to + count - LANES) = *(const vector *)(from + count - LANES);
+}
+
 INLINE void copy_rows(int64_t rows, const float *from, int64_t from_width, float *to,
                       int64_t to_width)
 {
@@ -391,7 +404,7 @@ INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, 
     const int64_t *pair = n->pair + atom * n->slots;
     int64_t k = 0;
     for (; k < n->slots && pair[k] < n->pairs; k++)
-        memcpy(room->g + k * neurons, g + pair[k] * n->hidden + first, neurons * sizeof(float));
+        copy_row(g + pair[k] * n->hidden + first, room->g + k * neurons, neurons);
     return k;
 }
 
@@ -812,10 +825,14 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
 {
     const Neighbourhoods *n = c->n;
     int64_t terms = n->hidden * c->width, row = row_of(terms), slots = n->slots * c->width;
-    float *y = (float *)memory, *G = y + BLOCK * row;
-    for (int64_t part = 0; part < c->parts; part++)
-        memcpy(G + part * atoms * c->outs, c->y + (part * n->atoms + first) * c->outs,
-               atoms * c->outs * sizeof(float));
+    float *y = (float *)memory, *copy = y + BLOCK * row;
+    const float *G = c->y + first * c->outs;
+    if (c->parts > 1) {
+        for (int64_t part = 0; part < c->parts; part++)
+            memcpy(copy + part * atoms * c->outs, c->y + (part * n->atoms + first) * c->outs,
+                   atoms * c->outs * sizeof(float));
+        G = copy;
+    }
     Outer o = {atoms * c->parts, c->outs, G, 1, c->outs, c->weights, terms, y, row};
     tall_outer_set(o, terms);
     for (int64_t a = 0; a < atoms; a++) {
@@ -863,7 +880,7 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
     int64_t columns = neurons * c->width, row = row_of(columns), slots = n->slots * c->width;
     int64_t numbers = numbers_of(c->parts, c->width), most = numbers / row;
     int64_t blocks = ceiling(n->atoms, (most < TERMS ? most : TERMS) / c->parts);
-    float *A = (float *)memory, *G = A + numbers, *out = c->out + h * c->width;
+    float *A = (float *)memory, *copy = A + numbers, *out = c->out + h * c->width;
     for (int64_t b = 0; b < blocks; b++) {
         int64_t first = b * n->atoms / blocks, atoms = (b + 1) * n->atoms / blocks - first;
         for (int64_t a = 0; a < atoms; a++) {
@@ -874,9 +891,11 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
                 if (a + 1 < atoms)
                     fetch(x + slots, used * c->width);
                 aggregate_rows(used, room->g, neurons, x, A + at * row, c->width, room);
-                memcpy(G + at * c->outs, c->y + atom * c->outs, c->outs * sizeof(float));
+                if (c->parts > 1)
+                    copy_row(c->y + atom * c->outs, copy + at * c->outs, c->outs);
             }
         }
+        const float *G = c->parts > 1 ? copy : c->y + first * c->outs;
         Outer o = {c->outs, atoms * c->parts, G,   c->outs,           1,
                    A,       row,              out, n->hidden * c->width};
         if (b == 0)
@@ -953,7 +972,7 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
                   *restrict x1 = x0 + step, *restrict x2 = x1 + step;
             const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
                         *restrict v2 = v1 + A * V;
-            memcpy(to, s + b * S, S * sizeof(float));
+            copy_row(s + b * S, to, S);
             for (int64_t c = 0; c < V; c++)
                 to[S + c] = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
             for (int64_t c = 0; xi && c < V; c++) {
@@ -1199,6 +1218,15 @@ int64_t hpsearch_radial_room(const Radial *n)
     return (char *)(radial_room(n, NULL).band + 2 * n->pairs) - (char *)NULL + 64;
 }
 
+/* Whether all of a vector is zero. */
+INLINE int zeros(const float *x)
+{
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++)
+        any |= ((const integers *)x)[0][i] << 1; /* without the sign */
+    return !any;
+}
+
 /* In all threads: where each pair's functions are not zero, and the weights function by function. */
 static void prepare_radial(const Radial *n, const float *phi, const float *w, const RadialRoom *room)
 {
@@ -1206,8 +1234,12 @@ static void prepare_radial(const Radial *n, const float *phi, const float *w, co
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n->pairs; p++) {
         int64_t first = 0, end = B;
+        while (first + LANES <= end && zeros(phi + p * B + first))
+            first += LANES;
         while (first < end && phi[p * B + first] == 0)
             first++;
+        while (first + LANES <= end && zeros(phi + p * B + end - LANES))
+            end -= LANES;
         while (end > first && phi[p * B + end - 1] == 0)
             end--;
         room->band[2 * p] = first;

@@ -49,33 +49,38 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b.t())
 
 
+_ROWS = 1024
+"""Fewer are multiplied as one batch by torch: each call of oneDNN costs as much as a few hundred."""
+
+
 class _StackedLinear(torch.autograd.Function):
     """x_t w_tᵀ for every t; ``x`` may be one for all t."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
         ctx.save_for_backward(x, w)
-        out = x.new_empty(w.shape[0], x.shape[1], w.shape[1])
-        for t in range(w.shape[0]):
-            out[t] = product(x[t if len(x) > 1 else 0], w[t])
-        return out
+        return _stacked(x.expand(len(w), -1, -1), w)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (upstream,) = gradients
         x, w = ctx.saved_tensors
-        dx = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        dw = torch.empty_like(w) if ctx.needs_input_grad[1] else None
-        # Transposed once where x is shared; a product transposes its first factor each time.
-        columns = x.transpose(1, 2).contiguous()
-        for t in range(w.shape[0]):
-            s = t if len(x) > 1 else 0
-            if dx is not None:
-                dx[s] += product(upstream[t], w[t].t())
-            if dw is not None:
-                dw[t] = product(columns[s], upstream[t].t()).t()
+        dx = dw = None
+        if ctx.needs_input_grad[0]:
+            dx = _stacked(upstream, w.transpose(1, 2))
+            dx = dx if len(x) == len(w) else dx.sum(0, keepdim=True)
+        if ctx.needs_input_grad[1]:
+            # Not by oneDNN, which copies both factors if they are transposed.
+            dw = torch.bmm(upstream.transpose(1, 2), x.expand(len(w), -1, -1))
         return dx, dw
+
+
+def _stacked(x: Tensor, w: Tensor) -> Tensor:
+    if x.shape[1] < _ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
+        return torch.bmm(x, w.transpose(1, 2))
+    parts = [product(*both) for both in zip(x, w, strict=True)]
+    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
 
 def stacked_linear(x: Tensor, w: Tensor) -> Tensor:

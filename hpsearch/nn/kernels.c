@@ -52,6 +52,7 @@ static int thread_number(void) { return 0; }
 #define SPAN (LANES / 4) /* slots in a vector of `contract` */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
@@ -341,8 +342,10 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
     }
 }
 
-INLINE void dots(int64_t used, int64_t hidden, const float *x, const float *y, int64_t width,
-                 float *const *dg, Stream *next)
+/* A function of its own: inside larger ones compilers run out of registers for it. */
+static __attribute__((noinline)) void dots(int64_t used, int64_t hidden, const float *x,
+                                           const float *y, int64_t width, float *const *dg,
+                                           Stream *next)
 {
     int64_t steps = (width + 3) / 4, groups = ceiling(used, SPAN);
     int64_t blocks = ceiling(groups, GROUPS);
@@ -389,12 +392,36 @@ INLINE void copy_row(const float *from, float *to, int64_t count)
     *(vector *)(to + count - LANES) = *(const vector *)(from + count - LANES);
 }
 
-INLINE void copy_rows(int64_t rows, const float *from, int64_t from_width, float *to,
-                      int64_t to_width)
+/* Rows whose whole vector lies within the array. */
+INLINE int64_t whole_rows(int64_t rows, int64_t width)
 {
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < to_width; c++)
-            to[r * to_width + c] = c < from_width ? from[r * from_width + c] : 0;
+    int64_t others = (LANES - 1) / width;
+    return rows > others ? rows - others : 0;
+}
+
+/* Rows narrower than a vector to rows of one, filled up with zeros. */
+INLINE void widen(int64_t rows, const float *from, int64_t width, float *to)
+{
+    integers inside;
+    for (int i = 0; i < LANES; i++)
+        inside[i] = i < width ? -1 : 0;
+    int64_t whole = whole_rows(rows, width);
+    for (int64_t r = 0; r < whole; r++)
+        *(integers *)(to + r * LANES) = *(const integers *)(from + r * width) & inside;
+    for (int64_t r = whole; r < rows; r++)
+        for (int64_t c = 0; c < LANES; c++)
+            to[r * LANES + c] = c < width ? from[r * width + c] : 0;
+}
+
+/* And back. Each row is written over what the one before it has too much. */
+INLINE void narrow(int64_t rows, const float *from, float *to, int64_t width)
+{
+    int64_t whole = whole_rows(rows, width);
+    for (int64_t r = 0; r < whole; r++)
+        *(vector *)(to + r * width) = *(const vector *)(from + r * LANES);
+    for (int64_t r = whole; r < rows; r++)
+        for (int64_t c = 0; c < width; c++)
+            to[r * width + c] = from[r * LANES + c];
 }
 
 /* g of an atom's used slots, of so many neurons, side by side; returns their number. */
@@ -437,10 +464,10 @@ INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const f
     if (width >= LANES) {
         outer_set(o, width);
     } else {
-        copy_rows(used, x, width, room->x, LANES);
+        widen(used, x, width, room->x);
         o.right = room->x, o.right_width = LANES, o.out = room->out, o.out_width = LANES;
         outer_set(o, LANES);
-        copy_rows(hidden, room->out, LANES, out, width);
+        narrow(hidden, room->out, out, width);
     }
 }
 
@@ -463,14 +490,14 @@ INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t
     int64_t hidden = n->hidden, full = width;
     if (width < LANES) {
         full = LANES;
-        copy_rows(hidden, y, width, room->y, full);
+        widen(hidden, y, width, room->y);
         y = room->y;
     }
     if (dx) {
         Outer o = {used, hidden, room->g, 1, hidden, y, full, dx, full};
         if (width < full) {
             if (!set)
-                copy_rows(used, dx, width, room->out, full);
+                widen(used, dx, width, room->out);
             o.out = room->out;
         }
         if (set)
@@ -478,11 +505,11 @@ INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t
         else
             outer_add(o, full);
         if (width < full)
-            copy_rows(used, room->out, full, dx, width);
+            narrow(used, room->out, dx, width);
     }
     if (dg) {
         if (width < full) {
-            copy_rows(used, x, width, room->x, full);
+            widen(used, x, width, room->x);
             x = room->x;
         }
         for (int64_t k = 0; k < used; k++)
@@ -637,7 +664,7 @@ typedef struct {
 } Weights;
 
 /* What is in a cache at a time, of A and of y: */
-#define BLOCK 24        /* rows, with all columns: in the second cache, through which W passes */
+#define BLOCK 28        /* rows, with all columns: in the second cache, through which W passes */
 #define DEPTH 512       /* columns of these: in the first cache */
 #define NEURONS 24      /* for the gradient of W, the columns of so many neurons ... */
 #define TERMS 128       /* ... in so many rows ... */
@@ -1072,8 +1099,6 @@ void hpsearch_directed(const Slots *n, const float *dout, float *dm)
 }
 
 /* --- hpsearch/nn/activations.py: softplus(x) = log(1 + exp(beta x)) / beta, shifted and scaled --- */
-
-typedef int32_t integers __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 INLINE vector all(float x)
 {

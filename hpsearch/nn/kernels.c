@@ -983,78 +983,112 @@ typedef struct {
 #define THIRD (1.0f / 3.0f)
 #define ROOT3 1.73205080756887729f
 
+/* Columns in vectors, of which the last one ends with the row and may overlap the one before it, or
+   one by one where there are fewer. `step` is written for a `column` of a type. */
+#define COLUMNS_OF(width, step)                                                                    \
+    if ((width) >= LANES) {                                                                        \
+        for (int64_t c = 0; c < (width); c += LANES)                                               \
+            step(vector, c + LANES <= (width) ? c : (width) - LANES)                               \
+    } else {                                                                                       \
+        for (int64_t c = 0; c < (width); c++)                                                      \
+            step(scalar, c)                                                                        \
+    }
+
+#define OF(T, array, c) (*(T *)((array) + (c)))
+
+typedef float scalar __attribute__((may_alias));
+
+/* A neighbour's vector in a slot to u.V, and to X_i where it is wanted. */
+#define GATHER(T, column)                                                                          \
+    {                                                                                              \
+        const int64_t at = column;                                                                 \
+        T a0 = OF(T, v0, at), a1 = OF(T, v1, at), a2 = OF(T, v2, at);                              \
+        T along = u0 * a0 + u1 * a1 + u2 * a2;                                                     \
+        OF(T, to + S, at) = along;                                                                 \
+        if (xi) {                                                                                  \
+            OF(T, x0, at) = C0 * a0;                                                               \
+            OF(T, x1, at) = C0 * a1;                                                               \
+            OF(T, x2, at) = C0 * a2;                                                               \
+            OF(T, x0 + V, at) = C1 * (a1 * u2 - a2 * u1);                                          \
+            OF(T, x1 + V, at) = C1 * (a2 * u0 - a0 * u2);                                          \
+            OF(T, x2 + V, at) = C1 * (a0 * u1 - a1 * u0);                                          \
+            OF(T, x0 + 2 * V, at) = C2 * (u0 * along - THIRD * a0);                                \
+            OF(T, x1 + 2 * V, at) = C2 * (u1 * along - THIRD * a1);                                \
+            OF(T, x2 + 2 * V, at) = C2 * (u2 * along - THIRD * a2);                                \
+        }                                                                                          \
+    }
+
 /* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V], which may be null;
    unused slots are left alone. */
 void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
 {
-    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
-    int64_t step = xi ? A * K * 3 * V : 0;
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors, step = A * K * 3 * V;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
     for (int64_t a = 0; a < A; a++)
         for (int64_t k = a * K; k < (a + 1) * K && n->pair[k] < n->pairs; k++) {
             int64_t b = n->neighbour[k];
-            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
-                  u2 = n->direction[3 * k + 2];
-            float *restrict to = x + k * (S + V), *restrict x0 = xi ? xi + k * 3 * V : to,
-                  *restrict x1 = x0 + step, *restrict x2 = x1 + step;
-            const float *restrict v0 = v + b * V, *restrict v1 = v0 + A * V,
-                        *restrict v2 = v1 + A * V;
+            const float *u = n->direction + 3 * k;
+            const float u0 = u[0], u1 = u[1], u2 = u[2];
+            const float *v0 = v + b * V, *v1 = v0 + A * V, *v2 = v1 + A * V;
+            float *to = x + k * (S + V);
+            float *x0 = xi ? xi + k * 3 * V : NULL, *x1 = xi ? x0 + step : NULL,
+                  *x2 = xi ? x1 + step : NULL;
             copy_row(s + b * S, to, S);
-            for (int64_t c = 0; c < V; c++)
-                to[S + c] = u0 * v0[c] + u1 * v1[c] + u2 * v2[c];
-            for (int64_t c = 0; xi && c < V; c++) {
-                float along = to[S + c];
-                x0[c] = C0 * v0[c];
-                x1[c] = C0 * v1[c];
-                x2[c] = C0 * v2[c];
-                x0[V + c] = C1 * (v1[c] * u2 - v2[c] * u1);
-                x1[V + c] = C1 * (v2[c] * u0 - v0[c] * u2);
-                x2[V + c] = C1 * (v0[c] * u1 - v1[c] * u0);
-                x0[2 * V + c] = C2 * (u0 * along - THIRD * v0[c]);
-                x1[2 * V + c] = C2 * (u1 * along - THIRD * v1[c]);
-                x2[2 * V + c] = C2 * (u2 * along - THIRD * v2[c]);
-            }
+            COLUMNS_OF(V, GATHER)
         }
 }
+
+/* The sum of what stands in its neighbours' slots, of an atom's scalars ... */
+#define SCATTER_SCALARS(T, column)                                                                 \
+    {                                                                                              \
+        const int64_t at = column;                                                                 \
+        T sum = {0};                                                                               \
+        for (int64_t k = first; k < end; k++)                                                      \
+            sum += OF(const T, dx + n->reverse[k] * (S + V), at);                                  \
+        OF(T, ds + a * S, at) = sum;                                                               \
+    }
+
+/* ... and of its vectors: V x u turns into u x y, and u (u.V) into u (u.z). */
+#define SCATTER_VECTORS(T, column)                                                                 \
+    {                                                                                              \
+        const int64_t at = column;                                                                 \
+        T s0 = {0}, s1 = {0}, s2 = {0};                                                            \
+        for (int64_t own = first; own < end; own++) {                                              \
+            const int64_t k = n->reverse[own];                                                     \
+            const float *u = n->direction + 3 * k;                                                 \
+            const float u0 = u[0], u1 = u[1], u2 = u[2];                                           \
+            T along = OF(const T, dx + k * (S + V) + S, at);                                       \
+            if (dxi) {                                                                             \
+                const float *x0 = dxi + k * 3 * V, *x1 = x0 + step, *x2 = x1 + step;               \
+                T y0 = OF(const T, x0 + V, at), z0 = OF(const T, x0 + 2 * V, at);                  \
+                T y1 = OF(const T, x1 + V, at), z1 = OF(const T, x1 + 2 * V, at);                  \
+                T y2 = OF(const T, x2 + V, at), z2 = OF(const T, x2 + 2 * V, at);                  \
+                along += C2 * (u0 * z0 + u1 * z1 + u2 * z2);                                       \
+                s0 += C0 * OF(const T, x0, at) + C1 * (u1 * y2 - u2 * y1) - C2 * THIRD * z0;       \
+                s1 += C0 * OF(const T, x1, at) + C1 * (u2 * y0 - u0 * y2) - C2 * THIRD * z1;       \
+                s2 += C0 * OF(const T, x2, at) + C1 * (u0 * y1 - u1 * y0) - C2 * THIRD * z2;       \
+            }                                                                                      \
+            s0 += u0 * along;                                                                      \
+            s1 += u1 * along;                                                                      \
+            s2 += u2 * along;                                                                      \
+        }                                                                                          \
+        OF(T, dv + a * V, at) = s0;                                                                \
+        OF(T, dv + (A + a) * V, at) = s1;                                                          \
+        OF(T, dv + (2 * A + a) * V, at) = s2;                                                      \
+    }
 
 /* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots; dxi may be
    null. */
 void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
 {
-    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors;
-    int64_t step = dxi ? A * K * 3 * V : 0;
+    int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors, step = A * K * 3 * V;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
     for (int64_t a = 0; a < A; a++) {
-        float *restrict to = ds + a * S, *restrict v0 = dv + a * V, *restrict v1 = v0 + A * V,
-                        *restrict v2 = v1 + A * V;
-        memset(to, 0, S * sizeof(float));
-        memset(v0, 0, V * sizeof(float));
-        memset(v1, 0, V * sizeof(float));
-        memset(v2, 0, V * sizeof(float));
-        for (int64_t own = a * K; own < (a + 1) * K && n->pair[own] < n->pairs; own++) {
-            int64_t k = n->reverse[own];
-            float u0 = n->direction[3 * k], u1 = n->direction[3 * k + 1],
-                  u2 = n->direction[3 * k + 2];
-            const float *restrict from = dx + k * (S + V),
-                        *restrict x0 = dxi ? dxi + k * 3 * V : from,
-                        *restrict x1 = x0 + step, *restrict x2 = x1 + step;
-            for (int64_t c = 0; c < S; c++)
-                to[c] += from[c];
-            for (int64_t c = 0; !dxi && c < V; c++) {
-                v0[c] += u0 * from[S + c];
-                v1[c] += u1 * from[S + c];
-                v2[c] += u2 * from[S + c];
-            }
-            for (int64_t c = 0; dxi && c < V; c++) {
-                const float *restrict y0 = x0 + V, *restrict y1 = x1 + V, *restrict y2 = x2 + V;
-                const float *restrict z0 = y0 + V, *restrict z1 = y1 + V, *restrict z2 = y2 + V;
-                /* V x u turns into u x y, and u (u.V) into u (u.z). */
-                float along = from[S + c] + C2 * (u0 * z0[c] + u1 * z1[c] + u2 * z2[c]);
-                v0[c] += C0 * x0[c] + C1 * (u1 * y2[c] - u2 * y1[c]) - C2 * THIRD * z0[c] + u0 * along;
-                v1[c] += C0 * x1[c] + C1 * (u2 * y0[c] - u0 * y2[c]) - C2 * THIRD * z1[c] + u1 * along;
-                v2[c] += C0 * x2[c] + C1 * (u0 * y1[c] - u1 * y0[c]) - C2 * THIRD * z2[c] + u2 * along;
-            }
-        }
+        int64_t first = a * K, end = first;
+        while (end < (a + 1) * K && n->pair[end] < n->pairs)
+            end++;
+        COLUMNS_OF(S, SCATTER_SCALARS)
+        COLUMNS_OF(V, SCATTER_VECTORS)
     }
 }
 

@@ -1253,10 +1253,8 @@ typedef struct {
 #define AT_ONCE 256 /* pairs of a task forward */
 #define PARTS 16    /* into which all pairs are cut backward, over all copies, on any number of threads */
 
-/* A thread's own part of a radial MLP's first layer, and what all share. */
 typedef struct {
     int64_t row, parts, table; /* numbers in a row of neurons; in the weights of a copy */
-    int32_t *band;             /* [pairs, 2] the first function that is not zero, and the end */
     float *weights;            /* [copies, functions, row], filled up with zeros */
     float *gradients;          /* [copies, parts, functions, row] */
 } RadialRoom;
@@ -1267,14 +1265,14 @@ static RadialRoom radial_room(const Radial *n, char *memory)
     room.table = n->functions * room.row;
     room.weights = (float *)(memory + (64 - (uintptr_t)memory % 64) % 64);
     room.gradients = room.weights + n->copies * room.table;
-    room.band = (int32_t *)(room.gradients + n->copies * room.parts * room.table);
     return room;
 }
 
 /* Bytes of room that one call needs. */
 int64_t hpsearch_radial_room(const Radial *n)
 {
-    return (char *)(radial_room(n, NULL).band + 2 * n->pairs) - (char *)NULL + 64;
+    const RadialRoom room = radial_room(n, NULL);
+    return 4 * n->copies * (1 + room.parts) * room.table + 64;
 }
 
 /* Whether all of a vector is zero. */
@@ -1286,10 +1284,10 @@ INLINE int zeros(const float *x)
     return !any;
 }
 
-/* In all threads: where each pair's functions are not zero, and the weights function by function. */
-static void prepare_radial(const Radial *n, const float *phi, const float *w, const RadialRoom *room)
+/* In all threads: the first function of each pair that is not zero and the end of those. */
+static void find_bands(const Radial *n, const float *phi, int32_t *band)
 {
-    int64_t B = n->functions, H = n->hidden;
+    int64_t B = n->functions;
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n->pairs; p++) {
         int64_t first = 0, end = B;
@@ -1301,9 +1299,15 @@ static void prepare_radial(const Radial *n, const float *phi, const float *w, co
             end -= LANES;
         while (end > first && phi[p * B + end - 1] == 0)
             end--;
-        room->band[2 * p] = first;
-        room->band[2 * p + 1] = end;
+        band[2 * p] = first;
+        band[2 * p + 1] = end;
     }
+}
+
+/* In all threads: the weights function by function. */
+static void turn_weights(const Radial *n, const float *w, const RadialRoom *room)
+{
+    int64_t B = n->functions, H = n->hidden;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n->copies * B; i++) {
         float *to = room->weights + i * room->row;
@@ -1323,8 +1327,9 @@ INLINE vector before_softplus(const RadialRoom *room, const float *phi, const in
     return x;
 }
 
-/* w [copies, hidden, functions] to g [copies, pairs, hidden]. */
-void hpsearch_radial(const Radial *n, const float *phi, const float *w, float *g, char *memory)
+/* w [copies, hidden, functions] to g [copies, pairs, hidden], and band [pairs, 2]. */
+void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t *band, float *g,
+                     char *memory)
 {
     const RadialRoom room = radial_room(n, memory);
     int64_t B = n->functions, H = n->hidden, P = n->pairs, blocks = ceiling(P, AT_ONCE);
@@ -1333,7 +1338,8 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, float *g
 #pragma omp parallel num_threads(n->softplus.threads)
     {
         fesetenv(&modes);
-        prepare_radial(n, phi, w, &room);
+        find_bands(n, phi, band);
+        turn_weights(n, w, &room);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n->copies * blocks; i++) {
             const float *weights = room.weights + i / blocks * room.table;
@@ -1342,7 +1348,7 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, float *g
                 for (int64_t h = 0; h < H; h += LANES) {
                     float *out = g + (i / blocks * P + p) * H + h;
                     vector y = softplus(&n->softplus, before_softplus(&room, phi + p * B,
-                                                                      room.band + 2 * p, weights + h));
+                                                                      band + 2 * p, weights + h));
                     if (h + LANES <= H)
                         *(vector *)out = y;
                     else
@@ -1353,8 +1359,8 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, float *g
 }
 
 /* dg [copies, pairs, hidden] to dw, shaped as w. */
-void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, const float *dg,
-                           float *dw, char *memory)
+void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, const int32_t *band,
+                           const float *dg, float *dw, char *memory)
 {
     const RadialRoom room = radial_room(n, memory);
     int64_t B = n->functions, H = n->hidden, P = n->pairs;
@@ -1363,7 +1369,7 @@ void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, co
 #pragma omp parallel num_threads(n->softplus.threads)
     {
         fesetenv(&modes);
-        prepare_radial(n, phi, w, &room);
+        turn_weights(n, w, &room);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < n->copies * room.parts; i++) {
             int64_t copy = i / room.parts, part = i % room.parts;
@@ -1371,7 +1377,6 @@ void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, co
             float *sums = room.gradients + i * room.table;
             memset(sums, 0, room.table * sizeof(float));
             for (int64_t p = part * P / room.parts; p < (part + 1) * P / room.parts; p++) {
-                const int32_t *band = room.band + 2 * p;
                 for (int64_t h = 0; h < H; h += LANES) {
                     const float *upstream = dg + (copy * P + p) * H + h;
                     vector dx = {0};
@@ -1380,8 +1385,9 @@ void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, co
                     else
                         memcpy(&dx, upstream, (H - h) * sizeof(float));
                     dx *= softplus_slope(&n->softplus,
-                                         before_softplus(&room, phi + p * B, band, weights + h));
-                    for (int64_t b = band[0]; b < band[1]; b++)
+                                         before_softplus(&room, phi + p * B, band + 2 * p,
+                                                         weights + h));
+                    for (int64_t b = band[2 * p]; b < band[2 * p + 1]; b++)
                         *(vector *)(sums + b * room.row + h) += phi[p * B + b] * dx;
                 }
             }

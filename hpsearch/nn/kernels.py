@@ -104,8 +104,8 @@ def _load() -> ctypes.CDLL:
         (library.hpsearch_softplus, [pointer] * 3),
         (library.hpsearch_softplus_slope, [pointer] * 4),
         (library.hpsearch_radial_room, [pointer]),
-        (library.hpsearch_radial, [pointer] * 5),
-        (library.hpsearch_radial_slope, [pointer] * 6),
+        (library.hpsearch_radial, [pointer] * 6),
+        (library.hpsearch_radial_slope, [pointer] * 7),
     ):
         function.argtypes = types
         function.restype = None

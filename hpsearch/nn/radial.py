@@ -157,18 +157,19 @@ class _Compiled(torch.autograd.Function):
         ctx: Any, phi: Tensor, w: Tensor, activation: Softplus, library: ctypes.CDLL
     ) -> Tensor:
         phi, w = phi.contiguous(), w.contiguous()
-        ctx.save_for_backward(phi, w)
+        band = torch.empty(len(phi), 2, dtype=torch.int32)
+        ctx.save_for_backward(phi, w, band)
         ctx.activation, ctx.library = activation, library
         g = w.new_empty(len(w), len(phi), w.shape[1])
-        _call(library, "radial", activation, (phi, w, g))
+        _call(library, "radial", activation, (phi, w, band, g))
         return g
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        phi, w = ctx.saved_tensors
+        phi, w, band = ctx.saved_tensors
         dw = torch.empty_like(w)
-        operands = phi, w, gradients[0].contiguous(), dw
+        operands = phi, w, band, gradients[0].contiguous(), dw
         _call(ctx.library, "radial_slope", ctx.activation, operands)
         return None, dw, None, None
 
@@ -176,7 +177,7 @@ class _Compiled(torch.autograd.Function):
 def _call(
     library: ctypes.CDLL, name: str, activation: Softplus, operands: tuple[Tensor, ...]
 ) -> None:
-    """Call with the addresses of contiguous float32 tensors, of which the first two are φ and w."""
+    """Call with the addresses of contiguous tensors, of which the first two are φ and w."""
     phi, w = operands[:2]
     table = ctypes.byref(_Table(len(w), *phi.shape, w.shape[1], activation.table(0)))
     room = torch.empty(library.hpsearch_radial_room(table), dtype=torch.uint8)

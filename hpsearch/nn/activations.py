@@ -109,9 +109,7 @@ class _Compiled(torch.autograd.Function):
     """In kernels.c: float32, on the CPU, in one pass each way."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, softplus: Softplus, library: ctypes.CDLL
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, softplus: Softplus, library: ctypes.CDLL) -> Tensor:
         ctx.softplus, ctx.library = softplus, library
         x = x.contiguous()
         ctx.save_for_backward(x)

@@ -21,15 +21,17 @@ class AtomWise(nn.Module):
         fan_in: features that enter.
         fan_out: features that leave.
         bias: whether there is a bias.
+        gain: a constant that what leaves, without the bias, is multiplied by.
     """
 
-    def __init__(self, copies: int, fan_in: int, fan_out: int, *, bias: bool) -> None:
+    def __init__(
+        self, copies: int, fan_in: int, fan_out: int, *, bias: bool, gain: float = 1.0
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(copies, fan_out, fan_in))
         self.bias = nn.Parameter(torch.zeros(copies, 1, fan_out)) if bias else None
-        self.scale = max(fan_in, 1) ** -0.5
+        self.scale = gain * max(fan_in, 1) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
         """``[T or 1, A, fan_in]`` to ``[T, A, fan_out]``."""
-        out = stacked_linear(x * self.scale, self.weight)
-        return out if self.bias is None else out + self.bias
+        return stacked_linear(x, self.weight, self.scale, self.bias)

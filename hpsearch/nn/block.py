@@ -30,11 +30,9 @@ class GatedBlock(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Apply to features whose scalars end with the gates."""
-        gates = self.gate(features.scalars[..., self.offset :])
-        return Features(
-            self.activation(features.scalars[..., : self.offset]),
-            features.vectors * gates[:, None],
-        )
+        widths = self.offset, features.scalars.shape[-1] - self.offset
+        scalars, gates = features.scalars.split(widths, dim=-1)
+        return Features(self.activation(scalars), features.vectors * self.gate(gates)[:, None])
 
 
 class ConvolutionBlock(nn.Module):

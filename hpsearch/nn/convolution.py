@@ -178,13 +178,13 @@ class Convolution(nn.Module):
         drawn = torch.randn(copies, hidden, u1, S).permute(0, 3, 1, 2)
         self.scalars_to_vectors = nn.Parameter(drawn.contiguous())
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
-        self.self_scalars = AtomWise(copies, S, u0, bias=False)
-        self.self_vectors = AtomWise(copies, V, u1, bias=False)
+        self.share = tuple(math.sqrt(0.5) if entering else 1.0 for entering in degrees_in)
+        self.self_scalars = AtomWise(copies, S, u0, bias=False, gain=self.share[0])
+        self.self_vectors = AtomWise(copies, V, u1, bias=False, gain=self.share[1])
         self.register_buffer("effective_neighbours", torch.ones(2, copies))
         common = (hidden * degrees_in.present) ** -0.5
         self.from_scalar = common * max(S, 1) ** -0.5
         self.from_vector = common * max(V, 1) ** -0.5
-        self.share = tuple(math.sqrt(0.5) if entering else 1.0 for entering in degrees_in)
 
     def forward(
         self,
@@ -284,7 +284,7 @@ class Convolution(nn.Module):
         return Features(*out)
 
     def _self_term(self, features: Features, embedding: Tensor | None) -> Features:
-        scalars, vectors = features.scalars * self.share[0], features.vectors * self.share[1]
+        scalars, vectors = features
         if embedding is not None:
             scalars = scalars @ embedding
         mixed = self.self_vectors(vectors.flatten(1, 2))

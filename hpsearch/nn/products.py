@@ -50,40 +50,62 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 _ROWS = 1024
-"""Fewer are multiplied as one batch by torch: each call of oneDNN costs as much as a few hundred."""
+"""Fewer are multiplied as one batch by torch: a call of oneDNN costs as much as some hundred."""
 
 
 class _StackedLinear(torch.autograd.Function):
-    """x_t w_tᵀ for every t; ``x`` may be one for all t."""
+    """See :func:`stacked_linear`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, scale: float, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, w)
-        return _stacked(x.expand(len(w), -1, -1), w)
+        ctx.scale = scale
+        return _stacked(x.expand(len(w), -1, -1), w, scale, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (upstream,) = gradients
         x, w = ctx.saved_tensors
-        dx = dw = None
+        dx = dw = d_bias = None
         if ctx.needs_input_grad[0]:
-            dx = _stacked(upstream, w.transpose(1, 2))
+            dx = _stacked(upstream, w.transpose(1, 2), ctx.scale)
             dx = dx if len(x) == len(w) else dx.sum(0, keepdim=True)
         if ctx.needs_input_grad[1]:
             # Not by oneDNN, which copies both factors if they are transposed.
-            dw = torch.bmm(upstream.transpose(1, 2), x.expand(len(w), -1, -1))
-        return dx, dw
+            columns = x.expand(len(w), -1, -1).transpose(1, 2)
+            dw = _batch(upstream.transpose(1, 2), columns, ctx.scale)
+        if ctx.needs_input_grad[3]:
+            d_bias = upstream.sum(1, keepdim=True)
+        return dx, dw, None, d_bias
 
 
-def _stacked(x: Tensor, w: Tensor) -> Tensor:
+def _stacked(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     if x.shape[1] < _ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
-        return torch.bmm(x, w.transpose(1, 2))
-    parts = [product(*both) for both in zip(x, w, strict=True)]
-    return torch.stack(parts) if len(parts) > 1 else parts[0][None]
+        return _batch(x, w, scale, bias)
+    parts = [product(*both) for both in zip(x, w * scale, strict=True)]
+    out = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+    return out if bias is None else out.add_(bias)
 
 
-def stacked_linear(x: Tensor, w: Tensor) -> Tensor:
-    """T products side by side: ``[T or 1, A, k]`` and ``[T, n, k]`` to ``[T, A, n]``."""
-    result: Tensor = _StackedLinear.apply(x, w)  # type: ignore[no-untyped-call]
+def _batch(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Scale and bias cost nothing inside the product."""
+    added = w.new_empty(1, 1, 1) if bias is None else bias
+    beta = 0 if bias is None else 1
+    return torch.baddbmm(added, x, w.transpose(1, 2), beta=beta, alpha=scale)
+
+
+def stacked_linear(x: Tensor, w: Tensor, scale: float = 1.0, bias: Tensor | None = None) -> Tensor:
+    """scale x_t w_tᵀ + b_t for every t.
+
+    Args:
+        x: ``[T, A, k]``, or one for all t, ``[1, A, k]``.
+        w: ``[T, n, k]``.
+        scale: a constant.
+        bias: ``[T, 1, n]``, if there is one.
+
+    Returns:
+        ``[T, A, n]``.
+    """
+    result: Tensor = _StackedLinear.apply(x, w, scale, bias)  # type: ignore[no-untyped-call]
     return result

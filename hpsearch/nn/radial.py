@@ -124,16 +124,17 @@ class RadialMLP(nn.Module):
 
     def forward(self, phi: Tensor) -> Tensor:
         """``[P, B]`` to ``[T, P, H]``."""
-        g = self._first(phi, self.first * self.first_scale)
+        g = self._first(phi)
         for layer in self.hidden:
             g = self.activation(layer(g))
         return g
 
-    def _first(self, phi: Tensor, w: Tensor) -> Tensor:
+    def _first(self, phi: Tensor) -> Tensor:
         library = compiled_for(phi)
         if library is None or phi.requires_grad or not self.sparse:
-            return self.activation(stacked_linear(phi[None], w))
-        g: Tensor = _Compiled.apply(phi, w, self.activation, library)  # type: ignore[no-untyped-call]
+            return self.activation(stacked_linear(phi[None], self.first, self.first_scale))
+        arguments = phi, self.first * self.first_scale, self.activation, library
+        g: Tensor = _Compiled.apply(*arguments)  # type: ignore[no-untyped-call]
         return g
 
 

@@ -72,8 +72,9 @@ def _block(
     A, P = atoms, pairs
     H, B, layers = network.radial_mlp_neurons, network.radial_functions, network.radial_mlp_layers
     gated = u0 + u1
-    # The first layer of a radial MLP needs no gradient of its input.
-    first = 2 * P * B * H
+    # The first layer of a radial MLP needs no gradient of its input. Of the cosines two differ from
+    # zero at one distance.
+    first = 2 * P * (2 if network.radial_basis == "cosine" else B) * H
     hidden = 2 * P * H * H * (layers - 1)
     scalars = 2 * A * H * (S + V) * gated
     scalars += 4 * P * H * (min(S, gated) if V == 0 else S + V)

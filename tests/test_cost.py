@@ -65,12 +65,14 @@ def test_work_is_a_sum_over_molecules_and_targets() -> None:
     assert (double.flops, double.numbers) == pytest.approx((2 * one.flops, 2 * one.numbers))
 
 
-def test_the_work_of_the_smallest_network_by_hand() -> None:
+@pytest.mark.parametrize("basis, functions", [("gaussian", 3), ("cosine", 2)])
+def test_the_work_of_the_smallest_network_by_hand(basis: str, functions: int) -> None:
     network = CONFIGS[0].network.model_copy(
         update={
             "featurization_scalars": 1,
             "featurization_vectors": 0,
             "featurization_blocks": 1,
+            "radial_basis": basis,
             "radial_functions": 3,
             "radial_mlp_layers": 1,
             "radial_mlp_neurons": 2,
@@ -79,11 +81,13 @@ def test_the_work_of_the_smallest_network_by_hand() -> None:
             "output_mlp_layers": 1,
         }
     )
-    # One atom and one pair. Radial MLP, forward and its weights' gradient: 2 (2 * 3 * 2).
+    # One atom and one pair. Radial MLP, forward and its weights' gradient: 2 (2 * 3 * 2), or with
+    # two functions that are not zero 2 (2 * 2 * 2).
     # Five elements into one scalar: W on A 2 * 2 * 5, the sum over neighbours 4 * 2 * 1, the atom
     # itself 2 * 5; three times. One scalar into one: 2 * 2 + 4 * 2 + 2.
-    first = 24 + 3 * (20 + 8 + 10)
-    second = 24 + 3 * (4 + 8 + 2)
+    radial = 8 * functions
+    first = radial + 3 * (20 + 8 + 10)
+    second = radial + 3 * (4 + 8 + 2)
     # Sums, features, radial layer and both ends of a pair.
     numbers = (10 + 6 + 2 + 10) + (2 + 2 + 2 + 2)
     assert count_work(network, 1, 1.0, 1.0) == Workload(first + second, numbers, 2)

@@ -83,8 +83,9 @@ class _StackedLinear(torch.autograd.Function):
 def _stacked(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
     if x.shape[1] < _ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
         return _batch(x, w, scale, bias)
-    parts = [product(*both) for both in zip(x, w * scale, strict=True)]
-    out = torch.stack(parts) if len(parts) > 1 else parts[0][None]
+    out = x.new_empty(*x.shape[:2], w.shape[1])
+    for result, *factors in zip(out, x, w * scale, strict=True):
+        result.copy_(product(*factors))
     return out if bias is None else out.add_(bias)
 
 

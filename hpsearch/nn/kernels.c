@@ -120,6 +120,7 @@ typedef struct {
     int64_t right_width;
     float *out;
     int64_t out_width;
+    Stream *next; /* fetched between tiles; may be null */
 } Outer;
 
 #define AT(c) ((c) < columns - 1 ? (c) * LANES : last)
@@ -158,6 +159,8 @@ INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64
         int64_t from = t * o->rows / tiles, to = (t + 1) * o->rows / tiles;
         const float *left = o->left + from * o->across, *right = o->right + at;
         float *out = o->out + from * o->out_width + at;
+        if (o->next)
+            fetch_portion(o->next);
         if (!shape.add)
             UNROLL for (int r = 0; r < shape.rows; r++)
                 fetch(out + (AHEAD * shape.rows + r) * o->out_width, columns * LANES);
@@ -458,9 +461,9 @@ INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g
 
 /* rows [hidden, width] = sum_k g[k,:] x[k,:] of an atom's used slots, of neurons from .. to. */
 INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const float *x, float *out,
-                           int64_t width, Room *room)
+                           int64_t width, Room *room, Stream *next)
 {
-    Outer o = {hidden, used, g, hidden, 1, x, width, out, width};
+    Outer o = {hidden, used, g, hidden, 1, x, width, out, width, next};
     if (width >= LANES) {
         outer_set(o, width);
     } else {
@@ -475,10 +478,12 @@ static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g
                            float *out, int64_t width, Room *room)
 {
     int64_t used = take_used(n, atom, g, 0, n->hidden, room), hidden = n->hidden;
+    Stream next = {0};
     if (atom + 1 < n->atoms)
-        fetch(x + (atom + 1) * n->slots * width, fetch_pairs(n, atom + 1, g, NULL) * width);
+        next = stream(x + (atom + 1) * n->slots * width,
+                      fetch_pairs(n, atom + 1, g, NULL) * width, ceiling(hidden, ROWS));
     aggregate_rows(used, room->g, hidden, x + atom * n->slots * width,
-                   out + atom * hidden * width, width, room);
+                   out + atom * hidden * width, width, room, &next);
 }
 
 /* Of one atom, whose g of used slots is in `room`: y [hidden, width] to dx [K, width], which is set
@@ -827,9 +832,10 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
         for (int64_t part = 0; part < c->parts; part++) {
             const float *x = c->x + (part * n->atoms + first + a) * slots;
             float *to = A + (part * atoms + a) * row, *rest = ends + (part * atoms + a) * LANES;
+            Stream next = {0};
             if (a + 1 < atoms)
-                fetch(x + slots, used * c->width);
-            aggregate_rows(used, room->g, n->hidden, x, to, c->width, room);
+                next = stream(x + slots, used * c->width, ceiling(n->hidden, ROWS));
+            aggregate_rows(used, room->g, n->hidden, x, to, c->width, room, &next);
             /* The last vector ends with the row; in its lanes that were counted before is zero. */
             for (int64_t i = 0; i < LANES; i++)
                 rest[i] = terms - LANES + i < whole ? 0 : to[terms - LANES + i];
@@ -915,9 +921,10 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
             for (int64_t part = 0; part < c->parts; part++) {
                 int64_t atom = part * n->atoms + first + a, at = a * c->parts + part;
                 const float *x = c->x + atom * slots;
+                Stream next = {0};
                 if (a + 1 < atoms)
-                    fetch(x + slots, used * c->width);
-                aggregate_rows(used, room->g, neurons, x, A + at * row, c->width, room);
+                    next = stream(x + slots, used * c->width, ceiling(neurons, ROWS));
+                aggregate_rows(used, room->g, neurons, x, A + at * row, c->width, room, &next);
                 if (c->parts > 1)
                     copy_row(c->y + atom * c->outs, copy + at * c->outs, c->outs);
             }

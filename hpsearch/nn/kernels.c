@@ -1287,7 +1287,7 @@ INLINE int zeros(const float *x)
 {
     int32_t any = 0;
     for (int i = 0; i < LANES; i++)
-        any |= ((const integers *)x)[0][i] << 1; /* without the sign */
+        any |= (*(const integers *)x)[i] & INT32_MAX; /* without the sign */
     return !any;
 }
 

@@ -99,3 +99,21 @@ def test_processes_that_compile_at_once(library, afresh):
     said = [process.communicate(timeout=120)[0].strip() for process in started]
     (path,) = (afresh / "kernels").iterdir()
     assert said == [f"compiled, {path}"] * 3
+
+
+@pytest.mark.parametrize("processor", ["native", "x86-64"])
+def test_nothing_is_touched_beyond_the_arrays(tmp_path, processor):
+    """Under a sanitizer, see memory.c; ``x86-64`` has vectors of four numbers."""
+    program = tmp_path / "memory"
+    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize=alignment"]
+    options = ["-O1", f"-march={processor}", "-std=gnu11", "-fopenmp", *sanitize]
+    source = Path(__file__).with_name("memory.c")
+    command = ["cc", *options, "-fno-sanitize-recover=all", str(source), "-o", str(program), "-lm"]
+    compiled = subprocess.run(command, capture_output=True, text=True)
+    if "libasan" in compiled.stderr or "libubsan" in compiled.stderr:
+        pytest.skip("the compiler's sanitizers are not installed")
+    assert compiled.returncode == 0, compiled.stderr
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
+    run = [str(program), "0", "50"]
+    ended = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=120)
+    assert (ended.returncode, ended.stdout) == (0, "clean\n"), ended.stderr

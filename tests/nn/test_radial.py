@@ -2,7 +2,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
+from hpsearch.nn import radial
 from hpsearch.nn.activations import relu, second_moment, shifted_softplus, sigmoid, softplus
 from hpsearch.nn.radial import RadialBasis, RadialMLP
 
@@ -64,3 +66,105 @@ def test_activations_have_unit_second_moment(activation):
 def test_shifted_softplus_keeps_zero():
     assert shifted_softplus(5.0)(torch.zeros(1)).item() == 0.0
     assert softplus(5.0)(torch.zeros(1)).item() > 0.0
+
+
+# --- the first layer in kernels.c: float32, of the functions that are not zero ---
+
+
+def first_layer(name="cosine", functions=30, hidden=100, copies=2):
+    torch.set_default_dtype(torch.float32)
+    basis = RadialBasis(name, functions, 11.1)
+    return basis, RadialMLP(copies, basis, 1, hidden, 5.0)
+
+
+def compare(mlp, phi):
+    """Values and gradients beside the same layer in float64, whose softplus is torch's."""
+    upstream = torch.randn(len(mlp.first), len(phi), mlp.first.shape[1])
+    g = mlp(phi)
+    assert g.dtype == torch.float32
+    g.backward(upstream)
+    w = mlp.first.detach().double().requires_grad_()
+    x = torch.einsum("pb,thb->tph", phi.double(), w * mlp.first_scale)
+    activation = mlp.activation
+    plain = functional.softplus(x, beta=activation.beta, threshold=1e9)
+    exact = (plain - math.log(2.0) / activation.beta) * activation.scale
+    exact.backward(upstream.double())
+    for found, expected in ((g, exact), (mlp.first.grad, w.grad)):
+        assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+SIZES = [(1, 84, 200), (2, 100, 1), (3, 7, 300), (20, 16, 40), (1, 33, 17), (2, 1, 5)]
+
+
+@pytest.mark.parametrize("copies, hidden, pairs", SIZES)
+def test_compiled_first_layer_equals_float64(library, copies, hidden, pairs):
+    basis, mlp = first_layer(hidden=hidden, copies=copies)
+    assert mlp.sparse
+    compare(mlp, basis(12 * torch.rand(pairs)))
+
+
+@pytest.mark.parametrize("name, functions", [("gaussian", 84), ("bessel", 84), ("cosine", 7)])
+def test_bases_of_which_many_functions_are_not_zero_stay_with_the_product(name, functions):
+    basis, mlp = first_layer(name, functions)
+    assert not mlp.sparse
+    compare(mlp, basis(12 * torch.rand(50)))
+
+
+def test_any_band_of_functions_will_do(library):
+    _, mlp = first_layer(functions=40)
+    phi = torch.zeros(6, 40)
+    phi[1, 0] = phi[2, 39] = 1.0
+    phi[3, 5:25] = torch.randn(20)
+    phi[4] = torch.randn(40)
+    phi[5, 15:18] = torch.tensor([1.0, 0.0, 2.0])
+    compare(mlp, phi)
+
+
+def test_first_layer_with_vectors_of_older_processors(narrow, monkeypatch):
+    def compiled_for(x):
+        return narrow if x.dtype == torch.float32 else None
+
+    monkeypatch.setattr(radial, "compiled_for", compiled_for)
+    for copies, hidden, pairs in SIZES:
+        basis, mlp = first_layer(hidden=hidden, copies=copies)
+        compare(mlp, basis(12 * torch.rand(pairs)))
+
+
+def test_first_layer_has_the_same_bits_on_any_number_of_threads(library, set_threads):
+    basis, mlp = first_layer()
+    phi = basis(12 * torch.rand(1_000))
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        mlp.first.grad = None
+        g = mlp(phi)
+        g.square().sum().backward()
+        found.append((g, mlp.first.grad))
+    assert all(torch.equal(a, b) for pair in found for a, b in zip(pair, found[0], strict=True))
+
+
+def test_what_is_not_finite_comes_out_so(library):
+    _, mlp = first_layer()
+    phi = torch.zeros(3, 30)
+    phi[1, 4] = math.nan
+    g = mlp(phi)
+    g.sum().backward()
+    assert g[:, 1].isnan().all() and (g[:, [0, 2]] == 0.0).all()
+    assert mlp.first.grad[:, :, 4].isnan().all()
+
+
+def test_a_gradient_of_the_distances_is_made_where_it_is_wanted(library):
+    basis, mlp = first_layer()
+    distance = (12 * torch.rand(50)).requires_grad_()
+    mlp(basis(distance)).sum().backward()
+    precise = mlp.double()
+    exact = distance.detach().double().requires_grad_()
+    precise(basis.double()(exact)).sum().backward()
+    assert (distance.grad - exact.grad).abs().max() <= 2e-5 * exact.grad.abs().max()
+
+
+def test_cosine_basis_is_differentiable_and_has_two_functions_at_a_distance():
+    basis = RadialBasis("cosine", 9, 4.0)
+    distance = torch.tensor([0.1, 0.77, 1.3, 2.9, 3.99, 4.1], requires_grad=True)
+    assert ((basis(distance) != 0).sum(1) <= basis.nonzero).all()
+    assert torch.autograd.gradcheck(basis, (distance,))

@@ -8,6 +8,7 @@ from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.slot_inputs import directed, directed_sum, slot_inputs
 
 COUNTS = [5, 1, 9, 29, 2, 14]
+SIZES = [(1, 64, 21), (3, 4, 7), (2, 5, 0), (2, 0, 17), (1, 1, 1), (1, 16, 16), (1, 15, 33)]
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,21 @@ def outputs_and_gradients(scalars, vectors, pairs, vectors_leave=True):
     return [*out, *torch.autograd.grad(total, wanted)]
 
 
-@pytest.mark.parametrize("copies, S, V", [(1, 64, 21), (3, 4, 7), (2, 5, 0), (2, 0, 17), (1, 1, 1)])
+@pytest.mark.parametrize("copies, S, V", SIZES)
 def test_compiled_equal_torch_in_float64(library, copies, S, V):
+    compare_to_float64(copies, S, V)
+
+
+def test_vectors_of_older_processors(narrow, monkeypatch):
+    def compiled_for(x):
+        return narrow if x.dtype == torch.float32 else None
+
+    monkeypatch.setattr(module, "compiled_for", compiled_for)
+    for copies, S, V in SIZES:
+        compare_to_float64(copies, S, V)
+
+
+def compare_to_float64(copies, S, V):
     scalars, vectors = features(copies, S, V)
     compiled = outputs_and_gradients(scalars, vectors, neighbourhoods())
     precise = [x.detach().double().requires_grad_() for x in (scalars, vectors)]

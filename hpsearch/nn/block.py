@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from hpsearch.nn.activations import sigmoid, softplus
@@ -30,8 +31,8 @@ class GatedBlock(nn.Module):
 
     def forward(self, features: Features) -> Features:
         """Apply to features whose scalars end with the gates."""
-        widths = self.offset, features.scalars.shape[-1] - self.offset
-        scalars, gates = features.scalars.split(widths, dim=-1)
+        widths = [self.offset, features.scalars.shape[-1] - self.offset]
+        scalars, gates = torch.split(features.scalars, widths, dim=-1)
         return Features(self.activation(scalars), features.vectors * self.gate(gates)[:, None])
 
 

@@ -73,7 +73,7 @@ def _block(
     H, B, layers = network.radial_mlp_neurons, network.radial_functions, network.radial_mlp_layers
     gated = u0 + u1
     # The first layer of a radial MLP needs no gradient of its input. Of the cosines two differ from
-    # zero at one distance.
+    # zero at one distance; where the kernel does not serve, all are multiplied.
     first = 2 * P * (2 if network.radial_basis == "cosine" else B) * H
     hidden = 2 * P * H * H * (layers - 1)
     scalars = 2 * A * H * (S + V) * gated

@@ -2,7 +2,7 @@
 
 Eq. 13 keeps second moments at one through a convolution; these keep them through what follows it.
 The radial MLPs' softplus sees every pair and neuron; ``kernels.c`` makes one pass each way of it
-where torch makes three.
+where torch makes three (and where a first layer is computed there as well, none of its own).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Softplus:
     scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of every entry."""
+        """The value at every entry of ``x``, in its shape."""
         library = compiled_for(x)
         if library is not None:
             result: Tensor = _Compiled.apply(x, self, library)  # type: ignore[no-untyped-call]
@@ -109,12 +109,12 @@ class _Compiled(torch.autograd.Function):
     """In kernels.c: float32, on the CPU, in one pass each way."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, softplus: Softplus, library: ctypes.CDLL) -> Tensor:
-        ctx.softplus, ctx.library = softplus, library
+    def forward(ctx: Any, x: Tensor, activation: Softplus, library: ctypes.CDLL) -> Tensor:
+        ctx.activation, ctx.library = activation, library
         x = x.contiguous()
         ctx.save_for_backward(x)
         y = torch.empty_like(x)
-        table = softplus.table(x.numel())
+        table = activation.table(x.numel())
         library.hpsearch_softplus(ctypes.byref(table), x.data_ptr(), y.data_ptr())
         return y
 
@@ -124,7 +124,7 @@ class _Compiled(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         upstream = gradients[0].contiguous()
         dx = torch.empty_like(x)
-        table = ctx.softplus.table(x.numel())
+        table = ctx.activation.table(x.numel())
         addresses = (tensor.data_ptr() for tensor in (x, upstream, dx))
         ctx.library.hpsearch_softplus_slope(ctypes.byref(table), *addresses)
         return dx, None, None

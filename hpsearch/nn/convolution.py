@@ -262,7 +262,8 @@ class Convolution(nn.Module):
         w_sv: Tensor = self.scalars_to_vectors
         if embedding is not None:
             # W (E x) = (W E) x: with a one-hot x, a convolution over five elements.
-            w_s = stacked_linear(w_s.flatten(1, 2), embedding[None]).view(*w_s.shape[:3], -1)
+            w_s = stacked_linear(w_s.flatten(0, 2)[None], embedding[None])
+            w_s = w_s.view(*self.to_scalars.shape[:3], len(embedding))
             # One by one, which is faster than a batch of products.
             w_sv = torch.stack([(embedding @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in w_sv])
         scalars = features.scalars * self.from_scalar

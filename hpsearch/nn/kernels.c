@@ -1,6 +1,6 @@
 /* The products of hpsearch/nn/slots.py over the neighbour slots of each atom and with weights, what
-   enters and leaves the slots (hpsearch/nn/slot_inputs.py) and activations
-   (hpsearch/nn/activations.py), in float32.
+   enters and leaves the slots (hpsearch/nn/slot_inputs.py), activations (hpsearch/nn/activations.py)
+   and the radial MLPs' first layer (hpsearch/nn/radial.py), in float32.
 
    With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
 
@@ -359,7 +359,7 @@ static __attribute__((noinline)) void dots(int64_t used, int64_t hidden, const f
         switch (to - from) {
 #define CASE(n)                                                                                    \
     case n:                                                                                        \
-        dots_of(n, left, hidden, part, y, width, dg + from * SPAN, next);                                \
+        dots_of(n, left, hidden, part, y, width, dg + from * SPAN, next);                          \
         break;
             CASE(1)
             CASE(2)
@@ -459,7 +459,7 @@ INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g
     return used;
 }
 
-/* rows [hidden, width] = sum_k g[k,:] x[k,:] of an atom's used slots, of neurons from .. to. */
+/* out [hidden, width] = sum_k g[k,:] x[k,:] of an atom's used slots; `next` is fetched meanwhile. */
 INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const float *x, float *out,
                            int64_t width, Room *room, Stream *next)
 {
@@ -669,7 +669,8 @@ typedef struct {
 } Weights;
 
 /* What is in a cache at a time, of A and of y: */
-#define BLOCK 28        /* rows, with all columns: in the second cache, through which W passes */
+#define BLOCK 28        /* rows, with all columns: in the second cache, through which W passes;
+                           whole tiles, three components of nine atoms, most molecules */
 #define DEPTH 512       /* columns of these: in the first cache */
 #define NEURONS 24      /* for the gradient of W, the columns of so many neurons ... */
 #define TERMS 128       /* ... in so many rows ... */
@@ -869,7 +870,8 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
     Outer o = {atoms * c->parts, c->outs, G, 1, c->outs, c->weights, terms, y, row};
     tall_outer_set(o, terms);
     for (int64_t a = 0; a < atoms; a++) {
-        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room), portions = (n->hidden + 3) / 4;
+        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room);
+        int64_t portions = (n->hidden + 3) / 4;
         if (first + a + 1 < n->atoms)
             fetch_pairs(n, first + a + 1, c->g, c->dg);
         for (int64_t part = 0; part < c->parts; part++) {
@@ -992,13 +994,13 @@ typedef struct {
 
 /* Columns in vectors, of which the last one ends with the row and may overlap the one before it, or
    one by one where there are fewer. `step` is written for a `column` of a type. */
-#define COLUMNS_OF(width, step)                                                                    \
+#define COLUMNS_OF(width, body)                                                                    \
     if ((width) >= LANES) {                                                                        \
         for (int64_t c = 0; c < (width); c += LANES)                                               \
-            step(vector, c + LANES <= (width) ? c : (width) - LANES)                               \
+            body(vector, c + LANES <= (width) ? c : (width) - LANES)                               \
     } else {                                                                                       \
         for (int64_t c = 0; c < (width); c++)                                                      \
-            step(scalar, c)                                                                        \
+            body(scalar, c)                                                                        \
     }
 
 #define OF(T, array, c) (*(T *)((array) + (c)))
@@ -1257,33 +1259,42 @@ typedef struct {
     Softplus softplus; /* its count is not used */
 } Radial;
 
-#define AT_ONCE 256 /* pairs of a task forward */
-#define PARTS 16    /* into which all pairs are cut backward, over all copies, on any number of threads */
+#define RADIAL_PAIRS 256 /* of a task forward */
+/* Backward all pairs are cut into at least so many parts, over all copies; not into more for more
+   threads, so that sums do not depend on their number. */
+#define RADIAL_PARTS 16
 
+/* Numbers in a row of neurons, filled up to whole vectors, and in the weights of a copy; parts. */
 typedef struct {
-    int64_t row, parts, table; /* numbers in a row of neurons; in the weights of a copy */
-    float *weights;            /* [copies, functions, row], filled up with zeros */
-    float *gradients;          /* [copies, parts, functions, row] */
+    int64_t row, copy, parts;
+} RadialSizes;
+
+static RadialSizes radial_sizes(const Radial *n)
+{
+    int64_t row = ceiling(n->hidden, LANES) * LANES;
+    return (RadialSizes){row, n->functions * row, ceiling(RADIAL_PARTS, n->copies)};
+}
+
+/* Weights [copies, functions, row], and their gradients [copies, parts, functions, row]. */
+typedef struct {
+    float *weights, *gradients;
 } RadialRoom;
 
 static RadialRoom radial_room(const Radial *n, char *memory)
 {
-    RadialRoom room = {.row = ceiling(n->hidden, LANES) * LANES, .parts = ceiling(PARTS, n->copies)};
-    room.table = n->functions * room.row;
-    room.weights = (float *)(memory + (64 - (uintptr_t)memory % 64) % 64);
-    room.gradients = room.weights + n->copies * room.table;
-    return room;
+    float *weights = (float *)(memory + (64 - (uintptr_t)memory % 64) % 64);
+    return (RadialRoom){weights, weights + n->copies * radial_sizes(n).copy};
 }
 
 /* Bytes of room that one call needs. */
 int64_t hpsearch_radial_room(const Radial *n)
 {
-    const RadialRoom room = radial_room(n, NULL);
-    return 4 * n->copies * (1 + room.parts) * room.table + 64;
+    const RadialSizes size = radial_sizes(n);
+    return 4 * n->copies * (1 + size.parts) * size.copy + 64;
 }
 
 /* Whether all of a vector is zero. */
-INLINE int zeros(const float *x)
+INLINE int all_zero(const float *x)
 {
     int32_t any = 0;
     for (int i = 0; i < LANES; i++)
@@ -1298,11 +1309,11 @@ static void find_bands(const Radial *n, const float *phi, int32_t *band)
 #pragma omp for schedule(static)
     for (int64_t p = 0; p < n->pairs; p++) {
         int64_t first = 0, end = B;
-        while (first + LANES <= end && zeros(phi + p * B + first))
+        while (first + LANES <= end && all_zero(phi + p * B + first))
             first += LANES;
         while (first < end && phi[p * B + first] == 0)
             first++;
-        while (first + LANES <= end && zeros(phi + p * B + end - LANES))
+        while (first + LANES <= end && all_zero(phi + p * B + end - LANES))
             end -= LANES;
         while (end > first && phi[p * B + end - 1] == 0)
             end--;
@@ -1312,25 +1323,24 @@ static void find_bands(const Radial *n, const float *phi, int32_t *band)
 }
 
 /* In all threads: the weights function by function. */
-static void turn_weights(const Radial *n, const float *w, const RadialRoom *room)
+static void transpose_weights(const Radial *n, const float *w, float *out)
 {
-    int64_t B = n->functions, H = n->hidden;
+    int64_t B = n->functions, H = n->hidden, row = radial_sizes(n).row;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < n->copies * B; i++) {
-        float *to = room->weights + i * room->row;
+        float *to = out + i * row;
         const float *from = w + i / B * H * B + i % B;
-        for (int64_t h = 0; h < room->row; h++)
+        for (int64_t h = 0; h < row; h++)
             to[h] = h < H ? from[h * B] : 0;
     }
 }
 
 /* The neurons h .. h + LANES of a pair before their activation. */
-INLINE vector before_softplus(const RadialRoom *room, const float *phi, const int32_t *band,
-                              const float *w)
+INLINE vector before_softplus(const float *phi, const int32_t *band, const float *w, int64_t row)
 {
     vector x = {0};
     for (int64_t b = band[0]; b < band[1]; b++)
-        x += phi[b] * *(const vector *)(w + b * room->row);
+        x += phi[b] * *(const vector *)(w + b * row);
     return x;
 }
 
@@ -1339,23 +1349,25 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
                      char *memory)
 {
     const RadialRoom room = radial_room(n, memory);
-    int64_t B = n->functions, H = n->hidden, P = n->pairs, blocks = ceiling(P, AT_ONCE);
+    const RadialSizes size = radial_sizes(n);
+    int64_t B = n->functions, H = n->hidden, P = n->pairs, blocks = ceiling(P, RADIAL_PAIRS);
     fenv_t modes;
     fegetenv(&modes);
 #pragma omp parallel num_threads(n->softplus.threads)
     {
         fesetenv(&modes);
         find_bands(n, phi, band);
-        turn_weights(n, w, &room);
+        transpose_weights(n, w, room.weights);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n->copies * blocks; i++) {
-            const float *weights = room.weights + i / blocks * room.table;
-            int64_t from = i % blocks * AT_ONCE, to = from + AT_ONCE < P ? from + AT_ONCE : P;
+            const float *weights = room.weights + i / blocks * size.copy;
+            int64_t from = i % blocks * RADIAL_PAIRS, to = from + RADIAL_PAIRS;
+            to = to < P ? to : P;
             for (int64_t p = from; p < to; p++)
                 for (int64_t h = 0; h < H; h += LANES) {
                     float *out = g + (i / blocks * P + p) * H + h;
-                    vector y = softplus(&n->softplus, before_softplus(&room, phi + p * B,
-                                                                      band + 2 * p, weights + h));
+                    vector x = before_softplus(phi + p * B, band + 2 * p, weights + h, size.row);
+                    vector y = softplus(&n->softplus, x);
                     if (h + LANES <= H)
                         *(vector *)out = y;
                     else
@@ -1366,24 +1378,25 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
 }
 
 /* dg [copies, pairs, hidden] to dw, shaped as w. */
-void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, const int32_t *band,
+void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, const int32_t *band,
                            const float *dg, float *dw, char *memory)
 {
     const RadialRoom room = radial_room(n, memory);
+    const RadialSizes size = radial_sizes(n);
     int64_t B = n->functions, H = n->hidden, P = n->pairs;
     fenv_t modes;
     fegetenv(&modes);
 #pragma omp parallel num_threads(n->softplus.threads)
     {
         fesetenv(&modes);
-        turn_weights(n, w, &room);
+        transpose_weights(n, w, room.weights);
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < n->copies * room.parts; i++) {
-            int64_t copy = i / room.parts, part = i % room.parts;
-            const float *weights = room.weights + copy * room.table;
-            float *sums = room.gradients + i * room.table;
-            memset(sums, 0, room.table * sizeof(float));
-            for (int64_t p = part * P / room.parts; p < (part + 1) * P / room.parts; p++) {
+        for (int64_t i = 0; i < n->copies * size.parts; i++) {
+            int64_t copy = i / size.parts, part = i % size.parts;
+            const float *weights = room.weights + copy * size.copy;
+            float *sums = room.gradients + i * size.copy;
+            memset(sums, 0, size.copy * sizeof(float));
+            for (int64_t p = part * P / size.parts; p < (part + 1) * P / size.parts; p++) {
                 for (int64_t h = 0; h < H; h += LANES) {
                     const float *upstream = dg + (copy * P + p) * H + h;
                     vector dx = {0};
@@ -1391,21 +1404,20 @@ void hpsearch_radial_slope(const Radial *n, const float *phi, const float *w, co
                         dx = *(const vector *)upstream;
                     else
                         memcpy(&dx, upstream, (H - h) * sizeof(float));
-                    dx *= softplus_slope(&n->softplus,
-                                         before_softplus(&room, phi + p * B, band + 2 * p,
-                                                         weights + h));
+                    vector x = before_softplus(phi + p * B, band + 2 * p, weights + h, size.row);
+                    dx *= softplus_slope(&n->softplus, x);
                     for (int64_t b = band[2 * p]; b < band[2 * p + 1]; b++)
-                        *(vector *)(sums + b * room.row + h) += phi[p * B + b] * dx;
+                        *(vector *)(sums + b * size.row + h) += phi[p * B + b] * dx;
                 }
             }
         }
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n->copies * B; i++) {
             int64_t copy = i / B, b = i % B;
-            float *parts = room.gradients + copy * room.parts * room.table + b * room.row;
-            for (int64_t part = 1; part < room.parts; part++)
-                for (int64_t h = 0; h < room.row; h++)
-                    parts[h] += parts[part * room.table + h];
+            float *parts = room.gradients + copy * size.parts * size.copy + b * size.row;
+            for (int64_t part = 1; part < size.parts; part++)
+                for (int64_t h = 0; h < size.row; h++)
+                    parts[h] += parts[part * size.copy + h];
             for (int64_t h = 0; h < H; h++)
                 dw[(copy * H + h) * B + b] = parts[h];
         }

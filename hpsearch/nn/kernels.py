@@ -105,7 +105,7 @@ def _load() -> ctypes.CDLL:
         (library.hpsearch_softplus_slope, [pointer] * 4),
         (library.hpsearch_radial_room, [pointer]),
         (library.hpsearch_radial, [pointer] * 6),
-        (library.hpsearch_radial_slope, [pointer] * 7),
+        (library.hpsearch_radial_weights, [pointer] * 7),
     ):
         function.argtypes = types
         function.restype = None

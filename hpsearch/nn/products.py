@@ -1,10 +1,13 @@
-"""Matrix products on the fastest library that this processor has; the network's arithmetic is them.
+"""Matrix products on the fastest library that this processor has.
 
 Torch's CPU build multiplies float32 matrices with MKL, which on processors of other vendors than
 Intel uses half their vector width. oneDNN, which the same build carries, does not: on an EPYC of
-2024 it is 2.3 times as fast. So there float32 products go through oneDNN's linear operator; on
-Intel's processors, on GPUs, in float64 and where the operator is missing they are plain ``matmul``.
-The choice depends on the machine alone, so a run that is continued there goes on bit for bit.
+2024 it is 2.3 times as fast. So there large float32 products go through oneDNN's linear operator. A
+call of it costs as much as multiplying some hundred rows, so stacks of small products are one batch
+by torch; so are gradients of weights, since oneDNN copies factors that are transposed. On Intel's
+processors, on GPUs, in float64 and where the operator is missing everything is torch's own product.
+The choice depends on the machine and the sizes alone, so a run that is continued there goes on bit
+for bit.
 """
 
 # T copies, A rows, m, n, k sizes of a product
@@ -38,19 +41,22 @@ def _intel() -> bool:
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a bᵀ: ``[m, k]`` and ``[n, k]`` to ``[m, n]``; without gradients."""
-    if (
-        a.dtype == torch.float32
-        and a.device.type == "cpu"
-        and onednn_is_faster()
-        and min(*a.shape, *b.shape) > 0
-    ):
+    if _through_onednn(a) and min(*a.shape, *b.shape) > 0:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
         return result
     return torch.mm(a, b.t())
 
 
-_ROWS = 1024
-"""Fewer are multiplied as one batch by torch: a call of oneDNN costs as much as some hundred."""
+def _through_onednn(x: Tensor) -> bool:
+    return x.dtype == torch.float32 and x.device.type == "cpu" and onednn_is_faster()
+
+
+_MANY_ROWS = 1024
+"""From so many rows on a stack of products goes through oneDNN one by one.
+
+On Zen 4 both ways take the same time at two thousand rows; at three hundred oneDNN takes twice as
+long, and on processors whose full vectors MKL leaves unused it wins with many.
+"""
 
 
 class _StackedLinear(torch.autograd.Function):
@@ -72,7 +78,6 @@ class _StackedLinear(torch.autograd.Function):
             dx = _stacked(upstream, w.transpose(1, 2), ctx.scale)
             dx = dx if len(x) == len(w) else dx.sum(0, keepdim=True)
         if ctx.needs_input_grad[1]:
-            # Not by oneDNN, which copies both factors if they are transposed.
             columns = x.expand(len(w), -1, -1).transpose(1, 2)
             dw = _batch(upstream.transpose(1, 2), columns, ctx.scale)
         if ctx.needs_input_grad[3]:
@@ -81,7 +86,7 @@ class _StackedLinear(torch.autograd.Function):
 
 
 def _stacked(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    if x.shape[1] < _ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
+    if x.shape[1] < _MANY_ROWS or not _through_onednn(x):
         return _batch(x, w, scale, bias)
     out = x.new_empty(*x.shape[:2], w.shape[1])
     for result, *factors in zip(out, x, w * scale, strict=True):

@@ -73,12 +73,13 @@ class RadialBasis(nn.Module):
         return self._basis(distance, self.centres) * inside[:, None]
 
     def _cosine(self, distance: Tensor, centres: Tensor) -> Tensor:
-        # Only the two centres around a distance are less than Δ away; at the second one the cosine
-        # of the first is the sine.
-        x = distance[:, None] / self.spacing
-        first = x.detach().floor().clamp(0, len(centres) - 2)
+        # Only the two centres around a distance are less than Δ away. The second one's cosine is
+        # the first one's sine, and cos² + sin² = 1.
+        last = len(centres) - 1
+        x = ((distance[:, None] - centres[:1]) / self.spacing).clamp(0, last)
+        first = x.detach().floor().clamp(max=last - 1)
         near = torch.cos(0.5 * math.pi * (x - first)).square()
-        place = first.long() + torch.arange(2, device=x.device)
+        place = first.nan_to_num(0.0).long() + torch.arange(2, device=x.device)
         phi = x.new_zeros(len(x), len(centres))
         return phi.scatter(1, place, torch.cat((near, 1.0 - near), dim=1))
 
@@ -101,6 +102,9 @@ class RadialMLP(nn.Module):
     layer is divided by sqrt(E Σ_B φ²), not by sqrt(B), since only a few basis functions differ from
     zero at any distance (docs/decisions/0010). The last, linear layer belongs to the convolution:
     R_uv(d) = Σ_h W_uvh g_h(d) / sqrt(H).
+
+    Where most functions are zero at any distance, as cosines are, ``kernels.c`` takes only the
+    others through the first layer and its activation: for cosines two of a hundred.
 
     Args:
         copies: T.
@@ -130,7 +134,7 @@ class RadialMLP(nn.Module):
         return g
 
     def _first(self, phi: Tensor) -> Tensor:
-        library = compiled_for(phi)
+        library = compiled_for(self.first)
         if library is None or phi.requires_grad or not self.sparse:
             return self.activation(stacked_linear(phi[None], self.first, self.first_scale))
         arguments = phi, self.first * self.first_scale, self.activation, library
@@ -151,14 +155,21 @@ class _Compiled(torch.autograd.Function):
     """The first layer and its activation in kernels.c, of the functions that are not zero.
 
     Backward computes it again, which is cheaper than to keep what the activation was applied to.
+    A weight that is not finite is seen by the pairs whose functions it belongs to; in a product
+    with all functions every pair would.
     """
 
     @staticmethod
     def forward(
         ctx: Any, phi: Tensor, w: Tensor, activation: Softplus, library: ctypes.CDLL
     ) -> Tensor:
+        if (phi.shape[1], phi.dtype, phi.device) != (w.shape[2], w.dtype, w.device):
+            raise ValueError(
+                f"the radial MLP takes {w.shape[2]} functions in {w.dtype} on {w.device}, got "
+                f"{tuple(phi.shape)} in {phi.dtype} on {phi.device}"
+            )
         phi, w = phi.contiguous(), w.contiguous()
-        band = torch.empty(len(phi), 2, dtype=torch.int32)
+        band = phi.new_empty(len(phi), 2, dtype=torch.int32)
         ctx.save_for_backward(phi, w, band)
         ctx.activation, ctx.library = activation, library
         g = w.new_empty(len(w), len(phi), w.shape[1])
@@ -171,7 +182,7 @@ class _Compiled(torch.autograd.Function):
         phi, w, band = ctx.saved_tensors
         dw = torch.empty_like(w)
         operands = phi, w, band, gradients[0].contiguous(), dw
-        _call(ctx.library, "radial_slope", ctx.activation, operands)
+        _call(ctx.library, "radial_weights", ctx.activation, operands)
         return None, dw, None, None
 
 
@@ -181,6 +192,6 @@ def _call(
     """Call with the addresses of contiguous tensors, of which the first two are φ and w."""
     phi, w = operands[:2]
     table = ctypes.byref(_Table(len(w), *phi.shape, w.shape[1], activation.table(0)))
-    room = torch.empty(library.hpsearch_radial_room(table), dtype=torch.uint8)
+    room = phi.new_empty(library.hpsearch_radial_room(table), dtype=torch.uint8)
     addresses = (tensor.data_ptr() for tensor in (*operands, room))
     getattr(library, f"hpsearch_{name}")(table, *addresses)

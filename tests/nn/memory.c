@@ -81,7 +81,8 @@ static Batch random_batch(void)
 static void try_products(const Batch *b, int threads)
 {
     int64_t H = rand() % 5 ? between(1, 40) : between(90, 128);
-    Neighbourhoods n = {b->atoms, b->molecules, b->slots, b->pairs, H, threads, b->molecule, b->pair};
+    Neighbourhoods n = {b->atoms, b->molecules, b->slots, b->pairs,
+                        H,        threads,      b->molecule, b->pair};
     float *g = numbers(n.pairs * H), *dg = numbers(n.pairs * H);
 
     int64_t C = between(1, 70), slots = n.atoms * n.slots * C, sums = n.atoms * H * C;
@@ -140,7 +141,7 @@ static void try_radial(int threads)
     int32_t *band = malloc(2 * P * sizeof(int32_t));
     char *memory = malloc(hpsearch_radial_room(&n));
     hpsearch_radial(&n, phi, w, band, g, memory);
-    hpsearch_radial_slope(&n, phi, w, band, g, dw, memory);
+    hpsearch_radial_weights(&n, phi, w, band, g, dw, memory);
     Softplus all = {T * P * H, threads, 1, 5.0f, 1.3f};
     hpsearch_softplus(&all, g, g);
     hpsearch_softplus_slope(&all, g, g, g);

@@ -159,3 +159,21 @@ def test_second_derivatives_are_refused_and_not_wrong():
     )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "copies, degrees_out", [(1, (5, 2)), (2, (5, 2)), (2, (0, 2)), (2, (5, 0))]
+)
+def test_an_embedding_may_be_multiplied_into_the_weights(copies, degrees_out):
+    convolution = Convolution(copies, Degrees(4, 0), Degrees(*degrees_out), 6)
+    pairs = Neighbourhoods.of(positions(), COUNTS, MAXIMUM)
+    radial = torch.randn(copies, len(pairs.distance), 6)
+    elements = torch.randint(5, (len(pairs.pair),))
+    embedding = torch.randn(5, 4)
+    nothing = torch.zeros(1, 3, len(elements), 0)
+    one_hot = torch.nn.functional.one_hot(elements, 5).to(embedding.dtype)[None]
+    at_once = convolution(Features(one_hot, nothing), pairs, radial, embedding)
+    before = convolution(Features(embedding[elements][None], nothing), pairs, radial)
+    for found, expected in zip(at_once, before, strict=True):
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-12)

@@ -134,8 +134,9 @@ def test_outputs_and_gradients_equal_e3nns_form_of_the_network(shape):
             assert (parameter.grad - theirs[name].grad).abs().max() < 1e-9 * scale, name
 
 
-def test_forces_are_the_gradient_of_the_energy():
-    network = MultiTargetNetwork(config("bessel"), targets=1)
+@pytest.mark.parametrize("basis", ["bessel", "cosine"])
+def test_forces_are_the_gradient_of_the_energy(basis):
+    network = MultiTargetNetwork(config(basis), targets=1)
     elements, positions, counts = batch((0, 5))
     positions.requires_grad_()
     (gradient,) = torch.autograd.grad(network(elements, positions, counts).sum(), positions)

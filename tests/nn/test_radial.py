@@ -18,6 +18,25 @@ def test_cosine_is_squared_and_zero_from_one_spacing_on():
     assert torch.allclose(phi[3], torch.tensor([0.0, quarter, 1 - quarter, 0.0]), atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_cosine_is_that_of_equation_2(dtype):
+    torch.set_default_dtype(dtype)
+    basis = RadialBasis("cosine", 84, 11.1)
+    distance = torch.cat((basis.centres, 12 * torch.rand(500), torch.tensor([11.1, 11.2, 30.0])))
+    x = (distance[:, None].double() - basis.centres.double()) / basis.spacing
+    expected = torch.cos(math.pi / 2 * x.clamp(-1.0, 1.0)).square()
+    expected[distance > basis.maximum_angstrom] = 0.0
+    # A distance is up to 83 spacings, rounded, and a cosine's square changes by π/2 over one.
+    assert (basis(distance) - expected).abs().max() <= 2 * 83 * math.pi / 2 * torch.finfo(dtype).eps
+
+
+def test_distances_that_are_not_finite():
+    phi = RadialBasis("cosine", 9, 4.0)(torch.tensor([math.inf, math.nan, 1.0]))
+    assert (phi[0] == 0.0).all()
+    assert phi[1].isnan().any()
+    assert phi[2].isfinite().all()
+
+
 def test_gaussian_is_schnets_expansion():
     phi = RadialBasis("gaussian", 4, 3.0)(torch.tensor([1.5]))
     expected = [math.exp(-0.5 * (1.5 - centre) ** 2) for centre in (0, 1, 2, 3)]
@@ -145,12 +164,34 @@ def test_first_layer_has_the_same_bits_on_any_number_of_threads(library, set_thr
 
 def test_what_is_not_finite_comes_out_so(library):
     _, mlp = first_layer()
-    phi = torch.zeros(3, 30)
-    phi[1, 4] = math.nan
+    phi = torch.zeros(4, 30)
+    phi[1, 4], phi[2, 7] = math.nan, 1.0
     g = mlp(phi)
+    upstream = torch.ones_like(g)
+    upstream[:, 2, 5] = math.inf
+    g.backward(upstream)
+    assert g[:, 1].isnan().all() and g[:, 2].isfinite().all() and (g[:, [0, 3]] == 0.0).all()
+    assert mlp.first.grad[:, :, 4].isnan().all() and mlp.first.grad[:, 5, 7].isinf().all()
+    with torch.no_grad():
+        mlp.first[0, 3, 7] = math.nan
+    assert mlp(phi)[0, 2, 3].isnan()
+
+
+def test_no_pairs(library):
+    _, mlp = first_layer()
+    g = mlp(torch.zeros(0, 30))
     g.sum().backward()
-    assert g[:, 1].isnan().all() and (g[:, [0, 2]] == 0.0).all()
-    assert mlp.first.grad[:, :, 4].isnan().all()
+    assert g.shape == (2, 0, 100) and (mlp.first.grad == 0.0).all()
+
+
+def test_sizes_and_types_are_checked_before_the_call(library):
+    _, mlp = first_layer()
+    with pytest.raises(ValueError, match="takes 30 functions in torch"):
+        mlp(torch.zeros(5, 31))
+    with pytest.raises(ValueError, match=r"got \(5, 30\) in torch\.float64"):
+        mlp(torch.zeros(5, 30).double())
+    with pytest.raises(RuntimeError, match="dtype"):
+        mlp.double()(torch.zeros(5, 30))
 
 
 def test_a_gradient_of_the_distances_is_made_where_it_is_wanted(library):

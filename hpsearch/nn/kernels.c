@@ -1379,7 +1379,7 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
 
 /* dg [copies, pairs, hidden] to dw, shaped as w. */
 void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, const int32_t *band,
-                           const float *dg, float *dw, char *memory)
+                             const float *dg, float *dw, char *memory)
 {
     const RadialRoom room = radial_room(n, memory);
     const RadialSizes size = radial_sizes(n);

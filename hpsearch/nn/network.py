@@ -223,8 +223,8 @@ def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
     """The molecules and, where need be, another one of atoms too far apart to see each other.
 
     oneDNN compiles its products for each shape and keeps the latest thousand of them. Few batches
-    have equally many atoms, so without this every step would compile most of its products anew;
-    those of the radial MLPs likewise without the pairs that are filled up.
+    have equally many atoms or pairs, so without this those with many rows would be compiled anew in
+    most steps, and the compiled ones kept, which takes more memory than what is filled up.
     """
     missing = -len(elements) % ATOMS_AT_ONCE
     if missing == 0:

@@ -310,7 +310,8 @@ class CompiledProducts(SlotProducts):
         D = next(len(x) for x, shape in operands if x is not None and shape[0] == "D")
         addresses = self._addresses(name, {"U": U, "C": C, "D": D}, operands)
         tables = ctypes.byref(self._table), ctypes.byref(_Weights(D, C, U))
-        room = self._g.new_empty(self._library.hpsearch_weights_room(*tables), dtype=torch.uint8)
+        size = self._library.hpsearch_weights_room(*tables)
+        room = torch.empty(size, dtype=torch.uint8, device="cpu")
         getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr(), *more)
 
     def _call(self, name: str, *operands: tuple[Tensor | None, str]) -> None:
@@ -319,7 +320,8 @@ class CompiledProducts(SlotProducts):
         if width == 0:
             return
         table = ctypes.byref(self._table)
-        room = self._g.new_empty(self._library.hpsearch_room(table, width), dtype=torch.uint8)
+        size = self._library.hpsearch_room(table, width)
+        room = torch.empty(size, dtype=torch.uint8, device="cpu")
         getattr(self._library, f"hpsearch_{name}")(table, *addresses, room.data_ptr(), width)
 
     def _addresses(

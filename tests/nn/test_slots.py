@@ -284,7 +284,7 @@ def test_nothing_is_written_beside_the_room(library, monkeypatch, set_threads, t
     pairs = neighbourhoods(COUNTS * 2)
     checks = []
 
-    def empty(size, dtype):
+    def empty(size, dtype, device):
         inside, check = guarded((size + 3) // 4)
         checks.append(check)
         return inside

@@ -65,8 +65,8 @@ class Softplus:
 
     def table(self, count: int) -> SoftplusTable:
         """What kernels.c takes for ``count`` numbers."""
-        constants = self.shifted, self.beta, self.scale
-        return SoftplusTable(count, torch.get_num_threads(), *constants)
+        threads = torch.get_num_threads()
+        return SoftplusTable(count, threads, self.shifted, self.beta, self.scale)
 
 
 class SoftplusTable(ctypes.Structure):

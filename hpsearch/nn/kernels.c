@@ -599,12 +599,18 @@ typedef struct {
     float *out, *dx, *dg;
 } Call;
 
+/* The first place in some memory where a line of the cache begins; less than 64 bytes on. */
+INLINE char *aligned(char *memory)
+{
+    return memory + (64 - (uintptr_t)memory % 64) % 64;
+}
+
 /* Tasks in any order, with the caller's rounding and denormal modes in all threads, each of which
    has so many bytes of memory, aligned to a vector. */
 static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room *, char *),
                       char *memory, int64_t bytes)
 {
-    memory += (64 - (uintptr_t)memory % 64) % 64;
+    memory = aligned(memory);
     fenv_t modes;
     fegetenv(&modes);
 #pragma omp parallel num_threads(call->n->threads)
@@ -993,7 +999,7 @@ typedef struct {
 #define ROOT3 1.73205080756887729f
 
 /* Columns in vectors, of which the last one ends with the row and may overlap the one before it, or
-   one by one where there are fewer. `step` is written for a `column` of a type. */
+   one by one where there are fewer. `body` is written for a column of a type. */
 #define COLUMNS_OF(width, body)                                                                    \
     if ((width) >= LANES) {                                                                        \
         for (int64_t c = 0; c < (width); c += LANES)                                               \
@@ -1282,7 +1288,7 @@ typedef struct {
 
 static RadialRoom radial_room(const Radial *n, char *memory)
 {
-    float *weights = (float *)(memory + (64 - (uintptr_t)memory % 64) % 64);
+    float *weights = (float *)aligned(memory);
     return (RadialRoom){weights, weights + n->copies * radial_sizes(n).copy};
 }
 

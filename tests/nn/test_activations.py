@@ -74,10 +74,8 @@ def test_same_bits_on_any_number_of_threads(library, set_threads):
     assert all(torch.equal(y, found[0]) for y in found)
 
 
-def test_vectors_of_older_processors(narrow, monkeypatch):
-    monkeypatch.setattr(
-        activations, "compiled_for", lambda x: narrow if x.dtype == torch.float32 else None
-    )
+def test_vectors_of_older_processors(serve_narrow):
+    serve_narrow(activations)
     for size in SIZES:
         compare(shifted_softplus(5.0), 3 * torch.randn(size))
 

@@ -139,11 +139,8 @@ def test_any_band_of_functions_will_do(library):
     compare(mlp, phi)
 
 
-def test_first_layer_with_vectors_of_older_processors(narrow, monkeypatch):
-    def compiled_for(x):
-        return narrow if x.dtype == torch.float32 else None
-
-    monkeypatch.setattr(radial, "compiled_for", compiled_for)
+def test_first_layer_with_vectors_of_older_processors(serve_narrow):
+    serve_narrow(radial)
     for copies, hidden, pairs in SIZES:
         basis, mlp = first_layer(hidden=hidden, copies=copies)
         compare(mlp, basis(12 * torch.rand(pairs)))

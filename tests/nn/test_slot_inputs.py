@@ -43,11 +43,8 @@ def test_compiled_equal_torch_in_float64(library, copies, S, V):
     compare_to_float64(copies, S, V)
 
 
-def test_vectors_of_older_processors(narrow, monkeypatch):
-    def compiled_for(x):
-        return narrow if x.dtype == torch.float32 else None
-
-    monkeypatch.setattr(module, "compiled_for", compiled_for)
+def test_vectors_of_older_processors(serve_narrow):
+    serve_narrow(module)
     for copies, S, V in SIZES:
         compare_to_float64(copies, S, V)
 

@@ -1,4 +1,5 @@
 import platform
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ def library(cache_folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HPSEARCH_CACHE", str(cache_folder))
         patch.delenv("HPSEARCH_KERNELS", raising=False)
+        if shutil.which("cc") is None:
+            pytest.skip("there is no C compiler")
         found = kernels._library()
-        if isinstance(found, str):
-            pytest.skip(found)
+        assert not isinstance(found, str), found  # one that does not compile is no reason to skip
         yield found
     kernels._library.cache_clear()
 

@@ -1393,9 +1393,9 @@ def _check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
 
 
 def _winner(file: Path) -> Winner:
+    from hpsearch.errors import one_line
     from hpsearch.shipped import find_space
     from hpsearch.winner import Winner
-    from hpsearch.yaml_file import one_line
 
     try:
         path = find_space(str(file))

@@ -1,7 +1,13 @@
 """The errors a user meets: one line each, with the exit code of the command."""
 
+from __future__ import annotations
+
+import difflib
 import errno
+from collections.abc import Iterable
 from pathlib import Path
+
+_LONGEST_SHOWN = 60
 
 
 class HpsearchError(Exception):
@@ -57,3 +63,24 @@ def unwritable(path: Path | str, error: OSError) -> HpsearchError:
     reason = error.strerror or error
     mend = "free space or choose another place" if disk_full(error) else "choose another place"
     return kind(f"'{path}' must be writable, got: {reason}; {mend}")
+
+
+def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """``text`` fit for an error message: no line break or control character, not too long."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def close_to(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``name`` most looks like; ``None`` where none does."""
+    found = difflib.get_close_matches(name[:_LONGEST_SHOWN], list(known), n=1)
+    return found[0] if found else None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend for a name that is not among ``known``."""
+    names = list(known)
+    close = close_to(name, names)
+    if close is not None:
+        return f"did you mean {close}?"
+    return f"choose from {', '.join(names)}" if names else "delete it"

@@ -6,8 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
-from hpsearch.errors import HpsearchError, InputError
-from hpsearch.yaml_file import nearest, one_line
+from hpsearch.errors import HpsearchError, InputError, nearest, one_line
 
 FolderName = Literal["search_spaces", "storage", "dashboards"]
 

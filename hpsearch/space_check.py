@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
+from hpsearch.errors import nearest, one_line
 from hpsearch.parameters import (
     COMPOSITE_FIELDS,
     FIELDS,
@@ -19,7 +20,7 @@ from hpsearch.parameters import (
     adapter,
     draw_order,
 )
-from hpsearch.yaml_file import Document, Position, nearest, one_line, validate
+from hpsearch.yaml_file import Document, Position, validate
 
 _ALLOWED = {
     "network": (*NETWORK_FIELDS, *COMPOSITE_FIELDS),

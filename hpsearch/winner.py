@@ -13,9 +13,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.errors import InputError, unwritable
+from hpsearch.errors import InputError, nearest, one_line, unwritable
 from hpsearch.targets import target
-from hpsearch.yaml_file import Document, nearest, one_line, read_yaml, validate, yaml_number
+from hpsearch.yaml_file import Document, read_yaml, validate, yaml_number
 
 FORMAT = "hpsearch-winner/1"
 

@@ -7,11 +7,10 @@ refused here, with the line and the mend.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origi
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, close_to, nearest, one_line
 
 Position = tuple[str | int, ...]
 """Where a value stands: keys and list indices from the top of the file."""
@@ -33,7 +32,6 @@ MAX_BYTES = 64_000
 MAX_DEPTH = 16
 """Mappings and lists inside each other; a space needs five. Keeps the recursion bounded."""
 
-_LONGEST_SHOWN = 60
 _LONGEST_NUMBER = 64
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -158,15 +156,6 @@ def dotted(position: Position) -> str:
     return one_line(text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The mend for a name that is not among ``known``."""
-    names = list(known)
-    close = difflib.get_close_matches(name[:_LONGEST_SHOWN], names, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"choose from {', '.join(names)}" if names else "delete it"
-
-
 def yaml_number(value: float) -> str:
     """``value`` spelled so that YAML 1.1 reads back the same number: 1e-06 as ``1.0e-6``."""
     mantissa, _, exponent = repr(value).partition("e")
@@ -175,12 +164,6 @@ def yaml_number(value: float) -> str:
     sign = "-" if exponent.startswith("-") else "+"
     whole = mantissa if "." in mantissa else f"{mantissa}.0"
     return f"{whole}e{sign}{abs(int(exponent))}"
-
-
-def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
-    """``text`` fit for an error message: no line break or control character, not too long."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
-    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def located(source: str, line: int | None, message: str) -> InputError:
@@ -551,9 +534,9 @@ def _must(
         return f"have {'at least' if kind == 'too_short' else 'at most'} {limit} entries", ""
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
-        close = difflib.get_close_matches(str(value)[:_LONGEST_SHOWN], choices, n=1)
+        close = close_to(str(value), choices)
         words = choices[0] if len(choices) == 1 else f"one of {', '.join(choices)}"
-        return f"be {words}", f"; did you mean {close[0]}?" if close else ""
+        return f"be {words}", f"; did you mean {close}?" if close else ""
     if kind == "string_pattern_mismatch":
         return f"match {context['pattern']}", "; rename it"
     return f"be valid ({one_line(message, longest=120)})", ""

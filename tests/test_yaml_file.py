@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, one_line
 from hpsearch.yaml_file import (
     MAX_BYTES,
     Document,
     dotted,
-    one_line,
     parse_yaml,
     read_yaml,
     validate,

@@ -24,12 +24,12 @@ from typing import Any
 
 from machine import machine
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
-from hpsearch.process import peak_memory, prepare_worker, worker_environment
-from hpsearch.shipped import find_space
-from hpsearch.targets import TARGET_NAMES
-from hpsearch.winner import Winner
+from hpsearch.system.process import peak_memory, prepare_worker, worker_environment
+from hpsearch.system.shipped import find_space
+from hpsearch.config.targets import TARGET_NAMES
+from hpsearch.config.export import Winner
 
 SIDES = {"as they are": (1, 1), "filled up": (16, 128)}
 """Multiples of atoms and of pairs."""
@@ -44,7 +44,7 @@ def child(atoms: int, pairs: int, targets: int) -> None:
     import numpy as np
 
     from hpsearch.nn import network
-    from hpsearch.train import Training
+    from hpsearch.runs.training import Training
 
     network.ATOMS_AT_ONCE, network.PAIRS_AT_ONCE = atoms, pairs
     config = Winner.read(find_space("paper_l1net")).config

@@ -23,16 +23,16 @@ from typing import Any
 
 from machine import machine
 
-from hpsearch import timing
-from hpsearch.config import TrialConfig
-from hpsearch.cost import CostModel
+from hpsearch.cost import measure
+from hpsearch.config.run import TrialConfig
+from hpsearch.cost.model import CostModel
 from hpsearch.data import qm9
-from hpsearch.network_size import count_weights
-from hpsearch.process import prepare_worker, worker_environment
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.study import drawn, to_time
-from hpsearch.study.quote import DRAWS
+from hpsearch.config.network_size import count_weights
+from hpsearch.system.process import prepare_worker, worker_environment
+from hpsearch.config.space import SearchSpace
+from hpsearch.system.shipped import find_space
+from hpsearch.search import drawn, to_time
+from hpsearch.search.quote import DRAWS
 
 CPUS = 1.0
 
@@ -53,7 +53,7 @@ def train_an_epoch(config: TrialConfig) -> float:
 def _epoch() -> None:
     config = TrialConfig.from_dict(json.load(sys.stdin))
     prepare_worker(CPUS)
-    from hpsearch.train import Training
+    from hpsearch.runs.training import Training
 
     with tempfile.TemporaryDirectory() as folder:
         training = Training(config, qm9.load(), Path(folder), "cpu")
@@ -79,7 +79,7 @@ def main() -> int:
     )
     about = machine()
     print(f"{about['cpu']}, {at_once} side by side, load {os.getloadavg()[0]:.1f}")
-    timed = timing.measure_all(to_time(drawn(space, DRAWS)), CPUS, "cpu", at_once)
+    timed = measure.measure_all(to_time(drawn(space, DRAWS)), CPUS, "cpu", at_once)
     model = CostModel(timed, qm9.load())
     print(f"fitted to {len(timed)} configurations, typical error {model.typical_error:.0%}")
 
@@ -90,7 +90,7 @@ def main() -> int:
         )
         for config in drawn(space.with_overrides(seed=space.seed + 1), given.count)
     ]
-    own = timing.measure_all(others, CPUS, "cpu", at_once)
+    own = measure.measure_all(others, CPUS, "cpu", at_once)
     with ThreadPoolExecutor(at_once) as pool:
         seconds = list(pool.map(train_an_epoch, others))
     rows: list[dict[str, Any]] = []

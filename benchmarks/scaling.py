@@ -23,16 +23,16 @@ import numpy as np
 import optuna
 import torch
 
-from hpsearch.config import DataConfig, NetworkConfig
+from hpsearch.config.run import DataConfig, NetworkConfig
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
-from hpsearch.process import prepare_worker
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.targets import TARGET_NAMES
+from hpsearch.system.process import prepare_worker
+from hpsearch.config.space import SearchSpace
+from hpsearch.system.shipped import find_space
+from hpsearch.config.targets import TARGET_NAMES
 
 PAPERS_TRAINING_MOLECULES = 109_000
 STEPS = 6

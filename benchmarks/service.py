@@ -46,15 +46,17 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, text
 
-from hpsearch import shipped, tune
-from hpsearch.config import TrialConfig
-from hpsearch.runs import Completion, EpochMetrics, RunFacts
-from hpsearch.search_space import SearchSpace
+from hpsearch.system import shipped
+
+from hpsearch import executor
+from hpsearch.config.run import TrialConfig
+from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
+from hpsearch.config.space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.store.tables import epochs, runs
-from hpsearch.study import Search
-from hpsearch.study.trial_rows import TrialRows
-from hpsearch.targets import TARGET_NAMES
+from hpsearch.search import Search
+from hpsearch.search.trial_rows import TrialRows
+from hpsearch.config.targets import TARGET_NAMES
 
 EPOCHS = 10
 ROUNDS = {0: 100, 1_000: 40, 10_000: 40}
@@ -331,9 +333,9 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
     trained: list[float] = []
     first: list[float] = []
 
-    def on_event(event: tune.Event) -> None:
+    def on_event(event: executor.Event) -> None:
         first.append(time.perf_counter())
-        if isinstance(event, tune.EpochEnded):
+        if isinstance(event, executor.EpochEnded):
             trained.append(event.metrics.seconds)
 
     with Store.create(url) as store:
@@ -347,7 +349,7 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
             return ask()
 
         search.next = next_  # type: ignore[method-assign]
-        tune.run(search, on_event=on_event, max_concurrent=1)
+        executor.run(search, on_event=on_event, max_concurrent=1)
         wall = time.perf_counter() - started
         states = [row.state for row in store.trial_states("search") or []]
     assert states == ["COMPLETE"] * space.trials

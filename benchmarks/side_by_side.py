@@ -25,9 +25,9 @@ from typing import IO, Any
 from machine import machine
 
 from hpsearch.data import qm9
-from hpsearch.process import prepare_worker, worker_environment
-from hpsearch.shipped import find_space
-from hpsearch.winner import Winner
+from hpsearch.system.process import prepare_worker, worker_environment
+from hpsearch.system.shipped import find_space
+from hpsearch.config.export import Winner
 
 STEPS = 40
 ROUNDS = 3
@@ -36,7 +36,7 @@ ROUNDS = 3
 def child(cores: int) -> None:
     """Train when told to: a line ``go`` runs the steps, ``memory`` says what is mapped."""
     prepare_worker(cores)
-    from hpsearch.train import Training
+    from hpsearch.runs.training import Training
 
     config = Winner.read(find_space("paper_l1net")).config
     config = config.model_copy(update={"targets": ("mu",)})

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hpsearch.process import prepare_worker, worker_environment
+from hpsearch.system.process import prepare_worker, worker_environment
 
 SETTINGS = worker_environment(len(os.sched_getaffinity(0)))
 if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
@@ -39,16 +39,16 @@ from machine import machine
 from schnet import SchNet
 from torch import Tensor, nn
 
-from hpsearch.config import DataConfig, NetworkConfig
+from hpsearch.config.run import DataConfig, NetworkConfig
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
 from hpsearch.nn.loss import multi_target_loss
-from hpsearch.nn.products import onednn_is_faster, product
-from hpsearch.targets import TARGET_NAMES
-from hpsearch.workload import count_work
+from hpsearch.kernels.products import onednn_is_faster, product
+from hpsearch.config.targets import TARGET_NAMES
+from hpsearch.config.workload import count_work
 
 COMMON = {
     "embedding_size": 128,

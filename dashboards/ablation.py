@@ -3,12 +3,12 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch import published
 from hpsearch.ablation import cell_table
 from hpsearch.pages import NEUTRAL, colours_of
 from hpsearch.report import comparison_sections, interval_table, table1, table1_sections
 from hpsearch.report.render import Section
-from hpsearch.report.tables import arms_of
+from hpsearch.results import published
+from hpsearch.results.tables import arms_of
 from hpsearch.store import Store
 
 TITLE = "Ablation"

@@ -5,11 +5,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation import cell_table
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import below, colours_of, log_axis, panels
-from hpsearch.report.tables import arms_of
 from hpsearch.report.text import unit_symbol
+from hpsearch.results.tables import arms_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Cost"
 KIND = "ablation"

@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.pages import colours_of, study_of
+from hpsearch.search.failures import shape
 from hpsearch.store import Store
-from hpsearch.study.failures import shape
 
 TITLE = "Failures"
 KIND = "study"

@@ -3,9 +3,9 @@
 import pandas as pd
 import plotly.graph_objects as go
 
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import study_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Importance"
 KIND = "study"

@@ -4,10 +4,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
 from hpsearch.report.text import unit_symbol
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Learning curves"
 

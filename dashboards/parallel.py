@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import BEST_FIRST, complete_trials, study_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Parallel coordinates"
 KIND = "study"

@@ -7,17 +7,17 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.errors import InputError
 from hpsearch.pages import NEUTRAL, below, colours_of, panels
-from hpsearch.report.tables import arms_of
 from hpsearch.report.text import unit_symbol
+from hpsearch.results.tables import arms_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Parity"
 KIND = "ablation"

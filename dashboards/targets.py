@@ -5,10 +5,10 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import log_axis, study_of
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
-from hpsearch.targets import TARGET_NAMES, target
 
 TITLE = "Losses by target"
 KIND = "study"

@@ -19,13 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from hpsearch import credentials
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, TablesNotReady
-from hpsearch.process import prepare_worker, worker_environment
 from hpsearch.store import Store
 from hpsearch.store.address import Address
-from hpsearch.store.file_system import network_type
+from hpsearch.system import credentials
+from hpsearch.system.file_system import network_type
+from hpsearch.system.process import prepare_worker, worker_environment
 
 State = Literal["good", "warning", "bad"]
 
@@ -291,7 +291,7 @@ def _as_a_worker() -> dict[str, Any]:
     prepare_worker(len(os.sched_getaffinity(0)))
     import torch
 
-    from hpsearch.nn.kernels import implementation
+    from hpsearch.kernels.library import implementation
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {

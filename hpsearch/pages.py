@@ -22,12 +22,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from hpsearch import shipped
 from hpsearch.ablation import VARIANT_NAMES
 from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Figure, Figures, Section
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
+from hpsearch.system import shipped
 
 PANEL_EDGES = {"t": 84, "b": 96}
 """Pixels above and below the panels of a figure."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
-from hpsearch.config import NetworkConfig, TrainingConfig
-from hpsearch.parameters import COMPOSITE_FIELDS
+from hpsearch.config.parameters import COMPOSITE_FIELDS
+from hpsearch.config.run import NetworkConfig, TrainingConfig
 
 
 def _words(text: str) -> tuple[str, ...]:

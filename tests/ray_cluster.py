@@ -4,7 +4,7 @@
 
 Prints the address, kills the last node at a line ``kill`` on its standard input, and ends the rest
 when that is closed. A process of its own, because Ray reads its settings when it is imported, and
-those of `hpsearch.tune` are others than those of its cluster utility.
+those of `hpsearch.executor` are others than those of its cluster utility.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpsearch import checkpoint
 from hpsearch.ablation import (
     VARIANT_NAMES,
     VARIANTS,
@@ -25,12 +24,14 @@ from hpsearch.ablation import (
     repeat_seed,
     select_variants,
 )
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.export import Provenance, Winner
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import (
+from hpsearch.runs import checkpoint
+from hpsearch.runs.messages import (
     Assignment,
     Completion,
     EpochMetrics,
@@ -38,7 +39,6 @@ from hpsearch.runs import (
     RunFacts,
 )
 from hpsearch.store import Store
-from hpsearch.winner import Provenance, Winner
 
 PAPER = NetworkConfig(
     embedding_size=128,

@@ -15,15 +15,15 @@ from hpsearch.ablation import (
     drop_vectors,
     match_weights,
 )
-from hpsearch.config import DataConfig, NetworkConfig, TrialConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import DataConfig, NetworkConfig, TrialConfig
+from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, save_split
 from hpsearch.errors import InputError
-from hpsearch.network_size import count_weights
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.winner import Winner
+from hpsearch.system.shipped import find_space
 
 WINNER = Winner.read(find_space("paper_l1net"))
 NETWORK = WINNER.config.network

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.attempts import HANGS, LOST_WORKERS, Attempt, next_attempt, verdict
-from hpsearch.runs import Failure
+from hpsearch.executor.attempts import HANGS, LOST_WORKERS, Attempt, next_attempt, verdict
+from hpsearch.runs.messages import Failure
 
 SHORT = Failure("out_of_memory", "no memory", "Traceback: where", epoch=2)
 DEAD = Failure("worker_lost", "the worker process died")

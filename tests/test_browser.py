@@ -10,13 +10,13 @@ import pytest
 import whole_chain
 
 from hpsearch.ablation import Variant, cell_table
+from hpsearch.config.targets import target
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.pages import draw_pages
 from hpsearch.report import subject, table1, write_report
 from hpsearch.store import Store
-from hpsearch.targets import target
 
 MINE = Variant("Mine", "half the reach", lambda network: network, {"radial_maximum_angstrom": 3.0})
 ARMS = ["L1Net", "L0Net", "Mine"]

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from hpsearch import checkpoint
-from hpsearch.checkpoint import DiskFull
+from hpsearch.config.export import Winner
 from hpsearch.errors import HpsearchError
 from hpsearch.report.write import write_files
+from hpsearch.runs import checkpoint
+from hpsearch.runs.checkpoint import DiskFull
 from hpsearch.store import Store
-from hpsearch.winner import Winner
 
 
 class Payload:

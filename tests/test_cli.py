@@ -33,7 +33,7 @@ QUICK = (Path(__file__).parents[1] / "search_spaces" / "quick.yaml").read_text()
 
 THROUGH_PYTHON = """
 import sys
-from hpsearch.cli import main
+from hpsearch.cli.program import main
 try:
     main()
 finally:
@@ -573,9 +573,9 @@ def test_the_same_command_finishes_the_interrupted_trial(watched: Watched) -> No
 
 IMPORTING = """
 import signal, sys
-from hpsearch import cli
+from hpsearch.cli import program
 sys.path.insert(0, sys.argv[1])
-signal.signal(signal.SIGTERM, cli._interrupt)
+signal.signal(signal.SIGTERM, program._interrupt)
 try:
     import interrupted
     signal.pause()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.columns import columns, cut, folded, hanging
 from hpsearch.report import Section, section_lines
+from hpsearch.terminal.columns import columns, cut, folded, hanging
 
 TABLE = [
     ("trial", "state", "loss", "on"),

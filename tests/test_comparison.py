@@ -12,12 +12,12 @@ from made_up import FACTS, metrics
 from scipy import stats
 
 from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.config.export import Winner
 from hpsearch.report import comparison_sections, comparison_table, interval_table, over_targets
 from hpsearch.report.comparison import pairs_of
-from hpsearch.runs import Completion
-from hpsearch.shipped import find_space
+from hpsearch.runs.messages import Completion
 from hpsearch.store import Store
-from hpsearch.winner import Winner
+from hpsearch.system.shipped import find_space
 
 # mu differs between the arms by 0.25 in every repeat, up to a few hundredths; alpha hardly.
 MAES = {

@@ -12,12 +12,12 @@ import pytest
 from made_up import run_ablation, run_search, the_winner
 from test_cli import HPSEARCH, listing, run
 
-from hpsearch import completion
 from hpsearch.ablation import VARIANT_NAMES
-from hpsearch.config import TrainingConfig
+from hpsearch.cli import completion
+from hpsearch.config.run import TrainingConfig
 from hpsearch.report import FORMATS
+from hpsearch.search.samplers import SAMPLERS
 from hpsearch.store import DEFAULT_URL, Store
-from hpsearch.study.samplers import SAMPLERS
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_without_a_store_nothing_is_said_or_made(tmp_path: Path, url: str) -> No
 
 QUICK = """
 import sys
-from hpsearch import completion
+from hpsearch.cli import completion
 completion.experiments(sys.argv[1], ["study"])
 print(*sorted({"torch", "optuna", "sqlalchemy", "pandas", "numpy"} & set(sys.modules)))
 """

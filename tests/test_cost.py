@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpsearch import cost, timing
-from hpsearch.budget import Budget, parse_bytes
-from hpsearch.config import TrialConfig
-from hpsearch.cost import CostModel, Surroundings, Timed, Timing, refusal
+from hpsearch.config.budget import Budget, parse_bytes
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.workload import Workload, count_work
+from hpsearch.cost import measure
+from hpsearch.cost import model as cost
+from hpsearch.cost.model import CostModel, Surroundings, Timed, Timing, refusal
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError
-from hpsearch.network_size import count_weights
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.study import drawn
-from hpsearch.workload import Workload, count_work
+from hpsearch.search import drawn
+from hpsearch.system.shipped import find_space
 
 SPACE = SearchSpace.load(find_space("table3")).with_overrides(train_size=1_000, test_size=2_000)
 CONFIGS = drawn(SPACE, 20)
@@ -147,7 +148,7 @@ def test_memory_is_blamed_for_what_the_kernel_killed_alone(
     monkeypatch.setattr(subprocess, "run", lambda *command, **options: ended)
     said: list[str] = []
     with pytest.raises(HpsearchError, match=f"killed by signal {int(number)}"):
-        timing.measure_all(
+        measure.measure_all(
             CONFIGS[:1], 1, "cpu", 1, say_failed=lambda config, error: said.append(str(error))
         )
     # Of what a person ended, nothing is said.

@@ -17,7 +17,7 @@ import optuna
 import pytest
 
 from hpsearch.dashboard import _Quiet, _Server, application, serve
-from hpsearch.dashboard_access import Guard, check_host, is_loopback
+from hpsearch.dashboard.access import Guard, check_host, is_loopback
 from hpsearch.errors import InputError
 from hpsearch.store import Store
 
@@ -253,7 +253,7 @@ def test_a_program_sends_the_token_as_a_header(site: Any) -> None:
 def test_tokens_are_compared_in_constant_time(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[bytes] = []
     monkeypatch.setattr(
-        "hpsearch.dashboard_access.hmac.compare_digest", lambda a, b: compared.append(b) or a == b
+        "hpsearch.dashboard.access.hmac.compare_digest", lambda a, b: compared.append(b) or a == b
     )
     up = site(TOKEN)
     pair = up.log_in().split(";")[0]

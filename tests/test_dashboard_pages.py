@@ -17,13 +17,13 @@ from test_dashboard_access import Answer, Site, served
 
 import hpsearch.dashboard
 import hpsearch.pages
+from hpsearch.config.space import SearchSpace
 from hpsearch.dashboard import serve
 from hpsearch.pages import load_pages
-from hpsearch.runs import Completion
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
+from hpsearch.runs.messages import Completion
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
+from hpsearch.system.shipped import find_space
 
 
 @pytest.fixture

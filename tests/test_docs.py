@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import pytest
 
-from hpsearch.cli import cli
+from hpsearch.cli.program import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS_PAGE = ROOT / "docs" / "commands.md"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.estimate import FIRST_RUN_SECONDS, Estimate, RunSoFar, left_by_record
+from hpsearch.cost.estimate import FIRST_RUN_SECONDS, Estimate, RunSoFar, left_by_record
 
 
 def test_runs_that_wait_take_the_first_place_that_is_free() -> None:

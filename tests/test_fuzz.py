@@ -21,14 +21,14 @@ import pytest
 from mutation import EXPORT_CHANGES, SPACE_CHANGES, Mutant, mutant
 from test_winner import make_winner
 
-from hpsearch import cli
 from hpsearch.ablation import AblationPlan
-from hpsearch.config import TrialConfig
+from hpsearch.cli import program
+from hpsearch.config.export import Winner
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.search_space import SearchSpace
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
-from hpsearch.winner import Winner
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
 README = (FOLDER / "README.md").read_text("utf-8")
@@ -105,7 +105,7 @@ def launched(path: Path, storage: Path) -> tuple[int, str]:
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.setattr(sys, "argv", command)
         try:
-            cli.main()
+            program.main()
         except SystemExit as ended:
             return int(ended.code or 0), said.getvalue()
         finally:

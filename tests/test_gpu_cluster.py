@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from hpsearch.ablation import cell_table
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.store import Store
-from hpsearch.winner import Winner
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from test_cost import CONFIGS
 
-from hpsearch import timing
-from hpsearch.cost import Surroundings
+from hpsearch.cost import measure
+from hpsearch.cost.model import Surroundings
 from hpsearch.errors import HpsearchError
-from hpsearch.gpus import Gpu, gpus, parse
+from hpsearch.system.gpus import Gpu, gpus, parse
 
 PRINTED = """\
 0, GPU-1a2b, NVIDIA H100 80GB HBM3, 81559
@@ -56,9 +56,9 @@ def test_each_timing_process_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/seen\nexit 1\n')
     program.chmod(0o755)
-    monkeypatch.setattr(timing.sys, "executable", str(program))
+    monkeypatch.setattr(measure.sys, "executable", str(program))
     with pytest.raises(HpsearchError, match="a few steps could not be timed"):
-        timing.measure_all(
+        measure.measure_all(
             CONFIGS[:4], 1.0, "cuda", 2, say_failed=lambda *_: None, gpus=["GPU-a", "GPU-b"]
         )
     seen = (tmp_path / "seen").read_text().split()

@@ -18,22 +18,22 @@ PACKAGE = ROOT / "hpsearch"
 FOLDERS = ("search_spaces", "storage", "dashboards")
 
 AT_THE_TOP = {
-    "torch": {"nn", "train", "dipoles"},
-    "ray": {"tune"},
+    "torch": {"kernels", "nn", "runs", "dipoles"},
+    "ray": {"executor"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
-    "optuna": {"store", "study"},
+    "optuna": {"store", "search"},
     "optuna_dashboard": {"dashboard"},
     "plotly": {"pages", "dipoles"},
     "click": {"cli"},
-    "rich": {"board"},
+    "rich": {"terminal"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""
 
 INSIDE = {
-    "torch": {"data", "checkpoint", "doctor", "process", "tune"},
-    "safetensors": {"checkpoint"},
-    "optuna": {"parameters", "search_space"},
+    "torch": {"data", "doctor", "executor", "system"},
+    "safetensors": {"runs"},
+    "optuna": {"config"},
 }
 """Who else may inside a function, or for its types."""
 
@@ -132,7 +132,7 @@ def test_the_network_and_the_data_do_not_know_each_other() -> None:
             known[found.unit].add(imported_unit(found.name))
     assert "data" not in known["nn"]
     assert "nn" not in known["data"]
-    assert known["nn"] <= {None, "nn", "config", "targets"}
+    assert known["nn"] <= {None, "nn", "config", "kernels"}
 
 
 @pytest.mark.parametrize("library", sorted(AT_THE_TOP.keys() | INSIDE.keys()))
@@ -187,7 +187,7 @@ def test_help_answers_at_once() -> None:
     assert min(seconds) < 0.6
 
 
-@pytest.mark.parametrize("module", ["tune", "study", "ablation", "report", "dashboard"])
+@pytest.mark.parametrize("module", ["executor", "search", "ablation", "report", "dashboard"])
 def test_the_driver_s_modules_import_no_torch(module: str) -> None:
     assert "torch" not in loaded_after(f"import hpsearch.{module}")
 
@@ -197,10 +197,10 @@ def test_sampling_imports_no_torch(sampler: str, tmp_path: Path) -> None:
     # Only Optuna's Gaussian process does, which computes with it.
     code = f"""
 from pathlib import Path
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
+from hpsearch.config.space import SearchSpace
+from hpsearch.system.shipped import find_space
 from hpsearch.store import Store
-from hpsearch.study import Study
+from hpsearch.search import Study
 space = SearchSpace.load(find_space("quick")).with_overrides(sampler={sampler!r})
 with Store.create("sqlite:///{tmp_path}/store.db") as store:
     search = Study.launch(store, space, None, Path({str(tmp_path)!r}))

@@ -11,19 +11,19 @@ import torch
 import whole_chain
 from made_up import run_ablation, run_search, the_winner
 
-from hpsearch import published
 from hpsearch.ablation import Ablation, AblationPlan, DataSummary
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.targets import target
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import target_values
 from hpsearch.report import write_report
 from hpsearch.report.model_card import model_cards
 from hpsearch.report.text import number
+from hpsearch.results import published
+from hpsearch.runs.training import Training
 from hpsearch.store import Store
-from hpsearch.targets import target
-from hpsearch.train import Training
-from hpsearch.winner import Winner
 
 SMALL = TrialConfig(
     targets=("U0",),

@@ -6,11 +6,11 @@ import optuna
 import pytest
 
 from hpsearch.ablation import VARIANTS
-from hpsearch.network_size import count_weights
+from hpsearch.config.export import Winner
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.space import SearchSpace
 from hpsearch.nn import MultiTargetNetwork
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.winner import Winner
+from hpsearch.system.shipped import find_space
 
 
 @pytest.mark.parametrize("targets", [1, 3])

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from hpsearch.process import worker_environment
+from hpsearch.system.process import worker_environment
 
 FLUSHED = """
-from hpsearch.process import prepare_worker
+from hpsearch.system.process import prepare_worker
 prepare_worker(2)
 import torch
 assert torch.get_num_threads() == 2
@@ -90,7 +90,7 @@ def test_freed_memory_is_used_again_instead_of_faulted_in() -> None:
 
 
 PEAK = """
-from hpsearch.process import forget_peak, peak_memory
+from hpsearch.system.process import forget_peak, peak_memory
 taken = bytearray(300 * 2**20)
 first = peak_memory("cpu")
 del taken

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpsearch import cli, tune
-from hpsearch.estimate import Estimate
-from hpsearch.progress import Progress
-from hpsearch.runs import Completion, EpochMetrics, Failure, RunFacts
+from hpsearch import executor
+from hpsearch.cli import program
+from hpsearch.cost.estimate import Estimate
+from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
+from hpsearch.terminal.progress import Progress
 
 
 def test_the_best_so_far_counts_what_earlier_launches_found() -> None:
@@ -54,15 +55,15 @@ def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
 
 def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(work, on_event):
-        on_event(tune.Finished("0", Failure("diverged", "no end of losses")))
+        on_event(executor.Finished("0", Failure("diverged", "no end of losses")))
         for key in ("1", "2"):
             failure = Failure("exception", f"KeyError: {key}", f"Traceback of {key}:\n  line\n")
-            on_event(tune.Finished(key, failure))
+            on_event(executor.Finished(key, failure))
 
-    monkeypatch.setattr(tune, "run", run)
+    monkeypatch.setattr(executor, "run", run)
     said: list[str] = []
     progress = Progress("trial", Estimate([]), say=said.append)
-    cli._drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
+    program._drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
     assert said == [
         "trial 0: failed (diverged): no end of losses",
         "trial 1: failed (exception): KeyError: 1",

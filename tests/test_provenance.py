@@ -12,17 +12,18 @@ import whole_chain
 from made_up import run_ablation, run_search, the_winner
 
 from hpsearch.ablation import VARIANTS, Variant
-from hpsearch.config import DataConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, make_split, save_split
 from hpsearch.errors import InputError
-from hpsearch.report import provenance, sections, split_link, subject
-from hpsearch.report.evidence import Link
+from hpsearch.report import provenance, sections, subject
 from hpsearch.report.provenance import chain, molecules_at_hand, provenance_section, verdict
 from hpsearch.report.render import markdown
+from hpsearch.results import split_link
+from hpsearch.results.evidence import Link
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
-from hpsearch.winner import Winner
 
 NAMES = ("data", "split", "space", "study", "export", "runs", "code", "environment")
 

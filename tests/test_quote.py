@@ -12,19 +12,17 @@ import pytest
 from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
-from hpsearch import cli
-from hpsearch.budget import Budget
-from hpsearch.cost import CostModel, Timed, Timing
+from hpsearch.cli import program
+from hpsearch.config.budget import Budget
+from hpsearch.config.space import SearchSpace
+from hpsearch.cost.model import CostModel, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import held_lines, search_quote_lines, short_quote_line
 from hpsearch.report.document import search_sections
-from hpsearch.runs import Completion
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.status import standing, status_lines
-from hpsearch.store import Store
-from hpsearch.study import (
+from hpsearch.results.standing import standing, status_lines
+from hpsearch.runs.messages import Completion
+from hpsearch.search import (
     Held,
     Measured,
     Quote,
@@ -36,7 +34,9 @@ from hpsearch.study import (
     ways_down,
     within_reach,
 )
-from hpsearch.study.terms import first_terms, require_same_space
+from hpsearch.search.terms import first_terms, require_same_space
+from hpsearch.store import Store
+from hpsearch.system.shipped import find_space
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
@@ -123,11 +123,13 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
-    monkeypatch.setattr(cli._Costs, "measure", lambda costs, say: setattr(costs, "model", model))
+    monkeypatch.setattr(
+        program._Costs, "measure", lambda costs, say: setattr(costs, "model", model)
+    )
     (tmp_path / "storage").mkdir()
 
     def dry_run(*options: str) -> str:
-        cli.cli.main(["launch", "quick", *options, "--dry-run"], standalone_mode=False)
+        program.cli.main(["launch", "quick", *options, "--dry-run"], standalone_mode=False)
         return capsys.readouterr().out
 
     assert "  done " not in dry_run()
@@ -208,14 +210,14 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
     assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
 
     # A launch times the space's own, before it writes anything.
-    def measure(costs: cli._Costs, say: Any) -> None:
+    def measure(costs: program._Costs, say: Any) -> None:
         raise HpsearchError("they are timed")
 
     def create(storage: str | None) -> Any:
         raise AssertionError("nothing was timed")
 
-    monkeypatch.setattr(cli._Costs, "measure", measure)
-    monkeypatch.setattr(cli, "_create_store", create)
+    monkeypatch.setattr(program._Costs, "measure", measure)
+    monkeypatch.setattr(program, "_create_store", create)
     monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     text = find_space("table3").read_text()
@@ -223,7 +225,7 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
         text.replace("\nparameters:", "\nbudget: {max_memory: 64 GB}\n\nparameters:")
     )
     with pytest.raises(HpsearchError, match="they are timed"):
-        cli.cli.main(["launch", "wide.yaml"], standalone_mode=False)
+        program.cli.main(["launch", "wide.yaml"], standalone_mode=False)
     assert list(tmp_path.iterdir()) == [tmp_path / "wide.yaml"]
 
 

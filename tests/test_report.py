@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
-from hpsearch import published
-from hpsearch.config import DataConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.run import DataConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import (
@@ -42,13 +44,11 @@ from hpsearch.report.render import (
 from hpsearch.report.terminal import WIDEST_MOLECULE_ANGSTROM
 from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.status import standing, status_lines
+from hpsearch.results import published
+from hpsearch.results.standing import standing, status_lines
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
-from hpsearch.targets import TARGET_NAMES, TARGETS
-from hpsearch.winner import Winner
+from hpsearch.system.shipped import find_space
 
 PRINTED = {
     "mu": (-0.501, 0.055, -0.048, -0.556),

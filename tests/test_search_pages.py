@@ -7,15 +7,15 @@ import math
 import pytest
 from made_up import run_search
 
-from hpsearch.budget import Budget
+from hpsearch.config.budget import Budget
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import folder, load_page
-from hpsearch.report.tables import search_table
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.status import standing
+from hpsearch.results.standing import standing
+from hpsearch.results.tables import search_table
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
-from hpsearch.targets import TARGET_NAMES, target
+from hpsearch.system.shipped import find_space
 
 TRIALS = 12
 """Trial 0 has diverged; trial k has the loss 1/k."""
@@ -79,7 +79,7 @@ def test_failures_are_counted_by_reason(store):
 
 
 def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpsearch.study.search.REFUSALS", 3)
+    monkeypatch.setattr("hpsearch.search.work.REFUSALS", 3)
     space = SearchSpace.load(find_space("quick"))
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         budget = Budget(max_parameters=10)
@@ -129,7 +129,7 @@ def test_importances_are_parts_of_a_whole(store):
 
 def test_a_parameter_that_decides_is_found():
     optuna = pytest.importorskip("optuna")
-    from hpsearch.study.importance import importances
+    from hpsearch.search.importance import importances
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(60):

@@ -15,11 +15,16 @@ import pytest
 import yaml
 from optuna.trial import FixedTrial
 
-from hpsearch.config import DataConfig, TrialConfig
+from hpsearch.config.parameters import (
+    CategoricalParameter,
+    FloatParameter,
+    IntParameter,
+    split_components,
+)
+from hpsearch.config.run import DataConfig, TrialConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES
 from hpsearch.errors import InputError
-from hpsearch.parameters import CategoricalParameter, FloatParameter, IntParameter, split_components
-from hpsearch.search_space import SearchSpace
-from hpsearch.targets import TARGET_NAMES
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
 TABLE3 = (SPACES / "table3.yaml").read_text("utf-8")
@@ -573,7 +578,7 @@ def test_the_readme_s_example_is_a_space() -> None:
 
 def test_reading_a_space_needs_no_optuna() -> None:
     program = (
-        "import sys; from hpsearch.search_space import SearchSpace; "
+        "import sys; from hpsearch.config.space import SearchSpace; "
         f"SearchSpace.load({str(SPACES / 'table3.yaml')!r}); "
         "print([m for m in ('optuna', 'torch', 'ray', 'numpy') if m in sys.modules])"
     )

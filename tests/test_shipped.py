@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch import shipped
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system import shipped
 
 ROOT = Path(__file__).resolve().parents[1]
 

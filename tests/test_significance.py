@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from hpsearch.errors import InputError
-from hpsearch.significance import (
+from hpsearch.results.significance import (
     Difference,
     Interval,
     distinct_targets,
@@ -94,7 +94,7 @@ def test_the_signed_rank_test_counts_every_sign() -> None:
 
 
 def test_the_paper_s_table_1_by_the_signed_rank_test() -> None:
-    from hpsearch.published import MAES, compare
+    from hpsearch.results.published import MAES, compare
 
     relative = {name: compare(maes)["relative_L1_L0"] for name, maes in MAES.items()}
     assert all(value < 0 for value in relative.values())

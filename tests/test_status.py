@@ -16,8 +16,8 @@ from test_board import Terminal
 from test_cli import HPSEARCH, QUICK, hpsearch, run
 
 from hpsearch.ablation import Ablation, AblationPlan
-from hpsearch.runs import Completion, Failure
-from hpsearch.status import standing, status_lines, traceback_lines
+from hpsearch.results.standing import standing, status_lines, traceback_lines
+from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import Store
 
 SEARCHED, COUNT = re.subn(
@@ -168,10 +168,10 @@ def test_an_ablation_s_first_failure_is_shown_with_its_traceback(seen: Seen) -> 
     assert why == "the traceback of the first failure:"
     assert re.fullmatch(r"  hpsearch status paper_l1net-\w+ --traceback", command)
     assert seen.traceback.startswith(f"run L0Net/mu/0 failed (exception): {message}\nTraceback")
-    assert seen.traceback.endswith(f"hpsearch.nn.kernels.{message}\n")
+    assert seen.traceback.endswith(f"hpsearch.kernels.library.{message}\n")
     [cell] = seen.after_json["cells"]
     assert (cell["state"], cell["failure"]) == ("failed", "exception")
-    assert cell["failure_traceback"].splitlines()[-1] == f"hpsearch.nn.kernels.{message}"
+    assert cell["failure_traceback"].splitlines()[-1] == f"hpsearch.kernels.library.{message}"
     assert seen.after_json["counts"] == {"waiting": 0, "running": 0, "complete": 0, "failed": 1}
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from hpsearch import checkpoint
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.data import qm9
 from hpsearch.data.baselines import baselines
 from hpsearch.errors import HpsearchError, InputError, MachineError
-from hpsearch.train import NonFiniteLoss, Training
+from hpsearch.runs import checkpoint
+from hpsearch.runs.training import NonFiniteLoss, Training
 
 NETWORK = {
     "embedding_size": 8,
@@ -132,12 +132,12 @@ def test_no_piece_is_refused(molecules, tmp_path):
 
 PEAK = """
 import json, pathlib, sys
-from hpsearch.process import prepare_worker
+from hpsearch.system.process import prepare_worker
 prepare_worker(1)
 import torch
-from hpsearch.config import TrialConfig
+from hpsearch.config.run import TrialConfig
 from hpsearch.data import qm9
-from hpsearch.train import Training
+from hpsearch.runs.training import Training
 
 def resident(line):
     text = pathlib.Path("/proc/self/status").read_text()
@@ -396,9 +396,9 @@ def test_more_molecules_than_exist(molecules, tmp_path):
 def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
     script = (
         "import os, sys, json, pathlib\n"
-        "from hpsearch.config import TrialConfig\n"
+        "from hpsearch.config.run import TrialConfig\n"
         "from hpsearch.data import qm9\n"
-        "from hpsearch.train import Training\n"
+        "from hpsearch.runs.training import Training\n"
         "config = TrialConfig.from_dict(json.loads(sys.argv[1]))\n"
         "training = Training(config, qm9.load(), pathlib.Path(sys.argv[2]))\n"
         "training.run_epoch()\n"

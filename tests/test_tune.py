@@ -20,12 +20,19 @@ from typing import Any
 
 import pytest
 
-from hpsearch import tune
-from hpsearch.attempts import LOST_WORKERS
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch import executor
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.errors import HpsearchError, InputError, MachineError
-from hpsearch.process import worker_environment
-from hpsearch.runs import (
+from hpsearch.executor.attempts import LOST_WORKERS
+from hpsearch.executor.bridge import Asking, Telling
+from hpsearch.executor.cluster import cluster, scratch_folder
+from hpsearch.executor.driver import Driver
+from hpsearch.executor.failures import loss_of, memory_kills_are_deaths
+from hpsearch.executor.leftovers import kill_all, processes_of, remove
+from hpsearch.executor.placement import Place
+from hpsearch.executor.signals import end_at_signals, handlers_put_back, signals_wait
+from hpsearch.executor.worker import _check_split, _molecules, diagnosis
+from hpsearch.runs.messages import (
     Assignment,
     Completion,
     EpochMetrics,
@@ -34,14 +41,7 @@ from hpsearch.runs import (
     Outcome,
     RunFacts,
 )
-from hpsearch.tune.bridge import Asking, Telling
-from hpsearch.tune.cluster import cluster, scratch_folder
-from hpsearch.tune.driver import Driver
-from hpsearch.tune.leftovers import kill_all, processes_of, remove
-from hpsearch.tune.place import Place
-from hpsearch.tune.signals import end_at_signals, handlers_put_back, signals_wait
-from hpsearch.tune.tune_errors import loss_of, memory_kills_are_deaths
-from hpsearch.tune.worker import _check_split, _molecules, diagnosis
+from hpsearch.system.process import worker_environment
 
 SECRET = "correct-horse-battery-staple"
 
@@ -159,11 +159,11 @@ def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def first_epoch_of(key: str, action: Callable[[], None]) -> Callable[[tune.Event], None]:
+def first_epoch_of(key: str, action: Callable[[], None]) -> Callable[[executor.Event], None]:
     """An ``on_event`` that acts once, when ``key`` ends its first epoch."""
 
-    def on_event(event: tune.Event) -> None:
-        if isinstance(event, tune.EpochEnded) and (event.key, event.metrics.epoch) == (key, 1):
+    def on_event(event: executor.Event) -> None:
+        if isinstance(event, executor.EpochEnded) and (event.key, event.metrics.epoch) == (key, 1):
             action()
 
     return on_event
@@ -182,7 +182,7 @@ class Mixed:
     """What a search of good and bad runs left."""
 
     work: Listed
-    events: list[tune.Event]
+    events: list[executor.Event]
     environments: list[dict[str, str]]
     written: bytes
     printed: str
@@ -204,7 +204,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     last = Assignment("tested", tiny(1), str(runs / "tested"), evaluate_test=True)
     elsewhere = Assignment("elsewhere", tiny(1), str(runs / "elsewhere"), expected_split="0123abc")
     work.assignments += [elsewhere, last]
-    events: list[tune.Event] = []
+    events: list[executor.Event] = []
     environments: list[dict[str, str]] = []
     written = bytearray()
     remove = shutil.rmtree
@@ -215,7 +215,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
                 written.extend(file.read_bytes())
         remove(path, **options)
 
-    def on_event(event: tune.Event) -> None:
+    def on_event(event: executor.Event) -> None:
         events.append(event)
         if not environments:
             for process in worker_processes():
@@ -227,11 +227,11 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     before = {number: signal.getsignal(number) for number in (2, 10, 15)}
     saved = (os.dup(1), os.dup(2))
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as capture:
-        patch.setattr("hpsearch.tune.leftovers.shutil.rmtree", look_before_removing)
+        patch.setattr("hpsearch.executor.leftovers.shutil.rmtree", look_before_removing)
         os.dup2(capture.fileno(), 1)
         os.dup2(capture.fileno(), 2)
         try:
-            tune.run(work, on_event=on_event, max_concurrent=2, scratch=scratch)
+            executor.run(work, on_event=on_event, max_concurrent=2, scratch=scratch)
         finally:
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
@@ -296,7 +296,7 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
 
     assert failure.kind == "infeasible"
     assert "needs more memory than there is, alone and with one molecule" in failure.message
-    tries = [event for event in mixed.events if isinstance(event, tune.Retried)]
+    tries = [event for event in mixed.events if isinstance(event, executor.Retried)]
     assert [(event.key, event.attempt.alone, event.attempt.pieces) for event in tries] == [
         ("huge", True, 1),
         ("huge", True, 4),
@@ -356,7 +356,7 @@ def test_a_run_goes_on_after_its_worker_was_killed(
         killed.append(worker_processes()[0])
         os.kill(killed[0], signal.SIGKILL)
 
-    tune.run(
+    executor.run(
         work,
         on_event=first_epoch_of("first", kill_one),
         max_concurrent=2,
@@ -382,12 +382,12 @@ def test_a_run_goes_on_after_its_worker_was_killed(
 def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, doomed=tiny(1000), next=tiny())
 
-    def kill(event: tune.Event) -> None:
-        if isinstance(event, tune.Started) and event.key == "doomed":
+    def kill(event: executor.Event) -> None:
+        if isinstance(event, executor.Started) and event.key == "doomed":
             [worker] = worker_processes()
             os.kill(worker, signal.SIGKILL)
 
-    tune.run(work, on_event=kill, max_concurrent=1, scratch=short_folder)
+    executor.run(work, on_event=kill, max_concurrent=1, scratch=short_folder)
 
     assert [failure.kind for failure in work.retries["doomed"]] == ["worker_lost"] * LOST_WORKERS
     assert work.failure("doomed").kind == "worker_lost"
@@ -404,7 +404,7 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
         os.kill(raylet, signal.SIGKILL)
 
     with pytest.raises(HpsearchError, match="no machine of Ray's is left that has 1 CPUs"):
-        tune.run(work, on_event=first_epoch_of("only", kill_raylet), scratch=short_folder)
+        executor.run(work, on_event=first_epoch_of("only", kill_raylet), scratch=short_folder)
 
     assert work.outcomes == {}
 
@@ -412,12 +412,12 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
 def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, hanging=tiny(1000), next=tiny())
 
-    def freeze(event: tune.Event) -> None:
-        if isinstance(event, tune.Started) and event.key == "hanging":
+    def freeze(event: executor.Event) -> None:
+        if isinstance(event, executor.Started) and event.key == "hanging":
             [worker] = worker_processes()
             os.kill(worker, signal.SIGSTOP)
 
-    tune.run(
+    executor.run(
         work,
         on_event=freeze,
         max_concurrent=1,
@@ -438,7 +438,7 @@ def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     work = listed(tmp_path, long=tiny(100_000))
 
     with pytest.raises(KeyboardInterrupt):
-        tune.run(
+        executor.run(
             work,
             on_event=first_epoch_of("long", lambda: os.kill(os.getpid(), signal.SIGINT)),
             scratch=short_folder,
@@ -457,14 +457,14 @@ def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     again = listed(tmp_path, long=tiny(100_000))
     started = []
 
-    def on_event(event: tune.Event) -> None:
+    def on_event(event: executor.Event) -> None:
         started.append(event)
         refuse()
 
     with pytest.raises(Lost, match=SECRET):
-        tune.run(again, on_event=on_event, scratch=short_folder)
+        executor.run(again, on_event=on_event, scratch=short_folder)
 
-    assert [type(event) for event in started] == [tune.Started]
+    assert [type(event) for event in started] == [executor.Started]
     assert worker_processes() == []
     sent = again.epochs["long"]
     assert [metrics.epoch for metrics in sent] == list(range(1, len(sent) + 1))
@@ -488,10 +488,10 @@ def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: 
     )
     try:
         blind = listed(tmp_path, one=tiny())
-        tune.run(blind, address=cluster.address, gpus_per_run=1, scratch=short_folder)
+        executor.run(blind, address=cluster.address, gpus_per_run=1, scratch=short_folder)
         told = listed(tmp_path, two=tiny(), three=tiny(1))
         processes: set[int] = set()
-        tune.run(
+        executor.run(
             told,
             on_event=lambda event: processes.update(worker_processes()),
             address=cluster.address,
@@ -501,7 +501,7 @@ def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: 
         )
         large = listed(tmp_path, four=tiny())
         with pytest.raises(InputError, match=r"2 CPUs and 1 GPUs.*--gpus-per-run"):
-            tune.run(large, address=cluster.address, gpus_per_run=2, scratch=short_folder)
+            executor.run(large, address=cluster.address, gpus_per_run=2, scratch=short_folder)
     finally:
         cluster.shutdown()
 
@@ -519,9 +519,9 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_tune import listed, tiny
-from hpsearch import tune
+from hpsearch import executor
 work = listed(Path({runs!r}), only=tiny(1))
-tune.run(work)
+executor.run(work)
 assert work.completion("only").epochs == 1
 assert "torch" not in sys.modules, "the driver imported torch"
 """
@@ -577,7 +577,7 @@ def test_a_wrong_request_is_refused_at_once(
     started = time.monotonic()
 
     with pytest.raises(InputError) as caught:
-        tune.run(work, **request_)
+        executor.run(work, **request_)
 
     assert words in str(caught.value)
     assert len(work.assignments) == 1
@@ -604,12 +604,12 @@ def test_places_are_counted_by_the_scarcer_resource(
 def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpsearch.tune.driver.machines_up", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr("hpsearch.executor.driver.machines_up", lambda: [{"CPU": 2.0}])
     monkeypatch.setattr(Place, "count", lambda place: 2)
     monkeypatch.setattr(Place, "free", lambda place: 2)
     monkeypatch.setattr(Place, "whole", lambda place: {"cpus": 2.0, "gpus": 0.0})
     work = listed(tmp_path, first=tiny())
-    events: list[tune.Event] = []
+    events: list[executor.Event] = []
     driver = Driver(work, events.append, Place(1, 0), None)
 
     def fail(trial_id: str, kind: FailureKind) -> None:
@@ -624,7 +624,7 @@ def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
     assert driver.next("c") is not None
     fail("b", "out_of_memory")
 
-    lost, short = [event.attempt for event in events if isinstance(event, tune.Retried)]
+    lost, short = [event.attempt for event in events if isinstance(event, executor.Retried)]
     assert (lost.alone, short.alone, short.pieces) == (False, True, 1)
 
 
@@ -769,7 +769,7 @@ def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Sign
 STUCK = """
 import signal, subprocess, sys, threading, time
 from pathlib import Path
-from hpsearch.tune import signals
+from hpsearch.executor import signals
 signals.GRACE_SECONDS = 0.3
 signal.signal(signal.SIGTERM, lambda number, frame: print("again", flush=True))
 log = open(sys.argv[1] + "/log", "w")
@@ -820,8 +820,8 @@ def test_a_folder_that_is_still_written_into_is_removed_all_the_same(tmp_path: P
 def test_a_cluster_that_does_not_end_is_ended_by_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
-    monkeypatch.setattr("hpsearch.tune.cluster.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("hpsearch.executor.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr("hpsearch.executor.cluster.GRACE_SECONDS", 0.3)
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(["sleep", "30"], stdout=log) as server,
@@ -838,9 +838,9 @@ def test_a_cluster_is_over_also_where_ray_cannot_be_shut_down(
     def fail() -> None:
         raise RuntimeError("no answer")
 
-    monkeypatch.setattr("hpsearch.tune.cluster._connect", lambda *arguments: None)
+    monkeypatch.setattr("hpsearch.executor.cluster._connect", lambda *arguments: None)
     monkeypatch.setattr(
-        "hpsearch.tune.cluster.end_in_any_case", lambda folder, over, number: over.is_set()
+        "hpsearch.executor.cluster.end_in_any_case", lambda folder, over, number: over.is_set()
     )
     monkeypatch.setattr("ray.shutdown", fail)
     with (
@@ -878,7 +878,7 @@ def test_what_goes_on_writing_into_a_folder_is_ended(tmp_path: Path) -> None:
 WATCHED = """
 import os, sys
 from pathlib import Path
-from hpsearch.tune.leftovers import watched
+from hpsearch.executor.leftovers import watched
 folder = Path(sys.argv[1])
 folder.mkdir()
 with watched(folder):
@@ -955,7 +955,7 @@ def test_a_process_that_may_not_be_killed_does_not_keep_the_others_alive(
         tried.append(process)
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("hpsearch.tune.leftovers.processes_of", lambda folder: [1, 2])
+    monkeypatch.setattr("hpsearch.executor.leftovers.processes_of", lambda folder: [1, 2])
     monkeypatch.setattr(os, "kill", kill)
     kill_all(Path("scratch"))
     assert tried == [1, 2]
@@ -964,8 +964,8 @@ def test_a_process_that_may_not_be_killed_does_not_keep_the_others_alive(
 CLUSTER = """
 import os, signal, sys, time
 from pathlib import Path
-from hpsearch.tune.cluster import cluster
-from hpsearch.tune.leftovers import processes_of
+from hpsearch.executor.cluster import cluster
+from hpsearch.executor.leftovers import processes_of
 
 def title(process):
     try:

@@ -10,10 +10,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.targets import TARGET_NAMES, TARGETS
-from hpsearch.winner import MeanAbsoluteError, Provenance, Winner
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
 

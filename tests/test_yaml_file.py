@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
-from hpsearch.errors import InputError, one_line
-from hpsearch.yaml_file import (
+from hpsearch.config.yaml_file import (
     MAX_BYTES,
     Document,
     dotted,
@@ -23,6 +22,7 @@ from hpsearch.yaml_file import (
     validate,
     yaml_number,
 )
+from hpsearch.errors import InputError, one_line
 
 REFUSED = [
     ("a: 1\nb: 1e-6", 2, "b must be a number, got the text '1e-6'; write 1.0e-6"),

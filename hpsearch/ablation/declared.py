@@ -23,9 +23,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from hpsearch.ablation.variants import VARIANTS, Variant
+from hpsearch.config.export import Winner
+from hpsearch.config.yaml_file import Document, read_yaml, validate
 from hpsearch.errors import InputError, nearest, one_line
-from hpsearch.winner import Winner
-from hpsearch.yaml_file import Document, read_yaml, validate
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
 _COLUMN = re.compile(

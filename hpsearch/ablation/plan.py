@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
-from hpsearch.ablation.rebuild import Config, option, rebuild, rebuild_by_options
 from hpsearch.ablation.variants import (
     VARIANTS,
     Match,
@@ -15,7 +14,10 @@ from hpsearch.ablation.variants import (
     require_vectors,
     select_variants,
 )
-from hpsearch.config import (
+from hpsearch.config.export import Winner
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.rebuild import Config, option, rebuild, rebuild_by_options
+from hpsearch.config.run import (
     DataConfig,
     NetworkConfig,
     ScheduleName,
@@ -23,10 +25,8 @@ from hpsearch.config import (
     TrialConfig,
     fingerprint,
 )
+from hpsearch.config.targets import canonical_targets
 from hpsearch.errors import InputError
-from hpsearch.network_size import count_weights
-from hpsearch.targets import canonical_targets
-from hpsearch.winner import Winner
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, final
 
 from hpsearch.ablation.plan import AblationPlan
-from hpsearch.cost import Timing
-from hpsearch.estimate import makespan
+from hpsearch.cost.estimate import makespan
+from hpsearch.cost.model import Timing
 
 
 @final

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpsearch.ablation.rebuild import rebuild
-from hpsearch.config import NetworkConfig, TrainingConfig
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.rebuild import rebuild
+from hpsearch.config.run import NetworkConfig, TrainingConfig
 from hpsearch.errors import InputError
-from hpsearch.network_size import count_weights
 
 VECTOR_DIMENSION = 3
 """Components of a vector, hence scalars in its place: 29 vectors, 87 scalars in section 2.1."""

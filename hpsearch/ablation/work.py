@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from hpsearch import checkpoint, environment
 from hpsearch.ablation.cells import STATES, CellState
+from hpsearch.ablation.molecules import DataSummary
 from hpsearch.ablation.plan import AblationPlan, Cell
-from hpsearch.ablation.summary import DataSummary
 from hpsearch.ablation.variants import relative_cost
+from hpsearch.config.export import Winner
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import (
+from hpsearch.runs import checkpoint
+from hpsearch.runs.messages import (
     NO_VERDICTS,
     Assignment,
     Completion,
@@ -23,7 +24,7 @@ from hpsearch.runs import (
     RunFacts,
 )
 from hpsearch.store import Experiment, Store, experiment_folder
-from hpsearch.winner import Winner
+from hpsearch.system import environment
 
 
 class Ablation:

@@ -23,8 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
-from hpsearch.credentials import TOKEN_VARIABLE
-from hpsearch.dashboard_access import (
+from hpsearch.dashboard.access import (
     MAY_CHANGE,
     Application,
     Environment,
@@ -37,6 +36,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.pages import KINDS, Page, load_page, load_pages, page_files, plotly_script
 from hpsearch.report.render import html_sections, look
 from hpsearch.store import Store
+from hpsearch.system.credentials import TOKEN_VARIABLE
 
 PREFIX = "/pages"
 

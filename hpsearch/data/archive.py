@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hpsearch.config.targets import TARGETS
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import InputError
-from hpsearch.targets import TARGETS
 
 LARGEST_INDEX = 133_885
 

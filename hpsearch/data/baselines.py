@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hpsearch.config.targets import target
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.data.statistics import atom_references, target_values
-from hpsearch.targets import target
 
 
 def baselines(

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from hpsearch.config.targets import TARGETS
 from hpsearch.data.molecule import UNITS, Molecules
 from hpsearch.errors import HpsearchError
-from hpsearch.targets import TARGETS
 
 FORMAT = 1
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hpsearch.config.targets import ELEMENTS, TARGETS
 from hpsearch.errors import InputError
-from hpsearch.targets import ELEMENTS, TARGETS
 
 if TYPE_CHECKING:
     import torch

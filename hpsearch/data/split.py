@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.errors import InputError
 

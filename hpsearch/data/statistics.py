@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.errors import InputError
-from hpsearch.targets import TARGET_NAMES, target
 
 # Deviations that differ by rounding alone do so by about 1e-13 of their size.
 _LEAST_RELATIVE_DEVIATION = 1e-10

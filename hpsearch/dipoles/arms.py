@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hpsearch.config import NetworkConfig
+from hpsearch.config.run import NetworkConfig
 from hpsearch.dipoles.networks import (
     SCALARS_GIVEN,
     ChargeNetwork,

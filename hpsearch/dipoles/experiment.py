@@ -10,11 +10,11 @@ from statistics import fmean
 
 import torch
 
-from hpsearch.config import TrainingConfig
+from hpsearch.config.run import TrainingConfig
 from hpsearch.dipoles.arms import Arm, arms
 from hpsearch.dipoles.networks import Estimator
 from hpsearch.dipoles.systems import Systems, bound
-from hpsearch.train import Schedule
+from hpsearch.runs.training import Schedule
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-2

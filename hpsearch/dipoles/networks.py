@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpsearch.config import NetworkConfig
+from hpsearch.config.run import NetworkConfig
 from hpsearch.dipoles.systems import Systems
 from hpsearch.nn import Degrees, Features, MultiTargetNetwork, Neighbourhoods
 from hpsearch.nn.atom_wise import AtomWise

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hpsearch.nn.products import stacked_linear
+from hpsearch.kernels.products import stacked_linear
 
 
 class AtomWise(nn.Module):

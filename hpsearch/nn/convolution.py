@@ -34,7 +34,7 @@ With G = ∂L/∂out and all sums as above::
 and for the transformed path ∂M = sqrt(3) û·G taken from the other end of each pair, ∂g = ∂M Zᵀ,
 ∂Z = gᵀ ∂M, ∂W = Sᵀ ∂Z, ∂S = ∂Z Wᵀ: the same as above, with ∂M for X, S for G and ∂S for out.
 So weights are stored as ``[T, u, H, c]`` where they act last and ``[T, v, H, u]`` where they act
-first, and one set of products serves both (`hpsearch.nn.slots`). Second derivatives are not
+first, and one set of products serves both (`hpsearch.kernels.slots`). Second derivatives are not
 offered.
 """
 
@@ -50,12 +50,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
+from hpsearch.kernels.products import stacked_linear
+from hpsearch.kernels.slot_inputs import directed, directed_sum, mirrored, slot_inputs
+from hpsearch.kernels.slots import slot_products
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.features import Degrees, Features
-from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.products import stacked_linear
-from hpsearch.nn.slot_inputs import directed, directed_sum, mirrored, slot_inputs
-from hpsearch.nn.slots import slot_products
 
 
 class _NeighbourSum(torch.autograd.Function):

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hpsearch.config import NetworkConfig
-from hpsearch.nn.activations import relu
+from hpsearch.config.run import NetworkConfig
+from hpsearch.config.targets import ELEMENTS
+from hpsearch.kernels.activations import relu
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.block import ConvolutionBlock
 from hpsearch.nn.convolution import Convolution
 from hpsearch.nn.features import Degrees, Features
-from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.radial import RadialBasis
-from hpsearch.targets import ELEMENTS
 
 
 class Featurization(nn.Module):

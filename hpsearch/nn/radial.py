@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from hpsearch.nn.activations import Softplus, SoftplusTable, shifted_softplus
+from hpsearch.kernels.activations import Softplus, SoftplusTable, shifted_softplus
+from hpsearch.kernels.library import compiled_for
+from hpsearch.kernels.products import stacked_linear
 from hpsearch.nn.atom_wise import AtomWise
-from hpsearch.nn.kernels import compiled_for
-from hpsearch.nn.products import stacked_linear
 
 SHORTEST_DISTANCE_ANGSTROM = 0.9
 """Below every bond of QM9; where the average over distances that occur begins."""

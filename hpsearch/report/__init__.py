@@ -21,7 +21,6 @@ from hpsearch.report.costs import (
 )
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.render import Section, plain
-from hpsearch.report.tables import averages, search_table, table1
 from hpsearch.report.terminal import (
     idle_line,
     molecule_facts,
@@ -31,6 +30,7 @@ from hpsearch.report.terminal import (
     winner_lines,
 )
 from hpsearch.report.write import FORMATS, Written, write_files, write_report
+from hpsearch.results.tables import averages, search_table, table1
 
 __all__ = [
     "FORMATS",

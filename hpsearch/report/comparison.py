@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from hpsearch.ablation import cell_table
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.errors import InputError
 from hpsearch.report.render import Section
-from hpsearch.report.tables import ablation_experiment, arms_of
 from hpsearch.report.text import BLANK, number, percent, unit_symbol
-from hpsearch.significance import (
+from hpsearch.results.significance import (
     Difference,
     distinct_targets,
     holm,
@@ -24,8 +24,8 @@ from hpsearch.significance import (
     repeats_to_settle,
     signed_rank_test,
 )
+from hpsearch.results.tables import ablation_experiment, arms_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 LEVEL = 0.05
 """At which a difference is said to be settled, after Holm's correction."""

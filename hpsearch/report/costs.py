@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpsearch.ablation import PlanQuote
-from hpsearch.config import TrialConfig
-from hpsearch.cost import Timed
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import TrialConfig
+from hpsearch.cost.model import Timed
 from hpsearch.errors import HpsearchError
-from hpsearch.network_size import count_weights
-from hpsearch.progress import duration
-from hpsearch.study import Held, Quote
+from hpsearch.search import Held, Quote
+from hpsearch.terminal.progress import duration
 
 
 def timed_line(timed: Timed) -> str:

@@ -8,15 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch import published
 from hpsearch.ablation import VARIANTS, cell_table
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.progress import duration
-from hpsearch.published import COMPARISONS
 from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.provenance import chain, molecules_at_hand, provenance_section
 from hpsearch.report.render import Section
-from hpsearch.report.tables import (
+from hpsearch.report.text import BLANK, number, percent, unit_symbol, value
+from hpsearch.report.validation_gap import validation_gap_section
+from hpsearch.results import published
+from hpsearch.results.published import COMPARISONS
+from hpsearch.results.tables import (
     BASELINES,
     TRIAL_COLUMNS,
     ablation_experiment,
@@ -26,10 +27,9 @@ from hpsearch.report.tables import (
     table1,
     weights_of,
 )
-from hpsearch.report.text import BLANK, number, percent, unit_symbol, value
-from hpsearch.report.validation_gap import validation_gap_section
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
+from hpsearch.terminal.progress import duration
 
 PACKAGED_MOLECULES = 130_831
 """Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpsearch import checkpoint, published
 from hpsearch.ablation import cell_table
+from hpsearch.config.targets import TARGET_NAMES, Target, target
 from hpsearch.report.render import Section, markdown
-from hpsearch.report.tables import BASELINES, ablation_experiment
 from hpsearch.report.text import number, value
+from hpsearch.results import published
+from hpsearch.results.tables import BASELINES, ablation_experiment
+from hpsearch.runs import checkpoint
 from hpsearch.store import Experiment, Store
-from hpsearch.targets import TARGET_NAMES, Target, target
 
 _UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
 
@@ -266,12 +267,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpsearch import checkpoint
-from hpsearch.config import TrialConfig
+from hpsearch.runs import checkpoint
+from hpsearch.config.run import TrialConfig
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
-from hpsearch.targets import target
+from hpsearch.config.targets import target
 
 weights, state = checkpoint.read({path})
 config = TrialConfig.from_dict(state["config"])

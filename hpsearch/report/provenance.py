@@ -13,17 +13,17 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.ablation import VARIANTS, Match
-from hpsearch.config import NetworkConfig, fingerprint
+from hpsearch.config.run import NetworkConfig, fingerprint
+from hpsearch.config.space import content_hash
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError
-from hpsearch.report.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
 from hpsearch.report.render import Section
-from hpsearch.report.split_link import split_link
 from hpsearch.report.text import number
-from hpsearch.search_space import content_hash
+from hpsearch.results.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
+from hpsearch.results.split_link import split_link
+from hpsearch.search.terms import most_wanted
 from hpsearch.store import Store
-from hpsearch.study.terms import most_wanted
 
 
 def provenance_section(links: tuple[Link, ...]) -> Section:

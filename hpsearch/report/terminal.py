@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from hpsearch.ablation import AblationPlan
-from hpsearch.columns import cut
-from hpsearch.config import DataConfig
+from hpsearch.config.export import Winner
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import DataConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.network_size import count_weights
-from hpsearch.progress import relative
 from hpsearch.report.render import Section, plain
-from hpsearch.search_space import SearchSpace
-from hpsearch.targets import TARGET_NAMES, target
-from hpsearch.winner import Winner
+from hpsearch.terminal.columns import cut
+from hpsearch.terminal.progress import relative
 
 WIDEST_MOLECULE_ANGSTROM = 12.04
 """Largest distance between two atoms of one molecule in QM9."""

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from hpsearch.ablation import cell_table
+from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.report.render import Section
-from hpsearch.report.tables import ablation_experiment, arms_of
 from hpsearch.report.text import number
+from hpsearch.results.tables import ablation_experiment, arms_of
 from hpsearch.store import Store
-from hpsearch.targets import TARGET_NAMES, target
 
 PARTED = 3.0
 """Standard errors beyond which two errors of one network are said to part."""

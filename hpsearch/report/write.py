@@ -16,9 +16,9 @@ from hpsearch.report.comparison import comparison_sections, comparison_table, in
 from hpsearch.report.document import Subject, sections, subject, table1_sections
 from hpsearch.report.model_card import model_cards
 from hpsearch.report.render import Figure, Figures, html_document, latex, markdown
-from hpsearch.report.tables import ablation_experiment, search_table, table1
+from hpsearch.results.tables import ablation_experiment, search_table, table1
+from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.study import Study
 
 FORMATS = ("html", "csv", "md", "latex")
 

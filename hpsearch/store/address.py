@@ -11,8 +11,8 @@ from typing import Any, final
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch import credentials
 from hpsearch.errors import InputError
+from hpsearch.system import credentials
 
 DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 """The store where neither an option nor the environment names one."""

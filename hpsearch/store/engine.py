@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 
-from hpsearch import failpoint
 from hpsearch.store.address import Address
+from hpsearch.system import failpoint
 
 _WRITES = "hpsearch_writes"
 """Execution option of connections that will write."""

@@ -35,9 +35,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.store import incarnation
 from hpsearch.store.rows import upsert
 from hpsearch.store.tables import leases
+from hpsearch.system import incarnation
 
 Result = TypeVar("Result")
 

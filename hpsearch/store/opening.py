@@ -11,8 +11,8 @@ from hpsearch.errors import InputError
 from hpsearch.store import schema
 from hpsearch.store.address import Address
 from hpsearch.store.engine import Fence, engine_options, set_beginning
-from hpsearch.store.file_system import network_type
 from hpsearch.store.patience import driver_error, is_transient
+from hpsearch.system.file_system import network_type
 
 _TRIES = 10
 _SQLITE_NOT_A_DATABASE = 26

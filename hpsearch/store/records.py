@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from hpsearch.config import TrialConfig
+from hpsearch.config.run import TrialConfig
 
 Kind = Literal["study", "ablation"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, String, Table, cast, column, delete, func, select, table
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hpsearch.runs import Completion, Outcome
+from hpsearch.runs.messages import Completion, Outcome
 from hpsearch.store.records import Experiment, Kind, TrialState
 from hpsearch.store.tables import experiments
 

@@ -9,8 +9,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from hpsearch.errors import InputError, TablesNotReady
-from hpsearch.shipped import folder
 from hpsearch.store.tables import VERSION_TABLE
+from hpsearch.system.shipped import folder
 
 READABLE = frozenset({"0001", "0002"})
 """Older versions that hold every table and column that readers use; `Store.create` upgrades them.

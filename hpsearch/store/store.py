@@ -16,9 +16,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Connection, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.config import TrialConfig
+from hpsearch.config.run import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import Completion, EpochMetrics, Outcome, RunFacts
+from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.store import frames, opening
 from hpsearch.store.address import Address
 from hpsearch.store.engine import make_engine, writer

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split

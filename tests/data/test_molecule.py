@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from hpsearch.config.targets import ELEMENTS, TARGETS
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.errors import InputError
-from hpsearch.targets import ELEMENTS, TARGETS
 
 WATER = Molecule(
     np.array([8, 1, 1]),

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache, qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.targets import TARGETS
 
 COLUMNS = ("element_indices", "positions", "offsets", "targets", "identifiers")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split, read_split, save_split, validation_anchor
 from hpsearch.errors import InputError

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.data.split import Split
 from hpsearch.data.statistics import TargetStatistics, atom_references
 from hpsearch.errors import InputError
-from hpsearch.targets import TARGET_NAMES, TARGETS
 
 # Mean and standard deviation of t̃ in reporting units an atom, over a random split of 109,000.
 PER_ATOM = {

@@ -18,7 +18,7 @@ LONGEST_SECONDS = 240.0
 
 
 class Failpoints:
-    """The suite's side of `hpsearch.failpoint`."""
+    """The suite's side of `hpsearch.system.failpoint`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpsearch.nn import kernels
+from hpsearch.kernels import library as kernels
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 
        memory SEED TRIES */
 
-#include "../../hpsearch/nn/kernels.c"
+#include "../../hpsearch/kernels/kernels.c"
 
 #include <stdio.h>
 #include <stdlib.h>

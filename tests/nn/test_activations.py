@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hpsearch.nn import activations
-from hpsearch.nn.activations import shifted_softplus, softplus
+from hpsearch.kernels import activations
+from hpsearch.kernels.activations import shifted_softplus, softplus
 
 SIZES = [0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 1000]
 

@@ -1,6 +1,6 @@
 import torch
 
-from hpsearch.nn.activations import sigmoid, softplus
+from hpsearch.kernels.activations import sigmoid, softplus
 from hpsearch.nn.block import GatedBlock
 from hpsearch.nn.features import Degrees, Features
 

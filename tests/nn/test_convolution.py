@@ -4,9 +4,9 @@ import pytest
 import torch
 from e3nn_form import E3nnConvolution, flatten
 
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.nn.convolution import Convolution
 from hpsearch.nn.features import Degrees, Features
-from hpsearch.nn.neighbourhoods import Neighbourhoods
 from hpsearch.nn.radial import RadialBasis, RadialMLP
 
 COUNTS = torch.tensor([5, 1, 7])

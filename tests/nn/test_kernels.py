@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpsearch.nn import kernels
-from hpsearch.nn.kernels import KernelsError, compiled_for
+from hpsearch.kernels import library as kernels
+from hpsearch.kernels.library import KernelsError, compiled_for
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, dama
 def test_processes_that_compile_at_once(library, afresh):
     """Each of them computes; one library is left."""
     script = (
-        "import torch; from hpsearch.nn import kernels; lib = kernels._library();"
+        "import torch; from hpsearch.kernels import library as kernels; lib = kernels._library();"
         "print(kernels.implementation())"
     )
     started = [

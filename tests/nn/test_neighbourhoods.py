@@ -1,6 +1,6 @@
 import torch
 
-from hpsearch.nn.neighbourhoods import Neighbourhoods
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
 
 
 def edges(positions, counts, maximum):

@@ -4,7 +4,7 @@ from e3nn import o3
 from e3nn_form import e3nn_form
 
 from hpsearch.ablation import VARIANTS
-from hpsearch.config import NetworkConfig
+from hpsearch.config.run import NetworkConfig
 from hpsearch.data import qm9
 from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
 from hpsearch.nn.loss import multi_target_loss

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hpsearch.nn.products import stacked_linear
+from hpsearch.kernels.products import stacked_linear
 
 SHAPES = [(1, 1, 5, 7), (1, 4, 5, 7), (4, 4, 5, 7), (1, 3, 1, 1), (3, 3, 2, 0), (1, 3, 2, 0)]
 

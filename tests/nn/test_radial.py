@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from hpsearch.kernels.activations import relu, second_moment, shifted_softplus, sigmoid, softplus
 from hpsearch.nn import radial
-from hpsearch.nn.activations import relu, second_moment, shifted_softplus, sigmoid, softplus
 from hpsearch.nn.radial import RadialBasis, RadialMLP
 
 

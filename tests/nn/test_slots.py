@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpsearch.nn.neighbourhoods import Neighbourhoods
-from hpsearch.nn.slots import CompiledProducts, TorchProducts, slot_products
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
+from hpsearch.kernels.slots import CompiledProducts, TorchProducts, slot_products
 
 COUNTS = [5, 1, 9, 29, 2, 2, 14]
 GUARD = 123.0

@@ -6,15 +6,15 @@ import pytest
 import torch
 from e3nn_form import e3nn_form
 
-from hpsearch.config import DataConfig
+from hpsearch.config.run import DataConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
-from hpsearch.search_space import SearchSpace
-from hpsearch.shipped import find_space
-from hpsearch.targets import TARGET_NAMES
+from hpsearch.system.shipped import find_space
 
 
 def drawn(count):

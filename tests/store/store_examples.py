@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 
-from hpsearch.config import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
-from hpsearch.runs import EpochMetrics, RunFacts
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.runs.messages import EpochMetrics, RunFacts
 
 CONFIG = TrialConfig(
     targets=("mu", "U0"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from store_examples import drop_database, new_database
 
-from hpsearch import completion
+from hpsearch.cli import completion
 from hpsearch.store import Store
 
 

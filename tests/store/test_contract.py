@@ -16,11 +16,11 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 
-from hpsearch import shipped
-from hpsearch.search_space import SearchSpace
+from hpsearch.config.space import SearchSpace
+from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.trial_rows import TrialRows
 from hpsearch.store import Store
-from hpsearch.study.samplers import SeededPerTrial
-from hpsearch.study.trial_rows import TrialRows
+from hpsearch.system import shipped
 
 PROCESSES = 8
 TRIALS = 50

@@ -8,7 +8,7 @@ import pytest
 
 from hpsearch.errors import InputError
 from hpsearch.store import Store, file_system
-from hpsearch.store.file_system import network_type
+from hpsearch.system.file_system import network_type
 
 
 @pytest.fixture

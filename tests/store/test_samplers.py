@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.study import samplers
-from hpsearch.study.samplers import RecentTPE, best_and_latest
+from hpsearch.search import samplers
+from hpsearch.search.samplers import RecentTPE, best_and_latest
 
 SPACE = {
     "x": optuna.distributions.FloatDistribution(0.0, 1.0),

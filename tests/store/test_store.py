@@ -19,7 +19,7 @@ from alembic import command
 from store_examples import CONFIG, FACTS, metrics, new_database
 
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.runs import Completion, Failure
+from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import (
     DEFAULT_URL,
     Store,

@@ -14,19 +14,19 @@ import pytest
 from optuna.trial import TrialState
 from store_examples import FACTS, metrics
 
-from hpsearch import shipped
-from hpsearch.budget import Budget
-from hpsearch.config import TrialConfig
+from hpsearch.config.budget import Budget
+from hpsearch.config.export import Winner
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.network_size import count_weights
-from hpsearch.runs import Assignment, Completion, Failure, FailureKind, Work
-from hpsearch.search_space import SearchSpace
+from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
+from hpsearch.search import Found, Search, Study, drawn
+from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
+from hpsearch.search.samplers import SAMPLERS, SeededPerTrial
+from hpsearch.search.verify import verify
 from hpsearch.store import Store
-from hpsearch.study import Found, Search, Study, drawn
-from hpsearch.study.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
-from hpsearch.study.samplers import SAMPLERS, SeededPerTrial
-from hpsearch.study.verify import verify
-from hpsearch.winner import Winner
+from hpsearch.system import shipped
 
 QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
 DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step=7)
@@ -252,7 +252,7 @@ def test_a_death_before_the_verdict_is_told(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpsearch.study.trial_rows.TrialRows.fail", dies)
+        patch.setattr("hpsearch.search.trial_rows.TrialRows.fail", dies)
         with pytest.raises(KeyboardInterrupt):
             search.finish(assignment.key, BROKEN)
     assert launches.states() == {"RUNNING": 1}
@@ -913,7 +913,7 @@ def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launch
 def test_a_space_with_nothing_within_its_budget_ends_in_words(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpsearch.study.search.REFUSALS", 7)
+    monkeypatch.setattr("hpsearch.search.work.REFUSALS", 7)
     search = launches(budgeted(2, max_parameters=10))
     assert search.next() is None
     assert search.finished

@@ -31,14 +31,14 @@ from hypothesis.stateful import (
 from optuna.trial import FixedTrial, TrialState
 from store_examples import FACTS, metrics
 
-from hpsearch import environment
-from hpsearch.config import TrialConfig
-from hpsearch.runs import Assignment, Completion, Failure, FailureKind
-from hpsearch.search_space import SearchSpace
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind
+from hpsearch.search import Search, Study
+from hpsearch.search.verify import Breach, verify
 from hpsearch.store import LeaseLost, Store
 from hpsearch.store.tables import leases
-from hpsearch.study import Search, Study
-from hpsearch.study.verify import Breach, verify
+from hpsearch.system import environment
 
 EXAMPLES = os.environ.get("HPSEARCH_STATES_EXAMPLES")
 SPACE = SearchSpace.parse(

@@ -10,11 +10,11 @@ from optuna.trial import Trial
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from hpsearch import shipped
-from hpsearch.search_space import SearchSpace
+from hpsearch.config.space import SearchSpace
+from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.trial_rows import TrialRows
 from hpsearch.store import Store
-from hpsearch.study.samplers import SeededPerTrial
-from hpsearch.study.trial_rows import TrialRows
+from hpsearch.system import shipped
 
 TABLE3 = SearchSpace.load(shipped.folder("search_spaces") / "table3.yaml")
 

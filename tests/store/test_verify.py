@@ -17,13 +17,13 @@ from optuna.trial import TrialState
 from sqlalchemy import make_url
 from store_examples import FACTS, drop_database, metrics, new_database
 
-from hpsearch import shipped
+from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.runs import Assignment, Completion, Failure
-from hpsearch.search_space import SearchSpace
+from hpsearch.runs.messages import Assignment, Completion, Failure
+from hpsearch.search import Search, Study
+from hpsearch.search.verify import Rule, Verification, verify
 from hpsearch.store import Store, schema
-from hpsearch.study import Search, Study
-from hpsearch.study.verify import Rule, Verification, verify
+from hpsearch.system import shipped
 
 QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
 SPACE = QUICK.model_copy(

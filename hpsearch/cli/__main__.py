@@ -1,0 +1,5 @@
+"""``python -m hpsearch.cli``."""
+
+from hpsearch.cli import main
+
+main()

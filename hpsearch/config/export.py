@@ -1,0 +1,313 @@
+"""The winner of a search as a YAML file that a person can read, edit and train again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.targets import target
+from hpsearch.config.yaml_file import Document, read_yaml, validate, yaml_number
+from hpsearch.errors import InputError, nearest, one_line, unwritable
+
+FORMAT = "hpsearch-winner/1"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class MeanAbsoluteError(_Entry):
+    """A validation error with its unit, so that no reader takes meV for eV.
+
+    Attributes:
+        mae: mean absolute error on the validation molecules, in ``unit``.
+        unit: the target's reporting unit.
+    """
+
+    mae: Annotated[float, Field(ge=0)]
+    unit: str
+
+
+class Provenance(_Entry):
+    """Where an exported configuration comes from.
+
+    Attributes:
+        study: name of the study.
+        trial: number of its best trial.
+        selected_on: the molecules that chose it; ``test`` means that their errors are not honest.
+        validation_loss: that trial's loss (Eq. 18).
+        zero_output_loss: the loss of a network whose output is zero, on the same molecules.
+        validation_maes: errors of the same epoch, by target.
+        data_hash: of the molecules' content.
+        split_hash: of the three sets of molecules.
+        space_name: name of the search space.
+        space_hash: of its content.
+        versions: of hpsearch, Python and the packages that decide the result, by name.
+        git_commit: of the code, where it ran from a checkout.
+        created: when it was exported, ISO 8601.
+        edited: whether a person has changed the configuration since: then the errors above are
+            another configuration's.
+    """
+
+    study: str
+    trial: Annotated[int, Field(ge=0)]
+    selected_on: Literal["validation", "test"] = "validation"
+    validation_loss: Annotated[float, Field(ge=0)]
+    zero_output_loss: Annotated[float, Field(ge=0)]
+    validation_maes: dict[str, MeanAbsoluteError]
+    data_hash: str
+    split_hash: str
+    space_name: str
+    space_hash: str
+    versions: dict[str, str]
+    git_commit: str | None = None
+    created: str
+    edited: bool = False
+
+    @field_validator("validation_maes")
+    @classmethod
+    def _known_units(cls, errors: dict[str, MeanAbsoluteError]) -> dict[str, MeanAbsoluteError]:
+        for name, error in errors.items():
+            unit = _unit(name)
+            if error.unit != unit:
+                raise ValueError(
+                    f"{name}.unit must be {unit}, got {one_line(error.unit)}; export it again"
+                )
+        return errors
+
+
+def _unit(name: str) -> str:
+    try:
+        return target(name).unit
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "network": NetworkConfig,
+    "training": TrainingConfig,
+    "data": DataConfig,
+}
+_CONFIG_FIELDS = (
+    "targets",
+    *(f"{section}.{name}" for section, model in _SECTIONS.items() for name in model.model_fields),
+)
+
+
+def _config_field(name: str) -> str:
+    if name not in _CONFIG_FIELDS:
+        raise ValueError(
+            f"must be a field of config, got '{one_line(name)}'; {nearest(name, _CONFIG_FIELDS)}"
+        )
+    return name
+
+
+_Name = Annotated[str, Field(min_length=1)]
+_Assumed = Annotated[tuple[Annotated[str, AfterValidator(_config_field)], ...], Field(strict=False)]
+
+
+class Winner(_Entry):
+    """A configuration to train, with its origin.
+
+    Attributes:
+        name: of the configuration: the study's name, or a name of its own.
+        config: the configuration.
+        assumed: fields of ``config`` that its source does not state, as ``network.embedding_size``.
+        provenance: the search that found it; ``None`` for a configuration written by hand.
+    """
+
+    name: _Name
+    config: TrialConfig
+    assumed: _Assumed = ()
+    provenance: Provenance | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration."""
+        return self.config.fingerprint
+
+    @property
+    def data_hash(self) -> str | None:
+        """Hash of the molecules that it was found on; ``None`` without a search."""
+        return None if self.provenance is None else self.provenance.data_hash
+
+    @property
+    def split_hash(self) -> str | None:
+        """Hash of the three sets that it was found on; ``None`` without a search."""
+        return None if self.provenance is None else self.provenance.split_hash
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it is a search's, as the search left it: neither written nor edited by hand."""
+        return self.provenance is not None and not self.provenance.edited
+
+    @classmethod
+    def read(cls, path: str | Path) -> Winner:
+        """The winner in the file at ``path``.
+
+        Where the fingerprint was deleted, the provenance is marked as edited. A relative
+        ``split_file`` is looked for beside the file, and absolute in what is returned.
+
+        Raises:
+            InputError: the file is not an export, or its configuration is not the one that its
+                fingerprint was made of.
+        """
+        winner = _from_document(read_yaml(path))
+        data = winner.config.data.beside(Path(path))
+        return winner.model_copy(update={"config": winner.config.model_copy(update={"data": data})})
+
+    def write(self, path: str | Path) -> None:
+        """Write the file at ``path``, whole or not at all; an older file is replaced.
+
+        Raises:
+            InputError: ``path`` is a folder, or lies in none.
+            HpsearchError: the disk is full.
+        """
+        _replace(Path(path), self.to_yaml())
+
+    def to_yaml(self) -> str:
+        """The file's text, with units as comments."""
+        return "".join(f"{line}\n" for line in _lines(self))
+
+
+class _File(_Entry):
+    """The file's layout: what :class:`Winner` holds and the two keys that guard it."""
+
+    format: Literal["hpsearch-winner/1"]
+    name: _Name
+    fingerprint: str | None = None
+    assumed: _Assumed = ()
+    config: TrialConfig
+    provenance: Provenance | None = None
+
+
+def _from_document(document: Document) -> Winner:
+    if "format" not in document.data and "parameters" in document.data:
+        raise document.error(
+            (), "the file must be an exported configuration, got a search space; launch it instead"
+        )
+    file = validate(_File, document)
+    actual = file.config.fingerprint
+    if file.fingerprint is not None and file.fingerprint != actual:
+        raise document.error(
+            ("fingerprint",),
+            f"fingerprint must be that of config, {actual[:12]}…, got "
+            f"{one_line(file.fingerprint, longest=13)}: config was edited or written by another "
+            "version; delete the fingerprint: line to use it on purpose",
+            key=True,
+        )
+    origin = file.provenance
+    if origin is not None and file.fingerprint is None:
+        origin = origin.model_copy(update={"edited": True})
+    return Winner(name=file.name, config=file.config, assumed=file.assumed, provenance=origin)
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+_UNITS = {
+    "network.radial_maximum_angstrom": "Å",
+    "training.batch_size": "molecules",
+    "training.early_stopping_patience": "epochs",
+    "training.plateau_patience": "epochs",
+    "data.train_size": "molecules",
+    "data.validation_size": "molecules",
+    "data.test_size": "molecules; null takes all behind validation's",
+    "provenance.validation_loss": "Eq. 18: squared normalised errors, summed over the targets",
+    "provenance.edited": "since the export, on purpose",
+    "provenance.zero_output_loss": "of a network whose output is zero",
+}
+
+
+def _lines(winner: Winner) -> Iterator[str]:
+    yield f"format: {FORMAT}"
+    yield f"name: {_scalar(winner.name)}"
+    yield "# Of config, unedited. Delete this line to use an edited config on purpose."
+    yield f"fingerprint: {_scalar(winner.fingerprint)}"
+    if winner.assumed:
+        yield "# Fields of config that its source does not state."
+        yield from _value("assumed", list(winner.assumed), "", "assumed")
+    yield ""
+    yield from _value("config", winner.config.to_dict(), "", "")
+    if winner.provenance is not None:
+        yield ""
+        yield from _value("provenance", winner.provenance.model_dump(mode="json"), "", "provenance")
+
+
+def _value(key: str, value: Any, indent: str, place: str) -> Iterator[str]:
+    """Lines of ``key`` and its value; ``place`` is the dotted name that its unit is listed by."""
+    head = f"{indent}{_scalar(key)}:"
+    if isinstance(value, Mapping) and value and not _is_flat(value):
+        yield head
+        for name, inner in value.items():
+            yield from _value(name, inner, f"{indent}  ", f"{place}.{name}".removeprefix("."))
+    else:
+        comment = f"  # {_UNITS[place]}" if place in _UNITS else ""
+        yield f"{head} {_inline(value)}{comment}"
+
+
+def _is_flat(value: Mapping[str, Any]) -> bool:
+    """An error with its unit stays on one line."""
+    return set(value) == {"mae", "unit"}
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_scalar(k)}: {_inline(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_inline(item) for item in value)}]"
+    return _scalar(value)
+
+
+def _scalar(value: bool | int | float | str | None) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return yaml_number(value)
+    return str(value) if isinstance(value, int) else _text(value)
+
+
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*", re.ASCII)
+_SAFE = re.compile(r"[ !#-\[\]-~\xa1-\u1fff]")
+
+
+def _text(value: str) -> str:
+    """Plain where YAML reads the same text back, else quoted with everything odd escaped."""
+    if _PLAIN.fullmatch(value) and value.lower() not in yaml.SafeLoader.bool_values | {"null": 0}:
+        return value
+    return f'"{"".join(c if _SAFE.fullmatch(c) else _escaped(c) for c in value)}"'
+
+
+def _escaped(character: str) -> str:
+    return f"\\U{ord(character):08x}" if character not in '"\\' else f"\\{character}"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside ``path`` and rename, so that a full disk or a kill leaves the old file."""
+    shown = one_line(str(path), longest=300)
+    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        if path.is_dir():
+            raise InputError(f"{shown} must be a file, got a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise InputError(f"{shown} must lie in a folder that exists, got none; make the folder")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except ValueError as error:  # a NUL in the path
+        raise InputError(f"{shown} must be a path, got: {error}; rename it") from None
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise unwritable(shown, error) from None

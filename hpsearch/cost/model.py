@@ -1,0 +1,318 @@
+"""What a run costs: seconds and bytes as measured, and the model that carries them to other
+configurations.
+
+A model is fitted to a few configurations whose steps were timed. A step's seconds are a sum, with
+rates that are not negative, of what `hpsearch.config.workload` counts; likewise the seconds of a
+molecule that is evaluated, and the bytes of the process. What was timed is kept per machine and
+placement in the folder of the caches, so that it is there for the next search.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from scipy.optimize import nnls
+
+from hpsearch.config.budget import Budget
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import DataConfig, TrialConfig
+from hpsearch.config.workload import Workload, count_work
+from hpsearch.data.cache import cache_directory
+from hpsearch.data.molecule import Molecules
+from hpsearch.data.split import make_split
+
+KEPT = 64
+"""Configurations whose timings are kept, the latest ones."""
+
+LEAST = 4
+"""Timed configurations that a model needs: as many as it has rates."""
+
+_SAMPLE = 400
+"""Molecules whose pairs are counted for all."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a run takes, as a few steps of it had it or as the model has it.
+
+    Attributes:
+        step_seconds: of an optimizer step.
+        evaluation_seconds: of a molecule that is evaluated.
+        start_seconds: of building the run, until the first step.
+        memory_bytes: most memory that the process has.
+        steps: optimizer steps of an epoch.
+        validation: molecules evaluated after each epoch.
+        test: molecules evaluated at the end.
+    """
+
+    step_seconds: float
+    evaluation_seconds: float
+    start_seconds: float
+    memory_bytes: int
+    steps: int
+    validation: int
+    test: int
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Of an epoch, its evaluation included."""
+        return self.steps * self.step_seconds + self.validation * self.evaluation_seconds
+
+    def run_seconds(self, epochs: int, *, tested: bool = True) -> float:
+        """Of a run of ``epochs``, from its start to its end.
+
+        Args:
+            epochs: of the run.
+            tested: whether the test molecules are evaluated at the end.
+        """
+        test = self.test * self.evaluation_seconds if tested else 0.0
+        return self.start_seconds + epochs * self.epoch_seconds + test
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A configuration and what a few steps of it took."""
+
+    config: TrialConfig
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where and how runs were timed; rates hold for the same ones only.
+
+    Attributes:
+        cpus: cores of a run.
+        device: torch's.
+        at_once: runs side by side, which share the memory's bandwidth.
+        gpu: the model's name, of a run on a GPU.
+    """
+
+    cpus: float
+    device: str
+    at_once: int
+    gpu: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """With the machine, torch's version and our own arithmetic."""
+        return {
+            **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+            "torch": metadata.version("torch"),
+            "kernels": os.environ.get("HPSEARCH_KERNELS", "auto"),
+            "arithmetic": _arithmetic(),
+        }
+
+    @property
+    def file(self) -> Path:
+        """Where the timings are kept."""
+        text = json.dumps(self.describe(), sort_keys=True)
+        return cache_directory() / "timings" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+
+def _arithmetic() -> str:
+    """A digest of the network's source: other code has other rates."""
+    package = Path(__file__).parents[1]
+    files = [path for name in ("nn", "kernels") for path in sorted((package / name).iterdir())]
+    files = [path for path in files if path.is_file()]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    # Some virtual machines hide the model's name: family and model tell the generation.
+    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in ("model name", "cpu family", "model"))
+    return " ".join(match[1] for match in found if match)
+
+
+def kept(surroundings: Surroundings) -> list[Timed]:
+    """What was timed here before, the latest last; a file that cannot be read counts for none."""
+    try:
+        rows = json.loads(surroundings.file.read_text())["timed"]
+        return [Timed(TrialConfig.from_dict(r["config"]), Timing(**r["timing"])) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return []
+
+
+def keep(surroundings: Surroundings, timed: Sequence[Timed]) -> None:
+    """Add ``timed`` to what is kept, instead of earlier timings of the same configurations."""
+    again = {each.config.fingerprint for each in timed}
+    before = [each for each in kept(surroundings) if each.config.fingerprint not in again]
+    rows = [
+        {"config": each.config.to_dict(), "timing": asdict(each.timing)}
+        for each in [*before, *timed][-KEPT:]
+    ]
+    file = surroundings.file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
+        json.dump({"surroundings": surroundings.describe(), "timed": rows}, temporary)
+    Path(temporary.name).replace(file)
+
+
+@final
+class CostModel:
+    """Seconds and bytes of any configuration, by rates fitted to timed ones.
+
+    Attributes:
+        timed: what it was fitted to.
+        errors: of each timed configuration, the seconds of its epoch by a model without it over the
+            measured ones, less one; empty where there are too few to leave one out.
+    """
+
+    def __init__(self, timed: Sequence[Timed], molecules: Molecules) -> None:
+        """Fit the rates.
+
+        Args:
+            timed: at least :data:`LEAST` configurations.
+            molecules: whose pairs of atoms are counted.
+        """
+        self.timed = tuple(timed)
+        self._molecules = molecules
+        self._distances = _distances(molecules)
+        self._atoms = float(molecules.atom_counts.mean())
+        self._sizes: dict[str, tuple[int, int, int]] = {}
+        self._rates = self._fitted(self.timed)
+        self.errors: tuple[float, ...] = ()
+        if len(timed) > LEAST:
+            self.errors = tuple(self._error_without(number) for number in range(len(timed)))
+
+    @classmethod
+    def of_kept(cls, surroundings: Surroundings, molecules: Molecules) -> Self | None:
+        """The model of what was timed before; ``None`` where that is too little."""
+        timed = kept(surroundings)
+        return cls(timed, molecules) if len(timed) >= LEAST else None
+
+    @property
+    def typical_error(self) -> float | None:
+        """Median size of :attr:`errors`."""
+        return float(np.median(np.abs(self.errors))) if self.errors else None
+
+    def timing(self, config: TrialConfig) -> Timing:
+        """What a run of ``config`` takes."""
+        return self._timing(config, self._rates)
+
+    def reaches(self, config: TrialConfig) -> bool:
+        """Whether it is not far beyond what was timed: at most twice the heaviest step's work."""
+        heaviest = max(self.work(timed.config).flops for timed in self.timed)
+        return self.work(config).flops <= 2 * heaviest
+
+    def work(self, config: TrialConfig) -> Workload:
+        """Of an optimizer step of ``config``."""
+        return self._work(config, config.training.batch_size)
+
+    def _timing(self, config: TrialConfig, rates: dict[str, NDArray[np.float64]]) -> Timing:
+        train, validation, test = self._split_sizes(config.data)
+        step, evaluation, memory = (
+            float(rates[name] @ row) for name, row in self._rows(config).items()
+        )
+        return Timing(
+            step_seconds=step,
+            evaluation_seconds=evaluation,
+            start_seconds=float(rates["start"][0]),
+            memory_bytes=int(memory),
+            steps=-(-train // config.training.batch_size),
+            validation=validation,
+            test=test,
+        )
+
+    def _rows(self, config: TrialConfig) -> dict[str, NDArray[np.float64]]:
+        """What each quantity is a sum of."""
+        weights = count_weights(config.network, len(config.targets))
+        step, one = self.work(config), self._work(config, 1)
+        return {
+            "step": np.array([step.flops, step.numbers, step.copies, weights]),
+            "evaluation": np.array([one.flops, one.numbers]),
+            "memory": np.array([step.numbers, weights, 1.0]),
+        }
+
+    def _fitted(self, timed: Sequence[Timed]) -> dict[str, NDArray[np.float64]]:
+        rows = [self._rows(each.config) for each in timed]
+        measured = {
+            "step": [each.timing.step_seconds for each in timed],
+            "evaluation": [each.timing.evaluation_seconds for each in timed],
+            "memory": [each.timing.memory_bytes for each in timed],
+        }
+        start = float(np.median([each.timing.start_seconds for each in timed]))
+        return {
+            **{
+                name: _rates(np.stack([row[name] for row in rows]), np.array(values, float))
+                for name, values in measured.items()
+            },
+            "start": np.array([start]),
+        }
+
+    def _error_without(self, number: int) -> float:
+        left_out = self.timed[number]
+        others = self.timed[:number] + self.timed[number + 1 :]
+        predicted = self._timing(left_out.config, self._fitted(others))
+        return predicted.epoch_seconds / left_out.timing.epoch_seconds - 1
+
+    def _work(self, config: TrialConfig, molecules: int) -> Workload:
+        radius = config.network.radial_maximum_angstrom
+        pairs = np.searchsorted(self._distances, radius) / _SAMPLE
+        return count_work(
+            config.network, len(config.targets), self._atoms * molecules, pairs * molecules
+        )
+
+    def _split_sizes(self, data: DataConfig) -> tuple[int, int, int]:
+        key = data.model_dump_json()
+        if key not in self._sizes:
+            split = make_split(self._molecules, data)
+            self._sizes[key] = (len(split.train), len(split.validation), len(split.test))
+        return self._sizes[key]
+
+
+def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None) -> str | None:
+    """Why ``config`` is beyond ``budget``, with its figure; ``None`` if it is within.
+
+    Args:
+        budget: of the space; ``None`` allows everything.
+        config: that was drawn.
+        model: needed where the budget limits what has to be measured.
+    """
+    if budget is None:
+        return None
+
+    def cost() -> tuple[int, float]:
+        assert model is not None
+        timing = model.timing(config)
+        return timing.memory_bytes, timing.epoch_seconds
+
+    return budget.refusal(count_weights(config.network, len(config.targets)), cost)
+
+
+def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares of relative errors, no rate negative."""
+    relative = rows / values[:, None]
+    scale = relative.max(axis=0)
+    scale[scale == 0] = 1.0
+    solution, _ = nnls(relative / scale, np.ones(len(values)))
+    rates: NDArray[np.float64] = solution / scale
+    return rates
+
+
+def _distances(molecules: Molecules) -> NDArray[np.float64]:
+    """Distances of all pairs in some molecules, sorted, Å."""
+    found = []
+    for row in np.linspace(0, len(molecules) - 1, _SAMPLE).astype(int):
+        positions = molecules.molecule(int(row)).positions
+        first, second = np.triu_indices(len(positions), 1)
+        found.append(np.linalg.norm(positions[first] - positions[second], axis=1))
+    return np.sort(np.concatenate(found))

@@ -1,0 +1,170 @@
+"""Ray, connected to or started, and left again without a trace."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.executor.failures import one_line
+from hpsearch.executor.leftovers import kill_all, remove, see_off, watched
+from hpsearch.executor.signals import (
+    GRACE_SECONDS,
+    SIGNALS,
+    STARTING_GRACE_SECONDS,
+    end_in_any_case,
+    ignore_signals,
+    signals_wait,
+)
+from hpsearch.system import credentials
+from hpsearch.system.process import worker_environment
+
+
+@contextmanager
+def scratch_folder(parent: Path | None) -> Iterator[Path]:
+    """A fresh folder, removed at the end; its path is short enough for Ray's sockets."""
+    parent = parent or Path(tempfile.gettempdir())
+    # A socket's path may have 107 bytes, of which Ray's own names take up to 70.
+    if len(os.fsencode(parent.resolve())) > 26:
+        parent = Path("/tmp")
+    try:
+        # As the kernel names the files in it, by which the processes of a cluster are known.
+        folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent)).resolve()
+    except OSError as error:
+        raise InputError(
+            f"the folder for temporary files, {parent}, must be writable: {error.strerror}"
+        ) from None
+    with watched(folder):
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+
+@contextmanager
+def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable[[int], None]]:
+    """Ray, connected to ``address`` or started on this machine, and left again.
+
+    Yields:
+        What a handler of signals calls, with the number, to have this process end in any case.
+    """
+    over = threading.Event()
+    see_to_the_end = functools.partial(end_in_any_case, folder, over)
+    try:
+        soon = functools.partial(see_to_the_end, grace_seconds=STARTING_GRACE_SECONDS)
+        with signals_wait(soon):
+            _connect(address, folder, cpus)
+        yield see_to_the_end
+    finally:
+        ignore_signals()
+        try:
+            with _ended_by_force(folder):
+                ray.shutdown()
+            see_off(folder)
+        finally:
+            over.set()
+
+
+@contextmanager
+def _ended_by_force(folder: Path) -> Iterator[None]:
+    """Kills the cluster's processes where its end takes too long: Ray may wait for one for ever."""
+    timer = threading.Timer(GRACE_SECONDS, kill_all, (folder,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _connect(address: str | None, folder: Path, cpus: float) -> None:
+    environment = {**worker_environment(cpus), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+    own: dict[str, Any] = {}
+    if address is None:
+        own = {
+            "include_dashboard": False,
+            "_temp_dir": str(folder),
+            # The smallest that Ray takes: reports are short texts, data does not pass through.
+            "object_store_memory": 80 * 2**20,
+        }
+        # What torch and others write beside their work goes when the cluster goes.
+        environment["TMPDIR"] = str(folder)
+    _check_reachable(address)
+    try:
+        # Ray's processes inherit the environment, and the workers inherit theirs.
+        with credentials.withheld(), _without_rays_handlers():
+            ray.init(
+                address=address or "local",
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+                **own,
+            )
+    except Exception as error:  # Ray raises the plain class where its servers do not come up
+        if address is None:
+            raise HpsearchError(f"Ray could not be started: {one_line(error)}") from error
+        raise _unreachable(address, error) from None
+
+
+def _check_reachable(address: str | None) -> None:
+    """Tries the address for some seconds; Ray would go on trying for more than five minutes."""
+    if address is not None and address.startswith("ray://"):
+        raise InputError(
+            f"the address must be host:port of the cluster's head, or auto; got '{address}', "
+            "a Ray client's address, which cannot run a search"
+        )
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"no Ray cluster answers at '{address}': {one_line(error)}; start one with "
+        "`ray start --head`, or leave the address out"
+    )
+
+
+@contextmanager
+def _without_rays_handlers() -> Iterator[None]:
+    """Keeps the signal handlers that there are while Ray starts.
+
+    Ray's own of SIGTERM, one in Python and, once it connects, one in C that prints a stack and
+    aborts, would leave the command without its message and its temporary files in place.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    worker, utilities = ray._private.worker, ray._private.utils
+    connect, set_handler = worker.connect, utilities.set_sigterm_handler
+
+    def connect_and_put_back(*arguments: Any, **options: Any) -> Any:
+        handlers = {name: signal.getsignal(name) for name in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            return connect(*arguments, **options)
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(name, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    worker.connect, utilities.set_sigterm_handler = connect_and_put_back, lambda handler: None
+    try:
+        yield
+    finally:
+        worker.connect, utilities.set_sigterm_handler = connect, set_handler

@@ -1,0 +1,207 @@
+"""The worker's side: a process that trains one assignment after another."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import socket
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.tune import PlacementGroupFactory, Trainable
+
+from hpsearch.errors import (
+    HpsearchError,
+    InputError,
+    MachineError,
+    disk_full,
+    machine_at_fault,
+)
+from hpsearch.executor.failures import GOES_ON, one_line
+from hpsearch.runs.messages import Assignment, Failure, FailureKind
+from hpsearch.system.process import forget_peak, peak_memory, prepare_worker
+
+if TYPE_CHECKING:
+    from hpsearch.data.molecule import Molecules
+
+
+class _RetiredError(Exception):
+    """The worker must not take another run."""
+
+
+class Worker(Trainable):  # type: ignore[misc]
+    """A process that trains one assignment after another; a step is one report."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> Any:
+        """What Ray reserves for a run."""
+        bundle = {"CPU": config["cpus"]}
+        if config["gpus"] > 0:
+            bundle["GPU"] = config["gpus"]
+        return PlacementGroupFactory([bundle])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the first run."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next run."""
+        # Nothing slow here, torch's import least of all: a worker that is free takes the run of
+        # one that is still starting, and Tune then ends the latter, which would leave runs shorter
+        # than a start to a single worker.
+        assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
+        self._reports: Iterator[dict[str, Any]] = _reports(
+            assignment, new_config["threads"], new_config["device"]
+        )
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next report of the run."""
+        report = next(self._reports, None)
+        if report is None:
+            raise _RetiredError
+        # After a failure the process may be spoilt (a CUDA error stays, memory is in pieces), so
+        # it says so and, asked to go on, leaves. A divergence harms nothing.
+        spoilt = "failure" in report and report["failure"]["kind"] != "diverged"
+        ended = "completion" in report or "failure" in report
+        if ended:
+            # Frees the network now: the process may stay idle while others share its GPU.
+            self._reports = iter(())
+        return {"report": json.dumps(report), "done": ended and not spoilt}
+
+
+def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[str, Any]]:
+    """Trains one run, yielding what the driver is to know of it."""
+    prepare_worker(cpus)
+    from hpsearch.runs.training import NonFiniteLoss, Training
+
+    training = None
+    try:
+        _check_device(device)
+        is_own_peak = forget_peak(device)
+        molecules = _molecules()
+        _check_split(assignment, molecules)
+        training = Training(
+            assignment.config,
+            molecules,
+            Path(assignment.directory),
+            device=device,
+            pieces=assignment.pieces,
+        )
+        facts = replace(training.facts, device=training.facts.device + _gpu())
+        # The driver that heard of the earlier epochs may have died before it wrote them down.
+        yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
+        while not training.finished:
+            yield {"epoch": asdict(training.run_epoch())}
+        completion = training.complete(assignment.evaluate_test)
+        peak = peak_memory(device) if is_own_peak else None
+        yield {"completion": asdict(replace(completion, peak_memory_bytes=peak))}
+    except NonFiniteLoss as error:
+        failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
+        yield {"failure": asdict(failure)}
+    except Exception as error:
+        epoch = training.epochs_done + 1 if training else None
+        kind, message = diagnosis(error)
+        yield {"failure": asdict(Failure(kind, message, traceback.format_exc(), epoch))}
+
+
+@functools.cache
+def _molecules() -> Molecules:
+    """The molecules, opened once in a process: its runs, and those of others, share the pages."""
+    from hpsearch.data import qm9
+
+    try:
+        return qm9.load()
+    except HpsearchError as error:
+        raise MachineError(str(error)) from error
+
+
+def _gpu() -> str:
+    """Which GPU Ray has given to this process, for the run's record; nothing without one."""
+    context = ray.get_runtime_context()
+    identifiers = context.get_accelerator_ids().get("GPU", [])
+    if not identifiers:
+        return ""
+    return f", GPU {'+'.join(identifiers)} of node {context.get_node_id()[:8]}"
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise MachineError(
+            f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
+            "install a build of torch for its GPU, or run on the CPU (--device cpu)"
+        )
+
+
+def _check_split(assignment: Assignment, molecules: Molecules) -> None:
+    """Before the run looks at its checkpoint, which is of the split that is expected.
+
+    Raises:
+        MachineError: this machine has another split or none, and so has every other run of the
+            experiment on it.
+    """
+    from hpsearch.data.split import make_split
+
+    if assignment.expected_split is None:
+        return
+    try:
+        given = make_split(molecules, assignment.config.data).hash
+    except InputError as error:
+        raise MachineError(str(error)) from error
+    if given != assignment.expected_split:
+        raise MachineError(
+            f"the run must use the split {assignment.expected_split}, but its data configuration "
+            f"gives the split {given} on {socket.gethostname()}; the molecules, the split file or "
+            "the code that cuts the split have changed"
+        )
+
+
+def diagnosis(error: Exception) -> tuple[FailureKind, str]:
+    """Kind and one-line message of an exception that ended a run."""
+    kind: FailureKind = "exception"
+    if disk_full(error):
+        kind = "disk_full"
+    elif _short_of_memory(error):
+        kind = "out_of_memory"
+    elif machine_at_fault(error):
+        kind = "machine"
+    said = one_line(error)
+    if not isinstance(error, HpsearchError):
+        said = f"{type(error).__name__}: {said}"
+    return kind, said + GOES_ON * (kind == "machine")
+
+
+def _short_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or what it was raised for, is a want of memory."""
+    import torch
+
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        # torch raises a plain RuntimeError when the host's memory does not suffice.
+        text = str(error).lower()
+        if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+_OUT_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+    # What oneDNN says; where it means another thing, the tries for want of memory are few.
+    "could not create a primitive",
+)

@@ -1,0 +1,1 @@
+"""The products of the convolution, compiled from C or in torch."""

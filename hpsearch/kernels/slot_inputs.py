@@ -1,0 +1,204 @@
+r"""What each atom's neighbours bring to its slots, before any weight: X and X_i of Eq. 3.
+
+With S and V the features of the neighbour in a slot and û the direction to it::
+
+    X   = [S ; û·V]
+    X_i = [sqrt(1/3) V ; sqrt(1/2) V × û ; sqrt(3/2) (û (û·V) - V/3)]_i      for each component i
+
+In torch operations these are some fifty passes over arrays larger than the cache, and as many
+backward; ``kernels.c`` makes one of each, four times as fast on one thread, and serves where its
+products do.
+
+And what leaves the slots as a vector: the message M that each atom sends along its direction.
+"""
+
+# T copies, A atoms, K neighbour slots, S scalars, V vectors, u vectors out
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hpsearch.kernels.library import compiled_for
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
+
+
+def slot_inputs(
+    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool = True
+) -> tuple[Tensor, Tensor]:
+    """X and X_i of every copy.
+
+    Args:
+        scalars: ``[T, A, S]``.
+        vectors: ``[T, 3, A, V]``.
+        pairs: the neighbourhoods.
+        vectors_leave: whether X_i is wanted; it is of width zero otherwise.
+
+    Returns:
+        ``[T, A, K, S + V]`` and ``[T, 3, A, K, 3 V]``; what stands in unused slots means nothing.
+    """
+    library = compiled_for(scalars)
+    if library is not None and not pairs.direction.requires_grad:
+        result: tuple[Tensor, Tensor] = _Compiled.apply(  # type: ignore[no-untyped-call]
+            scalars, vectors, pairs, vectors_leave, library
+        )
+        return result
+    inputs = [_in_torch(s, v, pairs, vectors_leave) for s, v in zip(scalars, vectors, strict=True)]
+    return torch.stack([x for x, _ in inputs]), torch.stack([x for _, x in inputs])
+
+
+def directed_sum(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """Σ_b sqrt(3) û M: what its neighbours send to each atom; without gradients.
+
+    Args:
+        m: ``[A, K, u]``; an atom's row k is what it sends to its neighbour k.
+        pairs: the neighbourhoods; û points from the receiver to the sender.
+
+    Returns:
+        ``[3, A, u]``.
+    """
+    library = compiled_for(m)
+    if library is not None:
+        out = m.new_empty(3, len(m), m.shape[2])
+        _call(library.hpsearch_directed_sum, pairs, 0, m.shape[2], (m, out))
+        return out
+    received = mirrored(m, pairs)
+    return torch.bmm(pairs.direction.transpose(1, 2), received).transpose(0, 1) * math.sqrt(3)
+
+
+def directed(G: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """The transpose of :func:`directed_sum`: ``[3, A, u]`` to ``[A, K, u]``.
+
+    What stands in unused slots means nothing.
+    """
+    library = compiled_for(G)
+    if library is not None:
+        m = G.new_empty(*pairs.pair.shape, G.shape[2])
+        _call(library.hpsearch_directed, pairs, 0, G.shape[2], (G.contiguous(), m))
+        return m
+    return mirrored(torch.bmm(pairs.direction, G.transpose(0, 1)) * math.sqrt(3), pairs)
+
+
+def mirrored(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+    """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
+    return m.flatten(0, 1)[pairs.reverse]
+
+
+# --- in torch operations ---
+
+
+class _Gather(torch.autograd.Function):
+    """``[A, n]`` rows of atoms to ``[A, K, n]`` rows of neighbours.
+
+    b stands in a's slots as often as a in b's, so the gradient is a gather as well: the sum over
+    b's own slots of what arrived in their mirror images.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, pairs: Neighbourhoods) -> Tensor:
+        ctx.pairs = pairs
+        return x[pairs.neighbour]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        pairs = ctx.pairs
+        mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
+        return (mirrored * pairs.used[..., None]).sum(1), None
+
+
+def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
+    gathered: Tensor = _Gather.apply(x, pairs)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def _in_torch(
+    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool
+) -> tuple[Tensor, Tensor]:
+    """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
+    S = _gather(scalars, pairs)
+    if vectors.shape[-1] == 0:
+        return S, S.new_zeros(3, *S.shape[:2], 0)
+    V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
+    u = pairs.direction[..., None].unbind(2)
+    along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
+    into_scalars = torch.cat((S, along), dim=-1)
+    if not vectors_leave:
+        return into_scalars, S.new_zeros(3, *S.shape[:2], 0)
+    into_vectors = [
+        torch.cat(
+            (
+                V[i] * math.sqrt(1 / 3),
+                (V[j] * u[k] - V[k] * u[j]) * math.sqrt(1 / 2),
+                (u[i] * along - V[i] / 3) * math.sqrt(3 / 2),
+            ),
+            dim=-1,
+        )
+        for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1))
+    ]
+    return into_scalars, torch.stack(into_vectors)
+
+
+# --- compiled ---
+
+
+class _Table(ctypes.Structure):
+    """``Slots`` in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("atoms", "slots", "pairs", "scalars", "vectors")),
+        ("threads", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("pair", "neighbour", "reverse", "direction")),
+    )
+
+
+class _Compiled(torch.autograd.Function):
+    """In kernels.c: float32, on the CPU, over used slots only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scalars: Tensor,
+        vectors: Tensor,
+        pairs: Neighbourhoods,
+        vectors_leave: bool,
+        library: ctypes.CDLL,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.pairs, ctx.library = pairs, library
+        T, A, S = scalars.shape
+        V, K = vectors.shape[3], pairs.pair.shape[1]
+        ctx.sizes = S, V
+        x = scalars.new_empty(T, A, K, S + V)
+        x_i = scalars.new_empty(T, 3, A, K, 3 * V if vectors_leave else 0)
+        for copy in zip(scalars.contiguous(), vectors.contiguous(), x, x_i, strict=True):
+            _call(library.hpsearch_gather, pairs, S, V, copy)
+        return x, x_i
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        dx, dx_i = (gradient.contiguous() for gradient in gradients)
+        (T, A), (S, V) = dx.shape[:2], ctx.sizes
+        d_scalars, d_vectors = dx.new_empty(T, A, S), dx.new_empty(T, 3, A, V)
+        for copy in zip(dx, dx_i, d_scalars, d_vectors, strict=True):
+            _call(ctx.library.hpsearch_scatter, ctx.pairs, S, V, copy)
+        return d_scalars, d_vectors, None, None, None
+
+
+def _call(
+    function: Any, pairs: Neighbourhoods, scalars: int, vectors: int, operands: tuple[Tensor, ...]
+) -> None:
+    """Call with the addresses of contiguous float32 tensors; none for one without elements."""
+    where = pairs.pair, pairs.neighbour, pairs.reverse, pairs.direction
+    where = tuple(tensor.contiguous() for tensor in where)  # type: ignore[assignment]
+    table = _Table(
+        *(*pairs.pair.shape, len(pairs.distance), scalars, vectors, torch.get_num_threads()),
+        *(tensor.data_ptr() for tensor in where),
+    )
+    addresses = (tensor.data_ptr() if tensor.numel() else None for tensor in operands)
+    function(ctypes.byref(table), *addresses)

@@ -1,0 +1,338 @@
+r"""The convolution's products over neighbour slots, in torch operations or compiled.
+
+With k over the slots of atom a, and g the rows of their pairs::
+
+    aggregate     A[a,h,c]  = Σ_k g[a,k,h] x[a,k,c]
+    distribute    ∂x[a,k,c] = Σ_h g[a,k,h] y[a,h,c]
+    contract      ∂g[a,k,h] = Σ_c x[a,k,c] y[a,h,c]     then summed over a pair's two slots
+
+Each is a batch of products of small matrices of uneven height, for which libraries are slow: on an
+EPYC of 2024 torch reaches a third of the speed of a large product. ``kernels.c`` is faster there
+by more than a factor of two (docs/decisions/0014). The convolution multiplies A with weights, and
+its y is such a product::
+
+    convolve      out[a,u]   = Σ_hc W[u,h,c] A[a,h,c]
+    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]      to be distributed, and contracted with x
+                  ∂W[u,h,c]  = Σ_a  G[a,u] A[a,h,c]
+
+To weigh first and then to distribute (`transform`) is the same with the roles exchanged: forward it
+is the backward pass to x, and its own backward pass is a convolution.
+
+A and y are the largest arrays of all, a hundred megabytes for twelve targets. Compiled they never
+leave the cache: what is summed over a few atoms' slots is multiplied at once. Where the library is
+not at hand, in float64 and on GPUs the torch operations serve; they are also what the compiled ones
+are tested against.
+"""
+
+# A atoms, K neighbour slots, P unordered pairs, H hidden neurons, C features in a product; U
+# features out; D parts that share g and W: one of scalars, three of vectors
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hpsearch.kernels.library import compiled_for
+from hpsearch.kernels.neighbourhoods import Neighbourhoods
+from hpsearch.kernels.products import product
+
+
+class SlotProducts(ABC):
+    """The products of one copy's radial function; without gradients.
+
+    Args:
+        pairs: the neighbourhoods.
+        g: ``[P, H]`` the radial function of each unordered pair.
+        dg: ``[P, H]`` where its gradient shall stand after :meth:`finish`, if it is wanted.
+
+    Attributes:
+        hidden: H.
+        slots: K.
+    """
+
+    hidden: int
+    slots: int
+
+    @abstractmethod
+    def aggregate(self, x: Tensor, out: Tensor) -> None:
+        """``x`` ``[A, K, C]`` summed over slots into ``out`` ``[A, H, C]``."""
+
+    @abstractmethod
+    def distribute(self, y: Tensor, out: Tensor) -> None:
+        """``y`` ``[A, H, C]`` to slots, added to ``out`` ``[A, K, C]``."""
+
+    @abstractmethod
+    def pull_back(self, x: Tensor, y: Tensor, dx: Tensor | None) -> None:
+        """The backward pass of :meth:`aggregate`, whose output has the gradient ``y``.
+
+        Args:
+            x: ``[A, K, C]`` what was summed; ∂g grows by its contraction with ``y``.
+            y: ``[A, H, C]``.
+            dx: ``[A, K, C]`` the gradient of ``x``, which grows, if it is wanted.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Complete ``dg``, after the last backward pass."""
+
+    def convolve(self, x: Tensor, w: Tensor) -> Tensor:
+        """Aggregate, then weigh.
+
+        Args:
+            x: ``[D, A, K, C]``.
+            w: ``[U, H, C]``.
+
+        Returns:
+            ``[D, A, U]``.
+        """
+        return product(self._aggregated(x), w.flatten(1)).view(*x.shape[:2], -1)
+
+    def transform(self, y: Tensor, w: Tensor) -> Tensor:
+        """Weigh, then distribute.
+
+        Args:
+            y: ``[D, A, U]``.
+            w: ``[U, H, C]``.
+
+        Returns:
+            ``[D, A, K, C]``; in unused slots zero, where all is finite.
+        """
+        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        weighed = self._weighed(y, w)
+        for part in range(len(y)):
+            self.distribute(weighed[part], out[part])
+        return out
+
+    def pull_back_convolve(
+        self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
+    ) -> None:
+        """The backward pass of :meth:`convolve`, whose output has the gradient ``G``.
+
+        Args:
+            x: ``[D, A, K, C]``, as it entered; ∂g grows.
+            w: ``[U, H, C]``, as it entered.
+            G: ``[D, A, U]``.
+            dx: ``[D, A, K, C]`` the gradient of ``x``, which grows, if it is wanted.
+            dw: ``[U, H, C]`` where the gradient of ``w`` shall stand.
+            fresh: ``dx`` holds nothing yet and is set; what stands in unused slots means nothing.
+        """
+        if fresh and dx is not None:
+            dx.zero_()
+        dw.copy_(product(G.flatten(0, 1).t(), self._aggregated(x).t()).view_as(w))
+        y = self._weighed(G, w)
+        for part in range(len(x)):
+            self.pull_back(x[part], y[part], None if dx is None else dx[part])
+
+    def _weighed(self, y: Tensor, w: Tensor) -> Tensor:
+        """``[D, A, U]`` to ``[D, A, H, C]``."""
+        flat = product(y.flatten(0, 1), w.flatten(1).t())
+        return flat.view(*y.shape[:2], *w.shape[1:])
+
+    def _aggregated(self, x: Tensor) -> Tensor:
+        """A of every part: ``[D, A, K, C]`` to ``[D A, H C]``."""
+        out = x.new_empty(*x.shape[:2], self.hidden, x.shape[3])
+        for part in range(len(x)):
+            self.aggregate(x[part], out[part])
+        return out.flatten(0, 1).flatten(1)
+
+
+def slot_products(pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> SlotProducts:
+    """The fastest implementation for these tensors; arguments as of :class:`SlotProducts`.
+
+    Raises:
+        KernelsError: see :func:`implementation`.
+    """
+    library = compiled_for(g)
+    if library is not None:
+        return CompiledProducts(pairs, g, dg, library)
+    return TorchProducts(pairs, g, dg)
+
+
+@final
+class TorchProducts(SlotProducts):
+    """In torch operations, on every device and in every precision."""
+
+    def __init__(self, pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> None:
+        self._pairs = pairs
+        # g in slots, [A, K, H]; zero in unused ones.
+        self._g = torch.cat((g, g.new_zeros(1, g.shape[1])))[pairs.pair]
+        self.hidden = g.shape[1]
+        self.slots = pairs.pair.shape[1]
+        self._dg = dg
+        self._dg_slots: Tensor | None = None
+
+    def aggregate(self, x: Tensor, out: Tensor) -> None:
+        """See the base class."""
+        torch.bmm(self._g.transpose(1, 2), x, out=out)
+
+    def distribute(self, y: Tensor, out: Tensor) -> None:
+        """See the base class."""
+        out.baddbmm_(self._g, y)
+
+    def pull_back(self, x: Tensor, y: Tensor, dx: Tensor | None) -> None:
+        """See the base class."""
+        if dx is not None:
+            self.distribute(y, dx)
+        if self._dg_slots is None:
+            self._dg_slots = torch.bmm(x, y.transpose(1, 2))
+        else:
+            self._dg_slots.baddbmm_(x, y.transpose(1, 2))
+
+    def finish(self) -> None:
+        """See the base class; a pair has exactly two slots, or is filled up and has no gradient."""
+        if self._dg is None:
+            return
+        if self._dg_slots is None:
+            self._dg.zero_()
+            return
+        flat, (one, other) = self._dg_slots.flatten(0, 1), self._pairs.slots
+        torch.add(flat[one], flat[other], out=self._dg)
+        self._dg.masked_fill_((one == other)[:, None], 0.0)
+
+
+class _Weights(ctypes.Structure):
+    """``Weights`` in kernels.c."""
+
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("parts", "width", "outs"))
+
+
+class _Table(ctypes.Structure):
+    """``Neighbourhoods`` in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("atoms", "molecules", "slots", "pairs", "hidden")),
+        ("threads", ctypes.c_int64),
+        ("molecule", ctypes.c_void_p),
+        ("pair", ctypes.c_void_p),
+    )
+
+
+_LANES = 16
+"""At least so many numbers in a row of A, the longest vector that kernels.c is compiled for."""
+
+
+@final
+class CompiledProducts(SlotProducts):
+    """In kernels.c: float32, on the CPU, over used slots only, straight from the rows of pairs."""
+
+    def __init__(
+        self, pairs: Neighbourhoods, g: Tensor, dg: Tensor | None, library: ctypes.CDLL
+    ) -> None:
+        A, K = pairs.pair.shape
+        P, H = g.shape
+        self.hidden, self.slots = H, K
+        self._library = library
+        self._sizes = {"A": A, "K": K, "P": P, "H": H}
+        self._tensors = pairs.molecule.contiguous(), pairs.pair.contiguous()  # keeps them alive
+        self._table = _Table(
+            *(A, pairs.molecules, K, P, H, torch.get_num_threads()),
+            *(tensor.data_ptr() for tensor in self._tensors),
+        )
+        self._g = g.contiguous()
+        self._dg = None if dg is None else dg.zero_()
+
+    def aggregate(self, x: Tensor, out: Tensor) -> None:
+        """See the base class."""
+        self._call("aggregate", (self._g, "PH"), (x, "AKC"), (out, "AHC"))
+
+    def distribute(self, y: Tensor, out: Tensor) -> None:
+        """See the base class."""
+        self._pull_back(None, y, out, None)
+
+    def pull_back(self, x: Tensor, y: Tensor, dx: Tensor | None) -> None:
+        """See the base class."""
+        self._pull_back(x, y, dx, self._dg)
+
+    def finish(self) -> None:
+        """See the base class; the sum over a pair's slots was taken on the way."""
+
+    def _pull_back(self, x: Tensor | None, y: Tensor, dx: Tensor | None, dg: Tensor | None) -> None:
+        operands = (self._g, "PH"), (x, "AKC"), (y, "AHC"), (dx, "AKC"), (dg, "PH")
+        self._call("pull_back", *operands)
+
+    def convolve(self, x: Tensor, w: Tensor) -> Tensor:
+        """See the base class."""
+        if not self.at_once(w):
+            return super().convolve(x, w)
+        out = x.new_empty(*x.shape[:2], len(w))
+        operands = (self._g, "PH"), (x, "DAKC"), (w, "UHC"), (out, "DAU")
+        self._call_weighted("convolve", w, operands)
+        return out
+
+    def transform(self, y: Tensor, w: Tensor) -> Tensor:
+        """See the base class."""
+        if not self.at_once(w):
+            return super().transform(y, w)
+        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        self._pull_back_weighted(None, w, y, out, None, True)
+        return out
+
+    def pull_back_convolve(
+        self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
+    ) -> None:
+        """See the base class."""
+        if not self.at_once(w):
+            super().pull_back_convolve(x, w, G, dx, dw, fresh)
+            return
+        G = G.contiguous()
+        self._pull_back_weighted(x, w, G, dx, self._dg, fresh)
+        operands = (self._g, "PH"), (x, "DAKC"), (G, "DAU"), (dw, "UHC")
+        self._call_weighted("convolve_weights", w, operands)
+
+    def _pull_back_weighted(
+        self,
+        x: Tensor | None,
+        w: Tensor,
+        G: Tensor,
+        dx: Tensor | None,
+        dg: Tensor | None,
+        fresh: bool,
+    ) -> None:
+        if dx is None and dg is None:
+            return
+        g = self._g, "PH"
+        operands = g, (x, "DAKC"), (w, "UHC"), (G, "DAU"), (dx, "DAKC"), (dg, "PH")
+        self._call_weighted("convolve_inputs", w, operands, int(fresh))
+
+    def at_once(self, w: Tensor) -> bool:
+        """Whether sums are weighed in the same call: molecules occupy a few threads evenly."""
+        few = self._table.threads == 1 or 4 * self._table.threads <= self._table.molecules
+        return few and w.shape[1] * w.shape[2] >= _LANES
+
+    def _call_weighted(
+        self, name: str, w: Tensor, operands: tuple[tuple[Tensor | None, str], ...], *more: int
+    ) -> None:
+        U, _, C = w.shape
+        D = next(len(x) for x, shape in operands if x is not None and shape[0] == "D")
+        addresses = self._addresses(name, {"U": U, "C": C, "D": D}, operands)
+        tables = ctypes.byref(self._table), ctypes.byref(_Weights(D, C, U))
+        size = self._library.hpsearch_weights_room(*tables)
+        room = torch.empty(size, dtype=torch.uint8, device="cpu")
+        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr(), *more)
+
+    def _call(self, name: str, *operands: tuple[Tensor | None, str]) -> None:
+        width = next(x.shape[2] for x, shape in operands if x is not None and shape[-1] == "C")
+        addresses = self._addresses(name, {"C": width}, operands)
+        if width == 0:
+            return
+        table = ctypes.byref(self._table)
+        size = self._library.hpsearch_room(table, width)
+        room = torch.empty(size, dtype=torch.uint8, device="cpu")
+        getattr(self._library, f"hpsearch_{name}")(table, *addresses, room.data_ptr(), width)
+
+    def _addresses(
+        self, name: str, sizes: dict[str, int], operands: tuple[tuple[Tensor | None, str], ...]
+    ) -> list[int | None]:
+        """The addresses of tensors of the given shapes, of which the C code sees none."""
+        sizes = self._sizes | sizes
+        for x, letters in operands:
+            shape = tuple(sizes[letter] for letter in letters)
+            if x is not None and not (
+                x.shape == shape and x.dtype == torch.float32 and x.is_contiguous()
+            ):
+                raise ValueError(f"{name} takes contiguous float32 {shape}, got {tuple(x.shape)}")
+        return [None if x is None else x.data_ptr() for x, _ in operands]

@@ -1,0 +1,1 @@
+"""What a study and an ablation found: numbers, without prose."""

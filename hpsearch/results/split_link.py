@@ -1,0 +1,124 @@
+"""Whether the split of an ablation is the one that its records and its configurations say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from hpsearch.ablation import check_split, split_name
+from hpsearch.config.run import DataConfig
+from hpsearch.data.molecule import Molecules
+from hpsearch.data.split import Split, make_split
+from hpsearch.errors import InputError
+from hpsearch.results.evidence import Evidence, Link, disagreements, known, link, short
+
+
+def split_link(seen: Evidence) -> Link:
+    """The three sets: made again from every run's configuration, and new to the search."""
+    runs = seen.runs.dropna(subset=["split_hash"])
+    if runs.empty:
+        return Link("split", "", "unknown", "no run has recorded its split")
+    value = ", ".join(short(split) for split in runs["split_hash"].unique())
+    broken = _unlike_the_launch(seen, runs)
+    if (origin := seen.origin) is not None and seen.search is not None:
+        both = known("the trial", seen.search.run.get("split_hash"))
+        both += known("the export", origin.get("split_hash"))
+        broken += disagreements(both) if both else []
+    remade, missing = _remade(seen, runs)
+    sound = "made again from the configurations; no test molecule was seen by the search"
+    if seen.origin is None:
+        sound = "made again from the configurations"
+    return link("split", value, sound, broken + remade, missing)
+
+
+def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
+    """Runs whose split is not the one that the launch settled for their repeat."""
+    wrong = []
+    for key, split in zip(runs["key"], runs["split_hash"], strict=True):
+        repeat = int(str(key).rpartition("/")[2])
+        settled = seen.ablation.get(split_name(bool(seen.ablation.get("vary_split")), repeat))
+        if settled not in (None, split):
+            wrong.append(f"the run {key} has {short(split)}, the launch {short(settled)}")
+    return wrong
+
+
+def _remade(seen: Evidence, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """What differs when each split is made again, and what could not be made again."""
+    if seen.molecules is None:
+        return [], ["this machine has no molecules to make it again"]
+    if set(runs["data_hash"].dropna()) - {seen.molecules.content_hash}:
+        return [], ["this machine has other molecules than the runs"]
+    splits = _Splits(seen.molecules)
+    broken: list[str] = []
+    unknown: list[str] = []
+    search: Split | None = None
+    try:
+        search = splits.of_the_search(seen, broken)
+    except ValueError as error:
+        unknown.append(f"the search's cannot be made again: {error}")
+    for key, split, config in zip(
+        runs["key"], runs["split_hash"], runs["configuration"], strict=True
+    ):
+        try:
+            made = splits.of(config["data"])
+        except ValueError as error:
+            unknown.append(f"it cannot be made again: {error}")
+            continue
+        if made.hash != split:
+            again = short(made.hash)
+            broken.append(f"the run {key} has {short(split)}, its configuration makes {again}")
+        broken += splits.overlap(search, made)
+    return broken, unknown
+
+
+class _Splits:
+    """Splits made again, each configuration's once."""
+
+    def __init__(self, molecules: Molecules) -> None:
+        self._molecules = molecules
+        self._made: dict[DataConfig, Split] = {}
+        self._overlaps: dict[str, list[str]] = {}
+
+    def of(self, data: Mapping[str, Any]) -> Split:
+        """The split of a stored configuration.
+
+        Raises:
+            ValueError: in one line, why it cannot be made.
+        """
+        try:
+            config = DataConfig.model_validate(data)
+            if config not in self._made:
+                self._made[config] = make_split(self._molecules, config)
+        except (ValueError, InputError) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        return self._made[config]
+
+    def of_the_search(self, seen: Evidence, broken: list[str]) -> Split | None:
+        """The search's split, whose hash is compared with the export's.
+
+        Raises:
+            ValueError: in one line, why it cannot be made.
+        """
+        if seen.origin is None:
+            return None
+        made = self.of((seen.export.get("config") or {}).get("data") or {})
+        recorded = seen.origin.get("split_hash")
+        if recorded not in (None, made.hash):
+            again = short(made.hash)
+            broken.append(f"the search has {short(recorded)}, the export makes {again}")
+            return None
+        return made
+
+    def overlap(self, search: Split | None, run: Split) -> list[str]:
+        """One line if the search has seen test molecules of a run."""
+        if search is None:
+            return []
+        if run.hash not in self._overlaps:
+            self._overlaps[run.hash] = []
+            try:
+                check_split(search, run)
+            except InputError as error:
+                self._overlaps[run.hash] = [str(error)]
+        return self._overlaps[run.hash]

@@ -1,0 +1,157 @@
+"""Table 1 and the search as pandas frames; a cell without a completed run stays empty."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from hpsearch.ablation import VARIANT_NAMES, cell_table
+from hpsearch.config.targets import TARGET_NAMES, target
+from hpsearch.errors import InputError
+from hpsearch.results import published
+from hpsearch.results.published import COMPARISONS
+from hpsearch.search import Study
+from hpsearch.store import Experiment, Store
+
+TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")
+"""The arms that Table 1 compares; their columns are always there."""
+
+BASELINES = ("mean", "composition")
+
+
+def ablation_experiment(store: Store, name: str) -> Experiment:
+    """The ablation called ``name``.
+
+    Raises:
+        InputError: the store has none.
+    """
+    experiment = store.experiment("ablation", name)
+    if experiment is None:
+        raise InputError(
+            f"the store {store.label} has no ablation '{name}'; `hpsearch ablate` makes one"
+        )
+    return experiment
+
+
+def table1(store: Store, ablation: str) -> pd.DataFrame:
+    """Table 1's columns for what an ablation has run, with the published ones beside them.
+
+    One row per target, in Table 1's order. Columns:
+
+    - ``symbol``, ``unit``, ``train_molecules``;
+    - ``mean``, ``composition``: errors of predictions that see no geometry;
+    - each arm's name: its test MAE, averaged over the completed repeats;
+    - ``published.COMPARISONS``: %E_{L1,L0}, %E_{Deep,L0}, ΔE_{L1,Deep}, %E_{L1,Deep} of ours;
+    - ``<arm>_weights``, ``<arm>_runs``: trainable weights; completed repeats;
+    - ``paper_<network>`` and ``paper_<comparison>``: as published, trained on 109,000 molecules.
+
+    Args:
+        store: where the runs are.
+        ablation: name of the ablation.
+
+    Raises:
+        InputError: the store has no such ablation.
+    """
+    experiment = ablation_experiment(store, ablation)
+    cells = cell_table(store, experiment.id)
+    arms = arms_of(cells)
+    found = set(cells["target"])
+    rows = [
+        _row(name, cells[cells["target"] == name], arms, experiment.provenance)
+        for name in TARGET_NAMES
+        if name in found
+    ]
+    columns = _columns(arms)
+    table = pd.DataFrame(rows, columns=["target", *columns]).set_index("target")
+    return table.astype(columns)
+
+
+def arms_of(cells: pd.DataFrame) -> tuple[str, ...]:
+    """Table 1's three arms and whatever else there are cells of, in the variants' order."""
+    present = list(dict.fromkeys(cells["variant"]))
+    known = [name for name in VARIANT_NAMES if name in TABLE_1_ARMS or name in present]
+    return (*known, *(name for name in present if name not in known))
+
+
+def averages(table: pd.DataFrame) -> dict[str, float]:
+    """Mean over targets of each % column, ours and the paper's, over the rows that have it.
+
+    Errors and their differences are in different units and are not averaged.
+    """
+    columns = [name for name in COMPARISONS if name.startswith("relative")]
+    means = {
+        name: table[name].mean()
+        for name in [*columns, *(f"paper_{column}" for column in columns)]
+        if table[name].notna().any()
+    }
+    return {name: float(value) for name, value in means.items()}
+
+
+def _columns(arms: tuple[str, ...]) -> dict[str, str]:
+    numbers = [
+        *BASELINES,
+        *arms,
+        *COMPARISONS,
+        *(f"paper_{name}" for name in published.NETWORKS),
+        *(f"paper_{name}" for name in COMPARISONS),
+    ]
+    counts = [f"{arm}_{what}" for what in ("weights", "runs") for arm in arms]
+    return {
+        "symbol": "str",
+        "unit": "str",
+        "train_molecules": "Int64",
+        **dict.fromkeys(numbers, "Float64"),
+        **dict.fromkeys(counts, "Int64"),
+    }
+
+
+def _row(
+    name: str, cells: pd.DataFrame, arms: tuple[str, ...], provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """One target's row; what is not known is left out."""
+    complete = cells[cells["state"] == "complete"].groupby("variant")
+    means = complete["test_mae"].mean().dropna()
+    errors = {str(arm): float(mae) for arm, mae in means.items()}
+    data = provenance.get("data") or {}
+    known = data.get("baselines", {})
+    return {
+        "target": name,
+        "symbol": target(name).symbol,
+        "unit": target(name).unit,
+        "train_molecules": cells["train_size"].iloc[0],
+        **{kind: known.get(kind, {}).get(name) for kind in BASELINES},
+        **errors,
+        **published.compare(errors),
+        **{f"{arm}_weights": weights_of(cells, arm) for arm in arms},
+        **{f"{arm}_runs": int(count) for arm, count in complete.size().items()},
+        **{f"paper_{network}": mae for network, mae in published.MAES[name].items()},
+        **{f"paper_{c}": v for c, v in published.compare(published.MAES[name]).items()},
+    }
+
+
+def weights_of(cells: pd.DataFrame, arm: str) -> int | None:
+    """Trainable weights of an arm's networks; ``None`` before one has started."""
+    counts = cells.loc[cells["variant"] == arm, "weights"].dropna()
+    return None if counts.empty else int(counts.iloc[0])
+
+
+# --- The search ----------------------------------------------------------------------------------
+
+TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "reason")
+
+
+def search_table(study: Study) -> pd.DataFrame:
+    """The trials of a study, by number.
+
+    Columns: state (complete, running, failed, refused, waiting or pruned), value (lowest validation
+    loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a refusal), and one
+    per searched parameter. Empty where not known.
+    """
+    trials = study.trials().set_index("number").rename_axis("trial")
+    table = trials.rename(columns={"failure_reason": "reason"})
+    table["state"] = table["state"].str.lower().replace({"fail": "failed"})
+    table["state"] = table["state"].mask(trials["failure"] == "refused", "refused")
+    parameters = [name for name in table.columns if name.startswith("params_")]
+    table = table[[*TRIAL_COLUMNS, *parameters]]
+    return table.rename(columns={name: name.removeprefix("params_") for name in parameters})

@@ -1,0 +1,1 @@
+"""One network trained once: its messages, its epochs, its checkpoints."""

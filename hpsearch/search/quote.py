@@ -1,0 +1,402 @@
+"""What a search will cost, before it is launched; and how right that was, afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any, Self, final
+
+import numpy as np
+import optuna
+
+from hpsearch.config.network_size import count_weights
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace
+from hpsearch.cost.estimate import makespan
+from hpsearch.cost.model import CostModel, Timing, refusal
+from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.work import KEPT_WEIGHTS
+
+DRAWS = 200
+"""Configurations that stand for the space."""
+
+TIMED = 8
+"""Configurations of these whose steps are timed."""
+
+FEWER_MOLECULES = 10_000
+FEWER_EPOCHS = 3
+FEWER_TRIALS = 10
+"""What is proposed where a search takes too long."""
+
+SIMULATIONS = 400
+INTERVAL = 0.9
+"""The part of the simulated searches that the interval of hours holds."""
+
+_BYTES_A_WEIGHT = 32
+"""Of a live trial: two checkpoints (the weights, Adam's two moments) and two sets of best weights,
+of which the elder is removed once the younger is whole."""
+
+_KEPT_BYTES_A_WEIGHT = 4
+
+
+def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
+    """Configurations at random: with the sampler ``random`` those of the study's first trials."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
+    study = optuna.create_study(sampler=sampler)
+    return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def usual_epochs(space: SearchSpace) -> float:
+    """Most epochs of a trial, on average where the space searches them."""
+    configs = drawn(space, DRAWS if "epochs" in space.parameters else 1)
+    return mean(config.training.epochs for config in configs)
+
+
+def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """:data:`TIMED` of ``configs``, or as many different ones as there are, from light to heavy.
+
+    One that was timed twice would count for two, and have the model's error too small.
+    """
+    different = {config.fingerprint: config for config in configs}
+    by_weight = sorted(different.values(), key=_rough_work)
+    number = min(TIMED, len(by_weight))
+    places = [math.floor((n + 0.5) / number * len(by_weight)) for n in range(number)]
+    return [by_weight[place] for place in places]
+
+
+def _rough_work(config: TrialConfig) -> float:
+    weights = count_weights(config.network, len(config.targets))
+    return weights * config.training.batch_size
+
+
+@final
+@dataclass(frozen=True)
+class Quote:
+    """What a search will cost.
+
+    Attributes:
+        configs: drawn configurations, those within the budget.
+        timings: of each, by the model.
+        weights: of each.
+        refused: draws that were beyond the budget, of :data:`DRAWS`.
+        trials: to be trained.
+        done: trials that have a verdict already.
+        places: trials side by side.
+        memory: bytes that each of these may take; ``None`` where that is unknown.
+        seconds: of the search: low and high end of the interval, and the middle of it.
+        run_seconds: likewise, of all trials together.
+        device: ``core`` or ``GPU``, of which each trial has :attr:`devices`.
+        devices: so many.
+        timed: configurations that the model was fitted to.
+        typical_error: of the model, of an epoch's seconds.
+    """
+
+    configs: tuple[TrialConfig, ...]
+    timings: tuple[Timing, ...]
+    weights: tuple[int, ...]
+    refused: int
+    trials: int
+    done: int
+    places: int
+    memory: int | None
+    seconds: tuple[float, float, float]
+    run_seconds: tuple[float, float, float]
+    device: str
+    devices: float
+    timed: int
+    typical_error: float | None
+
+    @classmethod
+    def of(
+        cls,
+        space: SearchSpace,
+        model: CostModel,
+        places: int,
+        memory: int | None,
+        *,
+        done: int = 0,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+    ) -> Self:
+        """The quote of ``space``.
+
+        Args:
+            space: what is searched.
+            model: what configurations cost.
+            places: trials side by side.
+            memory: bytes that all of them may take together.
+            done: trials that have a verdict already.
+            cpus: cores of a trial.
+            gpus: of a trial.
+        """
+        configs = drawn(space, max(DRAWS, space.trials))
+        within = [config for config in configs if refusal(space.budget, config, model) is None]
+        timings = [model.timing(config) for config in within]
+        runs = [
+            timing.run_seconds(config.training.epochs, tested=False)
+            for config, timing in zip(within, timings, strict=True)
+        ]
+        trials = max(space.trials - done, 0)
+        known = runs[done : space.trials] if space.sampler == "random" else []
+        taken = known if len(known) == trials else runs
+        return cls(
+            configs=tuple(within),
+            timings=tuple(timings),
+            weights=tuple(count_weights(c.network, len(c.targets)) for c in within),
+            refused=len(configs) - len(within),
+            trials=trials,
+            done=done,
+            places=places,
+            memory=None if memory is None else memory // places,
+            seconds=_interval(taken, model.errors, trials, places),
+            run_seconds=_interval(taken, model.errors, trials, 1),
+            device="GPU" if gpus else "core",
+            devices=gpus or cpus,
+            timed=len(model.timed),
+            typical_error=model.typical_error,
+        )
+
+    @property
+    def too_large(self) -> float | None:
+        """The part of the draws that need more memory than there is for each trial."""
+        if self.memory is None or not self.timings:
+            return None
+        return sum(timing.memory_bytes > self.memory for timing in self.timings) / len(self.timings)
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of one core, or of one GPU, that all trials take."""
+        return self.run_seconds[1] * self.devices / 3600
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the live trials' checkpoints and the best trials' weights, at most."""
+        most = max(self.weights, default=0)
+        kept = min(KEPT_WEIGHTS, self.trials)
+        return most * (_BYTES_A_WEIGHT * self.places + _KEPT_BYTES_A_WEIGHT * kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe summary."""
+        epochs = [timing.epoch_seconds for timing in self.timings]
+        memory = [timing.memory_bytes for timing in self.timings]
+        return {
+            "trials": self.trials,
+            "done": self.done,
+            "places": self.places,
+            "draws": len(self.configs) + self.refused,
+            "refused": self.refused,
+            "weights": _spread(self.weights),
+            "epoch_seconds": _spread(epochs),
+            "memory_bytes": _spread(memory),
+            "too_large": self.too_large,
+            "disk_bytes": self.disk_bytes,
+            "seconds": _ends(self.seconds) if self.timings else None,
+            "run_seconds": _ends(self.run_seconds) if self.timings else None,
+            "start_seconds": median(t.start_seconds for t in self.timings)
+            if self.timings
+            else None,
+            f"{self.device.lower()}_hours": self.device_hours if self.timings else None,
+            "timed": self.timed,
+            "typical_error": self.typical_error,
+        }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"least": min(values), "middle": median(values), "most": max(values)}
+
+
+def _ends(interval: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("low", "middle", "high"), interval, strict=True))
+
+
+def _interval(
+    runs: Sequence[float],
+    errors: Sequence[float],
+    trials: int,
+    places: int,
+) -> tuple[float, float, float]:
+    """Low end, middle and high end of the seconds that the search takes, by simulation.
+
+    Each simulated search has its trials, the very ones where so many runs are given and any of
+    these elsewhere, each with an error that the model made on a timed configuration; and half as
+    large a one for all, the machine's mood.
+    """
+    if not runs or trials == 0:
+        return 0.0, 0.0, 0.0
+    random = np.random.default_rng(0)
+    factors = np.array([1 / (1 + error) for error in errors] or [1.0])
+    found = []
+    for _ in range(SIMULATIONS):
+        chosen = np.array(runs) if len(runs) == trials else random.choice(runs, trials)
+        common = random.choice(factors) ** 0.5
+        seconds = chosen * random.choice(factors, trials) * common
+        found.append(makespan([0.0] * places, seconds.tolist()))
+    low, middle, high = np.quantile(found, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+    return float(low), float(middle), float(high)
+
+
+def ways_down(
+    space: SearchSpace,
+    model: CostModel,
+    places: int,
+    *,
+    done: int = 0,
+    launched: bool = False,
+) -> list[tuple[str, float]]:
+    """Options that make the search shorter, each with the seconds that it would take then.
+
+    Args:
+        space: what is searched.
+        model: what configurations cost.
+        places: trials side by side.
+        done: trials that have a verdict already.
+        launched: whether the study is in the store. It keeps its space then, all but the number of
+            trials; other sizes or epochs are another study, which begins anew.
+    """
+    epochs = max(config.training.epochs for config in drawn(space, DRAWS))
+    other, done_there = (" --study NAME", 0) if launched else ("", done)
+    changes: list[tuple[str, dict[str, Any], int]] = []
+    if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
+        option = f"--train-size {FEWER_MOLECULES}{other}"
+        changes.append((option, {"train_size": FEWER_MOLECULES}, done_there))
+    if epochs > FEWER_EPOCHS:
+        changes.append((f"--epochs {FEWER_EPOCHS}{other}", {"epochs": FEWER_EPOCHS}, done_there))
+    if space.trials > FEWER_TRIALS > done:
+        changes.append((f"--trials {FEWER_TRIALS}", {"trials": FEWER_TRIALS}, done))
+    found = []
+    for option, change, finished in changes:
+        quote = Quote.of(space.with_overrides(**change), model, places, None, done=finished)
+        found.append((option, quote.seconds[1]))
+    return found
+
+
+def within_reach(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
+    """Whether ``model`` has seen configurations like the quoted ones, from another space maybe.
+
+    Where it calls every draw too large, those are what it must have seen.
+
+    Args:
+        space: that was quoted.
+        quote: of the space.
+        model: that the quote is by.
+    """
+    return all(map(model.reaches, to_time(quote.configs or drawn(space, DRAWS))))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a complete trial took, beside what it was quoted when it was drawn.
+
+    Attributes:
+        seconds: of all its epochs.
+        epoch_seconds: of an epoch, on average.
+        memory_bytes: most memory of its worker; ``None`` where that was not recorded.
+        quoted_epoch_seconds: ``None`` where nothing of its like had been timed; so is the next.
+        quoted_memory_bytes: as quoted.
+    """
+
+    seconds: float
+    epoch_seconds: float
+    memory_bytes: int | None = None
+    quoted_epoch_seconds: float | None = None
+    quoted_memory_bytes: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Held:
+    """A study's quote held against what happened, over all its launches.
+
+    Attributes:
+        trials: complete ones that were quoted.
+        epoch_error: median size of the relative error of an epoch's seconds.
+        memory_error: likewise of the peak memory; of the trials that recorded it.
+        quoted: seconds of all trials together as the first launch had them: low and high end of
+            the interval, and the middle of it; ``None`` where they are not those of these trials.
+        seconds: that they took.
+        failed_seconds: that failed trials took besides, which no quote holds.
+    """
+
+    trials: int
+    epoch_error: float | None
+    memory_error: float | None
+    quoted: tuple[float, float, float] | None
+    seconds: float
+    failed_seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        quote: Mapping[str, Any] | None,
+        measured: Sequence[Measured],
+        failed_seconds: float,
+    ) -> Self | None:
+        """``None`` where no trial was quoted.
+
+        Args:
+            quote: `Quote.to_dict` of the study's first launch that had one.
+            measured: all complete trials.
+            failed_seconds: of the epochs of failed trials.
+        """
+        known = [each for each in measured if each.quoted_epoch_seconds is not None]
+        if not known:
+            return None
+        quoted, seconds = None, sum(each.seconds for each in measured)
+        if (
+            quote
+            and quote["run_seconds"]
+            and (quote["done"], quote["trials"]) == (0, len(measured))
+        ):
+            quoted = tuple(quote["run_seconds"][end] for end in ("low", "middle", "high"))
+            # Epochs alone are recorded, and survive an interruption: starts are taken as quoted.
+            seconds += len(measured) * quote["start_seconds"]
+        return cls(
+            len(known),
+            _typical_error([(m.quoted_epoch_seconds, m.epoch_seconds) for m in known]),
+            _typical_error([(m.quoted_memory_bytes, m.memory_bytes) for m in known]),
+            quoted,
+            seconds,
+            failed_seconds,
+        )
+
+    @property
+    def hours_error(self) -> float | None:
+        """Of the middle of the interval, relative; ``None`` where it is not comparable."""
+        if self.quoted is None or self.seconds <= 0:
+            return None
+        return self.quoted[1] / self.seconds - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return {
+            "trials": self.trials,
+            "epoch_seconds": self.epoch_error,
+            "memory": self.memory_error,
+            "hours": self.hours_error,
+            "failed_seconds": self.failed_seconds,
+        }
+
+    def __str__(self) -> str:
+        parts = []
+        for what, error in (
+            ("an epoch's seconds", self.epoch_error),
+            ("memory", self.memory_error),
+        ):
+            if error is not None:
+                parts.append(f"{what} {error:.0%} off")
+        parts.append(f"the median of {self.trials} trial{'s' * (self.trials > 1)}")
+        text = f"the quote was {', '.join(parts)}"
+        if (hours := self.hours_error) is not None:
+            text += f"; the trials' hours {abs(hours):.0%} too {'long' if hours > 0 else 'short'}"
+        return text
+
+
+def _typical_error(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Median size of the relative error of the first over the second, where both are known."""
+    errors = [abs(quoted / found - 1) for quoted, found in pairs if quoted is not None and found]
+    return median(errors) if errors else None

@@ -1,0 +1,376 @@
+"""`Study`: what the store says of a search, for those who look."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal, Self, final
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
+from hpsearch.config.space import SearchSpace
+from hpsearch.config.targets import TARGET_NAMES, target
+from hpsearch.cost.estimate import RunSoFar, left_by_record
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.search.failures import shape
+from hpsearch.search.importance import importances
+from hpsearch.search.quote import Held, Measured
+from hpsearch.search.work import RUNS_ROOT, Search
+from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
+from hpsearch.store.recorded import recorded_runs
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A study's rows by state.
+
+    Attributes:
+        complete: with a verdict.
+        running: asked and not told; more than the launch runs if an earlier one died.
+        failed: without a verdict, replaced by others.
+        refused: drawn beyond the budget, never trained; replaced as well.
+        pruned: stopped early by a scheduler.
+        waiting: put in line by hand.
+        wanted: complete trials that the last launch asked for.
+    """
+
+    complete: int
+    running: int
+    failed: int
+    refused: int
+    pruned: int
+    waiting: int
+    wanted: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.complete} of {self.wanted} complete"]
+        for name in ("running", "failed", "refused", "pruned", "waiting"):
+            if number := getattr(self, name):
+                parts.append(f"{number} {name}")
+        return ", ".join(parts)
+
+
+@final
+class Study:
+    """A study as stored; every call reads anew.
+
+    Attributes:
+        name: of the study.
+    """
+
+    def __init__(self, store: Store, experiment: Experiment, study_id: int) -> None:
+        self.name = experiment.name
+        self._store = store
+        self._experiment = experiment
+        self._study_id = study_id
+
+    @classmethod
+    def launch(
+        cls,
+        store: Store,
+        space: SearchSpace,
+        name: str | None = None,
+        runs_root: Path = RUNS_ROOT,
+        **options: Any,
+    ) -> Search:
+        """Create or continue a study and drive it: see `Search.launch`."""
+        return Search.launch(store, space, name, runs_root, **options)
+
+    @classmethod
+    def open(cls, store: Store, name: str | None = None) -> Self:
+        """The study called ``name``, or the one launched last.
+
+        Raises:
+            InputError: there is no such study.
+            HpsearchError: its trials were deleted or renamed outside hpsearch.
+        """
+        experiment = find_experiment(store, name)
+        name = experiment.name
+        try:
+            study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
+        except KeyError:
+            raise HpsearchError(
+                f"the trials of the study '{name}' were deleted or renamed outside hpsearch"
+            ) from None
+        return cls(store, experiment, study_id)
+
+    @property
+    def experiment_id(self) -> int:
+        """For the store's data frames."""
+        return self._experiment.id
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The space, the hashes of data and split, and the versions of the last launch."""
+        experiment = self._store.experiment("study", self.name)
+        return {} if experiment is None else experiment.provenance
+
+    def counts(self) -> Counts:
+        """Rows by state."""
+        refused = self._store.count_refused(self.name)
+        found = Counter(row.state for row in self._store.trial_states(self.name) or [])
+        return Counts(
+            complete=found["COMPLETE"],
+            running=found["RUNNING"],
+            failed=found["FAIL"] - refused,
+            refused=refused,
+            pruned=found["PRUNED"],
+            waiting=found["WAITING"],
+            wanted=self.provenance["space"]["content"]["trials"],
+        )
+
+    def holder(self) -> Holder | None:
+        """Who drives the study, or did when it died; ``None`` for nobody."""
+        return self._store.holder(self._experiment.id)
+
+    def trials(self) -> pd.DataFrame:
+        """One row per trial, by number.
+
+        Columns: number, state, value (lowest validation loss, once complete), epochs (recorded),
+        last_loss, best_loss (so far), weights, host, device, seconds_per_epoch, started, ended
+        (local time), zero_output_loss, failure (kind), failure_reason, failure_traceback, and
+        ``params_<name>`` for each parameter.
+        """
+        rows = [_table_row(trial) for trial in self._trials()]
+        parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
+        return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
+
+    def held(self) -> Held | None:
+        """The quote held against what the trials took; ``None`` where none was quoted."""
+        trials = self._trials()
+        return Held.of(
+            self.provenance.get("quote"),
+            [
+                Measured(
+                    _epochs_seconds(trial),
+                    float(trial.user_attrs["seconds_per_epoch"]),
+                    trial.user_attrs.get("peak_memory_bytes"),
+                    trial.user_attrs.get("quoted_epoch_seconds"),
+                    trial.user_attrs.get("quoted_memory_bytes"),
+                )
+                for trial in trials
+                if trial.state == TrialState.COMPLETE and trial.user_attrs.get("seconds_per_epoch")
+            ],
+            sum(_epochs_seconds(trial) for trial in trials if trial.state == TrialState.FAIL),
+        )
+
+    def target_losses(self) -> pd.DataFrame:
+        """Of each complete trial, by number, every target's loss (Eq. 17) at its best epoch."""
+        best = {
+            str(trial.number): trial.user_attrs.get("best_epoch")
+            for trial in self._trials()
+            if trial.state == TrialState.COMPLETE
+        }
+        errors = self._store.target_errors(self._experiment.id)
+        errors = errors[errors["epoch"] == errors["key"].map(best)]
+        table = errors.assign(trial=errors["key"].astype(int)).pivot_table(
+            index="trial", columns="target", values="loss"
+        )
+        return table[[name for name in TARGET_NAMES if name in table.columns]]
+
+    def importances(self) -> pd.DataFrame:
+        """How much each hyperparameter decides of the loss and of each target's: `importances`."""
+        trials, by_target = self._trials(), self.target_losses()
+        whole = {trial.number: trial.value for trial in trials if trial.value is not None}
+        losses: dict[str, dict[int, float]] = {"all": whole}
+        losses |= {
+            str(name): {int(number): float(loss) for number, loss in column.dropna().items()}  # type: ignore[call-overload]
+            for name, column in by_target.items()
+        }
+        return importances(trials, losses)
+
+    def seconds_left(self) -> float | None:
+        """Until all trials asked for have a verdict, by the epochs that are recorded.
+
+        ``None`` while nobody drives the study, before the first epoch and after the last.
+        """
+        holder = self.holder()
+        if holder is None or not holder.drives:
+            return None
+        runs = recorded_runs(self._store, self._experiment.id)
+        counts = self.counts()
+        missing = counts.wanted - counts.complete - counts.pruned - counts.running
+        usual = mean(run.epochs for run in runs.values()) if runs else 0.0
+        return left_by_record(
+            [
+                *(
+                    RunSoFar(
+                        run.epochs,
+                        1.0,
+                        "running" if trial.state == TrialState.RUNNING else "ended",
+                        run.seconds,
+                        run.silent_seconds,
+                    )
+                    for trial in self._trials()
+                    if (run := runs.get(str(trial.number))) is not None
+                ),
+                *[RunSoFar(usual, 1.0, "waiting")] * max(missing, 0),
+            ]
+        )
+
+    def best(self) -> tuple[float, str] | None:
+        """The lowest validation loss of a complete trial and its number; ``None`` before any."""
+        table = self.trials()
+        complete = table[(table["state"] == "COMPLETE") & table["value"].notna()]
+        pairs = zip(complete["value"], complete["number"], strict=True)
+        return min(((float(loss), str(number)) for loss, number in pairs), default=None)
+
+    def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
+        """The complete trial of the lowest validation loss, with its origin.
+
+        Only a trial whose value is the lowest loss among its recorded epochs can win; one that
+        was told by hand, in a dashboard say, is passed over.
+
+        Args:
+            select_on: ``test`` takes the lowest test loss instead, as the paper did (section 4.3);
+                its test errors are then no measure of new molecules.
+
+        Raises:
+            InputError: test losses are wanted and were not recorded.
+            HpsearchError: no trial is complete.
+        """
+        trials = self._trials()
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        rank = {trial.number: trial.value or 0.0 for trial in complete}
+        if select_on == "test":
+            rank = {
+                t.number: t.user_attrs["test_loss"] for t in complete if "test_loss" in t.user_attrs
+            }
+            if len(rank) < len(complete):
+                raise InputError(
+                    f"the choice on the test set needs the test loss of every trial; "
+                    f"{len(complete) - len(rank)} of {len(complete)} have none; launch a study "
+                    "with --open-test-set"
+                )
+        for trial in sorted(complete, key=lambda trial: (rank[trial.number], trial.number)):
+            run = self._store.run(self._experiment.id, str(trial.number))
+            if run is None or trial.value is None or "zero_output_loss" not in trial.user_attrs:
+                continue
+            curve = self._store.curve(run.id)
+            best = curve.best_validation_loss
+            if best is not None and math.isclose(best, trial.value, rel_tol=1e-12):
+                return self._export(trial, run, curve, select_on)
+        reason = most_common_failure(trials)
+        raise HpsearchError(
+            f"the study '{self.name}' has no winner: {self.counts()}"
+            + (f"; most often: {reason}" if reason else "")
+        )
+
+    def _export(
+        self,
+        trial: FrozenTrial,
+        run: StoredRun,
+        curve: Curve,
+        selected_on: Literal["validation", "test"],
+    ) -> Winner:
+        stored = self.provenance
+        errors = self._store.target_errors(self._experiment.id)
+        errors = errors[(errors["key"] == run.key) & (errors["epoch"] == curve.best_epoch)]
+        facts = trial.user_attrs
+        origin = Provenance(
+            study=self.name,
+            trial=trial.number,
+            selected_on=selected_on,
+            validation_loss=float(curve.best_validation_loss or 0.0),
+            zero_output_loss=float(facts["zero_output_loss"]),
+            validation_maes={
+                name: MeanAbsoluteError(mae=float(mae), unit=target(name).unit)
+                for name in run.config.targets
+                for mae in errors.loc[errors["target"] == name, "mae"].dropna()
+            },
+            # The trial's own: a forced launch may have changed the study's.
+            data_hash=facts["data_hash"],
+            split_hash=facts["split_hash"],
+            space_name=stored["space"]["content"]["name"],
+            space_hash=stored["space"]["hash"],
+            versions=stored["versions"],
+            git_commit=stored["git_commit"],
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return Winner(name=self.name, config=run.config, provenance=origin)
+
+    def _trials(self) -> list[FrozenTrial]:
+        storage = self._store.optuna_reader
+        try:
+            found = self._store.wait(lambda: storage.get_all_trials(self._study_id, deepcopy=False))
+        except KeyError:
+            raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
+        return sorted(found, key=lambda trial: trial.number)
+
+
+def find_experiment(store: Store, name: str | None = None) -> Experiment:
+    """The study's row called ``name``, or of the one launched last.
+
+    Raises:
+        InputError: there is no such study.
+    """
+    name = store.latest_study() if name is None else name
+    experiment = store.experiment("study", name)
+    if experiment is None:
+        frame = store.experiments()
+        names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
+        raise InputError(
+            f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
+        )
+    return experiment
+
+
+_COLUMNS = (
+    "number",
+    "state",
+    "value",
+    "epochs",
+    "last_loss",
+    "best_loss",
+    "weights",
+    "host",
+    "device",
+    "seconds_per_epoch",
+    "started",
+    "ended",
+    "zero_output_loss",
+    "failure",
+    "failure_reason",
+    "failure_traceback",
+)
+
+
+def _table_row(trial: FrozenTrial) -> dict[str, Any]:
+    losses = trial.intermediate_values
+    facts = trial.user_attrs
+    row = {name: facts.get(name) for name in _COLUMNS} | {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        "epochs": len(losses),
+        "last_loss": losses[max(losses)] if losses else None,
+        "best_loss": min(losses.values(), default=None),
+        "started": trial.datetime_start,
+        "ended": trial.datetime_complete,
+    }
+    return row | {f"params_{name}": value for name, value in trial.params.items()}
+
+
+def _epochs_seconds(trial: FrozenTrial) -> float:
+    """Of its recorded epochs; 0 where it had none."""
+    return len(trial.intermediate_values) * float(trial.user_attrs.get("seconds_per_epoch") or 0)
+
+
+def most_common_failure(trials: list[FrozenTrial]) -> str | None:
+    """The reason that most failed trials share, numbers aside; ``None`` if none failed."""
+    reasons = [
+        trial.user_attrs.get("failure_reason", "told without a reason")
+        for trial in trials
+        if trial.state == TrialState.FAIL
+    ]
+    if not reasons:
+        return None
+    shapes = [shape(reason) for reason in reasons]
+    most_common, _ = Counter(shapes).most_common(1)[0]
+    return str(reasons[shapes.index(most_common)])

@@ -1,0 +1,128 @@
+"""What a study was launched with, kept with it, and whether a new launch means the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hpsearch.config.space import SearchSpace
+from hpsearch.errors import InputError
+from hpsearch.system import environment
+
+_FREE = ("trials", "description")
+"""What may change between two launches of a study."""
+
+_SHOWN = 6
+
+_KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
+"""Changes that Optuna refuses within a study: its distributions of one name must be alike."""
+
+
+def first_terms(space: SearchSpace) -> dict[str, Any]:
+    """Provenance of a new study; the hashes are settled by its first run."""
+    return {"data_hash": None, "split_hash": None, **launch_terms(space)}
+
+
+def launch_terms(space: SearchSpace) -> dict[str, Any]:
+    """What every launch records anew: its number of trials, comments and code may differ."""
+    return {"space": space.to_provenance(), **environment.code()}
+
+
+def most_wanted(stored: Mapping[str, Any]) -> int:
+    """The most trials that any launch of the study wanted.
+
+    The oldest studies recorded only what the last launch wanted.
+    """
+    return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
+
+
+def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
+    """What of the study's space is another now, ``name: before -> after``."""
+    before = dict(_flat(stored["space"]["content"]))
+    now = dict(_flat(space.to_provenance()["content"]))
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(now, key)}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in _FREE and before.get(key) != now.get(key)
+    ]
+
+
+def require_same_space(
+    name: str, stored: Mapping[str, Any], space: SearchSpace, *, force: bool
+) -> None:
+    """Raise unless ``space`` is the study's own, up to the number of trials and comments.
+
+    Args:
+        name: of the study.
+        stored: its provenance.
+        space: of this launch.
+        force: whether other changes are accepted; never of what Optuna keeps for good.
+
+    Raises:
+        InputError: naming what differs, stored value first.
+    """
+    different = changes(stored, space)
+    kept = [change for change in different if _KEPT.match(change)]
+    if not (kept if force else different):
+        return
+    shown = kept if force else different
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    mend = "add --study NAME, which begins a new study beside it"
+    mend += "" if kept else ", or --force, which goes on with this one"
+    fixed = ", and choices, types and scales cannot change within a study" if kept else ""
+    raise InputError(
+        f"the study '{name}' was launched with another space: {', '.join(shown[:_SHOWN])}{more}"
+        f"{fixed}; leave out what changes it, or type the same command and {mend}"
+    )
+
+
+def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+    """What of the study's molecules and split is another now, ``name: before -> after``.
+
+    Args:
+        stored: the study's provenance.
+        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+    """
+    return [
+        f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
+        for key, value in found.items()
+        if stored.get(key) not in (None, value)
+    ]
+
+
+def require_same_molecules(
+    name: str, stored: Mapping[str, Any], found: Mapping[str, str], *, force: bool
+) -> None:
+    """Raise unless this machine has the molecules and the split that the study's runs have seen.
+
+    A run would notice it too, and fail: trials that only wait to go on would be lost one by one.
+
+    Args:
+        name: of the study.
+        stored: its provenance.
+        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+        force: whether others are accepted.
+
+    Raises:
+        InputError: naming what differs, stored value first.
+    """
+    different = molecule_changes(stored, found)
+    if different and not force:
+        raise InputError(
+            f"the study '{name}' was launched with other molecules or another split: "
+            f"{', '.join(different)}; restore the data, start a new study with --study NAME, or go "
+            "on with --force"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "(none)"

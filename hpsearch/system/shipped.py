@@ -1,0 +1,80 @@
+"""Where the three folders of shipped files are: in the checkout or in the wheel."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from hpsearch.errors import HpsearchError, InputError, nearest, one_line
+
+FolderName = Literal["search_spaces", "storage", "dashboards"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def folder(name: FolderName) -> Path:
+    """Absolute path of the folder called ``name``.
+
+    Raises:
+        HpsearchError: the installation lacks it.
+    """
+    found = folder_of(_PACKAGE, name)
+    if not found.is_dir():
+        raise HpsearchError(
+            f"the folder {found} must exist, got none; the installation is incomplete: "
+            "install hpsearch again"
+        )
+    return found
+
+
+def folder_of(package: Path, name: FolderName) -> Path:
+    """The folder that belongs to the package's copy at ``package``.
+
+    A checkout is known by its own pyproject.toml, not by a folder of that name: beside an
+    installed package, site-packages may hold anyone's ``storage``.
+    """
+    root = package.parent
+    return root / name if _is_checkout(root) else package / "_shipped" / name
+
+
+def _is_checkout(root: Path) -> bool:
+    try:
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8")).get("project", {})
+    except (OSError, ValueError):  # TOML and UTF-8 errors are ValueErrors
+        return False
+    return isinstance(project, dict) and project.get("name") == "hpsearch"
+
+
+def find_space(text: str) -> Path:
+    """The file that ``text`` names: a path, else a shipped file with or without its ending.
+
+    ``quick``, ``quick.yaml`` and ``search_spaces/quick.yaml`` all name the shipped one unless the
+    working folder has a file of that path.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    given = Path(text)
+    if _is_file(given):
+        return given
+    shipped = {path.stem: path for path in sorted(folder("search_spaces").glob("*.yaml"))}
+    stem = text.removeprefix("search_spaces/").removesuffix(".yaml")
+    if stem not in shipped:
+        raise InputError(
+            f"a search space must be a file or one of {', '.join(shipped)}, "
+            f"got '{one_line(text, longest=300)}'; {nearest(stem, shipped)}"
+        )
+    return _as_seen_from_here(shipped[stem])
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
+
+
+def _as_seen_from_here(path: Path) -> Path:
+    """Short in error messages where the checkout is the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

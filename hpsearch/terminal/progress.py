@@ -1,0 +1,207 @@
+"""What a launch prints while runs go on: one line per event, an estimate of the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Self
+
+from hpsearch.config.targets import target
+from hpsearch.cost.estimate import Estimate
+from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, RunFacts
+
+A_DAY = 86_400.0
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as a person says it: ``48 s``, ``3 min``, ``2.5 h``, ``4.1 d``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3_600:.1f} h"
+    return f"{seconds / 86_400:.1f} d"
+
+
+def error_text(maes: dict[str, float]) -> str:
+    """``U0 512 meV, mu 0.81 D``."""
+    return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
+
+
+def relative(loss: float, zero_output_loss: float) -> str:
+    """``loss`` against that of a network whose output is zero."""
+    ratio = loss / zero_output_loss
+    share = f"{ratio:.1%} of" if ratio < 10 else f"{ratio:,.3g} times"
+    return f"{share} zero output's"
+
+
+LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")
+"""What is shown of a run under way, beside its key."""
+
+
+def live_cells(
+    epoch: str, loss: float | None, zero: float | None, seconds: str, weights: int, where: str
+) -> tuple[str, ...]:
+    """The cells of :data:`LIVE_COLUMNS`.
+
+    Args:
+        epoch: the last one that has ended, of how many.
+        loss: its validation loss; ``None`` before the first.
+        zero: the loss of a network whose output is zero.
+        seconds: of the epoch.
+        weights: trainable ones.
+        where: device and machine.
+    """
+    if loss is None or zero is None:
+        return epoch, "-", "-", seconds, f"{weights:,}", where
+    ratio = loss / zero
+    share = f"{ratio:.1%}" if ratio < 10 else f"{ratio:,.3g} times"
+    return epoch, f"{loss:,.4g}", share, seconds, f"{weights:,}", where
+
+
+class Progress:
+    """Prints a run's events, how many have ended, and when the last one will have.
+
+    Args:
+        noun: what a run is called, ``trial`` or ``run``.
+        estimate: of the launch's runs.
+        total: runs in all, those of earlier launches included; 0 where it is not counted.
+        done: runs that were complete before this launch.
+        say: prints one line.
+        follow: prints one line of those that come at every start and epoch; by default ``say``.
+        best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
+        compares: whether the runs' losses are of one kind, so that one is the best.
+
+    Attributes:
+        noun: what a run is called.
+        best: lowest validation loss of a complete run so far, and its key.
+    """
+
+    def __init__(
+        self,
+        noun: str,
+        estimate: Estimate,
+        *,
+        total: int = 0,
+        done: int = 0,
+        say: Callable[[str], None] = lambda line: None,
+        follow: Callable[[str], None] | None = None,
+        best: tuple[float, str] | None = None,
+        compares: bool = True,
+    ) -> None:
+        self.noun = noun
+        self._say = say
+        self._follow = follow or say
+        self._estimate = estimate
+        self._total = total
+        self._done = done
+        self._failed = 0
+        self._facts: dict[str, RunFacts] = {}
+        self._running: set[str] = set()
+        self.best = best
+        self._compares = compares
+        self._is_long = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to end: every line has been printed."""
+
+    def print_line(self, line: str) -> None:
+        """Print a line of the caller's, while runs go on."""
+        self._say(line)
+
+    def started(self, key: str, facts: RunFacts) -> None:
+        """A run has been built."""
+        self._estimate.started(key, facts.resumed_from, time.monotonic(), facts.epochs)
+        self._facts[key] = facts
+        self._running.add(key)
+        after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
+        self._follow(
+            f"{self.noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}"
+        )
+        if facts.damaged:
+            files = ", ".join(facts.damaged)
+            self._say(f"{self.noun} {key}: damaged and passed over: {files}")
+
+    def epoch(self, key: str, metrics: EpochMetrics) -> None:
+        """An epoch has ended."""
+        self._estimate.epoch(key, metrics.seconds, time.monotonic())
+        facts = self._facts.get(key)
+        share = ""
+        if facts is not None:
+            share = f" ({relative(metrics.validation_loss, facts.zero_output_loss)})"
+        seconds = self.seconds_left
+        self._follow(
+            f"{self.noun} {key}: epoch {metrics.epoch}, validation loss "
+            f"{metrics.validation_loss:,.4g}{share}, {metrics.seconds:.1f} s"
+            f"{_left(seconds)}"
+        )
+        if not self._is_long and (seconds or 0.0) > A_DAY:
+            self._is_long = True
+            self._say("that is more than a day; --dry-run says what would bring it down")
+
+    def retried(self, key: str, failure: Failure, how: str) -> None:
+        """A run has failed and is tried again."""
+        self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
+
+    def finished(self, key: str, outcome: Outcome) -> None:
+        """A run has ended."""
+        failed = isinstance(outcome, Failure)
+        self._estimate.finished(key, time.monotonic(), failed=failed)
+        self._running.discard(key)
+        if isinstance(outcome, Failure):
+            self._failed += 1
+            ending = f"failed ({outcome.kind}): {outcome.message}"
+        else:
+            self._done += 1
+            ending = f"{_completed(outcome)}{self._compare(key, outcome)}"
+        standing = f"; {self.standing}{_left(self.seconds_left)}" if self.standing else ""
+        self._say(f"{self.noun} {key}: {ending}{standing}")
+
+    def ended(self) -> None:
+        """The launch has ended: how right its estimates were."""
+        errors = self._estimate.errors(time.monotonic())
+        if errors is not None:
+            first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
+            self._say(f"the time left was estimated {first} at first, {half} half-way")
+
+    @property
+    def standing(self) -> str:
+        """``3 of 10 done, 2 running, 1 failed``; empty where the runs are not counted."""
+        if self._total == 0:
+            return ""
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._done} of {self._total} done, {len(self._running)} running{failed}"
+
+    def epochs(self, key: str) -> int:
+        """Epochs of a run under way, at most."""
+        return self._estimate.epochs(key)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the last run ends; ``None`` before the first epoch has."""
+        return self._estimate.left(time.monotonic())
+
+    def _compare(self, key: str, outcome: Completion) -> str:
+        if not self._compares:
+            return ""
+        mine = (outcome.best_validation_loss, key)
+        self.best = mine if self.best is None else min(self.best, mine)
+        if self.best == mine:
+            return ", the best so far"
+        return f" (best so far {self.best[0]:,.4g}, {self.noun} {self.best[1]})"
+
+
+def _left(seconds: float | None) -> str:
+    return "" if not seconds else f", about {duration(seconds)} left"
+
+
+def _completed(outcome: Completion) -> str:
+    text = (
+        f"complete after {outcome.epochs} epochs, best validation loss "
+        f"{outcome.best_validation_loss:,.4g} at epoch {outcome.best_epoch}"
+    )
+    return text + (f", test MAE {error_text(outcome.test_maes)}" if outcome.test_maes else "")

@@ -24,12 +24,13 @@ from hpsearch import executor
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.executor.attempts import LOST_WORKERS
-from hpsearch.executor.bridge import Asking, Telling
 from hpsearch.executor.cluster import cluster, scratch_folder
 from hpsearch.executor.driver import Driver
-from hpsearch.executor.failures import loss_of, memory_kills_are_deaths
+from hpsearch.executor.execution import Asking, Telling
+from hpsearch.executor.failures import loss_of
 from hpsearch.executor.leftovers import kill_all, processes_of, remove
 from hpsearch.executor.placement import Place
+from hpsearch.executor.ray_private import memory_kills_are_deaths
 from hpsearch.executor.signals import end_at_signals, handlers_put_back, signals_wait
 from hpsearch.executor.worker import _check_split, _molecules, diagnosis
 from hpsearch.runs.messages import (

@@ -14,7 +14,7 @@ from hpsearch.config.run import TrainingConfig
 from hpsearch.dipoles.arms import Arm, arms
 from hpsearch.dipoles.networks import Estimator
 from hpsearch.dipoles.systems import Systems, bound
-from hpsearch.runs.training import Schedule
+from hpsearch.runs.schedule import Schedule
 
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import signal
 import socket
 import tempfile
 import threading
@@ -19,9 +18,9 @@ import ray
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.leftovers import kill_all, remove, see_off, watched
+from hpsearch.executor.ray_private import without_rays_handlers
 from hpsearch.executor.signals import (
     GRACE_SECONDS,
-    SIGNALS,
     STARTING_GRACE_SECONDS,
     end_in_any_case,
     ignore_signals,
@@ -103,7 +102,7 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
     _check_reachable(address)
     try:
         # Ray's processes inherit the environment, and the workers inherit theirs.
-        with credentials.withheld(), _without_rays_handlers():
+        with credentials.withheld(), without_rays_handlers():
             ray.init(
                 address=address or "local",
                 logging_level=logging.CRITICAL,
@@ -138,33 +137,3 @@ def _unreachable(address: str | None, error: Exception) -> InputError:
         f"no Ray cluster answers at '{address}': {one_line(error)}; start one with "
         "`ray start --head`, or leave the address out"
     )
-
-
-@contextmanager
-def _without_rays_handlers() -> Iterator[None]:
-    """Keeps the signal handlers that there are while Ray starts.
-
-    Ray's own of SIGTERM, one in Python and, once it connects, one in C that prints a stack and
-    aborts, would leave the command without its message and its temporary files in place.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    worker, utilities = ray._private.worker, ray._private.utils
-    connect, set_handler = worker.connect, utilities.set_sigterm_handler
-
-    def connect_and_put_back(*arguments: Any, **options: Any) -> Any:
-        handlers = {name: signal.getsignal(name) for name in SIGNALS}
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            return connect(*arguments, **options)
-        finally:
-            for name, handler in handlers.items():
-                signal.signal(name, handler)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-    worker.connect, utilities.set_sigterm_handler = connect_and_put_back, lambda handler: None
-    try:
-        yield
-    finally:
-        worker.connect, utilities.set_sigterm_handler = connect, set_handler

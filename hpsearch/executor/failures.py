@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.air.execution._internal import RayActorManager
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from hpsearch.runs.messages import Failure
 
@@ -53,27 +51,6 @@ def loss_of(text: str, raised: bool) -> Failure:
     # Ray goes on to list what may have happened, the same list for every death.
     detail = " ".join(detail.partition("Some common causes include")[0].split())
     return Failure("worker_lost", f"the worker process died: {detail or 'Ray gives no reason'}")
-
-
-@contextmanager
-def memory_kills_are_deaths() -> Iterator[None]:
-    """Has Tune take a worker killed for its machine's memory as it takes any dead worker.
-
-    Ray 2.60 raises an error of another family for such a kill, at which Tune's actor manager gives
-    up the whole experiment and with it the neighbours.
-    """
-    original = RayActorManager._actor_task_failed
-
-    def actor_task_failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if not isinstance(exception, (RayActorError, RayTaskError)):
-            exception = RayActorError(error_msg=str(exception))
-        original(manager, tracked_actor_task, exception)
-
-    RayActorManager._actor_task_failed = actor_task_failed
-    try:
-        yield
-    finally:
-        RayActorManager._actor_task_failed = original
 
 
 def one_line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from machine import machine
 from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.system.process import peak_memory, prepare_worker, worker_environment
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 from hpsearch.config.targets import TARGET_NAMES
 from hpsearch.config.export import Winner
 

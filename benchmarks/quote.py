@@ -30,7 +30,7 @@ from hpsearch.data import qm9
 from hpsearch.config.network_size import count_weights
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.config.space import SearchSpace
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 from hpsearch.search import drawn, to_time
 from hpsearch.search.quote import DRAWS
 

@@ -31,7 +31,7 @@ from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
 from hpsearch.system.process import prepare_worker
 from hpsearch.config.space import SearchSpace
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 from hpsearch.config.targets import TARGET_NAMES
 
 PAPERS_TRAINING_MOLECULES = 109_000

@@ -46,7 +46,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, text
 
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
 from hpsearch import executor
 from hpsearch.config.run import TrialConfig
@@ -320,7 +320,7 @@ def measure_asks(url: str, folder: Path, sampler: str, existing: list[FrozenTria
 
 def table3(sampler: str) -> SearchSpace:
     """Table 3's space with another sampler."""
-    path = shipped.folder("search_spaces") / "table3.yaml"
+    path = installation.folder("search_spaces") / "table3.yaml"
     return SearchSpace.load(path).with_overrides(sampler=sampler)
 
 

@@ -26,7 +26,7 @@ from machine import machine
 
 from hpsearch.data import qm9
 from hpsearch.system.process import prepare_worker, worker_environment
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 from hpsearch.config.export import Winner
 
 STEPS = 40

@@ -27,7 +27,7 @@ from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Figure, Figures, Section
 from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
 PANEL_EDGES = {"t": 84, "b": 96}
 """Pixels above and below the panels of a figure."""
@@ -291,7 +291,7 @@ def below(rows: int, panel_height: int) -> dict[str, Any]:
 
 def folder() -> Path:
     """Where the pages are, in the checkout or in the wheel."""
-    return shipped.folder("dashboards")
+    return installation.folder("dashboards")
 
 
 def page_files(own: Path | None = None) -> list[Path]:

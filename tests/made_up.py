@@ -6,7 +6,7 @@ from hpsearch.ablation import Ablation, AblationPlan, DataSummary
 from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
 from hpsearch.search import Study
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 FACTS = RunFacts(4321, "somewhere", "cpu", "data", "split", 33.0)
 ERRORS = {"L1Net": 0.5, "L0Net": 1.0, "L0NetDeep": 0.75}

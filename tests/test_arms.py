@@ -23,7 +23,7 @@ from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, save_split
 from hpsearch.errors import InputError
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 WINNER = Winner.read(find_space("paper_l1net"))
 NETWORK = WINNER.config.network

@@ -17,7 +17,7 @@ from hpsearch.report import comparison_sections, comparison_table, interval_tabl
 from hpsearch.report.comparison import pairs_of
 from hpsearch.runs.messages import Completion
 from hpsearch.store import Store
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 # mu differs between the arms by 0.25 in every repeat, up to a few hundredths; alpha hardly.
 MAES = {

@@ -21,7 +21,7 @@ from hpsearch.cost.model import CostModel, Surroundings, Timed, Timing, refusal
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError
 from hpsearch.search import drawn
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 SPACE = SearchSpace.load(find_space("table3")).with_overrides(train_size=1_000, test_size=2_000)
 CONFIGS = drawn(SPACE, 20)

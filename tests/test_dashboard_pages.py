@@ -23,7 +23,7 @@ from hpsearch.pages import load_pages
 from hpsearch.runs.messages import Completion
 from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_sampling_imports_no_torch(sampler: str, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from hpsearch.config.space import SearchSpace
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 from hpsearch.store import Store
 from hpsearch.search import Study
 space = SearchSpace.load(find_space("quick")).with_overrides(sampler={sampler!r})

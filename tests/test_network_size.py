@@ -10,7 +10,7 @@ from hpsearch.config.export import Winner
 from hpsearch.config.network_size import count_weights
 from hpsearch.config.space import SearchSpace
 from hpsearch.nn import MultiTargetNetwork
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 
 @pytest.mark.parametrize("targets", [1, 3])

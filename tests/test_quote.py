@@ -36,7 +36,7 @@ from hpsearch.search import (
 )
 from hpsearch.search.terms import first_terms, require_same_space
 from hpsearch.store import Store
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 

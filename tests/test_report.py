@@ -48,7 +48,7 @@ from hpsearch.results import published
 from hpsearch.results.standing import standing, status_lines
 from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 PRINTED = {
     "mu": (-0.501, 0.055, -0.048, -0.556),

@@ -15,7 +15,7 @@ from hpsearch.results.standing import standing
 from hpsearch.results.tables import search_table
 from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 TRIALS = 12
 """Trial 0 has diverged; trial k has the loss 1/k."""

@@ -18,7 +18,7 @@ from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.runs.messages import Completion, RunFacts
 from hpsearch.search import Study
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 CODE = {"versions": {"hpsearch": "0.1.0", "torch": "2.13.0"}, "git_commit": "0123456789abcdef" * 2}
 SCALES = {"L1Net": 0.5, "L0Net": 1.0, "L0NetDeep": 0.75}
@@ -42,7 +42,7 @@ def facts(config):
 
 def search(store, trials=2, code=CODE):
     """A study of which the last trial is the best."""
-    with patch("hpsearch.system.environment.code", lambda: code):
+    with patch("hpsearch.system.installation.code", lambda: code):
         found = Study.launch(store, space(trials), name="made-up")
         for index in range(trials):
             assignment = found.next()
@@ -67,7 +67,7 @@ def ablate(store, winner, *, code=CODE, validation_mae=None, repeats=1, **option
     """
     molecules = qm9.load()
     options = {"targets": ["mu", "U0"], "variants": ["L1Net", "L0Net", "L0NetDeep"], **options}
-    with patch("hpsearch.system.environment.code", lambda: code):
+    with patch("hpsearch.system.installation.code", lambda: code):
         plan = AblationPlan.make(winner, stem="best", repeats=repeats, **options)
         data = DataSummary.of(molecules, winner, plan)
         ablation = Ablation.launch(store, winner, plan, Path("/nowhere"), data)

@@ -24,7 +24,7 @@ from hpsearch.runs.messages import (
     RunFacts,
 )
 from hpsearch.store import Experiment, Store, experiment_folder
-from hpsearch.system import environment
+from hpsearch.system import installation
 
 
 class Ablation:
@@ -244,7 +244,7 @@ def _check_same_runs(
 
 def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What code the launches ran, in their order; only changes are added."""
-    now = environment.code()
+    now = installation.code()
     return earlier if earlier and earlier[-1] == now else [*earlier, now]
 
 

@@ -150,9 +150,9 @@ def _complete_space(
     context: click.Context, argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """The shipped spaces, and files."""
-    from hpsearch.system import shipped
+    from hpsearch.system import installation
 
-    names = sorted(path.stem for path in shipped.folder("search_spaces").glob("*.yaml"))
+    names = sorted(path.stem for path in installation.folder("search_spaces").glob("*.yaml"))
     found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
 
@@ -434,7 +434,7 @@ def launch(
     from hpsearch.cost.estimate import Estimate
     from hpsearch.report import held_lines, idle_line
     from hpsearch.search import Study, usual_epochs
-    from hpsearch.system.shipped import find_space
+    from hpsearch.system.installation import find_space
 
     _require_dry_run(dry_run, as_json)
     file = find_space(space)
@@ -1397,7 +1397,7 @@ def _check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
 def _winner(file: Path) -> Winner:
     from hpsearch.config.export import Winner
     from hpsearch.errors import one_line
-    from hpsearch.system.shipped import find_space
+    from hpsearch.system.installation import find_space
 
     try:
         path = find_space(str(file))

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.system import environment
+from hpsearch.system import installation
 
 _FREE = ("trials", "description")
 """What may change between two launches of a study."""
@@ -26,7 +26,7 @@ def first_terms(space: SearchSpace) -> dict[str, Any]:
 
 def launch_terms(space: SearchSpace) -> dict[str, Any]:
     """What every launch records anew: its number of trials, comments and code may differ."""
-    return {"space": space.to_provenance(), **environment.code()}
+    return {"space": space.to_provenance(), **installation.code()}
 
 
 def most_wanted(stored: Mapping[str, Any]) -> int:

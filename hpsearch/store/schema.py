@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from hpsearch.errors import InputError, TablesNotReady
 from hpsearch.store.tables import VERSION_TABLE
-from hpsearch.system.shipped import folder
+from hpsearch.system.installation import folder
 
 READABLE = frozenset({"0001", "0002"})
 """Older versions that hold every table and column that readers use; `Store.create` upgrades them.

@@ -14,7 +14,7 @@ from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
-from hpsearch.system.shipped import find_space
+from hpsearch.system.installation import find_space
 
 
 def drawn(count):

@@ -20,7 +20,7 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.trial_rows import TrialRows
 from hpsearch.store import Store
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
 PROCESSES = 8
 TRIALS = 50
@@ -47,7 +47,7 @@ class Account:
 
 
 def _rows(store: Store) -> TrialRows:
-    space = SearchSpace.load(shipped.folder("search_spaces") / "table3.yaml")
+    space = SearchSpace.load(installation.folder("search_spaces") / "table3.yaml")
     return TrialRows(store, NAME, SeededPerTrial(space))
 
 
@@ -67,7 +67,7 @@ def _join(together: Barrier) -> None:
 
 def _work(url: str, process: int) -> Account:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = SearchSpace.load(shipped.folder("search_spaces") / "table3.yaml")
+    space = SearchSpace.load(installation.folder("search_spaces") / "table3.yaml")
     account = Account()
     assert _together is not None
     with Store.create(url) as store:

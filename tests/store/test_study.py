@@ -26,9 +26,9 @@ from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.search.samplers import SAMPLERS, SeededPerTrial
 from hpsearch.search.verify import verify
 from hpsearch.store import Store
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
-QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
+QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
 DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step=7)
 BROKEN = Failure("exception", "ValueError: bad shape 3", "Traceback: the first one")
 

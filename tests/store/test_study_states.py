@@ -38,7 +38,7 @@ from hpsearch.search import Search, Study
 from hpsearch.search.verify import Breach, verify
 from hpsearch.store import LeaseLost, Store
 from hpsearch.store.tables import leases
-from hpsearch.system import environment
+from hpsearch.system import installation
 
 EXAMPLES = os.environ.get("HPSEARCH_STATES_EXAMPLES")
 SPACE = SearchSpace.parse(
@@ -461,7 +461,7 @@ class States(RuleBasedStateMachine):
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[States]:
-    monkeypatch.setattr(environment, "_git_commit", lambda: None)  # a process for every launch
+    monkeypatch.setattr(installation, "_git_commit", lambda: None)  # a process for every launch
     template = tmp_path / "template.db"
     Store.create(f"sqlite:///{template}").close()
     values: dict[str, Any] = {"template": template, "root": tmp_path}

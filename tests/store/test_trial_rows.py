@@ -14,9 +14,9 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.trial_rows import TrialRows
 from hpsearch.store import Store
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
-TABLE3 = SearchSpace.load(shipped.folder("search_spaces") / "table3.yaml")
+TABLE3 = SearchSpace.load(installation.folder("search_spaces") / "table3.yaml")
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from hpsearch.runs.messages import Assignment, Completion, Failure
 from hpsearch.search import Search, Study
 from hpsearch.search.verify import Rule, Verification, verify
 from hpsearch.store import Store, schema
-from hpsearch.system import shipped
+from hpsearch.system import installation
 
-QUICK = SearchSpace.load(shipped.folder("search_spaces") / "quick.yaml")
+QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
 SPACE = QUICK.model_copy(
     update={"training": {**QUICK.training, "epochs": 5, "early_stopping_patience": 2}}
 ).with_overrides(trials=4, sampler="random", targets=("mu", "U0"))
@@ -441,7 +441,7 @@ def newer_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     """A step behind the newest one, as a later hpsearch will have; its revision."""
     folder = tmp_path / "steps"
     shutil.copytree(
-        shipped.folder("storage"), folder, ignore=shutil.ignore_patterns("runs", "*.db")
+        installation.folder("storage"), folder, ignore=shutil.ignore_patterns("runs", "*.db")
     )
     before = max(path.name[:4] for path in (folder / "versions").glob("0*.py"))
     (folder / "versions" / "9000_a_later_step.py").write_text(

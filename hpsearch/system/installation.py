@@ -1,16 +1,23 @@
-"""Where the three folders of shipped files are: in the checkout or in the wheel."""
+"""This installation: its folders of shipped files, and the versions and commit of its code."""
 
 from __future__ import annotations
 
+import platform
+import subprocess
 import tomllib
+from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import hpsearch
 from hpsearch.errors import HpsearchError, InputError, nearest, one_line
 
 FolderName = Literal["search_spaces", "storage", "dashboards"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+_DECIDING = ("torch", "numpy", "optuna", "ray", "qm9pack")
+"""Libraries that decide what a run computes, by their names on the index."""
 
 
 def folder(name: FolderName) -> Path:
@@ -78,3 +85,34 @@ def _is_file(path: Path) -> bool:
 def _as_seen_from_here(path: Path) -> Path:
     """Short in error messages where the checkout is the working folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def code() -> dict[str, Any]:
+    """``versions`` of what decides a result, and ``git_commit``, ``None`` outside a checkout."""
+    return {
+        "versions": {"hpsearch": hpsearch.__version__, "python": platform.python_version()}
+        | {name: version for name in _DECIDING if (version := _version(name))},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The checkout's commit, marked where files were changed since; ``None`` outside one."""
+    root = folder("storage").parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,9 +1,8 @@
 """A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
 
+from hpsearch.search.accuracy import Held, Measured
 from hpsearch.search.failures import Breakdown
 from hpsearch.search.quote import (
-    Held,
-    Measured,
     Quote,
     drawn,
     to_time,
@@ -12,7 +11,8 @@ from hpsearch.search.quote import (
     within_reach,
 )
 from hpsearch.search.study import Counts, Study
-from hpsearch.search.work import Found, Search, verdicts
+from hpsearch.search.terms import verdicts
+from hpsearch.search.work import Found, Search
 
 __all__ = [
     "Breakdown",

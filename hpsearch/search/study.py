@@ -18,9 +18,9 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.search.accuracy import Held, Measured
 from hpsearch.search.failures import shape
 from hpsearch.search.importance import importances
-from hpsearch.search.quote import Held, Measured
 from hpsearch.search.work import RUNS_ROOT, Search
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.store.recorded import recorded_runs

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
+from hpsearch.store import Store, TrialState
 from hpsearch.system import installation
 
 _FREE = ("trials", "description")
@@ -114,6 +116,67 @@ def require_same_molecules(
             f"{', '.join(different)}; restore the data, start a new study with --study NAME, or go "
             "on with --force"
         )
+
+
+def verdicts(
+    store: Store,
+    space: SearchSpace,
+    name: str,
+    molecules: Mapping[str, str] = MappingProxyType({}),
+    *,
+    force: bool = False,
+) -> int | None:
+    """Trials of the study called ``name`` that need not be trained any more; reads only.
+
+    Args:
+        store: where it may be.
+        space: as for `Search.launch`; so are the others.
+        name: of the study.
+        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
+        force: whether another space, molecules or split are accepted.
+
+    Returns:
+        ``None`` where there is no such study.
+
+    Raises:
+        InputError: as a launch would.
+    """
+    require_consistent(store, space, name, molecules, force=force)
+    rows = store.trial_states(name)
+    return None if rows is None else count_verdicts(rows)
+
+
+def require_consistent(
+    store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
+) -> None:
+    """Raise where a launch would mix two studies; reads only."""
+    in_optuna = store.trial_states(name) is not None
+    # The second, since a launch makes it first: one that begins now has neither or ours.
+    experiment = store.experiment("study", name)
+    if experiment is None and in_optuna:
+        raise InputError(
+            f"the store {store.label} has a study '{name}' that hpsearch did not make; "
+            "choose another name with --study NAME"
+        )
+    if experiment is None:
+        return
+    require_same_space(name, experiment.provenance, space, force=force)
+    require_same_molecules(name, experiment.provenance, molecules, force=force)
+    if not in_optuna and len(store.runs(experiment.id)):
+        raise InputError(
+            f"the trials of the study '{name}' were deleted or renamed outside hpsearch; "
+            "choose another name with --study NAME"
+        )
+
+
+def count_state(rows: list[TrialState], state: str) -> int:
+    """How many of ``rows`` are in ``state``."""
+    return sum(row.state == state for row in rows)
+
+
+def count_verdicts(rows: list[TrialState]) -> int:
+    """How many of ``rows`` are complete or pruned, so that nobody need train them."""
+    return count_state(rows, "COMPLETE") + count_state(rows, "PRUNED")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,10 +33,13 @@ from hpsearch.search.failures import Breakdown, Failures
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.terms import (
     changes,
+    count_state,
+    count_verdicts,
     first_terms,
     launch_terms,
     molecule_changes,
     most_wanted,
+    require_consistent,
     require_same_molecules,
     require_same_space,
 )
@@ -183,7 +186,7 @@ class Search:
         # The launch prints what there is to say; Optuna would log every verdict besides.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = SeededPerTrial(space)
-        _require_consistent(store, space, name, molecules, force=force)
+        require_consistent(store, space, name, molecules, force=force)
         experiment = store.begin_experiment("study", name, first_terms(space))
         store.drive(experiment, wait=wait, say=say)
         # Again, now that no other launch can change it.
@@ -216,15 +219,15 @@ class Search:
         while self.breakdown is None:
             rows = self._rows.states()
             left_behind = self._left_behind(rows)
-            in_flight = _count(rows, "RUNNING") - len(left_behind)
-            if _verdicts(rows) + in_flight >= self.space.trials:
+            in_flight = count_state(rows, "RUNNING") - len(left_behind)
+            if count_verdicts(rows) + in_flight >= self.space.trials:
                 for row in left_behind:
                     self._give_up(row, "enough trials are complete without it")
                 return None
             if left_behind:
                 assignment = self._continue(left_behind[0])
             else:
-                trial = self._rows.ask(in_line=_count(rows, "WAITING") > 0)
+                trial = self._rows.ask(in_line=count_state(rows, "WAITING") > 0)
                 failpoint.reach("asked")
                 assignment = self._assign(trial, new=True)
             if assignment is not None:
@@ -237,7 +240,7 @@ class Search:
         if self.breakdown is not None:
             return True
         rows = self._rows.states()
-        enough = _verdicts(rows) >= self.space.trials
+        enough = count_verdicts(rows) >= self.space.trials
         return enough and not self._left_behind(rows)
 
     def started(self, key: str, facts: RunFacts) -> None:
@@ -341,7 +344,7 @@ class Search:
 
     def _look_around(self) -> Found:
         rows = self._rows.states()
-        room = max(self.space.trials - _verdicts(rows), 0)
+        room = max(self.space.trials - count_verdicts(rows), 0)
         epochs: list[int] = []
         for row in self._left_behind(rows):
             failpoint.reach("reconciling")
@@ -356,10 +359,10 @@ class Search:
             else:
                 self._give_up(row, f"only {self.space.trials} trials are wanted now")
         return Found(
-            complete=_count(rows, "COMPLETE"),
+            complete=count_state(rows, "COMPLETE"),
             reclaimed=len(epochs),
             left=room - len(epochs),
-            pruned=_count(rows, "PRUNED"),
+            pruned=count_state(rows, "PRUNED"),
             epochs=tuple(epochs),
         )
 
@@ -529,57 +532,6 @@ def _resettled(
     return {**before, **molecules, "forced": history, "quote": None}
 
 
-def verdicts(
-    store: Store,
-    space: SearchSpace,
-    name: str,
-    molecules: Mapping[str, str] = MappingProxyType({}),
-    *,
-    force: bool = False,
-) -> int | None:
-    """Trials of the study called ``name`` that need not be trained any more; reads only.
-
-    Args:
-        store: where it may be.
-        space: as for `Search.launch`; so are the others.
-        name: of the study.
-        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
-        force: whether another space, molecules or split are accepted.
-
-    Returns:
-        ``None`` where there is no such study.
-
-    Raises:
-        InputError: as a launch would.
-    """
-    _require_consistent(store, space, name, molecules, force=force)
-    rows = store.trial_states(name)
-    return None if rows is None else _verdicts(rows)
-
-
-def _require_consistent(
-    store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
-) -> None:
-    """Raise where a launch would mix two studies; reads only."""
-    in_optuna = store.trial_states(name) is not None
-    # The second, since a launch makes it first: one that begins now has neither or ours.
-    experiment = store.experiment("study", name)
-    if experiment is None and in_optuna:
-        raise InputError(
-            f"the store {store.label} has a study '{name}' that hpsearch did not make; "
-            "choose another name with --study NAME"
-        )
-    if experiment is None:
-        return
-    require_same_space(name, experiment.provenance, space, force=force)
-    require_same_molecules(name, experiment.provenance, molecules, force=force)
-    if not in_optuna and len(store.runs(experiment.id)):
-        raise InputError(
-            f"the trials of the study '{name}' were deleted or renamed outside hpsearch; "
-            "choose another name with --study NAME"
-        )
-
-
 def _described(config: TrialConfig) -> dict[str, Any]:
     """What a reader of the dashboard wants beside the parameters: widths are derived from them."""
     network = config.network
@@ -595,14 +547,6 @@ def _described(config: TrialConfig) -> dict[str, Any]:
 def _retry(failure: Failure) -> str:
     at = f" (epoch {failure.epoch})" if failure.epoch else ""
     return f"{failure.kind}{at}: {failure.message}"
-
-
-def _count(rows: list[TrialState], state: str) -> int:
-    return sum(row.state == state for row in rows)
-
-
-def _verdicts(rows: list[TrialState]) -> int:
-    return _count(rows, "COMPLETE") + _count(rows, "PRUNED")
 
 
 def _line(error: ValueError) -> str:

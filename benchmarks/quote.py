@@ -27,7 +27,7 @@ from hpsearch.cost import measure
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.model import CostModel
 from hpsearch.data import qm9
-from hpsearch.config.network_size import count_weights
+from hpsearch.config.architecture import count_weights
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space

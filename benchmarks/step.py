@@ -48,7 +48,7 @@ from hpsearch.nn import MultiTargetNetwork, Neighbourhoods
 from hpsearch.nn.loss import multi_target_loss
 from hpsearch.kernels.products import onednn_is_faster, product
 from hpsearch.config.targets import TARGET_NAMES
-from hpsearch.config.workload import count_work
+from hpsearch.config.architecture import count_work
 
 COMMON = {
     "embedding_size": 128,

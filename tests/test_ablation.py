@@ -14,7 +14,6 @@ from hpsearch.ablation import (
     Ablation,
     AblationPlan,
     DataSummary,
-    Overrides,
     ablation_training,
     cell_table,
     check_split,
@@ -25,7 +24,7 @@ from hpsearch.ablation import (
     select_variants,
 )
 from hpsearch.config.export import Provenance, Winner
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, NetworkConfig, Overrides, TrainingConfig, TrialConfig
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split

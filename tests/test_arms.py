@@ -15,8 +15,8 @@ from hpsearch.ablation import (
     drop_vectors,
     match_weights,
 )
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
-from hpsearch.config.network_size import count_weights
 from hpsearch.config.run import DataConfig, NetworkConfig, TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9

@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpsearch.config.budget import Budget, parse_bytes
-from hpsearch.config.network_size import count_weights
+from hpsearch.config.architecture import Workload, count_weights, count_work
 from hpsearch.config.run import TrialConfig
-from hpsearch.config.space import SearchSpace
-from hpsearch.config.workload import Workload, count_work
-from hpsearch.cost import measure
-from hpsearch.cost import model as cost
-from hpsearch.cost.model import CostModel, Surroundings, Timed, Timing, refusal
+from hpsearch.config.space import Budget, SearchSpace, parse_bytes
+from hpsearch.cost import measure, timings
+from hpsearch.cost.model import CostModel, refusal
+from hpsearch.cost.timings import Surroundings, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError
 from hpsearch.search import drawn
@@ -157,39 +155,39 @@ def test_memory_is_blamed_for_what_the_kernel_killed_alone(
 
 
 def test_timings_are_kept_for_the_same_surroundings_only(cache: Path, timed: list[Timed]) -> None:
-    assert cost.kept(HERE) == []
-    cost.keep(HERE, timed[:2])
-    cost.keep(HERE, timed[2:3])
-    assert cost.kept(HERE) == timed[:3]
+    assert timings.kept(HERE) == []
+    timings.keep(HERE, timed[:2])
+    timings.keep(HERE, timed[2:3])
+    assert timings.kept(HERE) == timed[:3]
     for other in (replace(HERE, at_once=1), replace(HERE, device="cuda"), replace(HERE, cpus=2.0)):
-        assert cost.kept(other) == []
+        assert timings.kept(other) == []
     assert [path.suffix for path in (cache / "timings").iterdir()] == [".json"]
 
 
 def test_a_configuration_timed_again_takes_the_place_of_the_earlier_timing(
     cache: Path, timed: list[Timed]
 ) -> None:
-    cost.keep(HERE, timed[:3])
+    timings.keep(HERE, timed[:3])
     again = Timed(timed[0].config, replace(timed[0].timing, step_seconds=9.0))
-    cost.keep(HERE, [again])
-    assert cost.kept(HERE) == [timed[1], timed[2], again]
+    timings.keep(HERE, [again])
+    assert timings.kept(HERE) == [timed[1], timed[2], again]
 
 
 def test_only_the_latest_are_kept(
     cache: Path, timed: list[Timed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "KEPT", 5)
-    cost.keep(HERE, timed)
-    assert cost.kept(HERE) == timed[-5:]
+    monkeypatch.setattr(timings, "KEPT", 5)
+    timings.keep(HERE, timed)
+    assert timings.kept(HERE) == timed[-5:]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"timed": [{"config": {}, "timing": {}}]}'])
 def test_a_damaged_file_counts_for_none(cache: Path, timed: list[Timed], text: str) -> None:
     HERE.file.parent.mkdir()
     HERE.file.write_text(text)
-    assert cost.kept(HERE) == []
-    cost.keep(HERE, timed[:1])
-    assert cost.kept(HERE) == timed[:1]
+    assert timings.kept(HERE) == []
+    timings.keep(HERE, timed[:1])
+    assert timings.kept(HERE) == timed[:1]
 
 
 # --- Budgets ------------------------------------------------------------------------------------

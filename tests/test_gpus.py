@@ -9,7 +9,7 @@ import pytest
 from test_cost import CONFIGS
 
 from hpsearch.cost import measure
-from hpsearch.cost.model import Surroundings
+from hpsearch.cost.timings import Surroundings
 from hpsearch.errors import HpsearchError
 from hpsearch.system.gpus import Gpu, gpus, parse
 

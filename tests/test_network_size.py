@@ -6,8 +6,8 @@ import optuna
 import pytest
 
 from hpsearch.ablation import VARIANTS
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
-from hpsearch.config.network_size import count_weights
 from hpsearch.config.space import SearchSpace
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.system.installation import find_space

@@ -13,9 +13,9 @@ from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch.cli import program
-from hpsearch.config.budget import Budget
-from hpsearch.config.space import SearchSpace
-from hpsearch.cost.model import CostModel, Timed, Timing
+from hpsearch.config.space import Budget, SearchSpace
+from hpsearch.cost.model import CostModel
+from hpsearch.cost.timings import Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import held_lines, search_quote_lines, short_quote_line

@@ -7,8 +7,7 @@ import math
 import pytest
 from made_up import run_search
 
-from hpsearch.config.budget import Budget
-from hpsearch.config.space import SearchSpace
+from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import folder, load_page
 from hpsearch.results.standing import standing

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
+from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import (
     MAX_BYTES,
     Document,
     dotted,
     parse_yaml,
     read_yaml,
-    validate,
     yaml_number,
 )
 from hpsearch.errors import InputError, one_line

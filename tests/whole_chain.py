@@ -12,7 +12,7 @@ import numpy as np
 from made_up import metrics
 
 from hpsearch.ablation import Ablation, AblationPlan, DataSummary
-from hpsearch.config.network_size import count_weights
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split

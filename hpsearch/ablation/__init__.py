@@ -8,7 +8,7 @@ command again means the same cells; what is already in the store is not run agai
 from hpsearch.ablation.cells import CELL_COLUMNS, STATES, CellState, cell_table
 from hpsearch.ablation.declared import declared_variants
 from hpsearch.ablation.molecules import DataSummary, check_split, checked_split
-from hpsearch.ablation.plan import AblationPlan, Cell, Overrides, ablation_training, repeat_seed
+from hpsearch.ablation.plan import AblationPlan, Cell, ablation_training, repeat_seed
 from hpsearch.ablation.quote import PlanQuote
 from hpsearch.ablation.variants import (
     VARIANT_NAMES,
@@ -34,7 +34,6 @@ __all__ = [
     "CellState",
     "DataSummary",
     "Match",
-    "Overrides",
     "PlanQuote",
     "Variant",
     "ablation_training",

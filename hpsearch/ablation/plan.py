@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hpsearch.ablation.variants import (
@@ -14,69 +14,20 @@ from hpsearch.ablation.variants import (
     require_vectors,
     select_variants,
 )
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
-from hpsearch.config.network_size import count_weights
-from hpsearch.config.rebuild import Config, option, rebuild, rebuild_by_options
 from hpsearch.config.run import (
+    NO_OVERRIDES,
     DataConfig,
     NetworkConfig,
-    ScheduleName,
+    Overrides,
     TrainingConfig,
     TrialConfig,
     fingerprint,
+    rebuild,
 )
 from hpsearch.config.targets import canonical_targets
 from hpsearch.errors import InputError
-
-
-@dataclass(frozen=True)
-class Overrides:
-    """What a command's options change in the training and the data; ``None`` leaves it."""
-
-    epochs: int | None = None
-    schedule: ScheduleName | None = None
-    plateau_patience: int | None = None
-    early_stopping_patience: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    seed: int | None = None
-    train_size: int | None = None
-    validation_size: int | None = None
-    test_size: int | None = None
-    split_seed: int | None = None
-
-    def apply(self, config: Config) -> Config:
-        """``config`` with the options that it has a field for.
-
-        Raises:
-            InputError: a value is not allowed, or is a size or a seed beside a split file, which
-                would silently win over it.
-        """
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        known = type(config).model_fields
-        given = {name: value for name, value in every.items() if value is not None}
-        given = {name: value for name, value in given.items() if name in known}
-        if isinstance(config, DataConfig) and config.split_file is not None and given:
-            name, value = next(iter(given.items()))
-            raise InputError(
-                f"{option(name)} must be left out, since the split file '{config.split_file}' "
-                f"decides the molecules; got {value}"
-            )
-        return rebuild_by_options(config, given)
-
-    def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
-        """``config`` with the options, and with ``targets`` where there are any.
-
-        Raises:
-            InputError: a value or a name is not allowed.
-        """
-        return TrialConfig(
-            targets=canonical_targets(tuple(targets) or config.targets),
-            network=config.network,
-            training=self.apply(config.training),
-            data=self.apply(config.data),
-        )
-
 
 _OF_THE_SEARCH = (
     "epochs",
@@ -173,7 +124,7 @@ class AblationPlan:
         repeats: int = 1,
         match: Match = "dims",
         vary_split: bool = False,
-        overrides: Overrides = Overrides(),
+        overrides: Overrides = NO_OVERRIDES,
         name: str | None = None,
         stem: str | None = None,
     ) -> AblationPlan:

@@ -8,7 +8,7 @@ from typing import Any, Self, final
 
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.cost.estimate import makespan
-from hpsearch.cost.model import Timing
+from hpsearch.cost.timings import Timing
 
 
 @final

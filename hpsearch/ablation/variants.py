@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hpsearch.config.network_size import count_weights
-from hpsearch.config.rebuild import rebuild
-from hpsearch.config.run import NetworkConfig, TrainingConfig
+from hpsearch.config.architecture import count_weights
+from hpsearch.config.run import NetworkConfig, TrainingConfig, rebuild
 from hpsearch.errors import InputError
 
 VECTOR_DIMENSION = 3

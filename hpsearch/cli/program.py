@@ -501,7 +501,8 @@ class _Costs:
 
     def __init__(self, space: SearchSpace, placement: dict[str, Any], places: int) -> None:
         from hpsearch import executor
-        from hpsearch.cost.model import CostModel, Surroundings
+        from hpsearch.cost.model import CostModel
+        from hpsearch.cost.timings import Surroundings
         from hpsearch.system.gpus import gpus
 
         self._space = space
@@ -532,7 +533,8 @@ class _Costs:
     def measure(self, say: Callable[[str], None]) -> None:
         """Time a few configurations and keep that."""
         from hpsearch.cost import measure
-        from hpsearch.cost.model import LEAST, CostModel, keep, refusal
+        from hpsearch.cost.model import LEAST, CostModel, refusal
+        from hpsearch.cost.timings import keep
         from hpsearch.report import timed_line, untimed_line
         from hpsearch.search import drawn, to_time
         from hpsearch.search.quote import DRAWS
@@ -987,10 +989,10 @@ def ablate(
         Ablation,
         AblationPlan,
         DataSummary,
-        Overrides,
         declared_variants,
         relative_cost,
     )
+    from hpsearch.config.run import Overrides
     from hpsearch.cost.estimate import Estimate
     from hpsearch.report import plan_lines
 
@@ -1156,7 +1158,8 @@ def train(
     this process, on all CPU cores. The same command again continues. The best epoch's weights lie
     in the folder as safetensors.
     """
-    from hpsearch.ablation import Overrides, checked_split
+    from hpsearch.ablation import checked_split
+    from hpsearch.config.run import Overrides
     from hpsearch.runs.checkpoint import BEST
     from hpsearch.system.process import prepare_worker
 

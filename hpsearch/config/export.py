@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.targets import target
-from hpsearch.config.yaml_file import Document, read_yaml, validate, yaml_number
+from hpsearch.config.yaml_errors import validate
+from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
 from hpsearch.errors import InputError, nearest, one_line, unwritable
 
 FORMAT = "hpsearch-winner/1"

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hpsearch.config.targets import canonical_targets
 from hpsearch.errors import InputError
+
+Config = TypeVar("Config", bound=BaseModel)
 
 RadialBasisName = Literal["cosine", "gaussian", "bessel"]
 ScheduleName = Literal["plateau", "cosine"]
@@ -210,3 +221,88 @@ def fingerprint(values: Any) -> str:
     """SHA-256 (hex) of ``values`` as canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# A configuration with changes ---------------------------------------------------------------------
+
+
+def rebuild(config: Config, **changes: object) -> Config:
+    """``config`` with ``changes``, checked again: a copy alone would skip the validators."""
+    return _rebuilt(config, changes, str)
+
+
+def rebuild_by_options(config: Config, changes: Mapping[str, object]) -> Config:
+    """As :func:`rebuild`, for changes that a command's options gave: errors name the option.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    return _rebuilt(config, changes, option)
+
+
+def option(field: str) -> str:
+    """The command's option for a configuration's field: ``--train-size`` for ``train_size``."""
+    return f"--{field.replace('_', '-')}"
+
+
+def _rebuilt(config: Config, changes: Mapping[str, object], shown: Callable[[str], str]) -> Config:
+    try:
+        return type(config).model_validate({**config.model_dump(), **changes})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(shown(str(part)) for part in first["loc"]) or type(config).__name__
+        message = first["msg"].replace("Input should be", "must be")
+        raise InputError(f"{where} {message}; got {first['input']!r}") from None
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a command's options change in the training and the data; ``None`` leaves it."""
+
+    epochs: int | None = None
+    schedule: ScheduleName | None = None
+    plateau_patience: int | None = None
+    early_stopping_patience: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    split_seed: int | None = None
+
+    def apply(self, config: Config) -> Config:
+        """``config`` with the options that it has a field for.
+
+        Raises:
+            InputError: a value is not allowed, or is a size or a seed beside a split file, which
+                would silently win over it.
+        """
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        known = type(config).model_fields
+        given = {name: value for name, value in every.items() if value is not None}
+        given = {name: value for name, value in given.items() if name in known}
+        if isinstance(config, DataConfig) and config.split_file is not None and given:
+            name, value = next(iter(given.items()))
+            raise InputError(
+                f"{option(name)} must be left out, since the split file '{config.split_file}' "
+                f"decides the molecules; got {value}"
+            )
+        return rebuild_by_options(config, given)
+
+    def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
+        """``config`` with the options, and with ``targets`` where there are any.
+
+        Raises:
+            InputError: a value or a name is not allowed.
+        """
+        return TrialConfig(
+            targets=canonical_targets(tuple(targets) or config.targets),
+            network=config.network,
+            training=self.apply(config.training),
+            data=self.apply(config.data),
+        )
+
+
+NO_OVERRIDES = Overrides()
+"""Leaves a configuration as it is."""

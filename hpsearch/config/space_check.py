@@ -19,7 +19,8 @@ from hpsearch.config.parameters import (
     adapter,
     draw_order,
 )
-from hpsearch.config.yaml_file import Document, Position, validate
+from hpsearch.config.yaml_errors import validate
+from hpsearch.config.yaml_file import Document, Position
 from hpsearch.errors import nearest, one_line
 
 _ALLOWED = {

@@ -6,11 +6,31 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpsearch.config.units import factor
 from hpsearch.errors import InputError
 
 ELEMENTS = (1, 6, 7, 8, 9)
 """Atomic numbers of QM9's elements, in the order of the one-hot input: H, C, N, O, F."""
+
+MEV_PER_HARTREE = 27_211.386245988
+"""1 Hartree in meV (CODATA 2018)."""
+
+# (native unit, reporting unit) -> factor; a pair that is not here cannot be converted.
+_FACTORS = {
+    ("D", "D"): 1.0,
+    ("a0^3", "a0^3"): 1.0,
+    ("a0^2", "a0^2"): 1.0,
+    ("Hartree", "meV"): MEV_PER_HARTREE,
+    ("cal/(mol K)", "cal/(mol K)"): 1.0,
+}
+
+
+def factor(native: str, reporting: str) -> float:
+    """Number that takes a value in ``native`` units to ``reporting`` units.
+
+    Raises:
+        KeyError: the pair is not one that the targets use.
+    """
+    return _FACTORS[native, reporting]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from queue import Queue
 from typing import Any
 
 from hpsearch.config.run import TrialConfig
-from hpsearch.cost.model import Timed, Timing
+from hpsearch.cost.timings import Timed, Timing
 from hpsearch.errors import HpsearchError
 from hpsearch.system import credentials
 from hpsearch.system.gpus import VISIBLE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpsearch.ablation import PlanQuote
-from hpsearch.config.network_size import count_weights
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
-from hpsearch.cost.model import Timed
+from hpsearch.cost.timings import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.search import Held, Quote
 from hpsearch.terminal.progress import duration

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from hpsearch.ablation import AblationPlan
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
-from hpsearch.config.network_size import count_weights
 from hpsearch.config.run import DataConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target

@@ -11,11 +11,12 @@ from typing import Any, Self, final
 import numpy as np
 import optuna
 
-from hpsearch.config.network_size import count_weights
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.estimate import makespan
-from hpsearch.cost.model import CostModel, Timing, refusal
+from hpsearch.cost.model import CostModel, refusal
+from hpsearch.cost.timings import Timing
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.work import KEPT_WEIGHTS
 

@@ -14,9 +14,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial
 from pydantic import ValidationError
 
-from hpsearch.config.budget import REFUSALS
 from hpsearch.config.run import DataConfig, TrialConfig
-from hpsearch.config.space import SearchSpace
+from hpsearch.config.space import REFUSALS, SearchSpace
 from hpsearch.cost.model import CostModel, refusal
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint

@@ -14,11 +14,10 @@ import pytest
 from optuna.trial import TrialState
 from store_examples import FACTS, metrics
 
-from hpsearch.config.budget import Budget
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
-from hpsearch.config.network_size import count_weights
 from hpsearch.config.run import TrialConfig
-from hpsearch.config.space import SearchSpace
+from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
 from hpsearch.search import Found, Search, Study, drawn

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.report import Section, section_lines
+from hpsearch.report import Section
 from hpsearch.terminal.columns import columns, cut, folded, hanging
+from hpsearch.terminal.lines import section_lines
 
 TABLE = [
     ("trial", "state", "loss", "on"),

@@ -18,9 +18,8 @@ from hpsearch.cost.model import CostModel
 from hpsearch.cost.timings import Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.report import held_lines, search_quote_lines, short_quote_line
 from hpsearch.report.document import search_sections
-from hpsearch.results.standing import standing, status_lines
+from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
 from hpsearch.search import (
     Held,
@@ -37,6 +36,8 @@ from hpsearch.search import (
 from hpsearch.search.terms import first_terms, require_same_space
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
+from hpsearch.terminal.quotes import held_lines, search_quote_lines, short_quote_line
+from hpsearch.terminal.status import status_lines
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 

@@ -21,14 +21,11 @@ from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import (
     averages,
-    idle_line,
-    molecule_lines,
     search_table,
     sections,
     subject,
     table1,
     table1_sections,
-    winner_lines,
     write_report,
 )
 from hpsearch.report.render import (
@@ -41,14 +38,20 @@ from hpsearch.report.render import (
     markdown,
     plain,
 )
-from hpsearch.report.terminal import WIDEST_MOLECULE_ANGSTROM
 from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
 from hpsearch.results import published
-from hpsearch.results.standing import standing, status_lines
+from hpsearch.results.standing import standing
 from hpsearch.search import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
+from hpsearch.terminal.lines import (
+    WIDEST_MOLECULE_ANGSTROM,
+    idle_line,
+    molecule_lines,
+    winner_lines,
+)
+from hpsearch.terminal.status import status_lines
 
 PRINTED = {
     "mu": (-0.501, 0.055, -0.048, -0.556),

@@ -16,9 +16,10 @@ from test_board import Terminal
 from test_cli import HPSEARCH, QUICK, hpsearch, run
 
 from hpsearch.ablation import Ablation, AblationPlan
-from hpsearch.results.standing import standing, status_lines, traceback_lines
+from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import Store
+from hpsearch.terminal.status import status_lines, traceback_lines
 
 SEARCHED, COUNT = re.subn(
     r"\n  epochs: \d+((?:.|\n)*)\nparameters:",

@@ -432,9 +432,10 @@ def launch(
     """
     from hpsearch.config.space import SearchSpace
     from hpsearch.cost.estimate import Estimate
-    from hpsearch.report import held_lines, idle_line
     from hpsearch.search import Study, usual_epochs
     from hpsearch.system.installation import find_space
+    from hpsearch.terminal.lines import idle_line
+    from hpsearch.terminal.quotes import held_lines
 
     _require_dry_run(dry_run, as_json)
     file = find_space(space)
@@ -535,9 +536,9 @@ class _Costs:
         from hpsearch.cost import measure
         from hpsearch.cost.model import LEAST, CostModel, refusal
         from hpsearch.cost.timings import keep
-        from hpsearch.report import timed_line, untimed_line
         from hpsearch.search import drawn, to_time
         from hpsearch.search.quote import DRAWS
+        from hpsearch.terminal.quotes import timed_line, untimed_line
 
         here = self._surroundings
         draws = drawn(self._space, DRAWS)
@@ -590,9 +591,9 @@ class _Costs:
 
     def short(self, missing: int) -> Iterator[str]:
         """The quote in a line or two."""
-        from hpsearch.report import short_quote_line, shorter_line
         from hpsearch.search import ways_down
         from hpsearch.terminal.progress import A_DAY
+        from hpsearch.terminal.quotes import short_quote_line, shorter_line
 
         if self.model is None:
             yield "quote: none yet, since nothing was timed here; --dry-run does, in about a minute"
@@ -657,9 +658,9 @@ def _quote_search(
         answer: prints one JSON value; ``None`` where lines are printed.
     """
     from hpsearch import executor
-    from hpsearch.report import search_quote_lines, shorter_line
     from hpsearch.search import ways_down
     from hpsearch.terminal.progress import A_DAY
+    from hpsearch.terminal.quotes import search_quote_lines, shorter_line
 
     costs = _Costs(space, placement, executor.check_placement(**placement))
     missing = max(space.trials - (done or 0), 0)
@@ -687,8 +688,8 @@ def _quote_search(
 
 
 def _print_winner(store: Store, name: str, storage: str | None) -> None:
-    from hpsearch.report import winner_lines
     from hpsearch.search import Study
+    from hpsearch.terminal.lines import winner_lines
 
     study = Study.open(store, name)
     winner = study.winner()
@@ -718,7 +719,8 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
     best so far, counts and the time left.
     """
-    from hpsearch.results.standing import standing, status_lines, traceback_lines
+    from hpsearch.results.standing import standing
+    from hpsearch.terminal.status import status_lines, traceback_lines
 
     if as_json and with_traceback:
         raise InputError("--traceback must come without --json, which has the tracebacks anyway")
@@ -994,7 +996,7 @@ def ablate(
     )
     from hpsearch.config.run import Overrides
     from hpsearch.cost.estimate import Estimate
-    from hpsearch.report import plan_lines
+    from hpsearch.terminal.lines import plan_lines
 
     _require_dry_run(dry_run, as_json)
     winner = _winner(file)
@@ -1062,8 +1064,9 @@ def _quote(
     from hpsearch import executor
     from hpsearch.ablation import PlanQuote
     from hpsearch.cost import measure
-    from hpsearch.report import plan_lines, quote_lines
     from hpsearch.system.gpus import gpus
+    from hpsearch.terminal.lines import plan_lines
+    from hpsearch.terminal.quotes import quote_lines
 
     places = executor.check_placement(**placement)
     device = executor.device_of(placement["device"], placement["gpus_per_run"])
@@ -1117,7 +1120,8 @@ def report(
     It is of the study or ablation NAME; without it, of the one launched last.
     """
     from hpsearch.pages import draw_pages
-    from hpsearch.report import section_lines, subject, table1_sections, write_report
+    from hpsearch.report import subject, table1_sections, write_report
+    from hpsearch.terminal.lines import section_lines
 
     pages = functools.partial(draw_pages, own=own_pages)
     with _open_store(storage) as store:
@@ -1292,7 +1296,7 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
     """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config.run import DataConfig
     from hpsearch.data.split import make_split, save_split
-    from hpsearch.report import molecule_facts, molecule_lines
+    from hpsearch.terminal.lines import molecule_facts, molecule_lines
 
     with _answering(as_json) as answer:
         molecules = _molecules()

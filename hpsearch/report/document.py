@@ -13,7 +13,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.provenance import chain, molecules_at_hand, provenance_section
 from hpsearch.report.render import Section
-from hpsearch.report.text import BLANK, number, percent, unit_symbol, value
+from hpsearch.report.text import BLANK, duration, number, percent, unit_symbol, value
 from hpsearch.report.validation_gap import validation_gap_section
 from hpsearch.results import published
 from hpsearch.results.published import COMPARISONS
@@ -29,7 +29,6 @@ from hpsearch.results.tables import (
 )
 from hpsearch.search import Study
 from hpsearch.store import Store
-from hpsearch.terminal.progress import duration
 
 PACKAGED_MOLECULES = 130_831
 """Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""

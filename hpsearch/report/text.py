@@ -36,3 +36,21 @@ def value(entry: Any) -> str:
 def unit_symbol(unit: object) -> str:
     """A unit of Table 1 as a person writes it."""
     return str(unit).replace("a0^3", "a₀³").replace("a0^2", "a₀²")
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as a person says it: ``48 s``, ``3 min``, ``2.5 h``, ``4.1 d``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3_600:.1f} h"
+    return f"{seconds / 86_400:.1f} d"
+
+
+def relative(loss: float, zero_output_loss: float) -> str:
+    """``loss`` against that of a network whose output is zero."""
+    ratio = loss / zero_output_loss
+    share = f"{ratio:.1%} of" if ratio < 10 else f"{ratio:,.3g} times"
+    return f"{share} zero output's"

@@ -1,1 +1,1 @@
-"""Lines and tables for a terminal."""
+"""Every line and table that a command prints on a terminal."""

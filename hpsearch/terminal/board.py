@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpsearch.cost.estimate import Estimate
+from hpsearch.report.text import duration
 from hpsearch.runs.messages import EpochMetrics, Outcome, RunFacts
-from hpsearch.terminal.progress import LIVE_COLUMNS, Progress, duration, live_cells
+from hpsearch.terminal.progress import LIVE_COLUMNS, Progress, live_cells
 
 REDRAWN_PER_SECOND = 2
 

@@ -8,32 +8,15 @@ from typing import Self
 
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import Estimate
+from hpsearch.report.text import duration, relative
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, RunFacts
 
 A_DAY = 86_400.0
 
 
-def duration(seconds: float) -> str:
-    """``seconds`` as a person says it: ``48 s``, ``3 min``, ``2.5 h``, ``4.1 d``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5_400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3_600:.1f} h"
-    return f"{seconds / 86_400:.1f} d"
-
-
 def error_text(maes: dict[str, float]) -> str:
     """``U0 512 meV, mu 0.81 D``."""
     return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
-
-
-def relative(loss: float, zero_output_loss: float) -> str:
-    """``loss`` against that of a network whose output is zero."""
-    ratio = loss / zero_output_loss
-    share = f"{ratio:.1%} of" if ratio < 10 else f"{ratio:,.3g} times"
-    return f"{share} zero output's"
 
 
 LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")

@@ -9,8 +9,8 @@ from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.timings import Timed
 from hpsearch.errors import HpsearchError
+from hpsearch.report.text import duration
 from hpsearch.search import Held, Quote
-from hpsearch.terminal.progress import duration
 
 
 def timed_line(timed: Timed) -> str:

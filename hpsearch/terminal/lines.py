@@ -17,8 +17,8 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.report.render import Section, plain
+from hpsearch.report.text import relative
 from hpsearch.terminal.columns import cut
-from hpsearch.terminal.progress import relative
 
 WIDEST_MOLECULE_ANGSTROM = 12.04
 """Largest distance between two atoms of one molecule in QM9."""

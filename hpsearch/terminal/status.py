@@ -1,0 +1,104 @@
+"""How a study or an ablation stands, as lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpsearch.report.text import duration
+from hpsearch.results.standing import Standing
+from hpsearch.store.recorded import RecordedRun
+from hpsearch.terminal.columns import columns, hanging
+from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells
+
+
+def status_lines(of: Standing, where: str, again: str, width: int | None = None) -> Iterator[str]:
+    """The standing for a person.
+
+    Args:
+        of: what is printed.
+        where: the store's label.
+        again: the command that printed it, without options.
+        width: columns of the terminal; ``None`` where nothing has to fit.
+    """
+    first = f"{of.kind} {of.name} in {where}: {of.summary}"
+    quote = None if of.held is None else str(of.held)
+    for line in (first, _driver_line(of), _progress_line(of), quote):
+        if line is not None:
+            yield from hanging("", line, width)
+    if of.live:
+        yield ""
+        rows = [(of.noun, *LIVE_COLUMNS), *map(_live_row, of.live)]
+        yield from columns(rows, width, left=_left(of))
+    if len(of.ended) > 1:
+        yield from [""] * bool(of.live)
+        yield from _ended_lines(of, width)
+    if any(failure.traceback for failure in of.failures):
+        # On a line of its own, to be copied whole from a narrow terminal.
+        yield "the traceback of the first failure:"
+        yield f"  {again} --traceback"
+
+
+def traceback_lines(of: Standing) -> Iterator[str]:
+    """The first failure that has a traceback, with it."""
+    number = len(of.failures)
+    first = next((failure for failure in of.failures if failure.traceback), None)
+    if first is None:
+        why = f"none of the {number} that failed has one: a divergence is no error of the code"
+        yield f"{of.kind} {of.name}: no traceback; {why if number else 'no run failed'}"
+        return
+    yield f"{of.noun} {first.key} failed ({first.kind}): {first.message}"
+    yield first.traceback.rstrip()
+
+
+def _driver_line(of: Standing) -> str | None:
+    """Who drives it; or that nobody does, where runs wait for it."""
+    if of.is_driven:
+        return f"driven by {of.holder}"
+    if not of.counts["running"]:
+        return None
+    was = f"; {of.holder} ended or fell silent" if of.holder else ""
+    return (
+        f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
+        "last checkpoint with the next launch"
+    )
+
+
+def _progress_line(of: Standing) -> str | None:
+    """The best trial so far and the time left; ``None`` before there is either."""
+    parts = []
+    if of.best is not None:
+        parts.append(f"best so far {of.best[0]:,.4g}, trial {of.best[1]}")
+    if of.seconds_left is not None:
+        parts.append(f"about {duration(of.seconds_left)} left")
+    return "; ".join(parts) or None
+
+
+def _left(of: Standing) -> tuple[int, ...]:
+    """The first column, where it holds names and no numbers."""
+    return (0,) if of.kind == "ablation" else ()
+
+
+def _live_row(run: RecordedRun) -> tuple[str, ...]:
+    if run.weights is None:
+        return (run.key, "starting", *[""] * (len(LIVE_COLUMNS) - 1))
+    seconds = f"{run.seconds[-1]:.1f}" if run.seconds else "-"
+    where = f"{run.device} {run.host}"
+    zero = run.zero_output_loss
+    done = f"{run.epoch}/{run.epochs}"
+    return (run.key, *live_cells(done, run.loss, zero, seconds, run.weights, where))
+
+
+LEAST_REASON = 36
+"""Columns from which a reason stands beside its row; with fewer it comes below."""
+
+
+def _ended_lines(of: Standing, width: int | None) -> Iterator[str]:
+    head, *lines = columns([row[:-1] for row in of.ended], None, left=(*_left(of), 1))
+    yield head
+    beside = max(map(len, lines))
+    for line, (*_, reason) in zip(lines, of.ended[1:], strict=True):
+        if not reason or width is None or width - beside - 2 >= LEAST_REASON:
+            yield from hanging(f"{line:{beside}}  ", reason, width)
+        else:
+            yield line
+            yield from hanging(f"{'':6}", reason, width)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpsearch import executor
-from hpsearch.cli import program
+from hpsearch.cli.drive import drive
 from hpsearch.cost.estimate import Estimate
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
 from hpsearch.terminal.progress import Progress
@@ -63,7 +63,7 @@ def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.Monkey
     monkeypatch.setattr(executor, "run", run)
     said: list[str] = []
     progress = Progress("trial", Estimate([]), say=said.append)
-    program._drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
+    drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
     assert said == [
         "trial 0: failed (diverged): no end of losses",
         "trial 1: failed (exception): KeyError: 1",

@@ -12,7 +12,7 @@ import pytest
 from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
-from hpsearch.cli import program
+from hpsearch.cli import launch, program
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.cost.model import CostModel
 from hpsearch.cost.timings import Timed, Timing
@@ -124,9 +124,7 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
-    monkeypatch.setattr(
-        program._Costs, "measure", lambda costs, say: setattr(costs, "model", model)
-    )
+    monkeypatch.setattr(launch._Costs, "measure", lambda costs, say: setattr(costs, "model", model))
     (tmp_path / "storage").mkdir()
 
     def dry_run(*options: str) -> str:
@@ -211,14 +209,14 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
     assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
 
     # A launch times the space's own, before it writes anything.
-    def measure(costs: program._Costs, say: Any) -> None:
+    def measure(costs: launch._Costs, say: Any) -> None:
         raise HpsearchError("they are timed")
 
     def create(storage: str | None) -> Any:
         raise AssertionError("nothing was timed")
 
-    monkeypatch.setattr(program._Costs, "measure", measure)
-    monkeypatch.setattr(program, "_create_store", create)
+    monkeypatch.setattr(launch._Costs, "measure", measure)
+    monkeypatch.setattr(launch, "create_store", create)
     monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     text = find_space("table3").read_text()

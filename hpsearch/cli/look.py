@@ -1,0 +1,213 @@
+"""The commands that show what a store holds: status, verify, report, export-best, dashboard."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from hpsearch.cli.inputs import open_store
+from hpsearch.cli.options import (
+    complete_choice,
+    complete_experiment,
+    example,
+    output_folder_option,
+    pages_option,
+    parse_names,
+    storage_option,
+)
+from hpsearch.cli.output import again_command, answering, say, terminal_columns
+from hpsearch.errors import HpsearchError, InputError
+
+
+@click.command(epilog=example("hpsearch status --json"))
+@click.argument("name", required=False, shell_complete=complete_experiment("study", "ablation"))
+@storage_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+@click.option(
+    "--traceback",
+    "with_traceback",
+    is_flag=True,
+    help="Print the traceback of the first run that failed; --json has them all.",
+)
+def status(name: str | None, storage: str | None, as_json: bool, with_traceback: bool) -> None:
+    """Say how a study or an ablation stands.
+
+    It is of the study or ablation NAME; without it, of the one launched last. While a launch goes
+    on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
+    best so far, counts and the time left.
+    """
+    from hpsearch.results.standing import standing
+    from hpsearch.terminal.status import status_lines, traceback_lines
+
+    if as_json and with_traceback:
+        raise InputError("--traceback must come without --json, which has the tracebacks anyway")
+    with open_store(storage) as store, answering(as_json) as answer:
+        found = standing(store, name)
+        if as_json:
+            answer(found.to_dict())
+            return
+        if with_traceback:
+            lines = traceback_lines(found)
+        else:
+            again = again_command(f"status {shlex.quote(found.name)}", storage)
+            lines = status_lines(found, store.label, again, terminal_columns())
+        for line in lines:
+            say(line)
+
+
+@click.command(epilog=example("hpsearch verify"))
+@click.argument("study", required=False, shell_complete=complete_experiment("study"))
+@storage_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def verify(study: str | None, storage: str | None, as_json: bool) -> None:
+    """Check that a study's rows keep what is promised.
+
+    Exactly as many trials with a verdict as wanted, none lost, none counted twice, every row ended,
+    and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
+    Without STUDY it is the one launched last.
+    """
+    from dataclasses import asdict
+
+    from hpsearch.search.verify import verify as check
+
+    with open_store(storage) as store, answering(as_json) as answer:
+        found = check(store, study)
+        if as_json:
+            answer(asdict(found))
+        else:
+            for breach in found.breaches:
+                say(str(breach))
+            for breach in found.in_progress:
+                say(f"in progress: {breach}")
+        if found.breaches:
+            raise HpsearchError(f"study {found.study} in {store.label}: {found}")
+        if not as_json:
+            say(f"study {found.study} in {store.label}: {found}")
+
+
+@click.command(epilog=example("hpsearch dashboard --port 8080"))
+@storage_option
+@click.option(
+    "--host", metavar="NAME", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@click.option(
+    "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
+)
+@click.option("--read-only", is_flag=True, help="Refuse every request that would change something.")
+@pages_option
+def dashboard(
+    storage: str | None, host: str, port: int, read_only: bool, own_pages: Path | None
+) -> None:
+    """Open the Optuna dashboard on the store, and our pages.
+
+    The pages are under /pages. Whoever reaches the dashboard may create, rename and delete studies
+    with their trials, end running trials with any value, write notes and attributes, unless it is
+    started --read-only. So it listens on this machine alone, until the environment variable
+    HPSEARCH_TOKEN holds a token of at least 16 characters: then any --host will do, and every
+    browser has to open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). It
+    does not encrypt: put a proxy with TLS before it, or use ssh -L.
+    """
+    from hpsearch.dashboard import serve
+    from hpsearch.dashboard.access import check_host, token_from_environment
+
+    token = token_from_environment()
+    check_host(host, port, token)
+    # Ctrl-C is how a person ends it.
+    with open_store(storage) as store, suppress(KeyboardInterrupt):
+        serve(store, host, port, say, token=token, read_only=read_only, own_pages=own_pages)
+
+
+@click.command("export-best", epilog=example("hpsearch export-best -o best.yaml"))
+@click.argument("study", required=False, shell_complete=complete_experiment("study"))
+@storage_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The YAML file to write.",
+)
+@click.option(
+    "--select-on",
+    type=click.Choice(["validation", "test"]),
+    default="validation",
+    show_default=True,
+    help="test repeats the paper's choice: then the reported test errors are no longer honest.",
+)
+def export_best(
+    study: str | None,
+    storage: str | None,
+    output: Path,
+    select_on: Literal["validation", "test"],
+) -> None:
+    """Write a study's best configuration to a YAML file.
+
+    The file also says where it comes from: study, trial, errors, hashes of data and split. Without
+    STUDY it is the one launched last.
+    """
+    from hpsearch.search import Study
+
+    with open_store(storage) as store:
+        winner = Study.open(store, study).winner(select_on=select_on)
+    winner.write(output)
+    origin = winner.provenance
+    assert origin is not None
+    say(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
+    file = shlex.quote(str(output))
+    say(f"next: {again_command('ablate', storage)} {file}, or hpsearch train {file}")
+
+
+@click.command(epilog=example("hpsearch report -o report/ --format html,csv"))
+@click.argument("name", required=False, shell_complete=complete_experiment("study", "ablation"))
+@storage_option
+@output_folder_option
+@click.option(
+    "--format",
+    "formats",
+    default="html,csv,md,latex",
+    callback=parse_names,
+    shell_complete=complete_choice("FORMATS", several=True),
+    show_default=True,
+    metavar="NAMES",
+    help="Formats, separated by commas.",
+)
+@click.option(
+    "--distinct-targets",
+    is_flag=True,
+    help="Count U0, U, H and G once in tests over targets.",
+)
+@pages_option
+def report(
+    name: str | None,
+    storage: str | None,
+    output: Path,
+    formats: tuple[str, ...],
+    distinct_targets: bool,
+    own_pages: Path | None,
+) -> None:
+    """Write a report: Table 1, learning curves, the trials.
+
+    It is of the study or ablation NAME; without it, of the one launched last.
+    """
+    from hpsearch.pages import draw_pages
+    from hpsearch.report import subject, table1_sections, write_report
+    from hpsearch.terminal.lines import section_lines
+
+    pages = functools.partial(draw_pages, own=own_pages)
+    with open_store(storage) as store:
+        written = write_report(store, output, name, formats, pages, distinct=distinct_targets)
+        ablation = subject(store, name).ablation
+        if ablation is not None:
+            for section in table1_sections(store, ablation):
+                for line in section_lines(section, terminal_columns()):
+                    say(line)
+                say("")
+    for path in written.paths:
+        say(str(path))
+    for problem in written.problems:
+        click.echo(f"page left out: {problem}", err=True)

@@ -1,0 +1,269 @@
+"""The options that commands share, with their checks and what a shell may complete."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from hpsearch.errors import InputError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+def example(text: str) -> str:
+    """The text of a help's end that shows ``text`` as a command to type."""
+    return f"\b\nExample:\n  {text}"
+
+
+def _options(*decorators: Decorator) -> Decorator:
+    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return apply
+
+
+def at_least(least: float, *, above: bool = False) -> Callable[..., Any]:
+    """Callback that refuses an option's number below ``least``, or equal to it."""
+
+    def check(context: click.Context, option: click.Parameter, value: float | None) -> Any:
+        if value is None or (value > least if above else value >= least):
+            return value
+        raise InputError(
+            f"{option.opts[0]} must be {'above' if above else 'at least'} {least:g}, "
+            f"got {value:g}; raise it"
+        )
+
+    return check
+
+
+def parse_names(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[str, ...]:
+    """Callback that takes a list apart; nothing when the option was not given."""
+    names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    if text is not None and not names:
+        raise InputError(
+            f"{option.opts[0]} must be names, separated by commas, got '{text}'; leave it out for "
+            "the default"
+        )
+    return names
+
+
+def _offer(choices: Sequence[str]) -> list[CompletionItem]:
+    return [CompletionItem(choice) for choice in choices]
+
+
+def complete_experiment(*kinds: str) -> Completer:
+    """Names in the store that ``--storage`` or the environment names."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch.cli import completion
+
+        names = completion.experiments(context.params.get("storage"), kinds)
+        return _offer([name for name in names if name.startswith(incomplete)])
+
+    return complete
+
+
+def complete_choice(name: str, *, several: bool = False) -> Completer:
+    """The choices that `cli.completion` calls ``name``; ``several`` of them after commas."""
+
+    def complete(
+        context: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from hpsearch.cli import completion
+
+        choices = getattr(completion, name)
+        if several:
+            return _offer(completion.listed(choices, incomplete))
+        return _offer([choice for choice in choices if choice.startswith(incomplete)])
+
+    return complete
+
+
+def complete_export(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped configuration, and files."""
+    found = complete_choice("EXPORTS")(context, argument, incomplete)
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+def complete_space(
+    context: click.Context, argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The shipped spaces, and files."""
+    from hpsearch.system import installation
+
+    names = sorted(path.stem for path in installation.folder("search_spaces").glob("*.yaml"))
+    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="file")]
+
+
+storage_option = click.option(
+    "--storage",
+    metavar="URL",
+    help="The store: sqlite:///FILE or postgresql://USER@HOST/DATABASE (password from the "
+    "environment or .pgpass). Default: $HPSEARCH_STORAGE, else sqlite:///storage/hpsearch.db.",
+)
+
+
+output_folder_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    required=True,
+    help="The folder to write into.",
+)
+
+
+pages_option = click.option(
+    "--pages",
+    "own_pages",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    metavar="FOLDER",
+    help="Also show the pages in this folder; they are Python files, and are run.",
+)
+
+
+size_options = _options(
+    click.option(
+        "--train-size", type=int, callback=at_least(2), metavar="N", help="Training molecules."
+    ),
+    click.option(
+        "--validation-size",
+        type=int,
+        callback=at_least(1),
+        metavar="N",
+        help="Validation molecules.",
+    ),
+    click.option(
+        "--test-size", type=int, callback=at_least(1), metavar="N", help="Test molecules."
+    ),
+)
+
+
+epochs_option = click.option(
+    "--epochs", type=int, callback=at_least(1), metavar="N", help="Most epochs of a run."
+)
+
+
+targets_option = click.option(
+    "--targets",
+    callback=parse_names,
+    metavar="NAMES",
+    shell_complete=complete_choice("TARGETS", several=True),
+    help="Targets, separated by commas, e.g. mu,U0; or all.",
+)
+
+
+schedule_option = click.option(
+    "--schedule",
+    metavar="NAME",
+    shell_complete=complete_choice("SCHEDULES"),
+    help="plateau (the paper's) or cosine (short runs).",
+)
+
+
+_PLACEMENT = (
+    *("max_concurrent", "cpus_per_run", "gpus_per_run"),
+    *("device", "address", "deadline_seconds"),
+)
+"""What the executor is told of a run's place."""
+
+
+def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives ``command`` the options of :data:`_PLACEMENT` as one argument, ``placement``."""
+
+    @functools.wraps(command)
+    def gathering(**options: Any) -> Any:
+        placement = {name: options.pop(name) for name in _PLACEMENT}
+        return command(placement=placement, **options)
+
+    return gathering
+
+
+def placement_options(noun: str) -> Decorator:
+    """Options that say where runs are placed; ``noun`` is what a run is called."""
+    return _options(
+        click.option(
+            "--max-concurrent",
+            type=int,
+            callback=at_least(1),
+            metavar="N",
+            help=f"Most {noun}s at a time; default as many as there is room for.",
+        ),
+        click.option(
+            f"--cpus-per-{noun}",
+            "cpus_per_run",
+            type=float,
+            callback=at_least(0, above=True),
+            metavar="N",
+            default=1.0,
+            show_default=True,
+            help=f"CPU cores of a {noun}.",
+        ),
+        click.option(
+            f"--gpus-per-{noun}",
+            "gpus_per_run",
+            type=float,
+            callback=at_least(0),
+            metavar="N",
+            default=0.0,
+            show_default=True,
+            help=f"GPUs of a {noun}; a fraction shares one.",
+        ),
+        click.option(
+            "--device",
+            metavar="NAME",
+            help=f"cpu or cuda; default cuda where a {noun} is given GPUs, else cpu.",
+        ),
+        click.option(
+            "--address", metavar="ADDRESS", help="A running Ray cluster: auto, or host:port."
+        ),
+        click.option(
+            "--runs",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="FOLDER",
+            help="Folder of the checkpoints, which a cluster's machines must share. Default: runs "
+            "beside the SQLite file, else storage/runs.",
+        ),
+        click.option(
+            "--deadline",
+            "deadline_seconds",
+            type=float,
+            callback=at_least(0, above=True),
+            metavar="SECONDS",
+            default=43_200.0,
+            show_default=True,
+            help=f"Longest epoch of a {noun}; a longer silence ends its worker.",
+        ),
+        click.option(
+            "--if-held",
+            type=click.Choice(["give-up", "wait"]),
+            default="give-up",
+            show_default=True,
+            help="While another launch drives it: give up, or wait for its end. A dead one is "
+            "replaced either way.",
+        ),
+        _gathered,
+    )
+
+
+def require_dry_run(dry_run: bool, as_json: bool) -> None:
+    """Refuse ``--json`` without ``--dry-run``."""
+    if as_json and not dry_run:
+        raise InputError("--json must come with --dry-run, got it alone; add --dry-run")

@@ -1,0 +1,201 @@
+"""The commands without a store: train, dipoles, data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpsearch.cli.drive import make_progress
+from hpsearch.cli.inputs import count_cores, load_molecules, read_winner, require_writable
+from hpsearch.cli.options import (
+    at_least,
+    complete_export,
+    epochs_option,
+    example,
+    output_folder_option,
+    schedule_option,
+    size_options,
+    targets_option,
+)
+from hpsearch.cli.output import answering, say, say_folded, shown
+from hpsearch.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command(epilog=example("hpsearch train best.yaml --targets U0 -o u0/"))
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=complete_export)
+@targets_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the weights and checkpoints; default FILE's name and -train.",
+)
+@epochs_option
+@schedule_option
+@size_options
+@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+def train(
+    file: Path, targets: tuple[str, ...], output: Path | None, device: str, **overrides: Any
+) -> None:
+    """Train the configuration in FILE as it is, and test it once.
+
+    FILE comes from export-best, or is the shipped paper_l1net. Its epochs and all its targets are
+    used unless an option says otherwise; an export's epochs are the search's. It is trained in
+    this process, on all CPU cores. The same command again continues. The best epoch's weights lie
+    in the folder as safetensors.
+    """
+    from hpsearch.ablation import checked_split
+    from hpsearch.config.run import Overrides
+    from hpsearch.runs.checkpoint import BEST
+    from hpsearch.system.process import prepare_worker
+
+    winner = read_winner(file)
+    config = Overrides(**overrides).apply_to_run(winner.config, targets)
+    output = output or Path(f"{file.stem}-train")
+    molecules = load_molecules()
+    split = checked_split(molecules, winner, config.data)
+    prepare_worker(count_cores())
+    from hpsearch.runs.training import Training
+
+    training = Training(config, molecules, output.absolute(), device)
+    require_writable(output)
+    say(
+        f"{', '.join(config.targets)} for at most {config.training.epochs} epochs; "
+        f"{len(split.train):,} training, {len(split.validation):,} validation, "
+        f"{len(split.test):,} test molecules"
+    )
+    from hpsearch.cost.estimate import Estimate
+
+    alone = Estimate([(output.name, config.training.epochs, 1.0)])
+    progress = make_progress("run", alone, compares=False)
+    with shown(progress):
+        progress.started(output.name, training.facts)
+        while not training.finished:
+            progress.epoch(output.name, training.run_epoch())
+        progress.finished(output.name, training.complete(evaluate_test=True))
+    [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
+    say(f"weights: {weights}")
+
+
+@click.command(epilog=example("hpsearch dipoles -o dipoles/"))
+@output_folder_option
+@click.option(
+    "--steps",
+    type=int,
+    callback=at_least(1),
+    metavar="N",
+    default=800,
+    show_default=True,
+    help="Training steps of every network.",
+)
+@click.option(
+    "--seeds",
+    type=int,
+    callback=at_least(1),
+    metavar="N",
+    default=3,
+    show_default=True,
+    help="Trainings of every network.",
+)
+def dipoles(output: Path, steps: int, seeds: int) -> None:
+    """Show on two dipoles what a network without vectors misses.
+
+    The paper's argument (Figure 2, Eq. 4) as an experiment: networks with and without rotating
+    features estimate |p1 + p2|², first from two given vectors, then from four point charges. Their
+    errors are printed in units of Eq. 4's bound and written as HTML, SVG, Markdown and CSV. It
+    takes minutes, reads no molecules and opens no store.
+    """
+    from hpsearch.system.process import prepare_worker
+
+    require_writable(output)
+    # The networks are too small for a second thread.
+    prepare_worker(1)
+    from hpsearch.dipoles import documents, run, table
+    from hpsearch.report import plain, write_files
+
+    say("test MSE in units of the bound, after training:")
+    experiment = run(steps, seeds, say)
+    say(f"\n{plain(table(experiment))}")
+    for path in write_files(output, documents(experiment)):
+        say(str(path))
+
+
+@click.group()
+def data() -> None:
+    """Prepare and describe the molecules."""
+
+
+@data.command(epilog=example("hpsearch data prepare"))
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    help="QM9's original archive (dsgdb9nsd.xyz.tar.bz2) or a folder of its files; default: the "
+    "installed package.",
+)
+@click.option(
+    "--uncharacterized",
+    type=click.Path(path_type=Path),
+    help="QM9's uncharacterized.txt; its molecules are left out.",
+)
+def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
+    """Make the cache of QM9 that all runs of this machine share."""
+    from hpsearch.data import qm9
+
+    if archive is None and uncharacterized is not None:
+        raise InputError(
+            "--uncharacterized must come with --archive, got it alone; the package's molecules are "
+            "without them already"
+        )
+    if archive is None:
+        qm9.load(say=say)
+        molecules = qm9.verify(say=say)
+    else:
+        molecules = qm9.prepare(archive, uncharacterized, say=say)
+    say(f"{len(molecules):,} molecules in {qm9.cache_directory()}, hash {molecules.content_hash}")
+
+
+@data.command(epilog=example("hpsearch data describe"))
+@size_options
+@click.option(
+    "--split-seed",
+    type=int,
+    callback=at_least(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Seed of the random split.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "split_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also write the split as JSON, for a space's split_file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: Any) -> None:
+    """Print the molecules' counts, split, statistics, naive errors."""
+    from hpsearch.config.run import DataConfig
+    from hpsearch.data.split import make_split, save_split
+    from hpsearch.terminal.lines import molecule_facts, molecule_lines
+
+    with answering(as_json) as answer:
+        molecules = load_molecules()
+        given = {name: size for name, size in sizes.items() if size is not None}
+        data = DataConfig(split_seed=split_seed, **given)
+        if split_file is not None:
+            save_split(make_split(molecules, data), molecules, split_file)
+        if as_json:
+            answer(molecule_facts(molecules, data))
+            return
+        for line in molecule_lines(molecules, data):
+            say_folded(line)
+    if split_file is not None:
+        say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")

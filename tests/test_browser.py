@@ -14,7 +14,7 @@ from hpsearch.config.targets import target
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import atom_references, target_values
-from hpsearch.pages import draw_pages
+from hpsearch.pages.figures import draw_pages
 from hpsearch.report import subject, table1, write_report
 from hpsearch.store import Store
 

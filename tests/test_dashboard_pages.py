@@ -16,10 +16,10 @@ from test_cli import HPSEARCH, SIZES, Process, free_port, get, run
 from test_dashboard_access import Answer, Site, served
 
 import hpsearch.dashboard
-import hpsearch.pages
+import hpsearch.pages.files
 from hpsearch.config.space import SearchSpace
 from hpsearch.dashboard import serve
-from hpsearch.pages import load_pages
+from hpsearch.pages.files import load_pages
 from hpsearch.runs.messages import Completion
 from hpsearch.search import Study
 from hpsearch.store import Store
@@ -50,7 +50,7 @@ def test_the_list_leads_to_every_page_of_every_experiment(site: Site, store: Sto
     assert names == ["ablation a &amp; b", "study made-up"]
     links = re.findall(r'href="(/pages/[^"]+)"', body)
     # Learning curves are of both.
-    assert len(links) == len(hpsearch.pages.page_files()) + 1
+    assert len(links) == len(hpsearch.pages.files.page_files()) + 1
     assert "/pages/cost?ablation=a%20%26%20b" in links
     assert all(site.ask(link).status == 200 for link in links)
 
@@ -144,7 +144,7 @@ def test_a_page_that_fails_says_where(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pages").mkdir()
-    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path / "pages")
+    monkeypatch.setattr(hpsearch.pages.files, "folder", lambda: tmp_path / "pages")
     (tmp_path / "pages" / "mine.py").write_text("TITLE = 'Mine'\ndef figure(s, n): return 1 / 0\n")
     (tmp_path / "pages" / "left.py").write_text("TITLE = 1 / 0\n")
     answer = figure(site, "mine")
@@ -157,7 +157,7 @@ def test_a_page_that_fails_says_where(
 def test_a_page_that_was_edited_is_drawn_anew(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
+    monkeypatch.setattr(hpsearch.pages.files, "folder", lambda: tmp_path)
     text = "import plotly.graph_objects as go\nTITLE = 'Mine'\n"
     text += "def figure(store, name):\n    return go.Figure(go.Bar(y=[{}]))\n"
     drawn, tag = [], None

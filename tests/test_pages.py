@@ -14,21 +14,15 @@ import pytest
 import whole_chain
 from made_up import ERRORS, run_ablation, run_search, the_winner
 
-import hpsearch.pages
+import hpsearch.pages.files
 from hpsearch.ablation import Variant, cell_table
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import atom_references, target_values
-from hpsearch.pages import (
-    PageError,
-    colours_of,
-    draw_pages,
-    folder,
-    load_page,
-    load_pages,
-    log_axis,
-    page_files,
-)
+from hpsearch.pages import colours_of, log_axis
+from hpsearch.pages.figures import draw_pages
+from hpsearch.pages.files import folder, load_page, load_pages, page_files
+from hpsearch.pages.page import PageError
 from hpsearch.report import subject, table1
 from hpsearch.store import Store
 
@@ -459,7 +453,7 @@ def test_drawings_share_one_script_and_ask_for_nothing(store):
 
 
 def test_only_python_files_without_an_underscore_are_pages(tmp_path, monkeypatch):
-    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
+    monkeypatch.setattr(hpsearch.pages.files, "folder", lambda: tmp_path)
     for name in ("b.py", "a.py", "_shared.py", ".hidden.py", "README.md"):
         page(tmp_path, GOOD, name)
     assert [path.name for path in page_files()] == ["a.py", "b.py"]
@@ -529,7 +523,7 @@ def test_a_page_that_does_not_draw_is_told_in_one_line(body, tmp_path, empty):
 
 
 def test_a_broken_page_costs_only_itself(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(hpsearch.pages, "folder", lambda: tmp_path)
+    monkeypatch.setattr(hpsearch.pages.files, "folder", lambda: tmp_path)
     page(tmp_path, GOOD, "good.py")
     page(tmp_path, "nonsense(", "broken.py")
     page(tmp_path, "TITLE = 'x'\ndef figure(store, name=None):\n    return 1 / 0", "failing.py")

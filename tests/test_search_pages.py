@@ -9,7 +9,7 @@ from made_up import run_search
 
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import folder, load_page
+from hpsearch.pages.files import folder, load_page
 from hpsearch.results.standing import standing
 from hpsearch.results.tables import search_table
 from hpsearch.search import Study

@@ -194,7 +194,7 @@ def report(
 
     It is of the study or ablation NAME; without it, of the one launched last.
     """
-    from hpsearch.pages import draw_pages
+    from hpsearch.pages.figures import draw_pages
     from hpsearch.report import subject, table1_sections, write_report
     from hpsearch.terminal.lines import section_lines
 

@@ -33,7 +33,9 @@ from hpsearch.dashboard.access import (
     is_loopback,
 )
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.pages import KINDS, Page, load_page, load_pages, page_files, plotly_script
+from hpsearch.pages.figures import plotly_script
+from hpsearch.pages.files import load_page, load_pages, page_files
+from hpsearch.pages.page import KINDS, Page
 from hpsearch.report.render import html_sections, look
 from hpsearch.store import Store
 from hpsearch.system.credentials import TOKEN_VARIABLE

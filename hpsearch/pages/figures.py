@@ -1,0 +1,65 @@
+"""Every page's figure for one document."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from hpsearch.pages.files import load_pages
+from hpsearch.pages.page import PageError
+from hpsearch.report.render import Figure, Figures
+from hpsearch.store import Store
+
+
+def draw_pages(
+    store: Store, name: str | None = None, kind: str | None = None, own: Path | None = None
+) -> Figures:
+    """Every page that has something to show, for one document, with the rows behind it.
+
+    Args:
+        store: what is drawn.
+        name: of the study or ablation; by default the latest.
+        kind: ``study`` or ``ablation``, with which the drawings' names begin; a study and an
+            ablation may have one name.
+        own: a folder of the user's pages, as `page_files` has it.
+    """
+    pages, problems = load_pages(own)
+    drawn: list[Figure] = []
+    for page in pages:
+        try:
+            figure = page.figure(store, name, kind)
+            rows = None if figure is None else page.frame(store, name, kind)
+        except PageError as error:
+            problems.append(str(error))
+            continue
+        if figure is not None:
+            element = page.name if kind is None else f"{kind}-{page.name}"
+            drawn.append(
+                Figure(
+                    element,
+                    page.title,
+                    _element(figure, element),
+                    "" if rows is None else rows.to_csv(index=False),
+                )
+            )
+    script = f"<script>{plotly_script()}</script>"
+    return Figures(script, tuple(drawn), tuple(problems))
+
+
+def plotly_script() -> str:
+    """The text of plotly.js, which draws the figures."""
+    text: str = get_plotlyjs()
+    return text
+
+
+def _element(figure: go.Figure, name: str) -> str:
+    text: str = figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        default_height=f"{figure.layout.height}px",
+        div_id=name,
+        config={"responsive": True, "displaylogo": False},
+    )
+    return text

@@ -1,0 +1,136 @@
+"""One page: a Python file that has been run, and what it draws of a store."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpsearch.errors import HpsearchError
+from hpsearch.pages.plots import styled
+from hpsearch.report.render import Section
+from hpsearch.store import Store
+
+KINDS = ("study", "ablation")
+
+
+class PageError(HpsearchError):
+    """A page cannot be loaded or drawn: which file, which line, what went wrong."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One file of ``dashboards/``.
+
+    Attributes:
+        name: the file's name without its ending.
+        title: heading of the figure.
+        path: the file.
+        module: what the file has defined.
+        kind: ``study`` or ``ablation`` where it draws only one of the two; ``None`` for both.
+        beside: names of the pages whose figures the dashboard shows below this one's.
+    """
+
+    name: str
+    title: str
+    path: Path
+    module: ModuleType
+    kind: str | None = None
+    beside: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """What the page shows: the first line of the file's docstring."""
+        return (self.module.__doc__ or "").strip().partition("\n")[0]
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether the page hands out the rows behind its figure."""
+        return hasattr(self.module, "frame")
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether the page has tables to show below its figure."""
+        return hasattr(self.module, "tables")
+
+    def figure(
+        self, store: Store, name: str | None = None, kind: str | None = None
+    ) -> go.Figure | None:
+        """The page's figure for the study or ablation called ``name``, by default the latest.
+
+        Args:
+            store: what is drawn.
+            name: of an experiment.
+            kind: of the experiment; one that this page does not draw has no figure.
+
+        Returns:
+            The figure, or ``None`` where the store holds nothing for this page.
+
+        Raises:
+            PageError: the page fails, or returns something else.
+        """
+        drawn = self._call("figure", store, name, kind)
+        if drawn is not None and not isinstance(drawn, go.Figure):
+            raise self._wrong("figure", "a plotly.graph_objects.Figure or None", drawn)
+        return None if drawn is None else styled(drawn)
+
+    def frame(
+        self, store: Store, name: str | None = None, kind: str | None = None
+    ) -> pd.DataFrame | None:
+        """The rows that `figure` draws; ``None`` where it draws nothing or has no ``frame``.
+
+        Raises:
+            PageError: the page fails, or returns something else.
+        """
+        rows = self._call("frame", store, name, kind) if self.has_frame else None
+        if rows is not None and not isinstance(rows, pd.DataFrame):
+            raise self._wrong("frame", "a pandas.DataFrame or None", rows)
+        return rows
+
+    def tables(
+        self, store: Store, name: str | None = None, kind: str | None = None
+    ) -> list[Section]:
+        """What the page tells in tables; nothing where it has no ``tables``.
+
+        Raises:
+            PageError: the page fails, or returns something else.
+        """
+        found = (self._call("tables", store, name, kind) if self.has_tables else None) or []
+        for each in found if isinstance(found, list) else [found]:
+            if not isinstance(each, Section):
+                raise self._wrong("tables", "a list of hpsearch.report.render.Section", each)
+        return list(found)
+
+    def _call(self, what: str, store: Store, name: str | None, kind: str | None) -> Any:
+        if kind is not None and self.kind not in (None, kind):
+            return None
+        function = getattr(self.module, what)
+        # Only a page that draws both kinds needs to be told which is meant.
+        knows = "kind" in inspect.signature(function).parameters
+        try:
+            return function(store, name, kind=kind) if knows else function(store, name)
+        except HpsearchError as error:
+            raise PageError(f"{self.path}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise PageError(in_one_line(self.path, error)) from error
+
+    def _wrong(self, what: str, wanted: str, got: object) -> PageError:
+        return PageError(f"{self.path}: {what} must return {wanted}; got {type(got).__name__}")
+
+
+def in_one_line(path: Path, error: BaseException) -> str:
+    """``file:line: kind: message``, with the deepest line that lies in the page's own file."""
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    where = f"{path}:{lines[-1]}" if lines else str(path)
+    message = " ".join(str(error).split())
+    return f"{where}: {type(error).__name__}: {message}"

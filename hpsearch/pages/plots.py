@@ -1,0 +1,176 @@
+"""What the pages' figures have in common: colours, axes, panels, and the look of a document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpsearch.ablation import VARIANT_NAMES
+from hpsearch.search import Study
+from hpsearch.store import Store
+
+PANEL_EDGES = {"t": 84, "b": 96}
+"""Pixels above and below the panels of a figure."""
+
+PALETTE = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#a9745f"),
+    *("#e377c2", "#7f8c8d", "#a3a518", "#17a2b8", "#5b7fff", "#c0508f"),
+)
+"""Colours of lines and markers, each to be told from white and from near black."""
+
+NEUTRAL = "#808890"
+"""For what belongs to no arm or trial, on white as on near black."""
+
+BEST_FIRST = [[0.0, "#d6272f"], [0.4, "#e08a3c"], [1.0, "#9aa3ad"]]
+"""A colour scale of losses: the low ones stand out, on white as on near black."""
+
+# What is not a mark is coloured by the document's style sheet, which knows whether it is dark.
+_CLEAR = "rgba(0,0,0,0)"
+_AXIS = {
+    "automargin": True,
+    "gridcolor": "#dfe3e8",
+    "linecolor": "#9aa3ad",
+    "zerolinecolor": "#c4cad1",
+    "ticks": "",
+    "title": {"standoff": 6, "font": {"size": 12}},
+    "tickfont": {"size": 11},
+}
+_TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#1b1f24"},
+        "title": {
+            "x": 0.0,
+            "xref": "container",
+            "xanchor": "left",
+            "pad": {"l": 12, "t": 10},
+            "y": 1.0,
+            "yref": "container",
+            "yanchor": "top",
+        },
+        "title_font_size": 16,
+        "paper_bgcolor": _CLEAR,
+        "plot_bgcolor": _CLEAR,
+        "legend": {"bgcolor": _CLEAR},
+        "modebar": {"bgcolor": _CLEAR, "color": NEUTRAL, "activecolor": "#1f77b4"},
+        "colorway": PALETTE,
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+        "margin": {"l": 64, "r": 24, "t": 72, "b": 56},
+        "annotationdefaults": {"font": {"size": 13}},
+        "shapedefaults": {"line": {"color": NEUTRAL}},
+        "hovermode": "closest",
+    }
+)
+
+
+DEFAULT_HEIGHT = 460
+"""Pixels of a figure in a document whose page names no height."""
+
+
+def study_of(store: Store, name: str | None) -> Study | None:
+    """The study called ``name``, or the one launched last; ``None`` where there is none."""
+    name = name or store.latest("study")
+    if name is None or store.experiment("study", name) is None:
+        return None
+    return Study.open(store, name)
+
+
+def complete_trials(study: Study) -> pd.DataFrame:
+    """Rows of `Study.trials` whose loss can be drawn on a logarithmic axis."""
+    trials = study.trials()
+    return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
+
+
+def colours_of(lines: Iterable[str]) -> dict[str, str]:
+    """A colour for each arm or trial; the paper's arms have the same ones on every page.
+
+    Args:
+        lines: names of the arms or trials, as often as they come.
+    """
+    present = list(dict.fromkeys(lines))
+    names = [*VARIANT_NAMES, *(line for line in present if line not in VARIANT_NAMES)]
+    if not set(present) & set(VARIANT_NAMES):
+        names = present
+    return {name: PALETTE[index % len(PALETTE)] for index, name in enumerate(names)}
+
+
+_MANTISSAS = (
+    (1.0,),
+    (1.0, 3.0),
+    (1.0, 2.0, 5.0),
+    (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
+    (1.0, 1.2, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0),
+)
+"""Of a logarithmic axis's ticks, from coarse to fine."""
+
+
+def log_axis(values: Iterable[float], title: str | None = None) -> dict[str, Any]:
+    """A logarithmic axis for ``values`` whose every tick is a number to be read by itself.
+
+    Args:
+        values: what lies on the axis; only what is above zero counts.
+        title: of the axis.
+    """
+    known = [value for value in map(float, values) if 0 < value < math.inf]
+    axis: dict[str, Any] = {"type": "log"} | ({} if title is None else {"title_text": title})
+    if not known:
+        return axis
+    low, high = min(known), max(known)
+    ticks = [low]
+    for mantissas in _MANTISSAS:
+        found = [
+            mantissa * 10.0**power
+            for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+            for mantissa in mantissas
+            if 0.9 * low <= mantissa * 10.0**power <= 1.1 * high
+        ]
+        ticks = found or ticks
+        if len(ticks) >= 3:
+            break
+    return {**axis, "tickvals": ticks, "ticktext": [short_number(tick) for tick in ticks]}
+
+
+def short_number(value: float) -> str:
+    """``value`` to three digits, thousands as k and millions as M."""
+    for size, sign in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size or (sign == "M" and abs(value) >= size):
+            return f"{value / size:.3g}{sign}"
+    return f"{value:.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
+
+
+def panels(count: int, columns: int, panel_height: int) -> tuple[int, int, dict[str, Any]]:
+    """Rows, columns and the spacing of ``count`` panels, for plotly's ``make_subplots``.
+
+    The figure's height is that of the rows and of `PANEL_EDGES`; `below` puts the legend there.
+    """
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    inner = rows * panel_height
+    spacing: dict[str, Any] = {"vertical_spacing": min(92 / inner, 1 / rows)}
+    if columns > 1:
+        spacing["horizontal_spacing"] = 0.07
+    return rows, columns, spacing
+
+
+def below(rows: int, panel_height: int) -> dict[str, Any]:
+    """The layout of so many rows of panels: its height, and the legend below them."""
+    inner = rows * panel_height
+    legend = {"orientation": "h", "x": 0, "y": -56 / inner, "yanchor": "top"}
+    return {
+        "height": inner + PANEL_EDGES["t"] + PANEL_EDGES["b"],
+        "margin": PANEL_EDGES,
+        "legend": legend,
+    }
+
+
+def styled(figure: go.Figure) -> go.Figure:
+    """In our template, unless the page has chosen another than Plotly's own."""
+    if figure.layout.template == go.Figure().layout.template:
+        figure.layout.template = _TEMPLATE
+    if figure.layout.height is None:
+        figure.layout.height = DEFAULT_HEIGHT
+    return figure

@@ -531,7 +531,7 @@ assert "torch" not in sys.modules, "the driver imported torch"
 def test_a_driver_is_quiet_needs_no_torch_and_leaves_nothing(
     short_folder: Path, tmp_path: Path
 ) -> None:
-    from hpsearch.data.cache import cache_directory
+    from hpsearch.system.files import cache_directory
 
     home, temporary = short_folder / "home", short_folder / "temp"
     home.mkdir()

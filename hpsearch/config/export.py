@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +15,7 @@ from hpsearch.config.targets import target
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
 from hpsearch.errors import InputError, nearest, one_line, unwritable
+from hpsearch.system.files import write_whole
 
 FORMAT = "hpsearch-winner/1"
 
@@ -293,22 +292,15 @@ def _escaped(character: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write beside ``path`` and rename, so that a full disk or a kill leaves the old file."""
+    """Write ``path``, with errors that a person can act on."""
     shown = one_line(str(path), longest=300)
-    partial = path.parent / f".{path.name}.{os.getpid()}.partial"
     try:
         if path.is_dir():
             raise InputError(f"{shown} must be a file, got a folder; name a file in it")
         if not path.parent.is_dir():
             raise InputError(f"{shown} must lie in a folder that exists, got none; make the folder")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, text)
     except ValueError as error:  # a NUL in the path
         raise InputError(f"{shown} must be a path, got: {error}; rename it") from None
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise unwritable(shown, error) from None

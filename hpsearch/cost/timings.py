@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -17,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.config.run import TrialConfig
-from hpsearch.data.cache import cache_directory
+from hpsearch.system.files import cache_directory, write_whole
 
 KEPT = 64
 """Configurations whose timings are kept, the latest ones."""
@@ -140,6 +139,4 @@ def keep(surroundings: Surroundings, timed: Sequence[Timed]) -> None:
     ]
     file = surroundings.file
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
-        json.dump({"surroundings": surroundings.describe(), "timed": rows}, temporary)
-    Path(temporary.name).replace(file)
+    write_whole(file, json.dumps({"surroundings": surroundings.describe(), "timed": rows}))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,18 +40,6 @@ class DamagedCacheError(Exception):
     def __init__(self, reason: str, source: str | None = None) -> None:
         super().__init__(" ".join(reason.split()))
         self.source = source
-
-
-def cache_directory() -> Path:
-    """Folder of all caches.
-
-    ``$HPSEARCH_CACHE``, else ``$XDG_CACHE_HOME/hpsearch``, else ``~/.cache/hpsearch``.
-    """
-    if own := os.environ.get("HPSEARCH_CACHE"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "hpsearch"
-    return Path.home() / ".cache" / "hpsearch"
 
 
 def open_table(folder: Path) -> Molecules:

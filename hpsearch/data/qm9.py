@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache as cached
 from hpsearch.data.archive import Say, read_archive, silent
-from hpsearch.data.cache import DamagedCacheError, cache_directory
+from hpsearch.data.cache import DamagedCacheError
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system.files import cache_directory
 
 if TYPE_CHECKING:
     import pandas

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.errors import InputError
+from hpsearch.system.files import write_whole
 
 QM9_MOLECULES = 130_831
 """Molecules of QM9 in the package."""
@@ -149,9 +150,17 @@ def save_split(split: Split, molecules: Molecules, path: Path) -> None:
     rows = zip(_SETS, (split.train, split.validation, split.test), strict=True)
     lists = {name: molecules.identifiers[numbers].tolist() for name, numbers in rows}
     try:
-        path.write_text(json.dumps(lists) + "\n", encoding="utf-8")
+        _write(path, json.dumps(lists) + "\n")
     except OSError as error:
         raise InputError(f"the split must be written to '{path}': {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        # A link's target, a pipe or a terminal (/dev/stdout) is written to, not replaced.
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_whole(path, text)
 
 
 def read_split(path: Path, molecules: Molecules) -> Split:

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hpsearch.system.files import cache_directory, write_whole
+
 SOURCE = Path(__file__).with_name("kernels.c")
 VARIABLE = "HPSEARCH_KERNELS"
 
@@ -82,7 +84,7 @@ def _load() -> ctypes.CDLL:
     compiler = shutil.which(_COMPILER)
     if compiler is None:
         raise FileNotFoundError(f"there is no C compiler '{_COMPILER}' on the PATH")
-    path = _cache_directory() / "kernels" / f"kernels-{_key(compiler)}.so"
+    path = cache_directory() / "kernels" / f"kernels-{_key(compiler)}.so"
     if not _whole(path):
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
@@ -133,15 +135,13 @@ def _processor() -> bytes:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    """Compile beside ``path``, append the digest that :func:`_whole` checks, and rename."""
+    """Compile beside ``path`` and write it with the digest that :func:`_whole` checks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
         _run([compiler, "-o", str(part), str(SOURCE), *_OPTIONS])
         content = part.read_bytes()
-        part.write_bytes(content + hashlib.sha256(content).digest())
-        part.chmod(0o700)
-        part.replace(path)
+    write_whole(path, content + hashlib.sha256(content).digest(), 0o700)
 
 
 def _whole(path: Path) -> bool:
@@ -164,12 +164,3 @@ def _reason(error: Exception) -> str:
         first = next((line for line in lines if "error" in line), lines[0])
         return f"'{_COMPILER}' failed with exit code {error.returncode}: {first.strip()}"
     return " ".join(str(error).split())
-
-
-def _cache_directory() -> Path:
-    """The folder of caches, as ``hpsearch.data`` names it, which this package may not import."""
-    if own := os.environ.get("HPSEARCH_CACHE"):
-        return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "hpsearch"
-    return Path.home() / ".cache" / "hpsearch"

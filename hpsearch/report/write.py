@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from hpsearch.report.render import Figure, Figures, html_document, latex, markdo
 from hpsearch.results.tables import ablation_experiment, search_table, table1
 from hpsearch.search import Study
 from hpsearch.store import Store
+from hpsearch.system.files import write_together
 
 FORMATS = ("html", "csv", "md", "latex")
 
@@ -180,15 +179,6 @@ def write_files(directory: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
         raise InputError(f"the report must go into a folder; '{directory}' is a file")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        # In the folder itself: beside it may be another file system, where a rename is a copy.
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+        return write_together(directory, files)
     except OSError as error:
         raise unwritable(directory, error) from None
-    try:
-        for name, text in files.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        return tuple((partial / name).replace(directory / name) for name in files)
-    except OSError as error:
-        raise unwritable(directory, error) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

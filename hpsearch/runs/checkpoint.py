@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import HpsearchError, disk_full
 from hpsearch.system import failpoint
+from hpsearch.system.files import PARTIAL, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,19 +48,11 @@ def write(
     data = save(tensors, metadata={"state": json.dumps(state)})
     digest = hashlib.sha256(data).hexdigest()[:16]
     path = directory / f"{stem}-{epoch:05d}-{digest}.safetensors"
-    beside = directory / f".{path.name}.{os.getpid()}.partial"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _sync_folder(directory)
+        write_whole(path, data)
         failpoint.reach("checkpoint-renamed")
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         reason = f"cannot write the checkpoint {path}: {error.strerror or error}"
         if disk_full(error):
             raise DiskFull(
@@ -75,15 +67,6 @@ def write(
         if other != path and epoch_of(other) == epoch:
             remove(other)
     return path
-
-
-def _sync_folder(directory: Path) -> None:
-    # Without this a power cut may undo the rename after the file itself is safe.
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -150,5 +133,5 @@ def discard(directory: Path, *, keep_best: bool) -> None:
     # An earlier best epoch's weights stay beside the best ones only while the run may be continued.
     kept = files(directory, BEST)[:1] if keep_best else []
     for path in directory.iterdir():
-        if path not in kept and (_NAME.fullmatch(path.name) or path.name.endswith(".partial")):
+        if path not in kept and (_NAME.fullmatch(path.name) or path.name.endswith(PARTIAL)):
             remove(path)

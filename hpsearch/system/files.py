@@ -1,0 +1,103 @@
+"""Files that are written whole or not at all, and the folder of this user's caches."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+PARTIAL = ".partial"
+"""Ending of a file that is still being written; a process that was killed leaves it behind."""
+
+# Some network file systems cannot store a folder on request; in some folders one may only write.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+
+
+def cache_directory() -> Path:
+    """The folder of all caches: molecules, compiled kernels and timings.
+
+    ``$HPSEARCH_CACHE``, else ``$XDG_CACHE_HOME/hpsearch``, else ``~/.cache/hpsearch``.
+    """
+    if own := os.environ.get("HPSEARCH_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "hpsearch"
+    return Path.home() / ".cache" / "hpsearch"
+
+
+def write_whole(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+    """Write a file in one step: a reader finds the old content or the new, never a part.
+
+    That also holds after a kill, a full disk and a power cut. Any number of processes may write the
+    same file at once; the last one's content stays.
+
+    Args:
+        path: of the file, in a folder that exists.
+        content: text is written as UTF-8.
+        mode: permissions of the file, from which the process's umask is taken.
+
+    Raises:
+        OSError: it could not be written; what was there before stays.
+    """
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
+    try:
+        _write_through(partial, content, mode)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_together(folder: Path, files: Mapping[str, str | bytes]) -> tuple[Path, ...]:
+    """Write several files of one folder, none of which takes its place before all are written.
+
+    Args:
+        folder: that exists.
+        files: content by name; text is written as UTF-8.
+
+    Returns:
+        The paths, in the order of ``files``.
+
+    Raises:
+        OSError: one could not be written; what was there before stays.
+    """
+    # In the folder itself: beside it may be another file system, where a rename is a copy.
+    partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}-", dir=folder))
+    try:
+        for name, content in files.items():
+            _write_through(partial / name, content, 0o666)
+        written = tuple((partial / name).replace(folder / name) for name in files)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _sync_folder(folder)
+    return written
+
+
+def _write_through(path: Path, content: str | bytes, mode: int) -> None:
+    """Write a new file and wait until the disk has it."""
+    data = content.encode() if isinstance(content, str) else content
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a power cut may undo the rename after the file itself is safe.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise

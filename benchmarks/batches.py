@@ -54,7 +54,7 @@ def child(atoms: int, pairs: int, targets: int) -> None:
     config = config.model_copy(update={"targets": names, "training": training_config, "data": data})
     order = np.random.default_rng(0).permutation(MOLECULES)
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, qm9.load(), Path(folder))
+        training = Training.begin(config, qm9.load(), Path(folder))
         training.network.train()
         place = 0
         for line in sys.stdin:
@@ -63,7 +63,7 @@ def child(atoms: int, pairs: int, targets: int) -> None:
                 rows = np.take(order, range(place, place + 16), mode="wrap")
                 place += 16
                 started = time.perf_counter()
-                float(training._step(rows))
+                float(training.step(rows))
                 seconds.append(time.perf_counter() - started)
             print(json.dumps({"seconds": seconds, "memory": peak_memory("cpu")}), flush=True)
 

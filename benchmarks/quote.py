@@ -56,7 +56,7 @@ def _epoch() -> None:
     from hpsearch.runs.training import Training
 
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, qm9.load(), Path(folder), "cpu")
+        training = Training.begin(config, qm9.load(), Path(folder), "cpu")
         print([training.run_epoch().seconds for _ in range(2)][-1])
 
 

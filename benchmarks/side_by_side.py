@@ -36,18 +36,19 @@ ROUNDS = 3
 def child(cores: int) -> None:
     """Train when told to: a line ``go`` runs the steps, ``memory`` says what is mapped."""
     prepare_worker(cores)
+    from hpsearch.runs.step_time import time_steps
     from hpsearch.runs.training import Training
 
     config = Winner.read(find_space("paper_l1net")).config
     config = config.model_copy(update={"targets": ("mu",)})
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(config, qm9.load(), Path(folder))
-        training.time_steps(5, 1)
+        training = Training.begin(config, qm9.load(), Path(folder))
+        time_steps(training, 5, 1)
         for line in sys.stdin:
             answer: Any = None
             if line.strip() == "go":
                 started = time.perf_counter()
-                training.time_steps(0, STEPS)
+                time_steps(training, 0, STEPS)
                 answer = STEPS / (time.perf_counter() - started)
             elif line.strip() == "memory":
                 answer = mapped(qm9.cache_directory())

@@ -58,7 +58,7 @@ def train(store, runs, **options):
     data = DataSummary.of(qm9.load(), winner, plan)
     ablation = Ablation.launch(store, winner, plan, runs, data)
     while (assignment := ablation.next()) is not None:
-        training = Training(assignment.config, qm9.load(), Path(assignment.directory))
+        training = Training.begin(assignment.config, qm9.load(), Path(assignment.directory))
         ablation.started(assignment.key, training.facts)
         while not training.finished:
             ablation.epoch(assignment.key, training.run_epoch())

@@ -1,8 +1,10 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, Trial
 from hpsearch.data import qm9
 from hpsearch.data.baselines import baselines
 from hpsearch.errors import HpsearchError, InputError, MachineError
-from hpsearch.runs import checkpoint
+from hpsearch.runs import checkpoint, resume
 from hpsearch.runs.training import NonFiniteLoss, Training
 
 NETWORK = {
@@ -48,7 +50,7 @@ def molecules():
 
 
 def train(config, molecules, directory, epochs=None):
-    training = Training(config, molecules, directory)
+    training = Training.begin(config, molecules, directory)
     while not training.finished and epochs != training.epochs_done:
         training.run_epoch()
     return training
@@ -92,7 +94,7 @@ def test_a_batch_in_pieces_is_the_same_step(molecules, tmp_path, dtype, toleranc
     torch.set_default_dtype(dtype)
     try:
         whole, cut = (
-            Training(settings, molecules, tmp_path / str(pieces), pieces=pieces)
+            Training.begin(settings, molecules, tmp_path / str(pieces), pieces=pieces)
             for pieces in (1, 5)
         )
         gradients = []
@@ -118,7 +120,7 @@ def test_a_batch_in_pieces_is_the_same_step(molecules, tmp_path, dtype, toleranc
 def test_a_checkpoint_continues_in_other_pieces(molecules, tmp_path):
     whole = train(config(epochs=2), molecules, tmp_path / "whole")
     train(config(epochs=2), molecules, tmp_path / "parts", epochs=1)
-    parts = Training(config(epochs=2), molecules, tmp_path / "parts", pieces=1000)
+    parts = Training.begin(config(epochs=2), molecules, tmp_path / "parts", pieces=1000)
     assert parts.epochs_done == 1
     parts.run_epoch()
     assert parts.history[1].training_loss == pytest.approx(whole.history[1].training_loss, rel=1e-3)
@@ -127,7 +129,7 @@ def test_a_checkpoint_continues_in_other_pieces(molecules, tmp_path):
 
 def test_no_piece_is_refused(molecules, tmp_path):
     with pytest.raises(InputError, match="at least 1 piece, got 0"):
-        Training(config(), molecules, tmp_path, pieces=0)
+        Training.begin(config(), molecules, tmp_path, pieces=0)
 
 
 PEAK = """
@@ -150,9 +152,10 @@ molecules, settings = qm9.load(), TrialConfig.from_dict(json.loads(sys.argv[1]))
 small = {"featurization_scalars": 2, "featurization_vectors": 1}
 network = settings.network.model_copy(update=small)
 warm = settings.model_copy(update={"network": network})
-Training(warm, molecules, pathlib.Path(sys.argv[2]) / "warm").run_epoch()
+Training.begin(warm, molecules, pathlib.Path(sys.argv[2]) / "warm").run_epoch()
 before = resident("VmRSS")
-training = Training(settings, molecules, pathlib.Path(sys.argv[2]) / "run", pieces=int(sys.argv[3]))
+folder = pathlib.Path(sys.argv[2]) / "run"
+training = Training.begin(settings, molecules, folder, pieces=int(sys.argv[3]))
 training.run_epoch()
 print(resident("VmHWM") - before)
 """
@@ -202,8 +205,8 @@ def test_the_papers_rate_trains_from_the_first_epoch(molecules, tmp_path, vector
         "output_mlp_layers": 2,
     }
     data = {"train_size": 400, "validation_size": 100}
-    training = Training(config(["all"], wide, data), molecules, tmp_path)
-    fresh, _, _ = training.evaluate(training.split.validation, training._validation_targets)
+    training = Training.begin(config(["all"], wide, data), molecules, tmp_path)
+    fresh, _, _ = training.evaluate(training.split.validation, training.validation_targets)
     assert fresh < 3 * training.facts.zero_output_loss
     loss = training.run_epoch().validation_loss
     assert loss < 0.8 * training.facts.zero_output_loss
@@ -225,7 +228,7 @@ def test_a_small_network_passes_the_composition_fit_of_its_own_training_molecule
     )
     training = train(settings, molecules, tmp_path)
     rows = training.split.train
-    _, _, maes = training.evaluate(rows, training._normalised(rows))
+    _, _, maes = training.evaluate(rows, training.evaluator.normalised(rows))
     assert maes["U0"] < baselines(molecules, rows, rows, ["U0"])["composition"]["U0"] / 3
 
 
@@ -233,14 +236,14 @@ def test_metrics_are_those_of_the_equations(molecules, tmp_path):
     training = train(config(epochs=1), molecules, tmp_path)
     rows = training.split.validation
     with torch.no_grad():
-        outputs = training._outputs(molecules.batch(rows)).double()
-    predicted = training.statistics.restore(outputs.numpy(), molecules, rows)
+        outputs = training.evaluator.outputs(rows).double()
+    predicted = training.evaluator.statistics.restore(outputs.numpy(), molecules, rows)
     metrics = training.history[0]
     for t, (name, column) in enumerate([("mu", 0), ("U0", 7)]):
         errors = predicted[:, t] - molecules.targets[rows, column]
         factor = 27_211.386245988 if name == "U0" else 1.0
         assert metrics.target_maes[name] == pytest.approx(abs(errors).mean() * factor, rel=1e-5)
-        sigma = training.statistics.deviation[t]
+        sigma = training.evaluator.statistics.deviation[t]
         assert metrics.target_losses[name] == pytest.approx(
             ((errors / sigma) ** 2).mean(), rel=1e-5
         )
@@ -252,8 +255,8 @@ def test_residuals_are_prediction_less_reference_of_each_test_molecule(molecules
     completion = training.complete(evaluate_test=True)
     rows = training.split.test
     with torch.no_grad():
-        outputs = training._outputs(molecules.batch(rows)).double()
-    predicted = training.statistics.restore(outputs.numpy(), molecules, rows)
+        outputs = training.evaluator.outputs(rows).double()
+    predicted = training.evaluator.statistics.restore(outputs.numpy(), molecules, rows)
     for t, (name, column) in enumerate([("mu", 0), ("U0", 7)]):
         factor = 27_211.386245988 if name == "U0" else 1.0
         errors = (predicted[:, t] - molecules.targets[rows, column]) * factor
@@ -266,13 +269,13 @@ def test_residuals_are_prediction_less_reference_of_each_test_molecule(molecules
 
 def test_the_best_epochs_weights_are_tested(molecules, tmp_path):
     # At a high rate an epoch soon ends worse than the one before.
-    training = Training(config(epochs=50, learning_rate=0.2), molecules, tmp_path)
+    training = Training.begin(config(epochs=50, learning_rate=0.2), molecules, tmp_path)
     while training.best_epoch == training.epochs_done:
         training.run_epoch()
     losses = [metrics.validation_loss for metrics in training.history]
     assert training.best_epoch == 1 + losses.index(min(losses)) < len(losses)
     completion = training.complete(evaluate_test=True)
-    again, _, _ = training.evaluate(training.split.validation, training._validation_targets)
+    again, _, _ = training.evaluate(training.split.validation, training.validation_targets)
     assert again == completion.best_validation_loss == min(losses)
     assert completion.test_maes.keys() == {"mu", "U0"}
     assert math.isfinite(completion.test_loss)
@@ -290,11 +293,11 @@ def test_early_stopping(molecules, tmp_path):
         config(epochs=50, learning_rate=0.5, early_stopping_patience=2), molecules, tmp_path
     )
     assert training.epochs_done == training.best_epoch + 2 < 50
-    assert Training(training.config, molecules, tmp_path).finished
+    assert Training.begin(training.config, molecules, tmp_path).finished
 
 
 def test_a_loss_that_is_not_finite_names_its_step(molecules, tmp_path):
-    training = Training(config(learning_rate=1e30), molecules, tmp_path)
+    training = Training.begin(config(learning_rate=1e30), molecules, tmp_path)
     with pytest.raises(NonFiniteLoss, match=r"step 2 \(epoch 1") as caught:
         training.run_epoch()
     assert (caught.value.epoch, caught.value.step) == (1, 2)
@@ -309,10 +312,10 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(molecules, t
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
     newest.write_bytes(data)
-    resumed = Training(config(epochs=4), molecules, broken)
+    resumed = Training.begin(config(epochs=4), molecules, broken)
     assert resumed.epochs_done == 2
     before.write_bytes(before.read_bytes()[:-1])
-    assert Training(config(epochs=4), molecules, broken).epochs_done == 0
+    assert Training.begin(config(epochs=4), molecules, broken).epochs_done == 0
     while not resumed.finished:
         resumed.run_epoch()
     assert without_seconds(resumed.history) == without_seconds(whole.history)
@@ -331,13 +334,13 @@ def test_a_whole_checkpoint_of_other_content_is_refused_in_words(spoil, molecule
     path.unlink()
     checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, state)
     with pytest.raises(InputError, match="must be one that this version wrote"):
-        Training(config(epochs=2), molecules, tmp_path).run_epoch()
+        Training.begin(config(epochs=2), molecules, tmp_path).run_epoch()
 
 
 def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
     with pytest.raises(HpsearchError, match="must belong to this run"):
-        Training(config(epochs=2), molecules, tmp_path)
+        Training.begin(config(epochs=2), molecules, tmp_path)
 
 
 @pytest.mark.parametrize("key", ["data_hash", "split_hash"])
@@ -348,7 +351,7 @@ def test_other_molecules_than_a_checkpoints_are_the_machines_fault(molecules, tm
     path.unlink()
     checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, {**state, key: "other"})
     with pytest.raises(MachineError, match=rf"its {key} is other"):
-        Training(config(epochs=1), molecules, tmp_path)
+        Training.begin(config(epochs=1), molecules, tmp_path)
 
 
 def test_missing_best_weights_are_an_error_not_a_wrong_result(molecules, tmp_path):
@@ -390,7 +393,7 @@ def test_checkpoints_hold_no_pickle_and_their_provenance(molecules, tmp_path):
 
 def test_more_molecules_than_exist(molecules, tmp_path):
     with pytest.raises(InputError, match=r"130,?831"):
-        Training(config(data={"train_size": 500_000}), molecules, tmp_path)
+        Training.begin(config(data={"train_size": 500_000}), molecules, tmp_path)
 
 
 def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
@@ -400,7 +403,7 @@ def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
         "from hpsearch.data import qm9\n"
         "from hpsearch.runs.training import Training\n"
         "config = TrialConfig.from_dict(json.loads(sys.argv[1]))\n"
-        "training = Training(config, qm9.load(), pathlib.Path(sys.argv[2]))\n"
+        "training = Training.begin(config, qm9.load(), pathlib.Path(sys.argv[2]))\n"
         "training.run_epoch()\n"
         "os.kill(os.getpid(), 9)\n"
     )
@@ -416,11 +419,58 @@ def test_lost_best_weights_come_from_a_checkpoint_or_are_trained_again(molecules
     whole = train(settings, molecules, tmp_path)
     [best, *_] = checkpoint.files(tmp_path, checkpoint.BEST)
     best.write_bytes(b"")
-    again = Training(settings, molecules, tmp_path)
+    again = Training.begin(settings, molecules, tmp_path)
     assert (again.epochs_done, again.facts.damaged) == (2, (best.name,))
     assert again.complete(False) == whole.complete(False)
     for path in checkpoint.files(tmp_path, checkpoint.CHECKPOINT):
         path.write_bytes(path.read_bytes()[:100])
-    fresh = Training(settings, molecules, tmp_path)
+    fresh = Training.begin(settings, molecules, tmp_path)
     assert (fresh.facts.resumed_from, len(fresh.facts.damaged)) == (0, 2)
     assert list(tmp_path.iterdir()) == []
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_finding_and_constructing_change_nothing_on_disk(molecules, tmp_path):
+    settings = config(epochs=3)
+    training = train(settings, molecules, tmp_path, epochs=2)
+    assert training.best_epoch == 2
+    [best, *_] = checkpoint.files(tmp_path, checkpoint.BEST)
+    best.write_bytes(b"")
+    newer = tmp_path / f"{checkpoint.CHECKPOINT}-00003-{'0' * 16}.safetensors"
+    newer.write_bytes(b"damaged")
+    before = contents(tmp_path)
+    found = resume.find(tmp_path, training._identity())
+    Training(settings, molecules, tmp_path)
+    assert contents(tmp_path) == before
+    assert found.damaged == (newer.name, best.name)
+    assert found.useless == (newer,)
+    assert found.best_is_lost
+    assert len(found.state.history) == 2
+    resume.take_up(tmp_path, found, training._identity())
+    assert not newer.exists()
+    assert best.read_bytes()
+    assert resume.find(tmp_path, training._identity()).damaged == ()
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "key"),
+    [
+        ("before-592edfc3a3/2", "study", "2"),
+        ("before-ablation-fd5c350e4e/L0Net/mu/0", "ablation", "L0Net/mu/0"),
+    ],
+)
+def test_a_run_that_an_earlier_version_began_goes_on(molecules, tmp_path, folder, kind, key):
+    before = Path(__file__).parent / "fixtures" / "before"
+    shutil.copytree(before / "runs" / folder, tmp_path / "run")
+    [path, _] = checkpoint.files(tmp_path / "run", checkpoint.CHECKPOINT)
+    _, state = checkpoint.read(path)
+    training = train(TrialConfig.from_dict(state["config"]), molecules, tmp_path / "run")
+    assert (training.facts.resumed_from, training.facts.damaged) == (2, ())
+    losses = json.loads((before / "uninterrupted.json").read_text())[kind][key]
+    for metrics, (training_loss, validation_loss) in zip(training.history, losses, strict=True):
+        assert metrics.training_loss == pytest.approx(training_loss, rel=1e-5)
+        assert metrics.validation_loss == pytest.approx(validation_loss, rel=1e-5)
+    assert training.complete(evaluate_test=True).epochs == 4

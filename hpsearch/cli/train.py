@@ -63,7 +63,7 @@ def train(
     prepare_worker(count_cores())
     from hpsearch.runs.training import Training
 
-    training = Training(config, molecules, output.absolute(), device)
+    training = Training.begin(config, molecules, output.absolute(), device)
     require_writable(output)
     say(
         f"{', '.join(config.targets)} for at most {config.training.epochs} epochs; "

@@ -145,15 +145,16 @@ def _timing(request: dict[str, Any]) -> Timing:
         # For the memory alone: a worker has Ray in it, a fifth of what a small trial takes.
         import hpsearch.executor.worker  # noqa: F401
     from hpsearch.data import qm9
+    from hpsearch.runs.step_time import time_steps
     from hpsearch.runs.training import Training
 
     config = TrialConfig.from_dict(request["config"])
     molecules = qm9.load()
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        training = Training(config, molecules, Path(folder), request["device"])
+        training = Training.begin(config, molecules, Path(folder), request["device"])
         started = time.monotonic() - began
-        step_seconds, evaluation_seconds = training.time_steps(WARM_UP, STEPS)
+        step_seconds, evaluation_seconds = time_steps(training, WARM_UP, STEPS)
     return Timing(
         step_seconds=step_seconds,
         evaluation_seconds=evaluation_seconds,

@@ -86,7 +86,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
         is_own_peak = forget_peak(device)
         molecules = _molecules()
         _check_split(assignment, molecules)
-        training = Training(
+        training = Training.begin(
             assignment.config,
             molecules,
             Path(assignment.directory),

@@ -1,4 +1,4 @@
-"""Training one network: epochs, schedule, checkpoints and the weights of the best epoch.
+"""Training one network: its epochs, each followed by an evaluation and a checkpoint.
 
 Torch and the data only: no database, no Ray. One ``Training`` is one run of a search or ablation.
 """
@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import math
 import platform
-import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +19,17 @@ import torch
 from torch import Tensor
 
 from hpsearch.config.run import TrialConfig
-from hpsearch.data.molecule import MoleculeBatch, Molecules
+from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError, InputError, MachineError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.nn import MultiTargetNetwork
-from hpsearch.nn.loss import molecule_losses, multi_target_loss
-from hpsearch.runs import checkpoint
+from hpsearch.nn.loss import multi_target_loss
+from hpsearch.runs import resume
+from hpsearch.runs.evaluation import Errors, Evaluator
 from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
 from hpsearch.runs.schedule import Schedule
 from hpsearch.system import failpoint
-
-EVALUATION_BATCH = 64
-"""Molecules a batch without gradients; bounds memory, has no effect on results. Where a batch of
-training is cut into pieces, so is this one: 64 molecules without gradients need more memory than 16
-with them (289 and 223 MiB, the paper's L1Net on twelve targets)."""
 
 CALIBRATION_MOLECULES = 64
 """Training molecules on which a fresh network is normalised."""
@@ -60,7 +53,7 @@ class NonFiniteLoss(HpsearchError):
 
 
 class Training:
-    """One network in training; continues from the newest whole checkpoint in its folder.
+    """One network in training. :meth:`begin` makes it ready; the constructor changes nothing.
 
     Everything random is a function of the configuration's seed: the weights, and the order of
     molecules as a function of seed and epoch. So a run that is continued on the same machine goes
@@ -77,14 +70,15 @@ class Training:
             continues with any number.
 
     Raises:
-        InputError: the configuration asks for more molecules than there are, there is no such
-            device, or the folder's checkpoint belongs to another run.
+        InputError: the configuration asks for more molecules than there are, or there is no such
+            device.
 
     Attributes:
         facts: what is known before the first epoch.
         history: metrics of all epochs so far, those before a resume included.
         split: the molecules that train, choose and test.
-        statistics: of the training molecules (Eqs 14-16).
+        evaluator: puts molecules through the network.
+        validation_targets: ``[M, T]`` normalised targets of the validation molecules, float64.
         steps_per_epoch: optimizer steps of an epoch.
     """
 
@@ -102,18 +96,17 @@ class Training:
         self.directory = directory
         self.device = _torch_device(device)
         self.history: list[EpochMetrics] = []
-        self._molecules = molecules
         self._pieces = pieces
         self.split: Split = make_split(molecules, config.data)
-        self.statistics = TargetStatistics.fit(molecules, self.split.train, config.targets)
-        self._scale = torch.from_numpy(self.statistics.reporting_scale)
-        self._training_targets = self._normalised(self.split.train).to(torch.get_default_dtype())
-        self._validation_targets = self._normalised(self.split.validation)
-
+        statistics = TargetStatistics.fit(molecules, self.split.train, config.targets)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
             network = MultiTargetNetwork(config.network, len(config.targets))
         self.network = network.to(self.device)
+        self.evaluator = Evaluator(self.network, molecules, statistics, self.device, pieces)
+        normalised = self.evaluator.normalised
+        self._training_targets = normalised(self.split.train).to(torch.get_default_dtype())
+        self.validation_targets = normalised(self.split.validation)
         self._optimizer = torch.optim.Adam(
             self.network.parameters(), lr=config.training.learning_rate, fused=True
         )
@@ -127,13 +120,33 @@ class Training:
             device=self._device_name(),
             data_hash=molecules.content_hash,
             split_hash=self.split.hash,
-            zero_output_loss=float(self._validation_targets.square().sum(1).mean()),
+            zero_output_loss=float(self.validation_targets.square().sum(1).mean()),
             epochs=config.training.epochs,
         )
-        damaged = self._resume()
-        if not self.history:
-            self._calibrate()
-        self.facts = replace(self.facts, resumed_from=self.epochs_done, damaged=damaged)
+
+    @classmethod
+    def begin(
+        cls,
+        config: TrialConfig,
+        molecules: Molecules,
+        directory: Path,
+        device: str = "cpu",
+        pieces: int = 1,
+    ) -> Training:
+        """The run, continued from the newest usable checkpoint in its folder, else new.
+
+        Unusable checkpoint files are removed.
+
+        Args:
+            config: as for the class, like the others.
+
+        Raises:
+            InputError: as the class; or the folder's checkpoint belongs to another run.
+            checkpoint.DiskFull: lost weights of the best epoch do not fit on the disk.
+        """
+        training = cls(config, molecules, directory, device, pieces)
+        training._take_up(resume.find(directory, training._identity()))
+        return training
 
     @property
     def epochs_done(self) -> int:
@@ -143,7 +156,7 @@ class Training:
     @property
     def best_epoch(self) -> int:
         """Epoch of the lowest validation loss, the first one of equals; 0 before any."""
-        return _best_epoch(self.history)
+        return resume.best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
@@ -163,21 +176,22 @@ class Training:
         started = time.perf_counter()
         epoch = self.epochs_done + 1
         training_loss = self._train(epoch)
-        loss, losses, maes = self.evaluate(self.split.validation, self._validation_targets)
-        if not math.isfinite(loss):
+        errors = self.evaluate(self.split.validation, self.validation_targets)
+        if not math.isfinite(errors.loss):
             raise NonFiniteLoss(epoch, epoch * self.steps_per_epoch, self._learning_rate)
-        self._schedule.after_epoch(loss)
+        self._schedule.after_epoch(errors.loss)
         metrics = EpochMetrics(
             epoch=epoch,
             learning_rate=self._learning_rate,
             seconds=time.perf_counter() - started,
             training_loss=training_loss,
-            validation_loss=loss,
-            target_losses=losses,
-            target_maes=maes,
+            validation_loss=errors.loss,
+            target_losses=errors.target_losses,
+            target_maes=errors.target_maes,
         )
         self.history.append(metrics)
-        self._save()
+        state = resume.capture(self.network, self._optimizer, self._schedule, self.history)
+        resume.write(self.directory, state, self._identity())
         return metrics
 
     def complete(self, evaluate_test: bool) -> Completion:
@@ -191,55 +205,42 @@ class Training:
         """
         self._load_best()
         best = self.history[self.best_epoch - 1]
-        test_loss: float | None = None
-        test_maes: dict[str, float] = {}
+        tested: Errors | None = None
         residuals: dict[str, list[float]] = {}
         if evaluate_test:
-            normalised = self._normalised(self.split.test)
-            differences = self._differences(self.split.test, normalised)
-            test_loss, _, test_maes = self._errors(differences)
-            columns = (differences * self._scale).float().T.tolist()
-            residuals = dict(zip(self.config.targets, columns, strict=True))
+            normalised = self.evaluator.normalised(self.split.test)
+            differences = self.evaluator.differences(self.split.test, normalised)
+            tested = self.evaluator.errors(differences)
+            residuals = self.evaluator.residuals(differences)
         return Completion(
             epochs=self.epochs_done,
             best_epoch=best.epoch,
             best_validation_loss=best.validation_loss,
-            test_loss=test_loss,
-            test_maes=test_maes,
+            test_loss=tested.loss if tested else None,
+            test_maes=tested.target_maes if tested else {},
             test_residuals=residuals,
         )
 
-    def evaluate(
-        self, rows: np.ndarray[Any, Any], normalised: Tensor
-    ) -> tuple[float, dict[str, float], dict[str, float]]:
+    def evaluate(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Errors:
         """Evaluate the network as it is.
 
         Args:
             rows: molecules.
             normalised: ``[M, T]`` their normalised targets, float64.
-
-        Returns:
-            Eq. 18, Eq. 17 averaged per target, and the MAE per target in reporting units.
         """
-        return self._errors(self._differences(rows, normalised))
+        return self.evaluator.errors(self.evaluator.differences(rows, normalised))
 
-    @torch.no_grad()
-    def _differences(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Tensor:
-        """``[M, T]`` outputs less ``normalised``, where an error is exact (docs/decisions/0012)."""
-        self.network.eval()
-        outputs = torch.cat([self._outputs(batch) for batch in self._batches(rows)])
-        return outputs.cpu().double() - normalised
+    def step(self, chosen: np.ndarray[Any, Any]) -> Tensor:
+        """One optimizer step on a batch; its loss.
 
-    def _errors(self, differences: Tensor) -> tuple[float, dict[str, float], dict[str, float]]:
-        """Eq. 18, Eq. 17 averaged per target, and the MAE per target in reporting units."""
-        losses = molecule_losses(differences, torch.zeros_like(differences)).mean(0)
-        maes = differences.abs().mean(0) * self._scale
-        names = self.config.targets
-        return (
-            float(losses.sum()),
-            dict(zip(names, losses.tolist(), strict=True)),
-            dict(zip(names, maes.tolist(), strict=True)),
-        )
+        Args:
+            chosen: the batch's places among the training molecules.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._add_gradients(chosen)
+        self._optimizer.step()
+        self._schedule.after_step()
+        return loss
 
     def _train(self, epoch: int) -> float:
         self.network.train()
@@ -252,7 +253,7 @@ class Training:
         total = 0.0
         for step in range(self.steps_per_epoch):
             chosen = order[step * size : (step + 1) * size]
-            loss = self._step(chosen)
+            loss = self.step(chosen)
             failpoint.reach("mid-epoch")
             pending.append(loss * len(chosen))
             if len(pending) == check_every or step + 1 == self.steps_per_epoch:
@@ -266,43 +267,6 @@ class Training:
                 pending.clear()
         return total / len(rows)
 
-    def _step(self, chosen: np.ndarray[Any, Any]) -> Tensor:
-        """One optimizer step on a batch; its loss."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._add_gradients(chosen)
-        self._optimizer.step()
-        self._schedule.after_step()
-        return loss
-
-    def time_steps(self, warm_up: int, steps: int) -> tuple[float, float]:
-        """Train and evaluate a little, to know how long it takes; spoils the run.
-
-        Args:
-            warm_up: optimizer steps before the timed ones.
-            steps: optimizer steps that are timed.
-
-        Returns:
-            Median seconds of a step, and seconds of a molecule evaluated.
-        """
-        self.network.train()
-        size = self.config.training.batch_size
-        rows = np.random.default_rng(0).permutation(len(self.split.train))
-        times = []
-        for step in range(warm_up + steps):
-            chosen = np.take(rows, range(step * size, (step + 1) * size), mode="wrap")
-            started = time.perf_counter()
-            # Read out, so that a GPU has ended.
-            float(self._step(chosen))
-            times.append(time.perf_counter() - started)
-        evaluated = self.split.validation[: 2 * EVALUATION_BATCH]
-        targets = self._validation_targets[: len(evaluated)]
-        started = time.perf_counter()
-        self.evaluate(evaluated, targets)
-        return (
-            statistics.median(times[warm_up:]),
-            (time.perf_counter() - started) / len(evaluated),
-        )
-
     def _add_gradients(self, chosen: np.ndarray[Any, Any]) -> Tensor:
         """Eq. 18 of a batch, whose gradients are added to the weights'.
 
@@ -313,7 +277,7 @@ class Training:
         losses: list[Tensor] = []
         for piece in self._pieces_of(chosen):
             targets = self._training_targets[torch.from_numpy(piece)].to(self.device)
-            loss = multi_target_loss(self._outputs(self._molecules.batch(rows[piece])), targets)
+            loss = multi_target_loss(self.evaluator.outputs(rows[piece]), targets)
             # The loss is a mean over the batch's molecules, so each piece counts by its own.
             loss = loss * (len(piece) / len(chosen))
             loss.backward()  # type: ignore[no-untyped-call]
@@ -323,25 +287,35 @@ class Training:
     def _pieces_of(self, chosen: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         return np.array_split(chosen, min(self._pieces, len(chosen)))
 
-    def _calibrate(self) -> None:
-        batch = self._molecules.batch(self.split.train[:CALIBRATION_MOLECULES])
-        self.network.calibrate(*self._inputs(batch), pieces=self._pieces)
+    def _take_up(self, found: resume.Found) -> None:
+        """Continue from what the folder holds, or make the fresh network ready to train."""
+        if found.state is not None:
+            state = found.state
+            resume.restore(self.directory, state, self.network, self._optimizer, self._schedule)
+            self.history = list(state.history)
+        resume.take_up(self.directory, found, self._identity())
+        if not self.history:
+            inputs = self.evaluator.inputs(self.split.train[:CALIBRATION_MOLECULES])
+            self.network.calibrate(*inputs, pieces=self._pieces)
+        self.facts = replace(self.facts, resumed_from=self.epochs_done, damaged=found.damaged)
 
-    def _inputs(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
-        batch = batch.to(self.device)
-        return batch.elements, batch.positions.to(torch.get_default_dtype()), batch.counts
+    def _load_best(self) -> None:
+        weights = resume.best_weights(self.directory, self.best_epoch, self._identity())
+        if weights is None:
+            raise HpsearchError(
+                f"the weights of the best epoch {self.best_epoch} must lie in {self.directory}; "
+                "they are missing or damaged; run the same command again to train what is missing"
+            )
+        self.network.load_state_dict(weights)
 
-    def _outputs(self, batch: MoleculeBatch) -> Tensor:
-        outputs: Tensor = self.network(*self._inputs(batch))
-        return outputs
-
-    def _batches(self, rows: np.ndarray[Any, Any]) -> Iterator[MoleculeBatch]:
-        size = max(1, EVALUATION_BATCH // self._pieces)
-        for start in range(0, len(rows), size):
-            yield self._molecules.batch(rows[start : start + size])
-
-    def _normalised(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(self.statistics.normalise(self._molecules, rows))
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "fingerprint": self.config.fingerprint,
+            "data_hash": self.facts.data_hash,
+            "split_hash": self.facts.split_hash,
+            "statistics": self.evaluator.statistics.to_dict(),
+        }
 
     @property
     def _learning_rate(self) -> float:
@@ -351,160 +325,6 @@ class Training:
         if self.device.type == "cpu":
             return "cpu"
         return torch.cuda.get_device_name(self.device)
-
-    # --- checkpoints ---
-
-    def _save(self) -> None:
-        epoch = self.epochs_done
-        if self.best_epoch == epoch:
-            weights = self._weights()
-            checkpoint.write(self.directory, checkpoint.BEST, epoch, weights, self._identity())
-        tensors = {f"network.{name}": value for name, value in self._weights().items()}
-        for number, state in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
-        state = {
-            **self._identity(),
-            "history": [asdict(metrics) for metrics in self.history],
-            "schedule": self._schedule.state_dict(),
-            "learning_rate": self._learning_rate,
-        }
-        checkpoint.write(self.directory, checkpoint.CHECKPOINT, epoch, tensors, state)
-        # The checkpoint before this one stays, in case this one is damaged; so does its best epoch.
-        for stem in (checkpoint.CHECKPOINT, checkpoint.BEST):
-            for path in checkpoint.files(self.directory, stem)[2:]:
-                checkpoint.remove(path)
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.contiguous() for name, value in self.network.state_dict().items()}
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "config": self.config.to_dict(),
-            "fingerprint": self.config.fingerprint,
-            "data_hash": self.facts.data_hash,
-            "split_hash": self.facts.split_hash,
-            "statistics": self.statistics.to_dict(),
-        }
-
-    def _resume(self) -> tuple[str, ...]:
-        """Go on from the newest checkpoint that is whole and whose best epoch's weights are.
-
-        Where there is none the run begins anew, which gives the same numbers; what lies there is
-        of no use then, and would be taken for newer than what is going to be written.
-
-        Returns:
-            Names of the damaged files, which are removed.
-        """
-        damaged: list[str] = []
-        useless: list[Path] = []
-        found: _Content | None = None
-        best = checkpoint.files(self.directory, checkpoint.BEST)
-        for path in checkpoint.files(self.directory, checkpoint.CHECKPOINT):
-            content = None if found else checkpoint.read(path)
-            if content is not None:
-                self._require_mine(content[1])
-                with _refusing_other_content(self.directory):
-                    have_best = self._have_best(content, damaged)
-                if have_best:
-                    found = content
-            elif found is None:
-                damaged.append(path.name)
-            if found is None:
-                useless.append(path)
-        if found is not None:
-            with _refusing_other_content(self.directory):
-                self._restore(found)
-        useless += [path for path in best if checkpoint.epoch_of(path) > self.epochs_done]
-        for path in useless:
-            checkpoint.remove(path)
-        return tuple(dict.fromkeys(damaged))
-
-    def _require_mine(self, state: dict[str, Any]) -> None:
-        mine = self._identity()
-        for key in ("fingerprint", "data_hash", "split_hash"):
-            theirs = str(state.get(key))
-            if theirs != mine[key]:
-                kind = InputError if key == "fingerprint" else MachineError
-                raise kind(
-                    f"the checkpoint in {self.directory} must belong to this run; its {key} is "
-                    f"{theirs[:12]}, the run's is {mine[key][:12]}; move the folder away"
-                )
-
-    def _have_best(self, content: _Content, damaged: list[str]) -> bool:
-        """Whether the weights of the best epoch that a checkpoint speaks of are there.
-
-        They are also in the checkpoint itself if that epoch is its last one, and are then written
-        again where their own file is damaged.
-        """
-        tensors, state = content
-        history = [EpochMetrics(**metrics) for metrics in state["history"]]
-        epoch = _best_epoch(history)
-        whole = False
-        for path in self._best_files(epoch):
-            if self._is_mine(checkpoint.read(path)):
-                whole = True
-            else:
-                damaged.append(path.name)
-        if not whole and epoch == len(history):
-            weights = _with_prefix(tensors, "network.")
-            checkpoint.write(self.directory, checkpoint.BEST, epoch, weights, self._identity())
-            whole = True
-        return whole
-
-    def _restore(self, content: _Content) -> None:
-        tensors, state = content
-        self.network.load_state_dict(_with_prefix(tensors, "network."))
-        optimizer = self._optimizer.state_dict()
-        optimizer["state"] = {
-            number: moments
-            for number, _ in enumerate(self.network.parameters())
-            # A weight without elements gets no gradient and so no state.
-            if (moments := _with_prefix(tensors, f"optimizer.{number}."))
-        }
-        self._optimizer.load_state_dict(optimizer)
-        self._schedule.load_state_dict(state["schedule"])
-        for group in self._optimizer.param_groups:
-            group["lr"] = float(state["learning_rate"])
-        self.history = [EpochMetrics(**metrics) for metrics in state["history"]]
-
-    def _best_files(self, epoch: int) -> list[Path]:
-        return list(self.directory.glob(f"{checkpoint.BEST}-{epoch:05d}-*.safetensors"))
-
-    def _is_mine(self, content: _Content | None) -> bool:
-        return content is not None and content[1].get("fingerprint") == self.config.fingerprint
-
-    def _load_best(self) -> None:
-        for path in self._best_files(self.best_epoch):
-            content = checkpoint.read(path)
-            if content is not None and self._is_mine(content):
-                self.network.load_state_dict(content[0])
-                return
-        raise HpsearchError(
-            f"the weights of the best epoch {self.best_epoch} must lie in {self.directory}; they "
-            "are missing or damaged; run the same command again to train what is missing"
-        )
-
-
-_Content = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def _best_epoch(history: list[EpochMetrics]) -> int:
-    """Epoch of the lowest validation loss, the first one of equals; 0 before any."""
-    if not history:
-        return 0
-    return min(history, key=lambda metrics: metrics.validation_loss).epoch
-
-
-@contextmanager
-def _refusing_other_content(directory: Path) -> Iterator[None]:
-    """Refuses, as input, a file whose digest fits and whose content this version did not write."""
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(
-            f"the checkpoint in {directory} must be one that this version wrote; its content is "
-            f"not ({type(error).__name__}); move the folder away"
-        ) from error
 
 
 def _torch_device(name: str) -> torch.device:
@@ -522,11 +342,3 @@ def _torch_device(name: str) -> torch.device:
             "GPUs; install a build of torch for them, or choose cpu"
         )
     return device
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

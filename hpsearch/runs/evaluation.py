@@ -1,0 +1,101 @@
+"""A network on molecules: its outputs, and its errors against their targets."""
+
+# M molecules, T targets
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpsearch.data.molecule import Molecules
+from hpsearch.data.statistics import TargetStatistics
+from hpsearch.nn import MultiTargetNetwork
+from hpsearch.nn.loss import molecule_losses
+
+EVALUATION_BATCH = 64
+"""Molecules a batch without gradients; bounds memory, has no effect on results. Where a batch of
+training is cut into pieces, so is this one: 64 molecules without gradients need more memory than 16
+with them (289 and 223 MiB, the paper's L1Net on twelve targets)."""
+
+
+class Errors(NamedTuple):
+    """Errors of a network on molecules.
+
+    Attributes:
+        loss: Eq. 18, summed over targets.
+        target_losses: Eq. 17 averaged over molecules, per target.
+        target_maes: mean absolute error, in each target's reporting unit.
+    """
+
+    loss: float
+    target_losses: dict[str, float]
+    target_maes: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Puts molecules through a network.
+
+    Attributes:
+        network: on ``device``.
+        molecules: the data set.
+        statistics: of the training molecules (Eqs 14-16).
+        device: torch's.
+        pieces: parts into which a batch is cut, see :class:`hpsearch.runs.training.Training`.
+    """
+
+    network: MultiTargetNetwork
+    molecules: Molecules
+    statistics: TargetStatistics
+    device: torch.device
+    pieces: int
+
+    def normalised(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """``[M, T]`` normalised targets of molecules, float64."""
+        return torch.from_numpy(self.statistics.normalise(self.molecules, rows))
+
+    def inputs(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Elements, positions and atom counts of molecules, as the network takes them."""
+        batch = self.molecules.batch(rows).to(self.device)
+        return batch.elements, batch.positions.to(torch.get_default_dtype()), batch.counts
+
+    def outputs(self, rows: np.ndarray[Any, Any]) -> Tensor:
+        """``[M, T]`` normalised outputs of the network as it is."""
+        outputs: Tensor = self.network(*self.inputs(rows))
+        return outputs
+
+    @torch.no_grad()
+    def differences(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Tensor:
+        """``[M, T]`` outputs less ``normalised``, where an error is exact (docs/decisions/0012)."""
+        self.network.eval()
+        outputs = torch.cat([self.outputs(batch) for batch in self._batches(rows)])
+        return outputs.cpu().double() - normalised
+
+    def errors(self, differences: Tensor) -> Errors:
+        """Losses and MAEs of ``differences`` (``[M, T]``)."""
+        losses = molecule_losses(differences, torch.zeros_like(differences)).mean(0)
+        maes = differences.abs().mean(0) * self._scale
+        return Errors(
+            float(losses.sum()),
+            dict(zip(self.statistics.targets, losses.tolist(), strict=True)),
+            dict(zip(self.statistics.targets, maes.tolist(), strict=True)),
+        )
+
+    def residuals(self, differences: Tensor) -> dict[str, list[float]]:
+        """Per target, ``differences`` (``[M, T]``) in its reporting unit."""
+        columns = (differences * self._scale).float().T.tolist()
+        return dict(zip(self.statistics.targets, columns, strict=True))
+
+    @property
+    def _scale(self) -> Tensor:
+        return torch.from_numpy(self.statistics.reporting_scale)
+
+    def _batches(self, rows: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+        size = max(1, EVALUATION_BATCH // self.pieces)
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size]

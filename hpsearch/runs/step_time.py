@@ -1,0 +1,42 @@
+"""How long a run's optimizer steps and its evaluation take."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import numpy as np
+
+from hpsearch.runs.evaluation import EVALUATION_BATCH
+from hpsearch.runs.training import Training
+
+
+def time_steps(training: Training, warm_up: int, steps: int) -> tuple[float, float]:
+    """Train and evaluate a little, to know how long it takes; spoils the run.
+
+    Args:
+        training: the run.
+        warm_up: optimizer steps before the timed ones.
+        steps: optimizer steps that are timed.
+
+    Returns:
+        Median seconds of a step, and seconds of a molecule evaluated.
+    """
+    training.network.train()
+    size = training.config.training.batch_size
+    rows = np.random.default_rng(0).permutation(len(training.split.train))
+    times = []
+    for step in range(warm_up + steps):
+        chosen = np.take(rows, range(step * size, (step + 1) * size), mode="wrap")
+        started = time.perf_counter()
+        # Read out, so that a GPU has ended.
+        float(training.step(chosen))
+        times.append(time.perf_counter() - started)
+    evaluated = training.split.validation[: 2 * EVALUATION_BATCH]
+    targets = training.validation_targets[: len(evaluated)]
+    started = time.perf_counter()
+    training.evaluate(evaluated, targets)
+    return (
+        statistics.median(times[warm_up:]),
+        (time.perf_counter() - started) / len(evaluated),
+    )

@@ -474,3 +474,29 @@ def test_a_run_that_an_earlier_version_began_goes_on(molecules, tmp_path, folder
         assert metrics.training_loss == pytest.approx(training_loss, rel=1e-5)
         assert metrics.validation_loss == pytest.approx(validation_loss, rel=1e-5)
     assert training.complete(evaluate_test=True).epochs == 4
+
+
+def test_an_epoch_s_rate_is_the_one_before_a_plateau_lowers_it(molecules, tmp_path):
+    # So fast that the loss rises in the second epoch, after which the plateau lowers the rate.
+    settings = {"epochs": 3, "learning_rate": 0.4, "seed": 1}
+    settings |= {"plateau_patience": 0, "plateau_factor": 0.1}
+    training = train(config(**settings), molecules, tmp_path)
+    losses = [metrics.validation_loss for metrics in training.history]
+    assert losses[1] > losses[0]
+    assert [m.learning_rate for m in training.history] == pytest.approx([0.4, 0.4, 0.04])
+
+
+def test_an_epoch_s_rate_is_that_of_its_last_cosine_step(molecules, tmp_path):
+    # Four steps an epoch, twelve in all, of which one warms up.
+    settings = config(schedule="cosine", epochs=3, minimum_learning_rate=1e-5)
+    training = train(settings, molecules, tmp_path)
+    assert training.steps_per_epoch == 4
+    lowest = 1e-5 / PAPERS_RATE
+    for metrics, last_step in zip(training.history, (3, 7, 11), strict=True):
+        progress = (last_step - 1) / 11
+        factor = lowest + (1 - lowest) * 0.5 * (1 + math.cos(math.pi * progress))
+        assert metrics.learning_rate == pytest.approx(PAPERS_RATE * factor, rel=1e-12)
+    # The checkpoint keeps the optimizer's own, of the step that comes next.
+    _, state = checkpoint.read(checkpoint.files(tmp_path, checkpoint.CHECKPOINT)[0])
+    assert state["learning_rate"] == pytest.approx(1e-5)
+    assert state["learning_rate"] < training.history[-1].learning_rate

@@ -92,7 +92,8 @@ class EpochMetrics:
 
     Attributes:
         epoch: counted from 1.
-        learning_rate: in force at the end of the epoch.
+        learning_rate: of the epoch's last optimizer step. Epochs that code from before
+            30 November 2026 recorded have the rate of the step after it.
         seconds: wall-clock seconds of the epoch, its evaluation included.
         training_loss: Eq. 18 averaged over the epoch's molecules, each at the step that trained
             on it.

@@ -175,14 +175,14 @@ class Training:
         """
         started = time.perf_counter()
         epoch = self.epochs_done + 1
-        training_loss = self._train(epoch)
+        training_loss, learning_rate = self._train(epoch)
         errors = self.evaluate(self.split.validation, self.validation_targets)
         if not math.isfinite(errors.loss):
-            raise NonFiniteLoss(epoch, epoch * self.steps_per_epoch, self._learning_rate)
+            raise NonFiniteLoss(epoch, epoch * self.steps_per_epoch, learning_rate)
         self._schedule.after_epoch(errors.loss)
         metrics = EpochMetrics(
             epoch=epoch,
-            learning_rate=self._learning_rate,
+            learning_rate=learning_rate,
             seconds=time.perf_counter() - started,
             training_loss=training_loss,
             validation_loss=errors.loss,
@@ -242,7 +242,8 @@ class Training:
         self._schedule.after_step()
         return loss
 
-    def _train(self, epoch: int) -> float:
+    def _train(self, epoch: int) -> tuple[float, float]:
+        """Train one epoch; its mean loss, and the learning rate of its last step."""
         self.network.train()
         rows = self.split.train
         size = self.config.training.batch_size
@@ -250,9 +251,11 @@ class Training:
         # A GPU is asked for its losses now and then only, since each answer waits for it.
         check_every = 1 if self.device.type == "cpu" else 50
         pending: list[Tensor] = []
+        rates: list[float] = []
         total = 0.0
         for step in range(self.steps_per_epoch):
             chosen = order[step * size : (step + 1) * size]
+            rates.append(self._learning_rate)
             loss = self.step(chosen)
             failpoint.reach("mid-epoch")
             pending.append(loss * len(chosen))
@@ -262,10 +265,10 @@ class Training:
                 if len(wrong):
                     first = step + 1 - len(pending) + int(wrong[0]) + 1
                     before = (epoch - 1) * self.steps_per_epoch
-                    raise NonFiniteLoss(epoch, before + first, self._learning_rate)
+                    raise NonFiniteLoss(epoch, before + first, rates[first - 1])
                 total += float(losses.sum())
                 pending.clear()
-        return total / len(rows)
+        return total / len(rows), rates[-1]
 
     def _add_gradients(self, chosen: np.ndarray[Any, Any]) -> Tensor:
         """Eq. 18 of a batch, whose gradients are added to the weights'.
@@ -319,6 +322,7 @@ class Training:
 
     @property
     def _learning_rate(self) -> float:
+        """Of the optimizer's next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def _device_name(self) -> str:

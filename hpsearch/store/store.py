@@ -472,6 +472,9 @@ class Store:
 
         Columns: kind, experiment, key, epoch, learning_rate, seconds, training_loss,
         validation_loss, created_at (UTC).
+
+        A learning rate is that of the epoch's last optimizer step. Epochs that code from before
+        30 November 2026 recorded have the rate of the step after it.
         """
         return self._read(lambda c: frames.read_frame(c, frames.all_epochs(experiment_id)))
 

@@ -14,7 +14,7 @@ from scipy import stats
 from hpsearch.ablation import Ablation, AblationPlan, DataSummary
 from hpsearch.config.export import Winner
 from hpsearch.report import comparison_sections, comparison_table, interval_table, over_targets
-from hpsearch.report.comparison import pairs_of
+from hpsearch.results.comparison import pairs_of
 from hpsearch.runs.messages import Completion
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space

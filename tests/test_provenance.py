@@ -17,11 +17,12 @@ from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, make_split, save_split
 from hpsearch.errors import InputError
-from hpsearch.report import provenance, sections, subject
-from hpsearch.report.provenance import chain, molecules_at_hand, provenance_section, verdict
+from hpsearch.report import sections, subject
+from hpsearch.report.checks import provenance_section, verdict
 from hpsearch.report.render import markdown
-from hpsearch.results import split_link
+from hpsearch.results import provenance, split_link
 from hpsearch.results.evidence import Link
+from hpsearch.results.provenance import chain, molecules_at_hand
 from hpsearch.search import Study
 from hpsearch.store import Store
 

@@ -18,7 +18,7 @@ from hpsearch.cost.model import CostModel
 from hpsearch.cost.timings import Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.report.document import search_sections
+from hpsearch.report.search_sections import search_sections
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
 from hpsearch.search import (

@@ -6,8 +6,9 @@ import pytest
 import whole_chain
 from made_up import run_ablation, run_search, the_winner
 
+from hpsearch.report.checks import validation_gap_section
 from hpsearch.report.render import markdown
-from hpsearch.report.validation_gap import validation_gap_section, validation_gaps
+from hpsearch.results.comparison import validation_gaps
 from hpsearch.store import Store
 
 

@@ -1,7 +1,8 @@
-"""Numbers as a report's tables show them."""
+"""Numbers and settings as a report's tables show them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -54,3 +55,23 @@ def relative(loss: float, zero_output_loss: float) -> str:
     ratio = loss / zero_output_loss
     share = f"{ratio:.1%} of" if ratio < 10 else f"{ratio:,.3g} times"
     return f"{share} zero output's"
+
+
+def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """Each setting of a configuration that has an effect, with its value."""
+    return tuple(
+        (f"{part}.{name}", (value(entry) or "null") + _mark(f"{part}.{name}" in assumed))
+        for part in ("network", "training", "data")
+        for name, entry in config.get(part, {}).items()
+        if f"{part}.{name}" != "training.seed" and _decides(part, name, config)
+    )
+
+
+def _decides(part: str, name: str, config: dict[str, Any]) -> bool:
+    """Whether the setting has an effect: beside a split file, sizes and seed have none."""
+    by_file = part == "data" and config["data"].get("split_file") is not None
+    return not by_file or name == "split_file"
+
+
+def _mark(assumed: bool) -> str:
+    return " (assumed)" if assumed else BLANK

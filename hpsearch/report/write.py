@@ -10,10 +10,13 @@ import pandas as pd
 
 from hpsearch.ablation import cell_table
 from hpsearch.errors import InputError, unwritable
-from hpsearch.report.comparison import comparison_sections, comparison_table, interval_table
-from hpsearch.report.document import Subject, sections, subject, table1_sections
+from hpsearch.report.ablation_sections import table1_sections
+from hpsearch.report.comparison import comparison_sections
+from hpsearch.report.document import sections
 from hpsearch.report.model_card import model_cards
 from hpsearch.report.render import Figure, Figures, html_document, latex, markdown
+from hpsearch.results.comparison import comparison_table, interval_table
+from hpsearch.results.subject import Subject, subject
 from hpsearch.results.tables import ablation_experiment, search_table, table1
 from hpsearch.search import Study
 from hpsearch.store import Store

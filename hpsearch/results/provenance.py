@@ -18,31 +18,10 @@ from hpsearch.config.space import content_hash
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError
-from hpsearch.report.render import Section
-from hpsearch.report.text import number
 from hpsearch.results.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
 from hpsearch.results.split_link import split_link
 from hpsearch.search.terms import most_wanted
 from hpsearch.store import Store
-
-
-def provenance_section(links: tuple[Link, ...]) -> Section:
-    """The chain as a table under one sentence that sums it up."""
-    return Section(
-        "What stands behind the numbers",
-        (verdict(links),),
-        ("Link", "Value", "Check"),
-        tuple((link.name, link.value, f"{link.state}: {link.detail}") for link in links),
-    )
-
-
-def verdict(links: tuple[Link, ...]) -> str:
-    """One sentence: the chain is unbroken, or where it is not."""
-    broken = ", ".join(link.name for link in links if link.state == "broken")
-    unknown = ", ".join(link.name for link in links if link.state == "unknown")
-    found = [f"is broken at {broken}"] if broken else []
-    found += [f"could not be checked at {unknown}"] if unknown else []
-    return f"The chain from the molecules to the code {' and '.join(found) or 'is unbroken'}."
 
 
 def molecules_at_hand() -> Molecules | None:
@@ -154,10 +133,9 @@ def _study(seen: Evidence) -> Link:
         return link("study", value, "", broken, missing)
     if not math.isclose(search.best_loss, loss, rel_tol=1e-12):
         broken.append(
-            f"the trial's best epoch has the loss {number(search.best_loss)}, the export "
-            f"{number(loss)}"
+            f"the trial's best epoch has the loss {search.best_loss:.4g}, the export {loss:.4g}"
         )
-    sound = f"the trial is complete, its best epoch has the exported loss {number(loss)}"
+    sound = f"the trial is complete, its best epoch has the exported loss {loss:.4g}"
     return link("study", value, sound, broken, [])
 
 

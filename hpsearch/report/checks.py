@@ -1,0 +1,104 @@
+"""The report's sections on what can be checked: validation errors, and what stands behind all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from hpsearch.config.targets import target
+from hpsearch.report.render import Section
+from hpsearch.report.text import number
+from hpsearch.results.comparison import PARTED, validation_gaps
+from hpsearch.results.evidence import Link
+from hpsearch.store import Store
+
+
+def provenance_section(links: tuple[Link, ...]) -> Section:
+    """The chain as a table under one sentence that sums it up."""
+    return Section(
+        "What stands behind the numbers",
+        (verdict(links),),
+        ("Link", "Value", "Check"),
+        tuple((link.name, link.value, f"{link.state}: {link.detail}") for link in links),
+    )
+
+
+def verdict(links: tuple[Link, ...]) -> str:
+    """One sentence: the chain is unbroken, or where it is not."""
+    broken = ", ".join(link.name for link in links if link.state == "broken")
+    unknown = ", ".join(link.name for link in links if link.state == "unknown")
+    found = [f"is broken at {broken}"] if broken else []
+    found += [f"could not be checked at {unknown}"] if unknown else []
+    return f"The chain from the molecules to the code {' and '.join(found) or 'is unbroken'}."
+
+
+# --- Validation and test errors -------------------------------------------------------------------
+
+
+def validation_gap_section(store: Store, ablation: str) -> Section:
+    """The winners' validation and test errors, with a warning where they part."""
+    gaps = validation_gaps(store, ablation)
+    title = "Validation and test errors of the best arms"
+    if gaps.empty:
+        return Section(title, ("No network is complete yet.",))
+    rows = tuple(_row(gap) for gap in gaps.to_dict("records"))
+    header = (
+        "Target",
+        "Unit",
+        "Arm",
+        "Validation",
+        "Test",
+        "Standard error",
+        "Parted by",
+        "Verdict",
+    )
+    return Section(title, (_METHOD, *_warnings(gaps)), header, rows)
+
+
+_METHOD = (
+    "The arm of the lowest validation error at each target, averaged over its completed repeats. "
+    "The standard error of the difference is s·√(1/validation + 1/test molecules), where s is the "
+    "standard deviation of a test molecule's absolute error. The epoch was chosen on the "
+    "validation molecules, so a test error that is a little higher is expected."
+)
+
+
+def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
+    of, parted = target(gap["target"]), gap["parted_by"]
+    known = not pd.isna(parted)
+    return (
+        of.symbol,
+        of.unit,
+        gap["arm"],
+        number(gap["validation_mae"]),
+        number(gap["test_mae"]),
+        number(gap["standard_error"]),
+        f"{parted:+.1f}" if known else "",
+        ("they part" if abs(parted) > PARTED else "they agree") if known else "unknown",
+    )
+
+
+def _warnings(gaps: pd.DataFrame) -> tuple[str, ...]:
+    known = gaps.dropna(subset=["parted_by"])
+    parted = known[known["parted_by"].abs() > PARTED]
+    said = [_warning(gap) for gap in parted.to_dict("records")]
+    if len(known) < len(gaps):
+        said.append(
+            "Unknown where the errors of single test molecules were not recorded: an earlier "
+            "version trained those networks."
+        )
+    if parted.empty and len(known) == len(gaps):
+        said.append(f"No two of them are more than {PARTED:.0f} standard errors apart.")
+    return tuple(said)
+
+
+def _warning(gap: dict[Any, Any]) -> str:
+    of = target(gap["target"])
+    side = "higher" if gap["parted_by"] > 0 else "lower"
+    return (
+        f"Warning: {of.symbol}: the test error of {gap['arm']}, {number(gap['test_mae'])} "
+        f"{of.unit}, is {abs(gap['parted_by']):.1f} standard errors {side} than the validation "
+        f"error that chose it, {number(gap['validation_mae'])} {of.unit}: the validation molecules "
+        "do not stand for new ones; choose on more of them, or split anew."
+    )

@@ -1,0 +1,63 @@
+"""What a report is about, and which study belongs to which ablation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpsearch.errors import InputError
+from hpsearch.store import Store
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about.
+
+    Attributes:
+        study: name of the search, ``None`` for none.
+        ablation: name of the ablation, ``None`` for none.
+    """
+
+    study: str | None
+    ablation: str | None
+
+    @property
+    def name(self) -> str:
+        """The ablation's name, else the study's."""
+        return self.ablation or self.study or ""
+
+
+def subject(store: Store, name: str | None = None) -> Subject:
+    """The study and the ablation that ``name`` stands for, by default what was launched last.
+
+    An ablation brings the study that its configuration was exported from, where the store has it;
+    a study brings the ablation of its export that was launched last.
+
+    Raises:
+        InputError: the store has nothing, or nothing of that name.
+    """
+    experiments = store.experiments()
+    if experiments.empty:
+        raise InputError(
+            f"the store {store.label} holds nothing to report; `hpsearch launch` makes a study"
+        )
+    found = experiments if name is None else experiments[experiments["name"] == name]
+    if found.empty:
+        names = ", ".join(experiments["name"])
+        raise InputError(
+            "a report must be of a study or an ablation that is in the store "
+            f"{store.label}: {names}; got '{name}'"
+        )
+    last = found.iloc[-1]
+    ablations = experiments[experiments["kind"] == "ablation"]
+    if last["kind"] == "ablation":
+        origin = _study_of(last["provenance"])
+        studies = set(experiments.loc[experiments["kind"] == "study", "name"])
+        return Subject(origin if origin in studies else None, last["name"])
+    derived = ablations[ablations["provenance"].map(_study_of) == last["name"]]
+    return Subject(last["name"], None if derived.empty else derived["name"].iloc[-1])
+
+
+def _study_of(provenance: dict[str, Any]) -> str | None:
+    origin = (provenance.get("winner") or {}).get("provenance")
+    return None if origin is None else str(origin["study"])

@@ -16,8 +16,9 @@ from wsgiref.simple_server import make_server
 import optuna
 import pytest
 
-from hpsearch.dashboard import _Quiet, _Server, application, serve
 from hpsearch.dashboard.access import Guard, check_host, is_loopback
+from hpsearch.dashboard.application import application
+from hpsearch.dashboard.server import _Quiet, _Server, serve
 from hpsearch.errors import InputError
 from hpsearch.store import Store
 

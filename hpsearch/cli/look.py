@@ -112,8 +112,8 @@ def dashboard(
     browser has to open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). It
     does not encrypt: put a proxy with TLS before it, or use ssh -L.
     """
-    from hpsearch.dashboard import serve
     from hpsearch.dashboard.access import check_host, token_from_environment
+    from hpsearch.dashboard.server import serve
 
     token = token_from_environment()
     check_host(host, port, token)

@@ -14,15 +14,16 @@ from hpsearch.ablation import (
     Ablation,
     AblationPlan,
     DataSummary,
+    Variant,
     ablation_training,
     cell_table,
     check_split,
     checked_split,
     drop_vectors,
-    relative_cost,
     repeat_seed,
     select_variants,
 )
+from hpsearch.config.architecture import relative_work
 from hpsearch.config.export import Provenance, Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, Overrides, TrainingConfig, TrialConfig
 from hpsearch.data.baselines import baselines
@@ -309,9 +310,8 @@ def test_a_plan_does_not_change():
 
 
 def test_deeper_and_invariant_networks_cost_more():
-    # 100 radial neurons; L1Net: (86·128 + 29·128) + (86·86 + 29·(57+87)) + 96·86.
-    assert relative_cost(PAPER) == 100 * (86 * 128 + 29 * 128 + 86 * 86 + 29 * 144 + 96 * 86)
-    costs = {variant.name: relative_cost(variant.derive(PAPER)) for variant in VARIANTS}
+    costs = {cell.variant: relative_work(cell.config) for cell in make_plan(variants=["all"]).cells}
+    assert costs["L0Net"] > costs["L1Net"]
     assert costs["L0NetDeep"] > costs["L0Net"]
     assert costs["L0NetBothDeep"] > costs["L0NetDeep"]
     assert costs["L0NetOutdeep"] > costs["L0Net"]
@@ -504,10 +504,17 @@ def test_without_a_summary_the_winners_split_is_expected(store):
 def test_longest_cells_come_first(store):
     plan = make_plan(variants=["all"], targets=["mu"], repeats=1)
     order = [key.split("/")[0] for key in run_all(launch(store, plan))]
-    costs = [relative_cost(select_variants([name])[0].derive(PAPER)) for name in order]
+    work = {cell.variant: relative_work(cell.config) for cell in plan.cells}
+    costs = [work[name] for name in order]
     assert costs == sorted(costs, reverse=True)
     assert order[0] == "L0NetBothDeep"
     assert order[-1] == "L1Net"
+
+
+def test_an_arm_of_more_epochs_is_longer(store):
+    patient = Variant("Patient", "", lambda network: network, training={"epochs": 900})
+    declared = make_plan(targets=["mu"], repeats=1, variants=["all"], declared=(patient,))
+    assert launch(store, declared).waiting[0].variant == "Patient"
 
 
 def test_the_same_launch_again_runs_nothing(store):

@@ -17,7 +17,6 @@ from hpsearch.ablation.variants import (
     Variant,
     drop_vectors,
     match_weights,
-    relative_cost,
     require_vectors,
     select_variants,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "declared_variants",
     "drop_vectors",
     "match_weights",
-    "relative_cost",
     "repeat_seed",
     "require_vectors",
     "select_variants",

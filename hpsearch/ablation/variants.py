@@ -171,24 +171,3 @@ def require_vectors(network: NetworkConfig) -> None:
             "and output_vectors 0: every variant would be the same L0Net; export a trial with "
             "vectors, or give the file some"
         )
-
-
-def relative_cost(network: NetworkConfig) -> int:
-    """A number that grows with the time of a step: weights of radial and of atom-wise layers.
-
-    It counts the last radial layer of every convolution and the hidden atom-wise layers, without
-    biases. Good for ordering the arms of one plan; not seconds. A convolution has one radial head
-    per pair of features and allowed filter degree: one for 0→0, 0→1 and 1→0, three for 1→1; each
-    vector that comes out also takes a scalar that gates it.
-    """
-    inputs = (network.embedding_size, 0)
-    layer = (network.featurization_scalars, network.featurization_vectors)
-    between = (network.output_scalars, network.output_vectors)
-    outputs = [layer] * network.featurization_blocks + [between] * (network.output_blocks - 1)
-    total = 0
-    for scalars, vectors in [*outputs, (network.output_mlp_neurons, 0)]:
-        paths = (scalars + vectors) * sum(inputs) + vectors * (inputs[0] + 3 * inputs[1])
-        total += network.radial_mlp_neurons * paths
-        inputs = (scalars, vectors)
-    atom_wise = (network.output_mlp_layers - 1) * network.output_mlp_neurons**2
-    return total + atom_wise

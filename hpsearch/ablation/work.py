@@ -10,7 +10,7 @@ from typing import Any, Self
 from hpsearch.ablation.cells import STATES, CellState
 from hpsearch.ablation.molecules import DataSummary
 from hpsearch.ablation.plan import AblationPlan, Cell
-from hpsearch.ablation.variants import relative_cost
+from hpsearch.config.architecture import relative_work
 from hpsearch.config.export import Winner
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint
@@ -64,7 +64,9 @@ class Ablation:
         # `sorted` is stable, so among equals the first repeat and Table 1's order come first.
         self._queue = [
             cell
-            for cell in sorted(plan.cells, key=lambda c: -relative_cost(c.config.network))
+            for cell in sorted(
+                plan.cells, key=lambda c: -c.config.training.epochs * relative_work(c.config)
+            )
             if cell.key not in complete
         ]
 

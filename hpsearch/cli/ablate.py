@@ -152,8 +152,8 @@ def ablate(
         AblationPlan,
         DataSummary,
         declared_variants,
-        relative_cost,
     )
+    from hpsearch.config.architecture import relative_work
     from hpsearch.config.run import Overrides
     from hpsearch.cost.estimate import Estimate
     from hpsearch.terminal.lines import plan_lines
@@ -192,7 +192,7 @@ def ablate(
             f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
         )
         cells = [
-            (cell.key, cell.config.training.epochs, float(relative_cost(cell.config.network)))
+            (cell.key, cell.config.training.epochs, relative_work(cell.config))
             for cell in ablation.waiting
         ]
         progress = make_progress(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hpsearch.config.architecture import Degrees
 from hpsearch.kernels.activations import sigmoid, softplus
 from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.nn.convolution import Convolution
-from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.features import Features
 from hpsearch.nn.radial import RadialBasis, RadialMLP
 
 

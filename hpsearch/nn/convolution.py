@@ -50,12 +50,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from hpsearch.config.architecture import Degrees
 from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.kernels.products import stacked_linear
 from hpsearch.kernels.slot_inputs import directed, directed_sum, mirrored, slot_inputs
 from hpsearch.kernels.slots import slot_products
 from hpsearch.nn.atom_wise import AtomWise
-from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.features import Features
 
 
 class _NeighbourSum(torch.autograd.Function):

@@ -8,17 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-
-class Degrees(NamedTuple):
-    """How many features of each degree: e3nn's ``{scalars}x0e + {vectors}x1e``."""
-
-    scalars: int
-    vectors: int
-
-    @property
-    def present(self) -> int:
-        """Degrees present, the sum over l_in of Eq. 13."""
-        return (self.scalars > 0) + (self.vectors > 0)
+from hpsearch.config.architecture import Degrees
 
 
 class Features(NamedTuple):

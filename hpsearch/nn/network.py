@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hpsearch.config.architecture import Architecture, ConvolutionLayer
 from hpsearch.config.run import NetworkConfig
 from hpsearch.config.targets import ELEMENTS
 from hpsearch.kernels.activations import relu
@@ -18,7 +18,7 @@ from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.nn.atom_wise import AtomWise
 from hpsearch.nn.block import ConvolutionBlock
 from hpsearch.nn.convolution import Convolution
-from hpsearch.nn.features import Degrees, Features
+from hpsearch.nn.features import Features
 from hpsearch.nn.radial import RadialBasis
 
 
@@ -32,14 +32,12 @@ class Featurization(nn.Module):
 
     def __init__(self, config: NetworkConfig, basis: RadialBasis) -> None:
         super().__init__()
+        layers = Architecture.of(config)
         # With a one-hot input one weight makes each feature: unit-normal needs no scale.
-        self.embedding = nn.Parameter(torch.randn(len(ELEMENTS), config.embedding_size))
+        self.embedding = nn.Parameter(torch.randn(layers.embedding.elements, layers.embedding.size))
         self.residual = config.residual
-        width = Degrees(config.featurization_scalars, config.featurization_vectors)
-        entering = [Degrees(config.embedding_size, 0)] + [width] * (config.featurization_blocks - 1)
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(1, degrees, width, basis, **_block_options(config))
-            for degrees in entering
+            _block(layer, 1, basis, config.softplus_beta) for layer in layers.featurization
         )
 
     def forward(self, elements: Tensor, pairs: Neighbourhoods, phi: Tensor) -> Features:
@@ -67,20 +65,13 @@ class OutputBlocks(nn.Module):
 
     def __init__(self, config: NetworkConfig, targets: int, basis: RadialBasis) -> None:
         super().__init__()
-        between = Degrees(config.output_scalars, config.output_vectors)
-        widths = [
-            Degrees(config.featurization_scalars, config.featurization_vectors),
-            *[between] * (config.output_blocks - 1),
-            Degrees(config.output_mlp_neurons, 0),
-        ]
+        layers = Architecture.of(config)
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(targets, first, last, basis, **_block_options(config))
-            for first, last in pairwise(widths)
+            _block(layer, targets, basis, config.softplus_beta) for layer in layers.output
         )
-        neurons = config.output_mlp_neurons
-        fan_outs = [neurons] * (config.output_mlp_layers - 1) + [1]
         self.atom_wise = nn.ModuleList(
-            AtomWise(targets, neurons, fan_out, bias=True) for fan_out in fan_outs
+            AtomWise(targets, layer.entering, layer.leaving, bias=True)
+            for layer in layers.atom_wise
         )
         self.activation = relu()
 
@@ -254,9 +245,15 @@ def _residual(before: Features, after: Features) -> Features:
     )
 
 
-def _block_options(config: NetworkConfig) -> dict[str, Any]:
-    return {
-        "radial_layers": config.radial_mlp_layers,
-        "radial_neurons": config.radial_mlp_neurons,
-        "beta": config.softplus_beta,
-    }
+def _block(
+    layer: ConvolutionLayer, copies: int, basis: RadialBasis, beta: float
+) -> ConvolutionBlock:
+    return ConvolutionBlock(
+        copies,
+        layer.entering,
+        layer.leaving,
+        basis,
+        radial_layers=layer.radial.layers,
+        radial_neurons=layer.radial.neurons,
+        beta=beta,
+    )

@@ -8,7 +8,8 @@ from typing import Any, final
 
 import pandas as pd
 
-from hpsearch.ablation import STATES, cell_table, relative_cost
+from hpsearch.ablation import STATES, cell_table
+from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
@@ -238,8 +239,7 @@ def _seconds_left(states: dict[str, str], runs: dict[str, RecordedRun]) -> float
     known = {"complete": "ended", "failed": "ended", "running": "running", "waiting": "waiting"}
     found = []
     for key, run in runs.items():
-        network = TrialConfig.from_dict(dict(run.configuration)).network
-        cost = float(relative_cost(network))
+        cost = relative_work(TrialConfig.from_dict(dict(run.configuration)))
         state: Any = known[states[key]]
         found.append(RunSoFar(run.epochs, cost, state, run.seconds, run.silent_seconds))
     return left_by_record(found)

@@ -20,10 +20,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from hpsearch.ablation.variants import VARIANTS, Variant
 from hpsearch.config.export import Winner
+from hpsearch.config.run import Strict
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml
 from hpsearch.errors import InputError, nearest, one_line
@@ -38,18 +39,14 @@ _OF_THE_REPEATS = "seed"
 _Changes = Annotated[dict[str, bool | int | float | str], Field(strict=True)]
 
 
-class _Declaration(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
+class _Declaration(Strict):
     base: Annotated[str, Field(alias="from")] = "L1Net"
     description: str = ""
-    network: _Changes = {}
-    training: _Changes = {}
+    network: _Changes = Field(default_factory=dict)
+    training: _Changes = Field(default_factory=dict)
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
+class _File(Strict):
     variants: Annotated[dict[str, _Declaration], Field(min_length=1)]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, NetworkConfig, Strict, TrainingConfig, TrialConfig
 from hpsearch.config.targets import target
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
@@ -20,11 +20,7 @@ from hpsearch.system.files import write_whole
 FORMAT = "hpsearch-winner/1"
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class MeanAbsoluteError(_Entry):
+class MeanAbsoluteError(Strict):
     """A validation error with its unit, so that no reader takes meV for eV.
 
     Attributes:
@@ -36,7 +32,7 @@ class MeanAbsoluteError(_Entry):
     unit: str
 
 
-class Provenance(_Entry):
+class Provenance(Strict):
     """Where an exported configuration comes from.
 
     Attributes:
@@ -114,7 +110,7 @@ _Name = Annotated[str, Field(min_length=1)]
 _Assumed = Annotated[tuple[Annotated[str, AfterValidator(_config_field)], ...], Field(strict=False)]
 
 
-class Winner(_Entry):
+class Winner(Strict):
     """A configuration to train, with its origin.
 
     Attributes:
@@ -178,7 +174,7 @@ class Winner(_Entry):
         return "".join(f"{line}\n" for line in _lines(self))
 
 
-class _File(_Entry):
+class _File(Strict):
     """The file's layout: what :class:`Winner` holds and the two keys that guard it."""
 
     format: Literal["hpsearch-winner/1"]

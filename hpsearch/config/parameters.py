@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter
 
-from hpsearch.config.run import NetworkConfig, TrainingConfig
+from hpsearch.config.run import NetworkConfig, Strict, TrainingConfig
 from hpsearch.config.yaml_file import Position
 
 if TYPE_CHECKING:
@@ -20,12 +20,6 @@ Scalars = tuple[Scalar, ...]
 
 LARGEST = 2**31 - 1
 """A database column and every sampler hold it exactly."""
-
-
-class Entry(BaseModel):
-    """Strict like the configurations: no unknown keys, no coercion, no NaN, no change."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def _scalar(value: object) -> Scalar:
@@ -55,7 +49,7 @@ _Bound = Annotated[int, Field(ge=0, le=LARGEST)]
 _Scale = Literal["linear", "log"]
 
 
-class _Conditional(Entry):
+class _Conditional(Strict):
     """What every parameter may have.
 
     Attributes:
@@ -136,7 +130,7 @@ class CategoricalParameter(_Conditional):
 Parameter = IntParameter | FloatParameter | CategoricalParameter
 
 
-class Composites(Entry):
+class Composites(Strict):
     """Two numbers that stand for a layer's scalars and vectors, as the paper's search drew them.
 
     Attributes:

@@ -31,8 +31,8 @@ RadialBasisName = Literal["cosine", "gaussian", "bessel"]
 ScheduleName = Literal["plateau", "cosine"]
 
 
-class _Frozen(BaseModel):
-    """Strict: no unknown keys, no coercion from text, no NaN, no change after reading."""
+class Strict(BaseModel):
+    """What is read from a file: no unknown keys, no coercion from text, no NaN, no later change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -41,7 +41,7 @@ Count = Annotated[int, Field(ge=0)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
 
-class NetworkConfig(_Frozen):
+class NetworkConfig(Strict):
     """The multi-target network of section 4.3; every row of Table 3 that describes the network.
 
     Attributes:
@@ -98,7 +98,7 @@ class NetworkConfig(_Frozen):
         return self
 
 
-class TrainingConfig(_Frozen):
+class TrainingConfig(Strict):
     """How a network is trained (section 2.1).
 
     Attributes:
@@ -127,7 +127,7 @@ class TrainingConfig(_Frozen):
     seed: Count = 0
 
 
-class DataConfig(_Frozen):
+class DataConfig(Strict):
     """Which molecules train, choose and test.
 
     Attributes:
@@ -173,7 +173,7 @@ class DataConfig(_Frozen):
         return self.model_copy(update={"split_file": str(file.parent.resolve() / self.split_file)})
 
 
-class TrialConfig(_Frozen):
+class TrialConfig(Strict):
     """Everything that decides one training run.
 
     Attributes:
@@ -257,8 +257,14 @@ def _rebuilt(config: Config, changes: Mapping[str, object], shown: Callable[[str
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a command's options change in the training and the data; ``None`` leaves it."""
+    """What a command's options change; ``None`` leaves it as it is.
 
+    An option changes what has a field of its name: a search space has ``trials`` and ``sampler``,
+    and an exported configuration has not.
+    """
+
+    trials: int | None = None
+    sampler: str | None = None
     epochs: int | None = None
     schedule: ScheduleName | None = None
     plateau_patience: int | None = None
@@ -271,24 +277,36 @@ class Overrides:
     test_size: int | None = None
     split_seed: int | None = None
 
+    def given(self, names: Iterable[str]) -> dict[str, Any]:
+        """The options among ``names`` that were given, in the order of this class."""
+        wanted = set(names)
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: v for name, v in every.items() if v is not None and name in wanted}
+
+    def given_for(self, data: DataConfig) -> dict[str, Any]:
+        """The options that change the molecules.
+
+        Raises:
+            InputError: there are some beside a split file, which would silently win over them.
+        """
+        given = self.given(type(data).model_fields)
+        if data.split_file is not None and given:
+            name, value = next(iter(given.items()))
+            raise InputError(
+                f"{option(name)} must be left out, since the split file '{data.split_file}' "
+                f"decides the molecules; got {value}"
+            )
+        return given
+
     def apply(self, config: Config) -> Config:
         """``config`` with the options that it has a field for.
 
         Raises:
-            InputError: a value is not allowed, or is a size or a seed beside a split file, which
-                would silently win over it.
+            InputError: a value is not allowed, or is a size or a seed beside a split file.
         """
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        known = type(config).model_fields
-        given = {name: value for name, value in every.items() if value is not None}
-        given = {name: value for name, value in given.items() if name in known}
-        if isinstance(config, DataConfig) and config.split_file is not None and given:
-            name, value = next(iter(given.items()))
-            raise InputError(
-                f"{option(name)} must be left out, since the split file '{config.split_file}' "
-                f"decides the molecules; got {value}"
-            )
-        return rebuild_by_options(config, given)
+        if isinstance(config, DataConfig):
+            return rebuild_by_options(config, self.given_for(config))
+        return rebuild_by_options(config, self.given(type(config).model_fields))
 
     def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
         """``config`` with the options, and with ``targets`` where there are any.

@@ -21,8 +21,24 @@ from pydantic import (
     model_serializer,
 )
 
-from hpsearch.config.parameters import LARGEST, PARTS, Entry, Parameter, draw_order, widths
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig, fingerprint
+from hpsearch.config.parameters import (
+    LARGEST,
+    PARTS,
+    TRAINING_FIELDS,
+    Parameter,
+    draw_order,
+    widths,
+)
+from hpsearch.config.run import (
+    DataConfig,
+    NetworkConfig,
+    Overrides,
+    Strict,
+    TrainingConfig,
+    TrialConfig,
+    fingerprint,
+    option,
+)
 from hpsearch.config.space_check import check
 from hpsearch.config.targets import canonical_targets
 from hpsearch.config.yaml_errors import validate
@@ -59,7 +75,7 @@ def _size(text: str) -> str:
     return text
 
 
-class Budget(Entry):
+class Budget(Strict):
     """Limits of a trial; ``None`` for no limit.
 
     Attributes:
@@ -131,7 +147,7 @@ _Targets = Annotated[
 ]
 
 
-class SearchSpace(Entry):
+class SearchSpace(Strict):
     """What a search may try and everything that it holds fixed; read with :meth:`load`.
 
     Attributes:
@@ -240,51 +256,35 @@ class SearchSpace(Entry):
         return int.from_bytes(digest[:4], "big") & LARGEST
 
     def with_overrides(
-        self,
-        *,
-        trials: int | None = None,
-        epochs: int | None = None,
-        train_size: int | None = None,
-        validation_size: int | None = None,
-        test_size: int | None = None,
-        targets: Sequence[str] | None = None,
-        seed: int | None = None,
-        sampler: str | None = None,
+        self, *, targets: Sequence[str] | None = None, **options: Any
     ) -> SearchSpace:
         """This space with the values that a command gave instead; ``None`` leaves the file's.
+
+        Args:
+            targets: names of the targets.
+            options: fields of :class:`~hpsearch.config.run.Overrides`. One that the space searches
+                is no longer searched.
 
         Raises:
             InputError: a value is not allowed; it names the command's option.
         """
-        content = self.model_dump(mode="json")
-        top = {
-            "trials": trials,
-            "seed": seed,
-            "sampler": sampler,
-            "targets": None if targets is None else list(targets),
-        }
-        sizes = {
-            "train_size": train_size,
-            "validation_size": validation_size,
-            "test_size": test_size,
-        }
-        if self.data.split_file is not None:
-            for name, size in _given(sizes).items():
-                raise InputError(
-                    f"{_option(name)} must be left out, since the split file "
-                    f"'{self.data.split_file}' decides the molecules; got {size}"
-                )
-        content |= _given(top)
-        content["data"] |= _given(sizes)
-        if epochs is not None:
-            content["parameters"].pop("epochs", None)  # a given number is no longer searched
-            content["training"]["epochs"] = epochs
-        source = f"{self.name} with overrides"
+        overrides = Overrides(**options)
+        top = overrides.given(type(self).model_fields)
+        if targets is not None:
+            top["targets"] = list(targets)
+        data = overrides.given_for(self.data)
+        training = overrides.given(TRAINING_FIELDS)
+        content = self.model_dump(mode="json") | top
+        content["data"] |= data
+        content["training"] |= training
+        for name in training:
+            content["parameters"].pop(name, None)
         places = {
-            **{name: name for name in _given(top)},
-            **{f"data.{name}": name for name in _given(sizes)},
-            **({} if epochs is None else {"training.epochs": "epochs"}),
+            **{name: name for name in top},
+            **{f"data.{name}": name for name in data},
+            **{f"training.{name}": name for name in training},
         }
+        source = f"{self.name} with overrides"
         try:
             return self._read(Document(source, content, self.text))
         except InputError as error:
@@ -323,15 +323,7 @@ def _by_option(message: str, places: Mapping[str, str]) -> str:
     field = re.match(r"[\w.]*", message)[0]  # type: ignore[index]
     if field not in places:
         return message
-    return _option(places[field]) + re.sub(r"^\[\d+\]", "", message[len(field) :])
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    return option(places[field]) + re.sub(r"^\[\d+\]", "", message[len(field) :])
 
 
 def _only(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What a run costs: timed, predicted by a model, and the time that is left."""
+"""What a run costs: measured from a few steps, predicted by a model, and the time left."""

@@ -1,4 +1,4 @@
-"""When the last run will have ended, from the epochs seen so far; and how right that was."""
+"""The time left until the last run ends, estimated from the epochs seen so far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Literal
 
 FIRST_RUN_SECONDS = 5.0
-"""Seconds of a run beside its epochs, its start and its test, until a run has ended."""
+"""Assumed seconds of a run's start and test together, until one run has ended."""
 
 
 def makespan(free: Iterable[float], seconds: Iterable[float]) -> float:
@@ -58,10 +58,10 @@ class _Run:
 
 @dataclass(frozen=True)
 class RunSoFar:
-    """A run as a store knows it.
+    """A run as the store has it.
 
     Attributes:
-        epochs: of the run, at most; on average where it is not known which run comes.
+        epochs: of the run, at most; the average of all where it is not known which run comes.
         cost: of an epoch, relative to the other runs'.
         state: how it stands.
         seconds: of its recorded epochs.
@@ -76,9 +76,10 @@ class RunSoFar:
 
 
 def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
-    """Seconds until the last of ``runs`` ends, for those who have not seen them begin.
+    """Seconds until the last of ``runs`` ends, from what a store has of them.
 
-    So many go on side by side as run now. ``None`` before the first epoch and where none runs.
+    As many runs as now are assumed to run side by side until the end. ``None`` before the first
+    epoch and where nothing runs.
     """
     named = {str(number): run for number, run in enumerate(runs)}
     estimate = Estimate((key, run.epochs, run.cost) for key, run in named.items())
@@ -92,11 +93,11 @@ def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
 
 
 class Estimate:
-    """Plays the rest of the launch: the runs that wait take the first place that becomes free.
+    """Plays the rest of the launch: a run that waits takes the first place that becomes free.
 
-    An epoch takes as long as the run's own did, else as those of runs of the same cost, else as the
-    costs have it. Runs that stop early or fail leave sooner, so it is an upper bound more often
-    than not.
+    A run's next epochs are assumed to take as long as its own last ones; before it has any, as long
+    as those of runs of the same cost; before there are any, in proportion to the cost. Runs that
+    stop early or fail leave sooner, so the estimate is mostly an upper bound.
 
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of

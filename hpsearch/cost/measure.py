@@ -1,7 +1,7 @@
-"""Times a few steps of a configuration in a process of its own, as a worker's.
+"""Measures the cost of a run from a few steps, in a process like a worker's.
 
-The driver never imports torch, so it asks ``python -m hpsearch.cost.measure``, which reads a
-configuration from its standard input and writes what it measured to its standard output.
+The driver never imports torch, so it starts ``python -m hpsearch.cost.measure``, which reads a
+configuration from its standard input and writes the timing to its standard output.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TIMEOUT_SECONDS = 600.0
 
 
 class Ended(HpsearchError):
-    """Somebody ended it, by Ctrl-C most often; that says nothing of the configuration."""
+    """Somebody ended the process, mostly by Ctrl-C; that says nothing about the configuration."""
 
 
 def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = None) -> Timing:
@@ -47,7 +47,7 @@ def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = Non
         config: what is timed.
         cpus: cores of the process.
         device: torch's.
-        gpu: identifier of the only one that the process shall see; ``None`` leaves it what it sees.
+        gpu: identifier of the only GPU that the process may see; ``None`` hides none.
 
     Raises:
         Ended: somebody ended the process.
@@ -94,21 +94,22 @@ def measure_all(
     say_failed: Callable[[TrialConfig, HpsearchError], None] | None = None,
     gpus: Sequence[str] = (),
 ) -> list[Timed]:
-    """Times a few steps of each of ``configs``, so many side by side as a launch trains.
+    """Times a few steps of each of ``configs``, as many side by side as a launch trains.
 
     Args:
         configs: what is timed.
         cpus: cores of each.
         device: torch's.
         at_once: processes side by side.
-        say: told of each when it is done.
-        say_failed: told of each that could not be timed, which is then left out; not of one that
-            somebody ended.
-        gpus: identifiers; each process sees one of them, the same number of processes each, as Ray
-            gives them to workers.
+        say: called with each timing.
+        say_failed: called with each configuration that could not be timed, which is then left out;
+            not with one whose process somebody ended.
+        gpus: identifiers; each process sees one of them, shared out evenly, as Ray gives them to
+            workers.
 
     Raises:
-        HpsearchError: as :func:`measure`, of the first where nobody is told, else where all failed.
+        HpsearchError: as :func:`measure`; without ``say_failed`` at the first failure, else only
+            where all failed.
     """
     errors: list[HpsearchError] = []
     free: Queue[str | None] = Queue()

@@ -1,9 +1,7 @@
-"""What a run costs: seconds and bytes as measured, and the model that carries them to other
-configurations.
+"""The model of a run's cost: fitted to timed configurations, it predicts that of others.
 
-A model is fitted to a few configurations whose steps were timed. A step's seconds are a sum, with
-rates that are not negative, of what `hpsearch.config.architecture` counts; likewise the seconds of
-a molecule that is evaluated, and the bytes of the process.
+A step's seconds are a sum of what `hpsearch.config.architecture` counts, each count times a rate
+that is not negative. So are the seconds to evaluate a molecule and the bytes of the process.
 """
 
 from __future__ import annotations
@@ -23,20 +21,20 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 
 LEAST = 4
-"""Timed configurations that a model needs: as many as it has rates."""
+"""The model needs so many timed configurations: as many as it has rates."""
 
 _SAMPLE = 400
-"""Molecules whose pairs are counted for all."""
+"""The pairs of so many molecules are counted, and stand for all."""
 
 
 @final
 class CostModel:
-    """Seconds and bytes of any configuration, by rates fitted to timed ones.
+    """Predicts seconds and bytes of any configuration, by rates fitted to timed ones.
 
     Attributes:
-        timed: what it was fitted to.
-        errors: of each timed configuration, the seconds of its epoch by a model without it over the
-            measured ones, less one; empty where there are too few to leave one out.
+        timed: the configurations that it was fitted to.
+        errors: the relative error of an epoch's predicted seconds, for each timed configuration, by
+            a model fitted to the others; empty where there are too few to leave one out.
     """
 
     def __init__(self, timed: Sequence[Timed], molecules: Molecules) -> None:
@@ -58,7 +56,7 @@ class CostModel:
 
     @classmethod
     def of_kept(cls, surroundings: Surroundings, molecules: Molecules) -> Self | None:
-        """The model of what was timed before; ``None`` where that is too little."""
+        """The model fitted to the kept timings; ``None`` where there are too few."""
         timed = kept(surroundings)
         return cls(timed, molecules) if len(timed) >= LEAST else None
 
@@ -68,16 +66,16 @@ class CostModel:
         return float(np.median(np.abs(self.errors))) if self.errors else None
 
     def timing(self, config: TrialConfig) -> Timing:
-        """What a run of ``config`` takes."""
+        """The predicted cost of a run of ``config``."""
         return self._timing(config, self._rates)
 
     def reaches(self, config: TrialConfig) -> bool:
-        """Whether it is not far beyond what was timed: at most twice the heaviest step's work."""
+        """Whether ``config`` needs at most twice the work of the heaviest step that was timed."""
         heaviest = max(self.work(timed.config).flops for timed in self.timed)
         return self.work(config).flops <= 2 * heaviest
 
     def work(self, config: TrialConfig) -> Workload:
-        """Of an optimizer step of ``config``."""
+        """The work of an optimizer step of ``config``."""
         return self._work(config, config.training.batch_size)
 
     def _timing(self, config: TrialConfig, rates: dict[str, NDArray[np.float64]]) -> Timing:
@@ -96,7 +94,7 @@ class CostModel:
         )
 
     def _rows(self, config: TrialConfig) -> dict[str, NDArray[np.float64]]:
-        """What each quantity is a sum of."""
+        """The counts that each quantity is a sum of."""
         weights = count_weights(config.network, len(config.targets))
         step, one = self.work(config), self._work(config, 1)
         return {
@@ -143,11 +141,11 @@ class CostModel:
 
 
 def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None) -> str | None:
-    """Why ``config`` is beyond ``budget``, with its figure; ``None`` if it is within.
+    """Why ``config`` is beyond ``budget``, with the figure; ``None`` if it is within.
 
     Args:
         budget: of the space; ``None`` allows everything.
-        config: that was drawn.
+        config: the configuration that was drawn.
         model: needed where the budget limits what has to be measured.
     """
     if budget is None:

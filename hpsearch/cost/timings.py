@@ -1,4 +1,4 @@
-"""What was timed of runs, kept per machine and placement for the next search."""
+"""The cost of a run, and the file that keeps measured costs for the next search on this machine."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.system.files import cache_directory, write_whole
 
 KEPT = 64
-"""Configurations whose timings are kept, the latest ones."""
+"""The file keeps the timings of so many configurations, the latest ones."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run takes, as a few steps of it had it or as the model has it.
+    """A run's cost, measured from a few steps or predicted by the model.
 
     Attributes:
-        step_seconds: of an optimizer step.
-        evaluation_seconds: of a molecule that is evaluated.
-        start_seconds: of building the run, until the first step.
-        memory_bytes: most memory that the process has.
+        step_seconds: seconds of an optimizer step.
+        evaluation_seconds: seconds to evaluate one molecule.
+        start_seconds: seconds to build the run, until the first step.
+        memory_bytes: the most memory that the process uses.
         steps: optimizer steps of an epoch.
         validation: molecules evaluated after each epoch.
         test: molecules evaluated at the end.
@@ -46,14 +46,14 @@ class Timing:
 
     @property
     def epoch_seconds(self) -> float:
-        """Of an epoch, its evaluation included."""
+        """Seconds of an epoch, its evaluation included."""
         return self.steps * self.step_seconds + self.validation * self.evaluation_seconds
 
     def run_seconds(self, epochs: int, *, tested: bool = True) -> float:
-        """Of a run of ``epochs``, from its start to its end.
+        """Seconds of a run of ``epochs``, from its start to its end.
 
         Args:
-            epochs: of the run.
+            epochs: number of epochs.
             tested: whether the test molecules are evaluated at the end.
         """
         test = self.test * self.evaluation_seconds if tested else 0.0
@@ -62,7 +62,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Timed:
-    """A configuration and what a few steps of it took."""
+    """A configuration and its measured cost."""
 
     config: TrialConfig
     timing: Timing
@@ -70,13 +70,13 @@ class Timed:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where and how runs were timed; rates hold for the same ones only.
+    """The machine and the placement that runs were timed with; timings are valid only there.
 
     Attributes:
         cpus: cores of a run.
-        device: torch's.
+        device: torch's name of the device.
         at_once: runs side by side, which share the memory's bandwidth.
-        gpu: the model's name, of a run on a GPU.
+        gpu: the model's name, for a run on a GPU.
     """
 
     cpus: float
@@ -85,7 +85,7 @@ class Surroundings:
     gpu: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """With the machine, torch's version and our own arithmetic."""
+        """The placement with the machine, torch's version and a digest of the network's source."""
         return {
             **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
             "processor": _processor(),
@@ -97,13 +97,13 @@ class Surroundings:
 
     @property
     def file(self) -> Path:
-        """Where the timings are kept."""
+        """The file that keeps the timings."""
         text = json.dumps(self.describe(), sort_keys=True)
         return cache_directory() / "timings" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
 
 def _arithmetic() -> str:
-    """A digest of the network's source: other code has other rates."""
+    """A digest of the network's source: other code takes other times."""
     package = Path(__file__).parents[1]
     files = [path for name in ("nn", "kernels") for path in sorted((package / name).iterdir())]
     files = [path for path in files if path.is_file()]
@@ -121,7 +121,7 @@ def _processor() -> str:
 
 
 def kept(surroundings: Surroundings) -> list[Timed]:
-    """What was timed here before, the latest last; a file that cannot be read counts for none."""
+    """The timings kept for these surroundings, the latest last; none if their file is damaged."""
     try:
         rows = json.loads(surroundings.file.read_text())["timed"]
         return [Timed(TrialConfig.from_dict(r["config"]), Timing(**r["timing"])) for r in rows]
@@ -130,7 +130,7 @@ def kept(surroundings: Surroundings) -> list[Timed]:
 
 
 def keep(surroundings: Surroundings, timed: Sequence[Timed]) -> None:
-    """Add ``timed`` to what is kept, instead of earlier timings of the same configurations."""
+    """Add ``timed`` to the file; they replace earlier timings of the same configurations."""
     again = {each.config.fingerprint for each in timed}
     before = [each for each in kept(surroundings) if each.config.fingerprint not in again]
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 import sys
@@ -12,15 +11,14 @@ from typing import Any
 
 import torch
 
+from hpsearch.system.hardware import processor
+
 
 def machine() -> dict[str, Any]:
-    text = Path("/proc/cpuinfo").read_text()
-    # Some virtual machines hide the model's name: family and model tell the generation.
-    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in ("model name", "cpu family", "model"))
-    named, family, number = (match[1] if match else "?" for match in found)
+    found = processor()
     head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     return {
-        "cpu": f"{named} (family {family}, model {number})",
+        "cpu": f"{found.name or '?'} (family {found.family or '?'}, model {found.model or '?'})",
         "commit": subprocess.run(head, capture_output=True, text=True).stdout.strip() or None,
         "command": shlex.join(["python", *sys.argv]),
         "threads": torch.get_num_threads(),

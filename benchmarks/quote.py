@@ -28,6 +28,7 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.cost.model import CostModel
 from hpsearch.data import qm9
 from hpsearch.config.architecture import count_weights
+from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space
@@ -73,7 +74,7 @@ def main() -> int:
         _epoch()
         return 0
 
-    at_once = len(os.sched_getaffinity(0))
+    at_once = hardware.cores()
     space = SearchSpace.load(find_space(given.space)).with_overrides(
         train_size=given.train_size, validation_size=200, test_size=1_000
     )

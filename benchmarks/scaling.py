@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from statistics import mean, median
@@ -29,6 +28,7 @@ from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
+from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20, help="random draws of Table 3")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
-    prepare_worker(len(os.sched_getaffinity(0)))
+    prepare_worker(hardware.cores())
     about = machine()
     print(f"{about['cpu']}, {about['threads']} threads, torch {about['torch']}")
     bench = Bench()

@@ -46,7 +46,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import insert, text
 
-from hpsearch.system import installation
+from hpsearch.system import hardware, installation
 
 from hpsearch import executor
 from hpsearch.config.run import TrialConfig
@@ -419,7 +419,7 @@ def about_the_store(folder: Path) -> dict[str, Any]:
     """What the figures depend on beside the machine and the code."""
     packages = ("optuna", "sqlalchemy", "psycopg", "ray", "numpy")
     return {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": hardware.cores(),
         "load": os.getloadavg()[0],
         "sync_milliseconds": sync_milliseconds(folder),
         "python": platform.python_version(),

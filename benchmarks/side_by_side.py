@@ -25,6 +25,7 @@ from typing import IO, Any
 from machine import machine
 
 from hpsearch.data import qm9
+from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.system.installation import find_space
 from hpsearch.config.export import Winner
@@ -109,7 +110,7 @@ def main() -> None:
     if arguments.child:
         child(arguments.child)
         return
-    cores = len(os.sched_getaffinity(0))
+    cores = hardware.cores()
     alone, beside = Runs(1, cores), Runs(cores, 1)
     raw: dict[str, list[float]] = {"alone": [], "beside": []}
     for _ in range(ROUNDS):

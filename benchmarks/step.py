@@ -25,9 +25,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker, worker_environment
 
-SETTINGS = worker_environment(len(os.sched_getaffinity(0)))
+SETTINGS = worker_environment(hardware.cores())
 if any(os.environ.get(name) != value for name, value in SETTINGS.items()):
     # The allocator and OpenMP read them when the process starts.
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **SETTINGS})
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every raw time to this file")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    prepare_worker(len(os.sched_getaffinity(0)))
+    prepare_worker(hardware.cores())
     if arguments.memory:
         print(memory_beyond_the_model(*arguments.memory))
         return

@@ -23,7 +23,7 @@ from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, TablesNotReady
 from hpsearch.store import Store
 from hpsearch.store.address import Address
-from hpsearch.system import credentials
+from hpsearch.system import credentials, hardware
 from hpsearch.system.file_system import network_type
 from hpsearch.system.process import prepare_worker, worker_environment
 
@@ -92,8 +92,8 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    cores = len(os.sched_getaffinity(0))
-    share = _cpu_share()
+    cores = hardware.cores()
+    share = hardware.core_share()
     load = os.getloadavg()[0]
     said = f"{cores} cores, load {load:.1f}"
     if share is not None and share < cores:
@@ -113,18 +113,12 @@ def _cores() -> Finding:
     return Finding("cores", "good", said)
 
 
-def _cpu_share() -> float | None:
-    """Cores that the control group allows; ``None`` for no limit."""
-    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
-    return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
-
-
 def _memory() -> Finding:
-    available = available_memory()
+    available = hardware.available_memory()
     if available is None:
         return Finding("memory", "warning", "cannot be told on this system", "watch it yourself")
     said = f"{available / 1e9:.1f} GB available"
-    cores = len(os.sched_getaffinity(0))
+    cores = hardware.cores()
     if available < LEAST_MEMORY:
         mend = "end what else runs: a trial of the quick space needs up to 0.9 GB"
         return Finding("memory", "bad", said, mend)
@@ -136,18 +130,6 @@ def _memory() -> Finding:
             mend = f"for quick launch with --max-concurrent {places}; Table 3 may need 2 GB a trial"
         return Finding("memory", "warning", f"{said} for {cores} trials at a time", mend)
     return Finding("memory", "good", said)
-
-
-def available_memory() -> int | None:
-    """Bytes that may still be taken, of the machine's or of the control group's limit."""
-    found = [line for line in _read("/proc/meminfo").splitlines() if "MemAvailable" in line]
-    if not found:
-        return None
-    free = int(found[0].split()[1]) * 1024
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    if limit.strip().isdigit() and used.strip().isdigit():
-        return min(free, int(limit) - int(used))
-    return free
 
 
 def _worker() -> Iterator[Finding]:
@@ -166,7 +148,7 @@ def _worker() -> Iterator[Finding]:
 
 
 def _ask_a_worker() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0))
+    cores = hardware.cores()
     with credentials.withheld():
         done = subprocess.run(
             [sys.executable, "-m", "hpsearch.doctor"],
@@ -280,15 +262,8 @@ def _ray() -> Finding:
     return Finding("Ray", "good", "a launch starts its own on this machine, and ends it")
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
 def _as_a_worker() -> dict[str, Any]:
-    prepare_worker(len(os.sched_getaffinity(0)))
+    prepare_worker(hardware.cores())
     import torch
 
     from hpsearch.kernels.library import implementation

@@ -15,6 +15,7 @@ import pytest
 from hpsearch import doctor
 from hpsearch.doctor import Finding
 from hpsearch.store import Store, schema
+from hpsearch.system import hardware
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -24,7 +25,7 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 def files(monkeypatch: pytest.MonkeyPatch, **contents: str) -> None:
     """Let the system's files hold ``contents``, by the last part of their names."""
     monkeypatch.setattr(
-        doctor, "_read", lambda path: contents.get(Path(path).name.replace(".", "_"), "")
+        hardware, "_read", lambda path: contents.get(Path(path).name.replace(".", "_"), "")
     )
 
 

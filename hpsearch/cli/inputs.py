@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,8 +121,3 @@ def read_winner(file: Path) -> Winner:
             "hpsearch export-best -o best.yaml"
         ) from None
     return Winner.read(path)
-
-
-def count_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))

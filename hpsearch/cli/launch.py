@@ -13,7 +13,6 @@ from hpsearch.cli.drive import drive, make_progress
 from hpsearch.cli.inputs import (
     check_before_writing,
     check_molecules,
-    count_cores,
     create_store,
     load_molecules,
     open_store,
@@ -184,12 +183,13 @@ class _Costs:
         from hpsearch.cost.model import CostModel
         from hpsearch.cost.timings import Surroundings
         from hpsearch.system.gpus import gpus
+        from hpsearch.system.hardware import cores
 
         self._space = space
         self._places = places
         cpus = placement["cpus_per_run"]
         # Of a cluster this machine times what it has room for itself.
-        room = max(1, int(count_cores() / cpus))
+        room = max(1, int(cores() / cpus))
         share = self._gpus_per_trial = placement["gpus_per_run"]
         device = executor.device_of(placement["device"], share)
         self._gpus = gpus() if device.startswith("cuda") else []
@@ -246,8 +246,8 @@ class _Costs:
 
     def quote(self, missing: int | None = None) -> Quote:
         """For ``missing`` trials; all of them where that is not given."""
-        from hpsearch.doctor import available_memory
         from hpsearch.search import Quote
+        from hpsearch.system.hardware import available_memory
 
         assert self.model is not None
         done = 0 if missing is None else self._space.trials - missing

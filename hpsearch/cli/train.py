@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpsearch.cli.drive import make_progress
-from hpsearch.cli.inputs import count_cores, load_molecules, read_winner, require_writable
+from hpsearch.cli.inputs import load_molecules, read_winner, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
@@ -53,6 +53,7 @@ def train(
     from hpsearch.ablation import checked_split
     from hpsearch.config.run import Overrides
     from hpsearch.runs.checkpoint import BEST
+    from hpsearch.system.hardware import cores
     from hpsearch.system.process import prepare_worker
 
     winner = read_winner(file)
@@ -60,7 +61,7 @@ def train(
     output = output or Path(f"{file.stem}-train")
     molecules = load_molecules()
     split = checked_split(molecules, winner, config.data)
-    prepare_worker(count_cores())
+    prepare_worker(cores())
     from hpsearch.runs.training import Training
 
     training = Training.begin(config, molecules, output.absolute(), device)

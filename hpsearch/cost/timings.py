@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -16,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpsearch.config.run import TrialConfig
+from hpsearch.system import hardware
 from hpsearch.system.files import cache_directory, write_whole
 
 KEPT = 64
@@ -88,8 +87,8 @@ class Surroundings:
         """The placement with the machine, torch's version and a digest of the network's source."""
         return {
             **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
-            "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "processor": hardware.processor().label,
+            "cores": hardware.cores(),
             "torch": metadata.version("torch"),
             "kernels": os.environ.get("HPSEARCH_KERNELS", "auto"),
             "arithmetic": _arithmetic(),
@@ -108,16 +107,6 @@ def _arithmetic() -> str:
     files = [path for name in ("nn", "kernels") for path in sorted((package / name).iterdir())]
     files = [path for path in files if path.is_file()]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    # Some virtual machines hide the model's name: family and model tell the generation.
-    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in ("model name", "cpu family", "model"))
-    return " ".join(match[1] for match in found if match)
 
 
 def kept(surroundings: Surroundings) -> list[Timed]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hpsearch.system.files import cache_directory, write_whole
+from hpsearch.system.hardware import instructions
 
 SOURCE = Path(__file__).with_name("kernels.c")
 VARIABLE = "HPSEARCH_KERNELS"
@@ -120,18 +120,8 @@ def _load() -> ctypes.CDLL:
 def _key(compiler: str) -> str:
     """Names the library by all it depends on: a shared home may serve different processors."""
     version = _run([compiler, "--version"])
-    parts = (SOURCE.read_bytes(), version, _processor(), " ".join(_OPTIONS).encode())
+    parts = (SOURCE.read_bytes(), version, instructions(), " ".join(_OPTIONS).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
-
-
-def _processor() -> bytes:
-    """What ``-march=native`` asks about: the instructions that this processor knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}".encode()
-    wanted = (b"vendor_id", b"cpu family", b"model", b"flags", b"Features", b"CPU")
-    return b"\n".join(sorted({line for line in lines if line.startswith(wanted)}))
 
 
 def _compile(compiler: str, path: Path) -> None:

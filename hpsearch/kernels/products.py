@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from hpsearch.system.hardware import processor
 
 
 @cache
@@ -29,14 +30,8 @@ def onednn_is_faster() -> bool:
     """Whether float32 products go through oneDNN on this machine."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return False
-    return platform.machine() == "x86_64" and not _intel()
-
-
-def _intel() -> bool:
-    try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return True  # unknown: the stock product
+    # A processor that nothing is known of gets the stock product.
+    return platform.machine() == "x86_64" and processor().vendor not in ("GenuineIntel", None)
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:

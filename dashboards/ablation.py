@@ -24,7 +24,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     rows = frame(store, name)
     if rows is None:
         return None
-    name = name or store.latest("ablation")
+    name = store.find(name, "ablation").name
     table = table1(store, name)
     table = table[table["L0Net"].notna()]
     train = int(table["train_molecules"].max())
@@ -70,9 +70,10 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
 
 def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     """A row per target and arm: its mean error and interval, the L0Net's, and their ratio."""
-    name = name or store.latest("ablation")
-    if name is None or store.experiment("ablation", name) is None:
+    experiment = store.experiment("ablation", name)
+    if experiment is None:
         return None
+    name = experiment.name
     table = table1(store, name)
     table = table[table["L0Net"].notna()]
     rows = interval_table(store, name)
@@ -91,14 +92,13 @@ def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
 
 def tables(store: Store, name: str | None = None) -> list[Section]:
     """Table 1 with its intervals, differences and arms."""
-    name = name or store.latest("ablation")
-    if name is None or store.experiment("ablation", name) is None:
+    experiment = store.experiment("ablation", name)
+    if experiment is None:
         return []
-    errors, differences, of_arms = table1_sections(store, name)
-    return [errors, *comparison_sections(store, name), differences, of_arms]
+    errors, differences, of_arms = table1_sections(store, experiment.name)
+    return [errors, *comparison_sections(store, experiment.name), differences, of_arms]
 
 
 def arms(store: Store, name: str) -> tuple[str, ...]:
     """The arms' names, in the order of Table 1."""
-    experiment = store.experiment("ablation", name)
-    return () if experiment is None else arms_of(cell_table(store, experiment.id))
+    return arms_of(cell_table(store, store.find(name, "ablation").id))

@@ -30,7 +30,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
         return None
     drawn = draw(cells)
     drawn.update_layout(
-        title=f"{name or store.latest('ablation')}: test errors and costs; "
+        title=f"{store.find(name, 'ablation').name}: test errors and costs; "
         "diamonds: means, with the standard deviation over repeats",
     )
     return drawn
@@ -38,8 +38,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
 
 def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     """The completed cells with their errors, weights and seconds."""
-    name = name or store.latest("ablation")
-    experiment = None if name is None else store.experiment("ablation", name)
+    experiment = store.experiment("ablation", name)
     if experiment is None:
         return None
     cells = cell_table(store, experiment.id)

@@ -41,7 +41,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     if predictions is None:
         return None
     drawn = draw(predictions)
-    what = f"{name or store.latest('ablation')}: predictions for test molecules"
+    what = f"{store.find(name, 'ablation').name}: predictions for test molecules"
     if (predictions["of_molecules"] > MOST_MOLECULES).any():
         what += f"; at most {MOST_MOLECULES:,} of each network's are drawn, evenly by index"
     drawn.update_layout(title=what)
@@ -54,8 +54,7 @@ def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
     """
-    name = name or store.latest("ablation")
-    experiment = None if name is None else store.experiment("ablation", name)
+    experiment = store.experiment("ablation", name)
     if experiment is None:
         return None
     runs = first_repeats(store, experiment.id)

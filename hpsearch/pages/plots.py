@@ -73,10 +73,8 @@ DEFAULT_HEIGHT = 460
 
 def study_of(store: Store, name: str | None) -> Study | None:
     """The study called ``name``, or the one launched last; ``None`` where there is none."""
-    name = name or store.latest("study")
-    if name is None or store.experiment("study", name) is None:
-        return None
-    return Study.open(store, name)
+    found = store.experiment("study", name or None)
+    return None if found is None else Study.open(store, found.name)
 
 
 def complete_trials(study: Study) -> pd.DataFrame:

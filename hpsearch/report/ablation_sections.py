@@ -13,7 +13,6 @@ from hpsearch.results import published
 from hpsearch.results.published import COMPARISONS
 from hpsearch.results.tables import (
     BASELINES,
-    ablation_experiment,
     arms_of,
     averages,
     table1,
@@ -37,8 +36,8 @@ _HEADINGS = {
 def table1_sections(store: Store, ablation: str) -> list[Section]:
     """Table 1 in three parts: errors, their differences, the arms."""
     table = table1(store, ablation)
-    cells = cell_table(store, ablation_experiment(store, ablation).id)
-    data = ablation_experiment(store, ablation).provenance.get("data") or {}
+    cells = cell_table(store, store.find(ablation, "ablation").id)
+    data = store.find(ablation, "ablation").provenance.get("data") or {}
     arms = arms_of(cells)
     return [
         _errors(table, arms, data),
@@ -169,7 +168,7 @@ def _difference(column: str, value: object) -> str:
 
 
 def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: str) -> Section:
-    stored = ablation_experiment(store, ablation).provenance.get("variants", {})
+    stored = store.find(ablation, "ablation").provenance.get("variants", {})
     descriptions = {**{variant.name: variant.description for variant in VARIANTS}, **stored}
     reference = weights_of(cells, "L1Net")
     rows = []
@@ -199,7 +198,7 @@ def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: st
 
 def failure_sections(store: Store, ablation: str) -> list[Section]:
     """The cells that failed and why; nothing if none did."""
-    cells = cell_table(store, ablation_experiment(store, ablation).id)
+    cells = cell_table(store, store.find(ablation, "ablation").id)
     failed = cells[cells["state"] == "failed"]
     if failed.empty:
         return []
@@ -210,7 +209,7 @@ def failure_sections(store: Store, ablation: str) -> list[Section]:
 
 def origin_section(store: Store, ablation: str) -> Section:
     """Where the configuration comes from, and what every cell was trained with."""
-    experiment = ablation_experiment(store, ablation)
+    experiment = store.find(ablation, "ablation")
     winner = experiment.provenance.get("winner") or {}
     runs = store.runs(experiment.id)
     config: dict[str, Any] = dict(winner.get("config") or {})

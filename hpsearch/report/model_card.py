@@ -15,7 +15,7 @@ from hpsearch.config.targets import TARGET_NAMES, Target, target
 from hpsearch.report.render import Section, markdown
 from hpsearch.report.text import number, value
 from hpsearch.results import published
-from hpsearch.results.tables import BASELINES, ablation_experiment
+from hpsearch.results.tables import BASELINES
 from hpsearch.runs import checkpoint
 from hpsearch.store import Experiment, Store
 
@@ -73,7 +73,7 @@ def model_cards(store: Store, ablation: str) -> dict[str, str]:
 
 
 def _models(store: Store, ablation: str) -> Iterator[_Model]:
-    experiment = ablation_experiment(store, ablation)
+    experiment = store.find(ablation, "ablation")
     cells = cell_table(store, experiment.id)
     cells = cells[(cells["state"] == "complete") & cells["validation_mae"].notna()]
     runs = {run["key"]: run for run in store.runs(experiment.id).to_dict("records")}

@@ -17,7 +17,7 @@ from hpsearch.report.model_card import model_cards
 from hpsearch.report.render import Figure, Figures, html_document, latex, markdown
 from hpsearch.results.comparison import comparison_table, interval_table
 from hpsearch.results.subject import Subject, subject
-from hpsearch.results.tables import ablation_experiment, search_table, table1
+from hpsearch.results.tables import search_table, table1
 from hpsearch.search import Study
 from hpsearch.store import Store
 from hpsearch.system.files import write_together
@@ -127,7 +127,7 @@ def _texts(
             compared = comparison_sections(store, about.ablation, distinct=distinct)
             files["comparisons.tex"] = latex(compared)
         if "csv" in formats:
-            experiment = ablation_experiment(store, about.ablation)
+            experiment = store.find(about.ablation, "ablation")
             files["table1.csv"] = table1(store, about.ablation).to_csv()
             files["cells.csv"] = cell_table(store, experiment.id).to_csv(index=False)
             files["intervals.csv"] = interval_table(store, about.ablation).to_csv(index=False)

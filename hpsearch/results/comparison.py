@@ -24,7 +24,7 @@ from hpsearch.results.significance import (
     repeats_to_settle,
     signed_rank_test,
 )
-from hpsearch.results.tables import ablation_experiment, arms_of
+from hpsearch.results.tables import arms_of
 from hpsearch.store import Store
 
 LEVEL = 0.05
@@ -81,7 +81,7 @@ def comparison_table(store: Store, ablation: str) -> pd.DataFrame:
     complete = _complete(store, ablation)
     residuals = {
         (row["key"], row["target"]): row["residuals"]
-        for row in store.test_residuals(ablation_experiment(store, ablation).id).to_dict("records")
+        for row in store.test_residuals(store.find(ablation, "ablation").id).to_dict("records")
     }
     rows: list[dict[str, Any]] = []
     for first, second in pairs_of(arms_of(complete)):
@@ -122,7 +122,7 @@ def over_targets(comparisons: pd.DataFrame, *, distinct: bool = False) -> pd.Dat
 
 
 def _complete(store: Store, ablation: str) -> pd.DataFrame:
-    cells = cell_table(store, ablation_experiment(store, ablation).id)
+    cells = cell_table(store, store.find(ablation, "ablation").id)
     return cells[(cells["state"] == "complete") & cells["test_mae"].notna()]
 
 
@@ -227,7 +227,7 @@ def validation_gaps(store: Store, ablation: str) -> pd.DataFrame:
     Raises:
         InputError: the store has no such ablation.
     """
-    experiment = ablation_experiment(store, ablation)
+    experiment = store.find(ablation, "ablation")
     cells = cell_table(store, experiment.id)
     cells = cells[
         (cells["state"] == "complete") & cells[["validation_mae", "test_mae"]].notna().all(axis=1)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pandas as pd
 
 from hpsearch.data.molecule import Molecules
-from hpsearch.results.tables import ablation_experiment
 from hpsearch.store import Store
 
 State = Literal["unbroken", "broken", "unknown"]
@@ -86,7 +85,7 @@ class Evidence:
         Raises:
             InputError: it has no such ablation.
         """
-        experiment = ablation_experiment(store, ablation)
+        experiment = store.find(ablation, "ablation")
         export = experiment.provenance.get("winner") or {}
         origin = export.get("provenance")
         return cls(

@@ -13,7 +13,6 @@ from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
-from hpsearch.errors import InputError
 from hpsearch.search import Held, Study
 from hpsearch.store import Experiment, Holder, Store
 from hpsearch.store.recorded import RecordedRun, recorded_runs
@@ -103,27 +102,10 @@ def standing(store: Store, name: str | None = None) -> Standing:
         InputError: there is nothing of that name.
         HpsearchError: a study's trials were deleted or renamed outside hpsearch.
     """
-    experiment = _find(store, name)
+    experiment = store.find(name)
     if experiment.kind == "study":
         return _of_study(store, Study.open(store, experiment.name))
     return _of_ablation(store, experiment)
-
-
-def _find(store: Store, name: str | None) -> Experiment:
-    all_of_them = store.experiments()
-    if all_of_them.empty:
-        raise InputError(f"the store {store.label} holds no study; `hpsearch launch` makes one")
-    found = all_of_them if name is None else all_of_them[all_of_them["name"] == name]
-    if found.empty:
-        names = ", ".join(all_of_them["name"])
-        raise InputError(
-            "a study or an ablation must be one of those in the store "
-            f"{store.label}: {names}; got '{name}'"
-        )
-    last = found.iloc[-1]
-    experiment = store.experiment(last["kind"], last["name"])
-    assert experiment is not None
-    return experiment
 
 
 def _of_study(store: Store, study: Study) -> Standing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.errors import InputError
 from hpsearch.store import Store
 
 
@@ -36,26 +35,15 @@ def subject(store: Store, name: str | None = None) -> Subject:
     Raises:
         InputError: the store has nothing, or nothing of that name.
     """
+    last = store.find(name)
+    if last.kind == "ablation":
+        origin = _study_of(last.provenance)
+        known = origin is not None and store.experiment("study", origin) is not None
+        return Subject(origin if known else None, last.name)
     experiments = store.experiments()
-    if experiments.empty:
-        raise InputError(
-            f"the store {store.label} holds nothing to report; `hpsearch launch` makes a study"
-        )
-    found = experiments if name is None else experiments[experiments["name"] == name]
-    if found.empty:
-        names = ", ".join(experiments["name"])
-        raise InputError(
-            "a report must be of a study or an ablation that is in the store "
-            f"{store.label}: {names}; got '{name}'"
-        )
-    last = found.iloc[-1]
     ablations = experiments[experiments["kind"] == "ablation"]
-    if last["kind"] == "ablation":
-        origin = _study_of(last["provenance"])
-        studies = set(experiments.loc[experiments["kind"] == "study", "name"])
-        return Subject(origin if origin in studies else None, last["name"])
-    derived = ablations[ablations["provenance"].map(_study_of) == last["name"]]
-    return Subject(last["name"], None if derived.empty else derived["name"].iloc[-1])
+    derived = ablations[ablations["provenance"].map(_study_of) == last.name]
+    return Subject(last.name, None if derived.empty else derived["name"].iloc[-1])
 
 
 def _study_of(provenance: dict[str, Any]) -> str | None:

@@ -8,30 +8,15 @@ import pandas as pd
 
 from hpsearch.ablation import VARIANT_NAMES, cell_table
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.errors import InputError
 from hpsearch.results import published
 from hpsearch.results.published import COMPARISONS
 from hpsearch.search import Study
-from hpsearch.store import Experiment, Store
+from hpsearch.store import Store
 
 TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")
 """The arms that Table 1 compares; their columns are always there."""
 
 BASELINES = ("mean", "composition")
-
-
-def ablation_experiment(store: Store, name: str) -> Experiment:
-    """The ablation called ``name``.
-
-    Raises:
-        InputError: the store has none.
-    """
-    experiment = store.experiment("ablation", name)
-    if experiment is None:
-        raise InputError(
-            f"the store {store.label} has no ablation '{name}'; `hpsearch ablate` makes one"
-        )
-    return experiment
 
 
 def table1(store: Store, ablation: str) -> pd.DataFrame:
@@ -53,7 +38,7 @@ def table1(store: Store, ablation: str) -> pd.DataFrame:
     Raises:
         InputError: the store has no such ablation.
     """
-    experiment = ablation_experiment(store, ablation)
+    experiment = store.find(ablation, "ablation")
     cells = cell_table(store, experiment.id)
     arms = arms_of(cells)
     found = set(cells["target"])

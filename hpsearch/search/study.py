@@ -90,7 +90,7 @@ class Study:
             InputError: there is no such study.
             HpsearchError: its trials were deleted or renamed outside hpsearch.
         """
-        experiment = find_experiment(store, name)
+        experiment = store.find(name, "study")
         name = experiment.name
         try:
             study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
@@ -302,23 +302,6 @@ class Study:
         except KeyError:
             raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
         return sorted(found, key=lambda trial: trial.number)
-
-
-def find_experiment(store: Store, name: str | None = None) -> Experiment:
-    """The study's row called ``name``, or of the one launched last.
-
-    Raises:
-        InputError: there is no such study.
-    """
-    name = store.latest_study() if name is None else name
-    experiment = store.experiment("study", name)
-    if experiment is None:
-        frame = store.experiments()
-        names = ", ".join(frame.loc[frame["kind"] == "study", "name"]) or "none"
-        raise InputError(
-            f"a study must be one of those in the store {store.label}: {names}; got '{name}'"
-        )
-    return experiment
 
 
 _COLUMNS = (

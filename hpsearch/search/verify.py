@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from hpsearch.search.study import find_experiment
 from hpsearch.search.terms import most_wanted
 from hpsearch.store import Ledger, LedgerRun, LedgerTrial, Store
 
@@ -120,7 +119,7 @@ def verify(store: Store, name: str | None = None) -> Verification:
     Raises:
         InputError: there is no such study.
     """
-    experiment = find_experiment(store, name)
+    experiment = store.find(name, "study")
     # Before the rows: a launch that ends in between has ended them.
     holder = store.holder(experiment.id)
     driven = holder is not None and holder.drives

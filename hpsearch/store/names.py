@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, close_to
+from hpsearch.store.records import Kind
 
 LONGEST_NAME = 200
 
@@ -34,6 +36,31 @@ def check_name(name: str, what: str = "study") -> str:
                 f"got U+{ord(character):04X}"
             )
     return name
+
+
+_MADE_BY = {"study": "launch", "ablation": "ablate"}
+
+
+def unknown_experiment(
+    label: str, kinds: Sequence[Kind], name: str | None, names: Sequence[str]
+) -> InputError:
+    """What to tell of an experiment that a store does not have.
+
+    Args:
+        label: the store's.
+        kinds: that were looked for.
+        name: that was given; ``None`` for the experiment launched last.
+        names: of the experiments of these kinds that the store has.
+    """
+    if name is None or not names:
+        made = f"`hpsearch {_MADE_BY[kinds[0]]}` makes one"
+        return InputError(f"the store {label} holds no {kinds[0]}; {made}")
+    a_what = " or ".join({"study": "a study", "ablation": "an ablation"}[kind] for kind in kinds)
+    close = close_to(name, names)
+    return InputError(
+        f"{a_what} must be one of those in the store {label}: {', '.join(names)}; got '{name}'"
+        + (f"; did you mean '{close}'?" if close else "")
+    )
 
 
 def experiment_folder(name: str, identity: str) -> str:

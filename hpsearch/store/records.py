@@ -9,6 +9,7 @@ from typing import Any, Literal
 from hpsearch.config.run import TrialConfig
 
 Kind = Literal["study", "ablation"]
+KINDS: tuple[Kind, ...] = ("study", "ablation")
 
 
 @dataclass(frozen=True)

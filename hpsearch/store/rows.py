@@ -39,23 +39,34 @@ def upsert(
     )
 
 
-def find_experiment(connection: Connection, kind: Kind, name: str) -> Experiment | None:
-    """The experiment's row."""
+def find_experiment(
+    connection: Connection, kinds: Sequence[Kind], name: str | None
+) -> Experiment | None:
+    """The experiment of these kinds called ``name``, or of any name: the one launched last."""
     c = experiments.c
-    row = connection.execute(
-        select(experiments).where(c.kind == kind, c.name == name)
-    ).one_or_none()
+    query = select(experiments).where(c.kind.in_(kinds))
+    if name is not None:
+        query = query.where(c.name == name)
+    latest = query.order_by(c.launched_at.desc(), c.id.desc()).limit(1)
+    row = connection.execute(latest).one_or_none()
     if row is None:
         return None
     return Experiment(
         id=row.id,
-        kind=kind,
+        kind=row.kind,
         name=row.name,
         identity=row.identity,
         provenance=json.loads(row.provenance),
         created_at=row.created_at,
         launched_at=row.launched_at,
     )
+
+
+def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]:
+    """Names of the experiments of these kinds, the one launched last at the end."""
+    c = experiments.c
+    query = select(c.name).where(c.kind.in_(kinds)).order_by(c.launched_at, c.id)
+    return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
 _optuna_studies = table("studies", column("study_id"), column("study_name"))

@@ -25,13 +25,14 @@ from hpsearch.store.engine import make_engine, writer
 from hpsearch.store.joined import joined
 from hpsearch.store.lease import Holder, Lease, find_holder
 from hpsearch.store.ledger import Ledger, read_ledger
-from hpsearch.store.names import check_name
+from hpsearch.store.names import check_name, unknown_experiment
 from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
-from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
+from hpsearch.store.records import KINDS, Curve, Experiment, Kind, StoredRun, TrialState
 from hpsearch.store.rows import (
     best_trials,
     count_refused,
     count_trials,
+    experiment_names,
     find_experiment,
     finite,
     forget_values,
@@ -205,7 +206,7 @@ class Store:
                 key=("kind", "name"),
                 replace=("launched_at",),
             )
-            found = find_experiment(connection, kind, name)
+            found = find_experiment(connection, (kind,), name)
             assert found is not None
             return found
 
@@ -354,30 +355,32 @@ class Store:
 
     # --- Reading ----------------------------------------------------------------------------------
 
-    def experiment(self, kind: Kind, name: str) -> Experiment | None:
-        """The experiment called ``name``, or ``None``."""
-        return self._read(lambda connection: find_experiment(connection, kind, name))
+    def find(self, name: str | None = None, *kinds: Kind) -> Experiment:
+        """The experiment called ``name``, or the one launched last.
+
+        Args:
+            name: of the experiment. A study and an ablation may have one name; the one of them that
+                was launched last is then found.
+            kinds: which kinds are looked for; both without any.
+
+        Raises:
+            InputError: the store has no such experiment.
+        """
+        wanted = kinds or KINDS
+        found = self._read(lambda connection: find_experiment(connection, wanted, name))
+        if found is None:
+            names = self._read(lambda connection: experiment_names(connection, wanted))
+            raise unknown_experiment(self.label, wanted, name, names)
+        return found
+
+    def experiment(self, kind: Kind, name: str | None = None) -> Experiment | None:
+        """As :meth:`find`, with ``None`` where the store has no such experiment."""
+        return self._read(lambda connection: find_experiment(connection, (kind,), name))
 
     def latest(self, kind: Kind) -> str | None:
         """Name of the experiment of that kind which was launched last, or ``None``."""
-        query = (
-            select(experiments.c.name)
-            .where(experiments.c.kind == kind)
-            .order_by(experiments.c.launched_at.desc(), experiments.c.id.desc())
-            .limit(1)
-        )
-        return self._read(lambda connection: connection.execute(query).scalar_one_or_none())
-
-    def latest_study(self) -> str:
-        """Name of the study that was launched last.
-
-        Raises:
-            InputError: there is none.
-        """
-        name = self.latest("study")
-        if name is None:
-            raise InputError(f"the store {self.label} holds no study; `hpsearch launch` makes one")
-        return name
+        found = self.experiment(kind)
+        return None if found is None else found.name
 
     def run(self, experiment_id: int, key: str) -> StoredRun | None:
         """The run ``key`` of an experiment, or ``None``."""

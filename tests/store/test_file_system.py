@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpsearch.errors import InputError
-from hpsearch.store import Store, file_system
+from hpsearch.store import Store
+from hpsearch.system import file_system
 from hpsearch.system.file_system import network_type
 
 

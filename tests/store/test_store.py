@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import pickle
+import re
 import sqlite3
 import threading
 import time
@@ -167,12 +168,39 @@ def test_the_first_to_settle_wins(store: Store) -> None:
 
 def test_the_latest_study_is_the_one_launched_last(store: Store) -> None:
     with pytest.raises(InputError, match="holds no study"):
-        store.latest_study()
+        store.find(None, "study")
     for name in ("one", "two", "one"):
         store.begin_experiment("study", name, {})
     store.begin_experiment("ablation", "three", {})
-    assert store.latest_study() == "one"
+    assert store.find(None, "study").name == "one"
     assert store.latest("ablation") == "three"
+
+
+def test_an_experiment_is_found_by_its_name_or_as_the_one_launched_last(store: Store) -> None:
+    for kind, name in (("study", "both"), ("ablation", "arms"), ("ablation", "both")):
+        store.begin_experiment(kind, name, {})
+    store.begin_experiment("study", "last", {})
+    assert store.find() == store.find("last") == store.find(None, "study", "ablation")
+    assert (store.find("both").kind, store.find("both", "study").kind) == ("ablation", "study")
+    assert store.find(None, "ablation").name == "both"
+    assert store.experiment("ablation") == store.find(None, "ablation")
+    assert store.experiment("ablation", "last") is None
+
+
+def test_a_name_that_is_not_there_is_answered_with_those_that_are(store: Store) -> None:
+    with pytest.raises(InputError, match=r"holds no study; `hpsearch launch` makes one$"):
+        store.find("quick")
+    for kind, name in (("study", "quick"), ("study", "long"), ("ablation", "arms")):
+        store.begin_experiment(kind, name, {})
+    where = re.escape(f"in the store {store.label}: ")
+    said = {
+        ("quack", "study"): f"^a study must be .* {where}quick, long; got 'quack'; .* 'quick'\\?$",
+        ("x", "ablation"): f"^an ablation must be one of those {where}arms; got 'x'$",
+        ("x",): f"^a study or an ablation must be .* {where}quick, long, arms; got 'x'$",
+    }
+    for asked, pattern in said.items():
+        with pytest.raises(InputError, match=pattern):
+            store.find(*asked)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +210,7 @@ def test_the_latest_study_is_the_one_launched_last(store: Store) -> None:
 def test_names_are_stored_literally(store: Store, name: str) -> None:
     experiment = store.begin_experiment("study", name, {})
     assert store.experiment("study", name) == experiment
-    assert store.latest_study() == name
+    assert store.find(None, "study").name == name
     assert store.runs().empty
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import pandas as pd
 
@@ -28,23 +30,65 @@ CELL_COLUMNS = {
 }
 
 
+@dataclass(frozen=True)
+class AblationRows:
+    """What the store has of an ablation's runs, each table read once.
+
+    The columns are those of the store's methods of the same names.
+
+    Attributes:
+        results: verdicts.
+        test_errors: of the completed runs.
+        target_errors: validation errors after each epoch.
+        epochs: losses and seconds of each epoch.
+        runs: the networks.
+    """
+
+    results: pd.DataFrame
+    test_errors: pd.DataFrame
+    target_errors: pd.DataFrame
+    epochs: pd.DataFrame
+    runs: pd.DataFrame
+
+    @classmethod
+    def read(cls, store: Store, experiment_id: int) -> Self:
+        """The rows as they stand now."""
+        return cls(
+            results=store.results(experiment_id),
+            test_errors=store.test_errors(experiment_id),
+            target_errors=store.target_errors(experiment_id),
+            epochs=store.epochs(experiment_id),
+            runs=store.runs(experiment_id),
+        )
+
+
 def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
-    """Every cell of an ablation as it stands in the store, in the order of the launches.
+    """Every cell of an ablation as it stands in the store: `cells_of`."""
+    experiments = store.experiments().set_index("id")["provenance"]
+    rows = AblationRows.read(store, experiment_id)
+    return cells_of(rows, experiments.get(experiment_id, {}))
+
+
+def cells_of(found: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """Every cell of an ablation, in the order of the launches.
 
     Columns: ``CELL_COLUMNS``; errors in the target's reporting unit, ``validation_mae`` and
     ``test_mae`` with the best epoch's weights, ``train_size`` of the split that was made,
     ``seconds`` of all epochs, ``reason`` of a failure. Empty where not known yet. A cell that is
     ``running`` may be one that a launch left behind: the store does not know whether its driver
     lives.
+
+    Args:
+        found: the rows.
+        provenance: of the ablation.
     """
-    results = {row["key"]: row for row in store.results(experiment_id).to_dict("records")}
-    test = store.test_errors(experiment_id).set_index(["key", "target"])["mae"].to_dict()
-    errors = store.target_errors(experiment_id).set_index(["key", "epoch", "target"])
-    validation = errors["mae"].to_dict()
-    seconds = store.epochs(experiment_id).groupby("key")["seconds"].sum().to_dict()
-    trained = _training_molecules(store, experiment_id)
+    results = {row["key"]: row for row in found.results.to_dict("records")}
+    test = found.test_errors.set_index(["key", "target"])["mae"].to_dict()
+    validation = found.target_errors.set_index(["key", "epoch", "target"])["mae"].to_dict()
+    seconds = found.epochs.groupby("key")["seconds"].sum().to_dict()
+    trained = (provenance.get("data") or {}).get("train")
     rows = []
-    for run in store.runs(experiment_id).to_dict("records"):
+    for run in found.runs.to_dict("records"):
         variant, target, repeat = run["key"].split("/")
         result = results.get(run["key"], {})
         best = result.get("best_epoch")
@@ -66,13 +110,6 @@ def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=list(CELL_COLUMNS)).astype(CELL_COLUMNS)
-
-
-def _training_molecules(store: Store, experiment_id: int) -> int | None:
-    """Training molecules that the launch has counted; ``None`` where it counted none."""
-    experiments = store.experiments().set_index("id")["provenance"]
-    data = experiments.get(experiment_id, {}).get("data") or {}
-    return data.get("train")
 
 
 def _configured(run: dict[Any, Any]) -> int | None:

@@ -23,7 +23,7 @@ from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, TablesNotReady
 from hpsearch.store import Store
 from hpsearch.store.address import Address
-from hpsearch.system import credentials, hardware
+from hpsearch.system import credentials, gpus, hardware
 from hpsearch.system.file_system import network_type
 from hpsearch.system.process import prepare_worker, worker_environment
 
@@ -163,7 +163,7 @@ def _ask_a_worker() -> dict[str, Any]:
 
 
 def _gpus(seen_by_torch: list[str]) -> Finding:
-    there = _gpus_of_the_driver()
+    there = gpus.models()
     if seen_by_torch:
         return Finding(
             "GPUs",
@@ -179,20 +179,6 @@ def _gpus(seen_by_torch: list[str]) -> Finding:
             "install a build of torch for CUDA",
         )
     return Finding("GPUs", "good", "none; runs use CPU cores")
-
-
-def _gpus_of_the_driver() -> list[str]:
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return done.stdout.strip().splitlines()
 
 
 def _molecules() -> Finding:

@@ -122,7 +122,7 @@ def test_memory_is_the_control_group_s_where_that_has_less(
 def test_gpus_that_torch_does_not_see_are_said(
     monkeypatch: pytest.MonkeyPatch, torch: list[str], driver: list[str], state: str, words: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_gpus_of_the_driver", lambda: driver)
+    monkeypatch.setattr(doctor.gpus, "models", lambda: driver)
     found = doctor._gpus(torch)
     assert found.state == state
     assert words in found.said

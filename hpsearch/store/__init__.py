@@ -5,9 +5,18 @@ The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL 
 
 from hpsearch.store.address import DEFAULT_URL, default_url
 from hpsearch.store.lease import Holder, LeaseHeld, LeaseLost
-from hpsearch.store.ledger import Ledger, LedgerRun, LedgerTrial
-from hpsearch.store.names import check_name, experiment_folder
-from hpsearch.store.records import Curve, Experiment, Kind, StoredRun, TrialState
+from hpsearch.store.records import (
+    Curve,
+    Experiment,
+    Kind,
+    Ledger,
+    LedgerRun,
+    LedgerTrial,
+    StoredRun,
+    TrialState,
+    check_name,
+    experiment_folder,
+)
 from hpsearch.store.store import Store
 
 __all__ = [

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpsearch.errors import InputError
 from hpsearch.system import credentials
+from hpsearch.system.file_system import network_type
 
 DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 """The store where neither an option nor the environment names one."""
@@ -109,6 +110,35 @@ class Address:
         """What ``error`` says, on one line and without a secret."""
         text = " ".join(str(getattr(error, "orig", None) or error).split())
         return credentials.without(self._secrets, text)
+
+
+def make_folder(address: Address) -> None:
+    """Make the folder of a SQLite file.
+
+    Raises:
+        InputError: it cannot be made, or lies on a network file system: there SQLite's write-ahead
+            log, which is memory that processes share, loses or damages what is written.
+    """
+    if address.path is None:
+        return
+    if kind := network_type(address.path):
+        raise InputError(
+            f"the store {address.label} lies on a network folder ({kind}), where SQLite is not "
+            "safe; name a local folder with --storage sqlite:////FOLDER/hpsearch.db, or a server: "
+            "postgresql://user@host/database"
+        )
+    try:
+        address.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder of the store {address.label} cannot be made: {error.strerror}"
+        ) from None
+
+
+def require_file(address: Address) -> None:
+    """Raise unless the SQLite file exists: connecting would make an empty one."""
+    if address.path is not None and not address.path.is_file():
+        raise InputError(f"no study store at {address.label}; `hpsearch launch` makes one")
 
 
 def _parse(text: str) -> URL:

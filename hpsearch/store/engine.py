@@ -1,13 +1,42 @@
-"""Engines with SQLite's transactions made exact, for our tables and for Optuna's alike."""
+"""Transactions: how they begin, for our tables and for Optuna's alike, and how they wait."""
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
+from typing import TypeVar
 
+from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.store.address import Address
 from hpsearch.system import failpoint
+
+Result = TypeVar("Result")
+
+PATIENCE_SECONDS = 120.0
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 5.0
+
+_SQLITE_BUSY = 5
+_SQLITE_LOCKED = 6
+_SQLITE_FULL = 13
+_SQLITE_NOT_A_DATABASE = 26
+_SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
+_POSTGRESQL_FULL = "53100"
+_POSTGRESQL_TRANSIENT = (
+    "08",  # connection exceptions
+    "40001",  # serialization failure
+    "40P01",  # deadlock
+    "53300",  # too many connections
+    "55P03",  # lock not available
+    "57P01",  # shut down by an administrator
+    "57P02",  # shut down by a crash
+    "57P03",  # starting up
+)
 
 _WRITES = "hpsearch_writes"
 """Execution option of connections that will write."""
@@ -64,3 +93,100 @@ def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) 
     event.listen(engine, "begin", begin)
     if always_writes:
         event.listen(engine, "commit", lambda connection: failpoint.reach("inside-commit"))
+
+
+# --- Waiting for a database that is locked, restarting or briefly out of reach --------------------
+
+
+def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> Result:
+    """``action()``, repeated while the database cannot serve it.
+
+    ``action`` must be safe to repeat: a commit may have arrived although its answer did not.
+
+    Args:
+        action: one or more whole transactions.
+        address: names the store in the error.
+        seconds: from the first failure until waiting ends.
+
+    Raises:
+        HpsearchError: the database refused for a lasting reason, or for longer than ``seconds``.
+    """
+    deadline: float | None = None
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return action()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            reason = address.one_line(driver_error(error) or error)
+            if not is_transient(error):
+                mend = ""
+                if is_full(error):
+                    mend = "; free space and run the same command again: it goes on from here"
+                raise HpsearchError(f"the store {address.label} failed: {reason}{mend}") from error
+            now = time.monotonic()
+            deadline = now + seconds if deadline is None else deadline
+            if now >= deadline:
+                raise HpsearchError(
+                    f"the store {address.label} could not be used for {seconds:.0f} s: {reason}; "
+                    "the same command goes on from here"
+                ) from error
+            # Jitter, so that several processes do not come back at the same instant.
+            time.sleep(min(pause, deadline - now) * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def driver_error(error: BaseException) -> DBAPIError | None:
+    """The database driver's error that ``error`` is or wraps; Optuna hides it as a cause."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DBAPIError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether the database found no space on its disk."""
+    found = driver_error(error)
+    if found is None or found.orig is None:
+        return False
+    code = getattr(found.orig, "sqlite_errorcode", None)
+    # Without space SQLite may also fail to enlarge the index of its log.
+    full = (_SQLITE_FULL, _SQLITE_IOERR_SHMSIZE)
+    return code in full or getattr(found.orig, "sqlstate", None) == _POSTGRESQL_FULL
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call can succeed later."""
+    found = driver_error(error)
+    if found is None or found.orig is None:
+        return False
+    if found.connection_invalidated:
+        return True
+    code = getattr(found.orig, "sqlite_errorcode", None)
+    if code is not None:
+        # The low byte is the primary code: BUSY_SNAPSHOT and its kin are BUSY.
+        return code & 0xFF in (_SQLITE_BUSY, _SQLITE_LOCKED)
+    name = type(found.orig).__module__
+    if not name.startswith("psycopg"):
+        return False
+    state = getattr(found.orig, "sqlstate", None)
+    if state is None:
+        # No state means that the server could not be asked.
+        return type(found.orig).__name__ in ("OperationalError", "ConnectionTimeout")
+    return any(state.startswith(prefix) for prefix in _POSTGRESQL_TRANSIENT)
+
+
+def refusal(address: Address, error: BaseException) -> InputError:
+    """What to tell the user of a store that cannot be opened."""
+    found = driver_error(error) or error
+    code = getattr(getattr(found, "orig", None), "sqlite_errorcode", 0)
+    if code & 0xFF == _SQLITE_NOT_A_DATABASE:
+        return InputError(f"{address.label} is not a study store: it is no SQLite database")
+    reason = address.one_line(found)
+    if address.path is not None:
+        return InputError(f"the store {address.label} cannot be opened: {reason}")
+    return InputError(
+        f"the store {address.label} cannot be reached: {reason}; start its server or correct the "
+        "URL (--storage, else HPSEARCH_STORAGE)"
+    )

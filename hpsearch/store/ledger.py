@@ -4,96 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, column, func, select, table
+from sqlalchemy import Connection, func, select
 
+from hpsearch.store.optuna_rows import read_trials, study_id_of
+from hpsearch.store.records import Ledger, LedgerEpoch, LedgerRun
 from hpsearch.store.tables import epochs, runs, target_errors
-
-
-@dataclass(frozen=True)
-class LedgerEpoch:
-    """A recorded epoch.
-
-    Attributes:
-        validation_loss: ``None`` where it was not finite.
-        targets: names of the targets that have errors.
-        losses: how many of these have a loss.
-        loss_sum: sum of these losses; ``None`` without any.
-    """
-
-    validation_loss: float | None
-    targets: frozenset[str]
-    losses: int
-    loss_sum: float | None
-
-
-@dataclass(frozen=True)
-class LedgerRun:
-    """A recorded run.
-
-    Attributes:
-        key: unique within the study, as far as the database's constraint held.
-        configuration: as stored, of whatever age.
-        weights: ``None`` until the run's worker has started.
-        data_hash: likewise.
-        split_hash: likewise.
-        epochs: by number.
-    """
-
-    key: str
-    configuration: dict[str, Any]
-    weights: int | None
-    data_hash: str | None
-    split_hash: str | None
-    epochs: dict[int, LedgerEpoch]
-
-
-@dataclass(frozen=True)
-class LedgerTrial:
-    """One of Optuna's rows.
-
-    Attributes:
-        number: of the trial, from 0.
-        state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
-        value: ``None`` without one that is finite.
-        reported: the finite intermediate values, by epoch.
-        failure_reason: ``None`` without one.
-    """
-
-    number: int
-    state: str
-    value: float | None
-    reported: dict[int, float]
-    failure_reason: str | None
-
-
-@dataclass(frozen=True)
-class Ledger:
-    """A study's rows.
-
-    Attributes:
-        trials: by number; ``None`` if Optuna has no study of that name.
-        runs: in the order they were made.
-    """
-
-    trials: tuple[LedgerTrial, ...] | None
-    runs: tuple[LedgerRun, ...]
-
-
-_studies = table("studies", column("study_id"), column("study_name"))
-_trials = table("trials", column("trial_id"), column("number"), column("study_id"), column("state"))
-_values = table("trial_values", column("trial_id"), column("objective"), column("value"))
-_reported = table(
-    "trial_intermediate_values",
-    column("trial_id"),
-    column("step"),
-    column("intermediate_value"),
-)
-_attributes = table(
-    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
-)
 
 
 def read_ledger(connection: Connection, experiment_id: int, study: str) -> Ledger:
@@ -105,58 +21,10 @@ def read_ledger(connection: Connection, experiment_id: int, study: str) -> Ledge
     if connection.dialect.name == "postgresql":
         # SQLite's transactions see one instant anyhow.
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    study_id = connection.execute(
-        select(_studies.c.study_id).where(_studies.c.study_name == study)
-    ).scalar_one_or_none()
+    study_id = study_id_of(connection, study)
     return Ledger(
-        trials=None if study_id is None else _read_trials(connection, study_id),
+        trials=None if study_id is None else read_trials(connection, study_id),
         runs=_read_runs(connection, experiment_id),
-    )
-
-
-def _read_trials(connection: Connection, study_id: int) -> tuple[LedgerTrial, ...]:
-    t = _trials.c
-    rows = connection.execute(
-        select(t.trial_id, t.number, t.state)
-        .where(t.study_id == study_id)
-        .order_by(t.number, t.trial_id)
-    ).all()
-    these = t.study_id == study_id
-    v = _values.c
-    values = {
-        row.trial_id: row.value
-        for row in connection.execute(
-            select(v.trial_id, v.value)
-            .join_from(_values, _trials, v.trial_id == t.trial_id)
-            .where(these, v.objective == 0)
-        )
-    }
-    r = _reported.c
-    reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for trial_id, step, value in connection.execute(
-        select(r.trial_id, r.step, r.intermediate_value)
-        .join_from(_reported, _trials, r.trial_id == t.trial_id)
-        .where(these, r.intermediate_value.is_not(None))
-    ):
-        reported[trial_id][step] = value
-    a = _attributes.c
-    reasons = {
-        trial_id: json.loads(text)
-        for trial_id, text in connection.execute(
-            select(a.trial_id, a.value_json)
-            .join_from(_attributes, _trials, a.trial_id == t.trial_id)
-            .where(these, a.key == "failure_reason")
-        )
-    }
-    return tuple(
-        LedgerTrial(
-            row.number,
-            row.state,
-            values.get(row.trial_id),
-            reported.get(row.trial_id, {}),
-            reasons.get(row.trial_id),
-        )
-        for row in rows
     )
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, String, Table, cast, column, delete, func, select, table
+from sqlalchemy import Connection, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.runs.messages import Completion, Outcome
-from hpsearch.store.records import Experiment, Kind, TrialState
+from hpsearch.store.records import Experiment, Kind
 from hpsearch.store.tables import experiments
 
 
@@ -67,79 +67,6 @@ def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]
     c = experiments.c
     query = select(c.name).where(c.kind.in_(kinds)).order_by(c.launched_at, c.id)
     return list(dict.fromkeys(connection.execute(query).scalars()))
-
-
-_optuna_studies = table("studies", column("study_id"), column("study_name"))
-_optuna_trials = table(
-    "trials", column("trial_id"), column("number"), column("study_id"), column("state")
-)
-
-
-def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
-    """Rows of the study, by number; ``None`` if Optuna has no study of that name."""
-    studies, trials = _optuna_studies.c, _optuna_trials.c
-    study_id = connection.execute(
-        select(studies.study_id).where(studies.study_name == study)
-    ).scalar_one_or_none()
-    if study_id is None:
-        return None
-    query = (
-        select(trials.number, trials.trial_id, trials.state)
-        .where(trials.study_id == study_id)
-        .order_by(trials.number, trials.trial_id)
-    )
-    return [TrialState(*row) for row in connection.execute(query)]
-
-
-def count_trials(connection: Connection) -> list[tuple[str, int]]:
-    """How many of Optuna's rows are in each state, over all studies."""
-    state = _optuna_trials.c.state
-    query = select(state, func.count()).group_by(state).order_by(state)
-    return [(name, count) for name, count in connection.execute(query)]
-
-
-def count_refused(connection: Connection, study: str) -> int:
-    """Rows of the study that were drawn beyond its budget."""
-    studies, trials, attributes = _optuna_studies.c, _optuna_trials.c, _optuna_attributes.c
-    query = (
-        select(func.count())
-        .select_from(_optuna_attributes)
-        .join(_optuna_trials, trials.trial_id == attributes.trial_id)
-        .join(_optuna_studies, studies.study_id == trials.study_id)
-        .where(studies.study_name == study)
-        .where(attributes.key == "failure", attributes.value_json == json.dumps("refused"))
-    )
-    return int(connection.execute(query).scalar_one())
-
-
-_optuna_attributes = table(
-    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
-)
-_optuna_reported = table("trial_intermediate_values", column("trial_id"), column("step"))
-_optuna_values = table("trial_values", column("trial_id"), column("value"))
-
-
-def best_trials(connection: Connection, study: str, count: int) -> set[int]:
-    """Numbers of the complete trials of the study with the ``count`` lowest values."""
-    studies, trials, values = _optuna_studies.c, _optuna_trials.c, _optuna_values.c
-    # PostgreSQL has a type of its own for states, which no text equals.
-    complete = cast(trials.state, String) == "COMPLETE"
-    query = (
-        select(trials.number)
-        .join(_optuna_studies, studies.study_id == trials.study_id)
-        .join(_optuna_values, values.trial_id == trials.trial_id)
-        .where(studies.study_name == study, complete, values.value.is_not(None))
-        .order_by(values.value, trials.number)
-        .limit(count)
-    )
-    return set(connection.execute(query).scalars())
-
-
-def forget_values(connection: Connection, trial_id: int, after: int) -> None:
-    """Remove a trial's intermediate values beyond a step, which Optuna has no call for."""
-    c = _optuna_reported.c
-    these = (c.trial_id == trial_id) & (c.step > after)
-    connection.execute(delete(_optuna_reported).where(these))
 
 
 def packed(values: Sequence[float] | None) -> bytes | None:

@@ -6,9 +6,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from hpsearch.errors import InputError, TablesNotReady
+from hpsearch.store.address import Address
+from hpsearch.store.optuna_rows import make_optuna_tables
 from hpsearch.store.tables import VERSION_TABLE
 from hpsearch.system.installation import folder
 
@@ -21,6 +23,22 @@ before it here; one that changes what readers read takes them out.
 
 _UPGRADE_LOCK = 4_811_274_306
 """Any number that no other program takes as an advisory lock in the same database."""
+
+
+def make_tables(address: Address, engine: Engine) -> None:
+    """Make Optuna's tables and ours, or upgrade ours."""
+    with engine.connect() as connection:
+        refuse_newer(current(connection), scripts(connection), address.label)
+    make_optuna_tables(address)
+    # Ours come last: where their version stands, the store is whole.
+    with engine.begin() as connection:
+        upgrade(connection, address.label)
+
+
+def check_tables(address: Address, engine: Engine) -> None:
+    """Raise unless our tables have the version that this code knows."""
+    with engine.connect() as connection:
+        check(connection, address.label)
 
 
 def configuration(connection: Connection) -> Config:

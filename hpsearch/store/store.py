@@ -19,32 +19,44 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpsearch.config.run import TrialConfig
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
-from hpsearch.store import frames, opening
-from hpsearch.store.address import Address
-from hpsearch.store.engine import make_engine, writer
-from hpsearch.store.joined import joined
+from hpsearch.store import frames
+from hpsearch.store.address import Address, make_folder, require_file
+from hpsearch.store.engine import PATIENCE_SECONDS, make_engine, refusal, wait_for, writer
 from hpsearch.store.lease import Holder, Lease, find_holder
-from hpsearch.store.ledger import Ledger, read_ledger
-from hpsearch.store.names import check_name, unknown_experiment
-from hpsearch.store.patience import PATIENCE_SECONDS, wait_for
-from hpsearch.store.records import KINDS, Curve, Experiment, Kind, StoredRun, TrialState
-from hpsearch.store.rows import (
+from hpsearch.store.ledger import read_ledger
+from hpsearch.store.optuna_rows import (
     best_trials,
     count_refused,
     count_trials,
+    forget_values,
+    joined,
+    optuna_storage,
+    trial_states,
+)
+from hpsearch.store.records import (
+    KINDS,
+    Curve,
+    Experiment,
+    Kind,
+    Ledger,
+    StoredRun,
+    TrialState,
+    check_name,
+    unknown_experiment,
+)
+from hpsearch.store.rows import (
     experiment_names,
     find_experiment,
     finite,
-    forget_values,
     now,
     packed,
     plain,
     result_row,
     to_json,
-    trial_states,
     unpacked,
     upsert,
 )
+from hpsearch.store.schema import check_tables, make_tables
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
 
 Result = TypeVar("Result")
@@ -79,9 +91,9 @@ class Store:
             InputError: the URL cannot be parsed or reached, or holds a newer schema.
         """
         address = Address(url)
-        opening.make_folder(address)
+        make_folder(address)
         store = cls(address, create=True, patience_seconds=patience_seconds)
-        store._first_use(lambda: opening.make_tables(address, store._writer))
+        store._first_use(lambda: make_tables(address, store._writer))
         return store
 
     @classmethod
@@ -92,9 +104,9 @@ class Store:
             InputError: there is no store, it has another schema, or it cannot be reached.
         """
         address = Address(url)
-        opening.require_file(address)
+        require_file(address)
         store = cls(address, create=False, patience_seconds=patience_seconds)
-        store._first_use(lambda: opening.check_tables(address, store._engine))
+        store._first_use(lambda: check_tables(address, store._engine))
         return store
 
     def close(self) -> None:
@@ -125,12 +137,12 @@ class Store:
     @cached_property
     def optuna_storage(self) -> RDBStorage:
         """Optuna's storage for the driver: on SQLite each of its transactions locks at once."""
-        return self.wait(lambda: opening.optuna_storage(self._address, fence=self._lease.verify))
+        return self.wait(lambda: optuna_storage(self._address, fence=self._lease.verify))
 
     @cached_property
     def optuna_reader(self) -> RDBStorage:
         """Optuna's storage for those who look: it never makes the driver wait."""
-        return self.wait(lambda: opening.optuna_storage(self._address, writes=False))
+        return self.wait(lambda: optuna_storage(self._address, writes=False))
 
     def one_transaction(self) -> AbstractContextManager[None]:
         """Have what `optuna_storage` writes inside stand or fall together; see `joined`.
@@ -556,4 +568,4 @@ class Store:
             raise
         except (HpsearchError, SQLAlchemyError, StorageInternalError) as error:
             self.close()
-            raise opening.refusal(self._address, error) from None
+            raise refusal(self._address, error) from None

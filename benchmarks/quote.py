@@ -32,7 +32,7 @@ from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space
-from hpsearch.search import drawn, to_time
+from hpsearch.search.quote import drawn, to_time
 from hpsearch.search.quote import DRAWS
 
 CPUS = 1.0

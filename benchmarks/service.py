@@ -54,7 +54,8 @@ from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
 from hpsearch.config.space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.store.tables import epochs, runs
-from hpsearch.search import Search
+from hpsearch.search.launch import launch_study
+from hpsearch.search.work import Search
 from hpsearch.search.trial_rows import TrialRows
 from hpsearch.config.targets import TARGET_NAMES
 
@@ -306,12 +307,12 @@ def measure_asks(url: str, folder: Path, sampler: str, existing: list[FrozenTria
     rounds = ROUNDS[len(existing)]
     space = table3(sampler).with_overrides(trials=len(existing) + rounds + 1)
     with Store.create(url) as store:
-        Search.launch(store, space, "measured", folder)
+        launch_study(store, space, "measured", folder)
         if existing:
             fill(store, "measured", existing)
     with Store.create(url) as store:
         started = time.perf_counter()
-        search = Search.launch(store, space, "measured", folder)
+        search = launch_study(store, space, "measured", folder)
         launched = time.perf_counter() - started
         # The first ask of a launch reads every trial; the others only what is new.
         first = drive(search, 1)["next"]
@@ -339,7 +340,7 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
             trained.append(event.metrics.seconds)
 
     with Store.create(url) as store:
-        search = Search.launch(store, space, "search", folder)
+        search = launch_study(store, space, "search", folder)
         started = time.perf_counter()
         asked: list[float] = []
         ask = search.next

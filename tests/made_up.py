@@ -5,7 +5,8 @@ from pathlib import Path
 from hpsearch.ablation import Ablation, AblationPlan, DataSummary
 from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.system.installation import find_space
 
 FACTS = RunFacts(4321, "somewhere", "cpu", "data", "split", 33.0)
@@ -30,7 +31,7 @@ def metrics(epoch, config, loss=1.0):
 def run_search(store, trials=3):
     """A study whose first trial diverged and whose trial k has the loss 1/k."""
     space = SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
-    search = Study.launch(store, space, name="made-up")
+    search = launch_study(store, space, name="made-up")
     for index in range(trials + 1):
         assignment = search.next()
         search.started(assignment.key, FACTS)

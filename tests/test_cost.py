@@ -18,7 +18,7 @@ from hpsearch.cost.model import CostModel, refusal
 from hpsearch.cost.timings import Surroundings, Timed, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError
-from hpsearch.search import drawn
+from hpsearch.search.quote import drawn
 from hpsearch.system.installation import find_space
 
 SPACE = SearchSpace.load(find_space("table3")).with_overrides(train_size=1_000, test_size=2_000)

@@ -21,7 +21,8 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.dashboard.server import serve
 from hpsearch.pages.files import load_pages
 from hpsearch.runs.messages import Completion
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
 
@@ -77,7 +78,7 @@ def test_a_figure_is_drawn_anew_once_the_store_has_changed(site: Site, store: St
     known = figure(site, "learning_curves", tag=tag)
     assert (known.status, known.body) == (304, "")
 
-    study = Study.launch(store, space(trials=4), name="made-up")
+    study = launch_study(store, space(trials=4), name="made-up")
     assignment = study.next()
     study.started(assignment.key, FACTS)
     tag = figure(site, "learning_curves", tag=tag).headers["ETag"]
@@ -410,7 +411,7 @@ def test_what_was_chosen_in_a_menu_stays(long_store: Store, opened: Callable[[st
         page.locator(".updatemenu-dropdown-button").nth(3).click()
         chosen = [number == 3 for number in range(13)]
         assert page.evaluate(visible) == chosen
-        study = Study.launch(long_store, space(trials=TRIALS + 1), name="made-up")
+        study = launch_study(long_store, space(trials=TRIALS + 1), name="made-up")
         assignment = study.next()
         study.started(assignment.key, FACTS)
         study.epoch(assignment.key, metrics(1, assignment.config))

@@ -27,7 +27,7 @@ from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
 from hpsearch.store import Store
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
@@ -175,7 +175,7 @@ def store_spaces(numbers: range, folder: Path) -> None:
             space = read(SearchSpace.load, path)
             if space is None:
                 return "refused"
-            search = Study.launch(store, space, f"{spoilt.number} {space.name}")
+            search = launch_study(store, space, f"{spoilt.number} {space.name}")
             assignment = search.next()
             assert assignment is not None
             assert assignment.config.data == space.data

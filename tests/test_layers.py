@@ -187,7 +187,18 @@ def test_help_answers_at_once() -> None:
     assert min(seconds) < 0.6
 
 
-@pytest.mark.parametrize("module", ["executor", "search", "ablation", "report", "dashboard"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "executor",
+        "search.launch",
+        "search.study",
+        "search.quote",
+        "ablation",
+        "report",
+        "dashboard",
+    ],
+)
 def test_the_driver_s_modules_import_no_torch(module: str) -> None:
     assert "torch" not in loaded_after(f"import hpsearch.{module}")
 
@@ -200,10 +211,10 @@ from pathlib import Path
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space
 from hpsearch.store import Store
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
 space = SearchSpace.load(find_space("quick")).with_overrides(sampler={sampler!r})
 with Store.create("sqlite:///{tmp_path}/store.db") as store:
-    search = Study.launch(store, space, None, Path({str(tmp_path)!r}))
+    search = launch_study(store, space, None, Path({str(tmp_path)!r}))
     for _ in range(6):
         assert search.next() is not None
 """

@@ -23,7 +23,7 @@ from hpsearch.report.render import markdown
 from hpsearch.results import provenance, split_link
 from hpsearch.results.evidence import Link
 from hpsearch.results.provenance import chain, molecules_at_hand
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 
 NAMES = ("data", "split", "space", "study", "export", "runs", "code", "environment")

@@ -21,19 +21,12 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
-from hpsearch.search import (
-    Held,
-    Measured,
-    Quote,
-    Search,
-    Study,
-    drawn,
-    to_time,
-    usual_epochs,
-    ways_down,
-    within_reach,
-)
+from hpsearch.search.accuracy import Held, Measured
+from hpsearch.search.launch import launch_study
+from hpsearch.search.quote import Quote, drawn, to_time, usual_epochs, ways_down, within_reach
+from hpsearch.search.study import Study
 from hpsearch.search.terms import first_terms, require_same_space
+from hpsearch.search.work import Search
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.quotes import held_lines, search_quote_lines, short_quote_line
@@ -135,7 +128,7 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
     assert not list((tmp_path / "storage").iterdir())
     with Store.create("sqlite:///storage/hpsearch.db") as store:
         space = SearchSpace.load(find_space("quick"))
-        search = Study.launch(store, space)
+        search = launch_study(store, space)
         for _ in range(3):
             trial = search.next()
             search.started(trial.key, FACTS)
@@ -289,8 +282,8 @@ def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
 ) -> None:
     def launch(trials: int) -> Search:
         space = SPACE.with_overrides(trials=trials)
-        search = Study.launch(store, space, "quoted", tmp_path, model=model)
-        search.keep_quote(Quote.of(space, model, 1, None, done=search.found.complete).to_dict())
+        search = launch_study(store, space, "quoted", tmp_path, model=model)
+        search.keep_quote(Quote.of(space, model, 1, None, done=search.at_start.complete).to_dict())
         while (trial := search.next()) is not None:
             search.started(trial.key, FACTS)
             for epoch in (1, 2):

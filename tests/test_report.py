@@ -42,7 +42,7 @@ from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files
 from hpsearch.results import published
 from hpsearch.results.standing import standing
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.lines import (

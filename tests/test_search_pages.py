@@ -12,7 +12,8 @@ from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages.files import folder, load_page
 from hpsearch.results.standing import standing
 from hpsearch.results.tables import search_table
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
 
@@ -82,7 +83,7 @@ def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypa
     space = SearchSpace.load(find_space("quick"))
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         budget = Budget(max_parameters=10)
-        search = Study.launch(store, space.model_copy(update={"budget": budget}), "tight", tmp_path)
+        search = launch_study(store, space.model_copy(update={"budget": budget}), "tight", tmp_path)
         assert search.next() is None
         [bars] = draw(store, "failures").data
         assert (list(bars.x), list(bars.y)) == ([3], ["refused: beyond max_parameters"])

@@ -17,7 +17,8 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.runs.messages import Completion, RunFacts
-from hpsearch.search import Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.system.installation import find_space
 
 CODE = {"versions": {"hpsearch": "0.1.0", "torch": "2.13.0"}, "git_commit": "0123456789abcdef" * 2}
@@ -43,7 +44,7 @@ def facts(config):
 def search(store, trials=2, code=CODE):
     """A study of which the last trial is the best."""
     with patch("hpsearch.system.installation.code", lambda: code):
-        found = Study.launch(store, space(trials), name="made-up")
+        found = launch_study(store, space(trials), name="made-up")
         for index in range(trials):
             assignment = found.next()
             found.started(assignment.key, facts(assignment.config))

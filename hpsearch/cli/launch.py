@@ -36,7 +36,7 @@ from hpsearch.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
-    from hpsearch.search import Quote
+    from hpsearch.search.quote import Quote
     from hpsearch.store import Store
 
 
@@ -110,7 +110,9 @@ def launch(
     """
     from hpsearch.config.space import SearchSpace
     from hpsearch.cost.estimate import Estimate
-    from hpsearch.search import Study, usual_epochs
+    from hpsearch.search.launch import launch_study
+    from hpsearch.search.quote import usual_epochs
+    from hpsearch.search.study import Study
     from hpsearch.system.installation import find_space
     from hpsearch.terminal.lines import idle_line
     from hpsearch.terminal.quotes import held_lines
@@ -133,7 +135,7 @@ def launch(
         say("the budget needs timings of such configurations here, which are taken once:")
         costs.measure(say)
     with create_store(storage) as store:
-        search = Study.launch(
+        search = launch_study(
             store,
             chosen,
             study,
@@ -148,11 +150,11 @@ def launch(
         say(f"study {search.name} in {store.label}")
         for change in search.forced:
             say(f"forced: {change}")
-        say(f"found: {search.found}")
+        say(f"found: {search.at_start}")
         if (idle := idle_line(chosen)) is not None:
             say(idle)
         say(f"follow it with: {again_command('dashboard', storage)}")
-        missing = search.found.left + search.found.reclaimed
+        missing = search.at_start.left + search.at_start.reclaimed
         for line in costs.short(missing) if missing else ():
             say(line)
         if costs.quoted is not None and costs.quoted.timings:
@@ -161,7 +163,7 @@ def launch(
             "trial",
             Estimate([(None, usual_epochs(chosen), 1.0)] * missing),
             total=chosen.trials,
-            done=search.found.complete + search.found.pruned,
+            done=search.at_start.complete + search.at_start.pruned,
             best=Study.open(store, search.name).best(),
         )
         status = again_command(f"status {shlex.quote(search.name)}", storage)
@@ -206,7 +208,7 @@ class _Costs:
     @property
     def known(self) -> bool:
         """Whether the space's configurations, or their like, were timed."""
-        from hpsearch.search import within_reach
+        from hpsearch.search.quote import within_reach
 
         return self.model is not None and within_reach(self._space, self.quote(), self.model)
 
@@ -215,8 +217,7 @@ class _Costs:
         from hpsearch.cost import measure
         from hpsearch.cost.model import LEAST, CostModel, refusal
         from hpsearch.cost.timings import keep
-        from hpsearch.search import drawn, to_time
-        from hpsearch.search.quote import DRAWS
+        from hpsearch.search.quote import DRAWS, drawn, to_time
         from hpsearch.terminal.quotes import timed_line, untimed_line
 
         here = self._surroundings
@@ -246,7 +247,7 @@ class _Costs:
 
     def quote(self, missing: int | None = None) -> Quote:
         """For ``missing`` trials; all of them where that is not given."""
-        from hpsearch.search import Quote
+        from hpsearch.search.quote import Quote
         from hpsearch.system.hardware import available_memory
 
         assert self.model is not None
@@ -270,7 +271,7 @@ class _Costs:
 
     def short(self, missing: int) -> Iterator[str]:
         """The quote in a line or two."""
-        from hpsearch.search import ways_down
+        from hpsearch.search.quote import ways_down
         from hpsearch.terminal.progress import A_DAY
         from hpsearch.terminal.quotes import short_quote_line, shorter_line
 
@@ -304,7 +305,7 @@ def _trials_done(
     Raises:
         InputError: as the launch would.
     """
-    from hpsearch.search import verdicts
+    from hpsearch.search.terms import verdicts
     from hpsearch.store import check_name
     from hpsearch.store.address import Address
 
@@ -337,7 +338,7 @@ def _quote_search(
         answer: prints one JSON value; ``None`` where lines are printed.
     """
     from hpsearch import executor
-    from hpsearch.search import ways_down
+    from hpsearch.search.quote import ways_down
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line
 
@@ -367,7 +368,7 @@ def _quote_search(
 
 
 def _print_winner(store: Store, name: str, storage: str | None) -> None:
-    from hpsearch.search import Study
+    from hpsearch.search.study import Study
     from hpsearch.terminal.lines import winner_lines
 
     study = Study.open(store, name)

@@ -150,7 +150,7 @@ def export_best(
     The file also says where it comes from: study, trial, errors, hashes of data and split. Without
     STUDY it is the one launched last.
     """
-    from hpsearch.search import Study
+    from hpsearch.search.study import Study
 
     with open_store(storage) as store:
         winner = Study.open(store, study).winner(select_on=select_on)

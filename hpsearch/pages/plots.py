@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.ablation import VARIANT_NAMES
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 
 PANEL_EDGES = {"t": 84, "b": 96}

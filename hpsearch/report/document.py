@@ -9,7 +9,7 @@ from hpsearch.report.render import Section
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.provenance import chain, molecules_at_hand
 from hpsearch.results.subject import Subject
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 
 

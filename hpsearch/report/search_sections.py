@@ -10,7 +10,7 @@ from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Section
 from hpsearch.report.text import number, settings, value
 from hpsearch.results.tables import TRIAL_COLUMNS, search_table
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 
 
 def search_sections(study: Study) -> list[Section]:

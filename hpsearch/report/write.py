@@ -18,7 +18,7 @@ from hpsearch.report.render import Figure, Figures, html_document, latex, markdo
 from hpsearch.results.comparison import comparison_table, interval_table
 from hpsearch.results.subject import Subject, subject
 from hpsearch.results.tables import search_table, table1
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.files import write_together
 

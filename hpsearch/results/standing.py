@@ -13,7 +13,8 @@ from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
-from hpsearch.search import Held, Study
+from hpsearch.search.accuracy import Held
+from hpsearch.search.study import Study
 from hpsearch.store import Experiment, Holder, Store
 from hpsearch.store.recorded import RecordedRun, recorded_runs
 

@@ -10,7 +10,7 @@ from hpsearch.ablation import VARIANT_NAMES, cell_table
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.results import published
 from hpsearch.results.published import COMPARISONS
-from hpsearch.search import Study
+from hpsearch.search.study import Study
 from hpsearch.store import Store
 
 TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")

@@ -1,32 +1,15 @@
 """A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
 
-from hpsearch.search.accuracy import Held, Measured
-from hpsearch.search.failures import Breakdown
-from hpsearch.search.quote import (
-    Quote,
-    drawn,
-    to_time,
-    usual_epochs,
-    ways_down,
-    within_reach,
-)
-from hpsearch.search.study import Counts, Study
-from hpsearch.search.terms import verdicts
-from hpsearch.search.work import Found, Search
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Breakdown",
-    "Counts",
-    "Found",
-    "Held",
-    "Measured",
-    "Quote",
-    "Search",
-    "Study",
-    "drawn",
-    "to_time",
-    "usual_epochs",
-    "verdicts",
-    "ways_down",
-    "within_reach",
-]
+if TYPE_CHECKING:
+    from hpsearch.search.study import Study as Study
+
+
+def __getattr__(name: str) -> Any:
+    """`Study`, for people's own pages; read when it is asked for, since it loads Optuna."""
+    if name == "Study":
+        from hpsearch.search.study import Study
+
+        return Study
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,11 @@
-"""When a search's failures mean that it cannot succeed."""
+"""Why a trial failed, as its row says it; and when failures mean that a search cannot succeed."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from hpsearch.runs.messages import Failure
 
@@ -25,9 +25,13 @@ have succeeded, whatever number it wants; 25 for each trial alone ended 3 % of t
 """
 
 
+LONGEST_TRACEBACK = 8_000
+"""Characters of a traceback that are kept, the last ones."""
+
+
 @dataclass(frozen=True)
 class Breakdown:
-    """Why a launch gave up.
+    """Why a launch stops before it has the trials that it wants.
 
     Attributes:
         reason: one line.
@@ -87,3 +91,28 @@ class Failures:
 def shape(message: str) -> str:
     """``message`` without its numbers: addresses, sizes and process ids differ, the cause not."""
     return re.sub(r"\d+", "#", message)
+
+
+def failed(failure: Failure) -> dict[str, Any]:
+    """Attributes of a trial that failed, for its row.
+
+    ``failure`` comes last: a row that has it has the others too.
+    """
+    attributes = {
+        "failure_reason": failure.message,
+        "failure_traceback": failure.traceback[-LONGEST_TRACEBACK:],
+        "failure_epoch": failure.epoch,
+        "failure_step": failure.step,
+        "failure": failure.kind,
+    }
+    return {key: value for key, value in attributes.items() if value not in ("", None)}
+
+
+def refused(reason: str) -> dict[str, Any]:
+    """Attributes of a trial that was drawn beyond the budget and never trained."""
+    return {"failure_reason": reason, "failure": "refused"}
+
+
+def dropped(reason: str) -> dict[str, Any]:
+    """Attributes of an abandoned trial that is not to go on."""
+    return {"failure_reason": reason, "failure": "given_up"}

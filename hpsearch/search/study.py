@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, Self, final
 
@@ -14,14 +13,12 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
-from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.accuracy import Held, Measured
 from hpsearch.search.failures import shape
 from hpsearch.search.importance import importances
-from hpsearch.search.work import RUNS_ROOT, Search
 from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
 from hpsearch.store.recorded import recorded_runs
 
@@ -69,18 +66,6 @@ class Study:
         self._store = store
         self._experiment = experiment
         self._study_id = study_id
-
-    @classmethod
-    def launch(
-        cls,
-        store: Store,
-        space: SearchSpace,
-        name: str | None = None,
-        runs_root: Path = RUNS_ROOT,
-        **options: Any,
-    ) -> Search:
-        """Create or continue a study and drive it: see `Search.launch`."""
-        return Search.launch(store, space, name, runs_root, **options)
 
     @classmethod
     def open(cls, store: Store, name: str | None = None) -> Self:

@@ -130,7 +130,7 @@ def verdicts(
 
     Args:
         store: where it may be.
-        space: as for `Search.launch`; so are the others.
+        space: as for `launch_study`; so are the others.
         name: of the study.
         molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
         force: whether another space, molecules or split are accepted.

@@ -150,6 +150,15 @@ class TrialRows:
         """End the row without a value; one that has ended stays as it is."""
         self._quietly(lambda: self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
 
+    def fail_because(self, trial_id: int, why: Mapping[str, Any]) -> None:
+        """Set attributes that say why, then end the row without a value.
+
+        A row that says why and is still RUNNING belongs to a launch that died in between: the next
+        one ends it.
+        """
+        self.annotate(trial_id, why)
+        self.fail(trial_id)
+
     def _quietly(self, action: Callable[[], object]) -> None:
         try:
             self._wait(action)

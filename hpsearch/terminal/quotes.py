@@ -10,7 +10,8 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.cost.timings import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.report.text import duration
-from hpsearch.search import Held, Quote
+from hpsearch.search.accuracy import Held
+from hpsearch.search.quote import Quote
 
 
 def timed_line(timed: Timed) -> str:

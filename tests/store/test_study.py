@@ -20,10 +20,13 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
-from hpsearch.search import Found, Search, Study, drawn
 from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
+from hpsearch.search.launch import launch_study
+from hpsearch.search.quote import drawn
 from hpsearch.search.samplers import SAMPLERS, SeededPerTrial
+from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
+from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Store
 from hpsearch.system import installation
 
@@ -66,7 +69,7 @@ class Launches:
     def __call__(
         self, searched: SearchSpace | None = None, name: str | None = None, **options: Any
     ) -> Search:
-        return Study.launch(self.store, searched or space(), name, self.root, **options)
+        return launch_study(self.store, searched or space(), name, self.root, **options)
 
     def run_out(self, search: Search) -> None:
         while not search.finished:
@@ -97,7 +100,7 @@ def test_a_search_is_a_work(launches: Launches) -> None:
 
 def test_every_trial_is_recorded(launches: Launches, url: str) -> None:
     search = launches()
-    assert str(search.found) == "0 complete, 0 reclaimed, 3 left"
+    assert str(search.at_start) == "0 complete, 0 reclaimed, 3 left"
     launches.run_out(search)
     assert search.next() is None
     assert search.breakdown is None
@@ -169,7 +172,7 @@ def test_folders_belong_to_one_study_of_one_store(
     folders = []
     for store in (launches.store, other):
         for name in names:
-            assignment = Study.launch(store, space(), name, launches.root).next()
+            assignment = launch_study(store, space(), name, launches.root).next()
             assert assignment is not None
             folder = Path(assignment.directory)
             assert folder.is_absolute() and folder.name == assignment.key
@@ -191,8 +194,8 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     del search  # and with it the process
 
     later = launches(space(4))
-    assert later.found == Found(complete=1, reclaimed=2, left=1, epochs=(2, 0))
-    assert str(later.found) == "1 complete, 2 reclaimed at epochs 2, 0, 1 left"
+    assert later.at_start == StartCounts(complete=1, reclaimed=2, left=1, epochs=(2, 0))
+    assert str(later.at_start) == "1 complete, 2 reclaimed at epochs 2, 0, 1 left"
     continued = [later.next() for _ in range(3)]
     assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
     assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
@@ -203,7 +206,7 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
         complete(later, assignment)
     assert later.finished
     assert launches.states() == {"COMPLETE": 4}
-    assert str(launches(space(4)).found) == "4 complete, 0 reclaimed, 0 left"
+    assert str(launches(space(4)).at_start) == "4 complete, 0 reclaimed, 0 left"
 
 
 def test_a_death_while_drawing_leaves_no_hole(
@@ -223,7 +226,7 @@ def test_a_death_while_drawing_leaves_no_hole(
     assert drawn
 
     later = launches()
-    assert later.found.reclaimed == 1
+    assert later.at_start.reclaimed == 1
     assignment = later.next()
     assert assignment is not None and undisturbed is not None
     assert assignment.key == "0"
@@ -257,18 +260,18 @@ def test_a_death_before_the_verdict_is_told(
     assert launches.states() == {"RUNNING": 1}
     later = launches()
     assert launches.states() == {"FAIL": 1}
-    assert later.found == Found(0, 0, 3)
+    assert later.at_start == StartCounts(0, 0, 3)
 
 
 def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None:
     launches.run_out(launches(space(2)))
     longer = launches(space(5))
-    assert str(longer.found) == "2 complete, 0 reclaimed, 3 left"
+    assert str(longer.at_start) == "2 complete, 0 reclaimed, 3 left"
     for _ in range(3):
         longer.next()
     assert Study.open(launches.store).counts().wanted == 5
     shorter = launches(space(3))
-    assert shorter.found == Found(complete=2, reclaimed=1, left=0, epochs=(0,))
+    assert shorter.at_start == StartCounts(complete=2, reclaimed=1, left=0, epochs=(0,))
     launches.run_out(shorter)
     # The two that are not wanted any more have ended as well.
     assert launches.states() == {"COMPLETE": 3, "FAIL": 2}
@@ -447,7 +450,7 @@ def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
     search.finish(first.key, DIVERGED)
     launches.run_out(search)
     assert launches.states() == {"COMPLETE": 2, "PRUNED": 1}
-    assert launches().found == Found(complete=2, reclaimed=0, left=0, pruned=1)
+    assert launches().at_start == StartCounts(complete=2, reclaimed=0, left=0, pruned=1)
 
 
 def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:
@@ -488,7 +491,7 @@ def test_a_number_given_twice_is_not_used_by_a_later_launch(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Search, "_give_up", dies)
+        patch.setattr(Search, "_drop", dies)
         with pytest.raises(KeyboardInterrupt):
             search.next()
     assert launches.states() == {"RUNNING": 2}
@@ -532,7 +535,7 @@ def test_another_space_is_refused(launches: Launches) -> None:
     assert "seed: 0 -> 4" in str(error.value)
     assert launches.store.experiments().to_dict() == before
     assert launches.states() == {}
-    assert launches(space(epochs=2), name="another").found.complete == 0
+    assert launches(space(epochs=2), name="another").at_start.complete == 0
 
 
 def test_comments_and_the_description_may_change(launches: Launches) -> None:
@@ -554,8 +557,8 @@ def test_other_molecules_are_refused_before_a_trial_is_touched(
     with pytest.raises(InputError, match=rf"{what[:4]}\w* hash: \w{{12}} -> eeeeeeeeeeee; restore"):
         launches(molecules={**seen, what: "e" * 64})
     assert launches.states() == {"RUNNING": 1}
-    assert launches(molecules=seen).found.reclaimed == 1
-    assert launches(molecules={**seen, what: "e" * 64}, force=True).found == Found(0, 0, 3)
+    assert launches(molecules=seen).at_start.reclaimed == 1
+    assert launches(molecules={**seen, what: "e" * 64}, force=True).at_start == StartCounts(0, 0, 3)
 
 
 def test_other_data_end_the_launch(launches: Launches) -> None:
@@ -639,7 +642,7 @@ def test_the_winner_is_the_lowest_on_validation(launches: Launches, tmp_path: Pa
 
 
 def test_the_test_set_decides_only_when_asked(launches: Launches) -> None:
-    search = Study.launch(launches.store, space(2), None, launches.root, evaluate_test=True)
+    search = launch_study(launches.store, space(2), None, launches.root, evaluate_test=True)
     first, second = search.next(), search.next()
     assert first and second and first.evaluate_test
     for assignment, test_loss in ((first, 9.0), (second, 8.0)):
@@ -769,7 +772,7 @@ def test_what_is_no_fault_of_the_trial_is_no_verdict(launches: Launches, kind: F
     assert launches.states() == {"RUNNING": 1}
     assert "failure" not in launches.trial(0).user_attrs
     again = launches()
-    assert again.found.reclaimed == 1
+    assert again.at_start.reclaimed == 1
     launches.run_out(again)
     assert launches.states() == {"COMPLETE": 3}
 
@@ -819,7 +822,7 @@ def test_a_forced_launch_gives_up_what_saw_other_molecules(launches: Launches) -
         launches(space(3), molecules=other)
     forced = launches(space(3), molecules=other, force=True)
     assert forced.forced == [f"split hash: {'s' * 12} -> {'t' * 12}"]
-    assert forced.found == Found(complete=1, reclaimed=0, left=2)
+    assert forced.at_start == StartCounts(complete=1, reclaimed=0, left=2)
     assert "other molecules" in launches.trial(1).user_attrs["failure_reason"]
     launches.store.leave()
     assert "facts" not in {breach.rule for breach in verify(launches.store).breaches}
@@ -831,7 +834,7 @@ def test_a_forced_launch_gives_up_what_was_about_to_see_other_molecules(launches
     assert search.next() is not None  # whose worker has said nothing yet
     other = {**seen, "split_hash": "t" * 64}
     forced = launches(space(3, train_size=30), molecules=other, force=True)
-    assert forced.found == Found(complete=0, reclaimed=0, left=3)
+    assert forced.at_start == StartCounts(complete=0, reclaimed=0, left=3)
     assert "other molecules" in launches.trial(0).user_attrs["failure_reason"]
 
 

@@ -34,8 +34,10 @@ from store_examples import FACTS, metrics
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind
-from hpsearch.search import Search, Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.search.verify import Breach, verify
+from hpsearch.search.work import Search
 from hpsearch.store import LeaseLost, Store
 from hpsearch.store.tables import leases
 from hpsearch.system import installation
@@ -202,7 +204,7 @@ class States(RuleBasedStateMachine):
             store = Store.open(self.url)  # the schema is there
         try:
             space = SPACE.with_overrides(trials=self.wanted)
-            self.driver = Driver(store, Study.launch(store, space, "states", self.folder / "runs"))
+            self.driver = Driver(store, launch_study(store, space, "states", self.folder / "runs"))
         except Crash:
             store.close()
 

@@ -20,8 +20,10 @@ from store_examples import FACTS, drop_database, metrics, new_database
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
 from hpsearch.runs.messages import Assignment, Completion, Failure
-from hpsearch.search import Search, Study
+from hpsearch.search.launch import launch_study
+from hpsearch.search.study import Study
 from hpsearch.search.verify import Rule, Verification, verify
+from hpsearch.search.work import Search
 from hpsearch.store import Store, schema
 from hpsearch.system import installation
 
@@ -48,7 +50,7 @@ def train(search: Search, assignment: Assignment) -> Completion:
 
 
 def fill(store: Store, root: Path, name: str = "quick") -> None:
-    search = Study.launch(store, SPACE, name, root)
+    search = launch_study(store, SPACE, name, root)
     while not search.finished:
         assignment = search.next()
         assert assignment is not None
@@ -159,7 +161,7 @@ def test_a_whole_study_has_no_breach(rows: Rows) -> None:
 
 def test_other_studies_do_not_matter(rows: Rows, tmp_path: Path) -> None:
     fill(rows.store, tmp_path, "another")
-    Study.launch(rows.store, SPACE, "third", tmp_path).next()
+    launch_study(rows.store, SPACE, "third", tmp_path).next()
     assert rows.broken() == set()
     rows.damage("DELETE FROM trial_user_attributes WHERE trial_id = {T1}")
     assert rows.broken() == {("reason", 1)}
@@ -172,11 +174,11 @@ def test_a_study_that_is_not_there_is_refused(rows: Rows) -> None:
 
 
 def test_later_launches_may_want_fewer_or_more(rows: Rows, tmp_path: Path) -> None:
-    Study.launch(rows.store, SPACE.with_overrides(trials=2), "quick", tmp_path)
+    launch_study(rows.store, SPACE.with_overrides(trials=2), "quick", tmp_path)
     assert rows.broken() == set()
-    Study.launch(rows.store, SPACE.with_overrides(trials=3), "quick", tmp_path)
+    launch_study(rows.store, SPACE.with_overrides(trials=3), "quick", tmp_path)
     assert rows.broken() == set()
-    Study.launch(rows.store, SPACE.with_overrides(trials=6), "quick", tmp_path)
+    launch_study(rows.store, SPACE.with_overrides(trials=6), "quick", tmp_path)
     assert rows.broken() == {("count", None)}
 
 
@@ -184,14 +186,14 @@ def test_a_study_of_before_counts_by_its_last_launch(rows: Rows, tmp_path: Path)
     older = "UPDATE hpsearch_experiments SET provenance = replace(provenance, "
     rows.damage(older + "'\"trials_wanted_most\": 4', '\"x\": 4')")
     assert rows.broken() == set()
-    Study.launch(rows.store, SPACE.with_overrides(trials=3), "quick", tmp_path)
+    launch_study(rows.store, SPACE.with_overrides(trials=3), "quick", tmp_path)
     assert rows.broken() == set()  # this launch knows what the one before it wanted
 
 
 def test_what_a_launch_still_has_to_do_is_no_breach_while_it_runs(
     rows: Rows, tmp_path: Path
 ) -> None:
-    Study.launch(rows.store, SPACE.with_overrides(trials=5), "quick", tmp_path).next()
+    launch_study(rows.store, SPACE.with_overrides(trials=5), "quick", tmp_path).next()
     driven = rows.verify()
     assert driven.breaches == ()
     assert [str(breach) for breach in driven.in_progress] == [
@@ -422,7 +424,7 @@ def test_a_larger_study_takes_no_more_queries(rows: Rows, tmp_path: Path) -> Non
         return len(seen)
 
     before = queries()
-    Study.launch(rows.store, SPACE.with_overrides(trials=8), "quick", tmp_path).next()
+    launch_study(rows.store, SPACE.with_overrides(trials=8), "quick", tmp_path).next()
     assert queries() == before < 15
 
 
@@ -485,7 +487,7 @@ def test_readable_versions_are_steps(rows: Rows) -> None:
 
 
 def test_facts_of_other_data_end_a_launch_and_are_named(rows: Rows, tmp_path: Path) -> None:
-    search = Study.launch(rows.store, SPACE.with_overrides(trials=5), "quick", tmp_path)
+    search = launch_study(rows.store, SPACE.with_overrides(trials=5), "quick", tmp_path)
     assignment = search.next()
     assert assignment is not None
     with pytest.raises(InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,22 @@ def test_a_damaged_file_counts_for_none(cache: Path, timed: list[Timed], text: s
     assert timings.kept(HERE) == []
     timings.keep(HERE, timed[:1])
     assert timings.kept(HERE) == timed[:1]
+
+
+@pytest.mark.parametrize("module", ["timings", "estimate", "measure"])
+def test_what_is_kept_and_left_is_told_without_heavy_libraries(module: str) -> None:
+    code = (
+        f"import sys, hpsearch.cost.{module}; "
+        "print([m for m in ('numpy', 'pandas', 'scipy', 'torch', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_scipy_is_loaded_where_a_model_is_fitted() -> None:
+    code = "import sys, hpsearch.cost.model; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 # --- Budgets ------------------------------------------------------------------------------------

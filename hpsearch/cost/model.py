@@ -11,7 +11,6 @@ from typing import Self, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from hpsearch.config.architecture import Workload, count_weights, count_work
 from hpsearch.config.run import DataConfig, TrialConfig
@@ -161,6 +160,8 @@ def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None)
 
 def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Least squares of relative errors, no rate negative."""
+    from scipy.optimize import nnls  # a third of a second; few launches fit a model
+
     relative = rows / values[:, None]
     scale = relative.max(axis=0)
     scale[scale == 0] = 1.0

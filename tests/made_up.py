@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.molecules import DataSummary
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
 from hpsearch.search.launch import launch_study
@@ -60,7 +62,7 @@ def run_ablation(store, winner, *, skip=(), fail=(), train=1000, **options):
     options = {"targets": ["mu", "U0"], "variants": ["L1Net", "L0Net", "L0NetDeep"], **options}
     plan = AblationPlan.make(winner, stem="best", **options)
     data = DataSummary(130_831, train, 500, 2000, "data", "split", BASELINES)
-    ablation = Ablation.launch(store, winner, plan, Path("/nowhere"), data)
+    ablation = launch_ablation(store, winner, plan, Path("/nowhere"), data)
     while (assignment := ablation.next()) is not None:
         variant, target, repeat = assignment.key.split("/")
         if assignment.key in skip:

@@ -8,19 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpsearch.ablation import (
+from hpsearch.ablation.cells import cell_table
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.molecules import DataSummary, check_split, checked_split
+from hpsearch.ablation.plan import AblationPlan, ablation_training, repeat_seed
+from hpsearch.ablation.variants import (
     VARIANT_NAMES,
     VARIANTS,
-    Ablation,
-    AblationPlan,
-    DataSummary,
     Variant,
-    ablation_training,
-    cell_table,
-    check_split,
-    checked_split,
     drop_vectors,
-    repeat_seed,
     select_variants,
 )
 from hpsearch.config.architecture import relative_work
@@ -434,9 +430,9 @@ def test_cells_say_the_molecules_of_the_split_not_of_the_configuration(store):
     )
     theirs = Winner(name="theirs", config=config)
     plan = make_plan(theirs, name="mine", targets=["mu"], variants=["L1Net"], repeats=1)
-    uncounted = Ablation.launch(store, theirs, plan, Path("/nowhere"))
+    uncounted = launch_ablation(store, theirs, plan, Path("/nowhere"))
     assert cell_table(store, uncounted.experiment.id)["train_size"].isna().all()
-    counted = Ablation.launch(store, theirs, plan, Path("/nowhere"), replace(DATA, train=77))
+    counted = launch_ablation(store, theirs, plan, Path("/nowhere"), replace(DATA, train=77))
     assert set(cell_table(store, counted.experiment.id)["train_size"]) == {77}
 
 
@@ -461,7 +457,7 @@ def store(tmp_path):
 
 
 def launch(store, plan=None, data=DATA, runs_root=Path("/nowhere/runs")):
-    return Ablation.launch(store, winner(), plan or make_plan(), runs_root, data)
+    return launch_ablation(store, winner(), plan or make_plan(), runs_root, data)
 
 
 def metrics(epoch, target, mae=0.5):

@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from hpsearch.ablation import VARIANTS
+from hpsearch.ablation.variants import VARIANTS
 from hpsearch.config.architecture import (
     MEAN_ATOMS,
     Architecture,

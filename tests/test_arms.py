@@ -8,13 +8,9 @@ import numpy as np
 import optuna
 import pytest
 
-from hpsearch.ablation import (
-    VARIANTS,
-    AblationPlan,
-    declared_variants,
-    drop_vectors,
-    match_weights,
-)
+from hpsearch.ablation.declared import declared_variants
+from hpsearch.ablation.plan import AblationPlan
+from hpsearch.ablation.variants import VARIANTS, drop_vectors, match_weights
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, TrialConfig

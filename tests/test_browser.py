@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import whole_chain
 
-from hpsearch.ablation import Variant, cell_table
+from hpsearch.ablation.cells import cell_table
+from hpsearch.ablation.variants import Variant
 from hpsearch.config.targets import target
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split

@@ -11,7 +11,9 @@ import pytest
 from made_up import FACTS, metrics
 from scipy import stats
 
-from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.molecules import DataSummary
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.export import Winner
 from hpsearch.report import comparison_sections, comparison_table, interval_table, over_targets
 from hpsearch.results.comparison import pairs_of
@@ -35,7 +37,7 @@ def fill(store: Store, *, targets: list[str], repeats: int, maes=MAES) -> str:
         winner, targets=targets, variants=["L1Net", "L0Net"], repeats=repeats, name="compared"
     )
     data = DataSummary(130_831, 1000, 500, 4, "data", "split", {"mean": {}, "composition": {}})
-    ablation = Ablation.launch(store, winner, plan, Path("/nowhere"), data)
+    ablation = launch_ablation(store, winner, plan, Path("/nowhere"), data)
     while (assignment := ablation.next()) is not None:
         arm, name, repeat = assignment.key.split("/")
         ablation.started(assignment.key, FACTS)

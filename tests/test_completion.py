@@ -12,7 +12,7 @@ import pytest
 from made_up import run_ablation, run_search, the_winner
 from test_cli import HPSEARCH, listing, run
 
-from hpsearch.ablation import VARIANT_NAMES
+from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.cli import completion
 from hpsearch.config.run import TrainingConfig
 from hpsearch.report import FORMATS

@@ -21,7 +21,7 @@ import pytest
 from mutation import EXPORT_CHANGES, SPACE_CHANGES, Mutant, mutant
 from test_winner import make_winner
 
-from hpsearch.ablation import AblationPlan
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.cli import program
 from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.ablation import cell_table
+from hpsearch.ablation.cells import cell_table
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.store import Store

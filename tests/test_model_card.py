@@ -11,7 +11,9 @@ import torch
 import whole_chain
 from made_up import run_ablation, run_search, the_winner
 
-from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.molecules import DataSummary
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.targets import target
@@ -56,7 +58,7 @@ def train(store, runs, **options):
     winner = Winner(name="small", config=SMALL)
     plan = AblationPlan.make(winner, **options)
     data = DataSummary.of(qm9.load(), winner, plan)
-    ablation = Ablation.launch(store, winner, plan, runs, data)
+    ablation = launch_ablation(store, winner, plan, runs, data)
     while (assignment := ablation.next()) is not None:
         training = Training.begin(assignment.config, qm9.load(), Path(assignment.directory))
         ablation.started(assignment.key, training.facts)

@@ -15,7 +15,8 @@ import whole_chain
 from made_up import ERRORS, run_ablation, run_search, the_winner
 
 import hpsearch.pages.files
-from hpsearch.ablation import Variant, cell_table
+from hpsearch.ablation.cells import cell_table
+from hpsearch.ablation.variants import Variant
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import atom_references, target_values

@@ -11,7 +11,7 @@ import pytest
 import whole_chain
 from made_up import run_ablation, run_search, the_winner
 
-from hpsearch.ablation import VARIANTS, Variant
+from hpsearch.ablation.variants import VARIANTS, Variant
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9

@@ -15,7 +15,8 @@ from made_up import ERRORS, FACTS, metrics, run_search, the_winner
 from test_board import Terminal
 from test_cli import HPSEARCH, QUICK, hpsearch, run
 
-from hpsearch.ablation import Ablation, AblationPlan
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import Store
@@ -189,7 +190,7 @@ def test_an_ablation_under_way(store: Store) -> None:
     winner = the_winner(run_search(store))
     variants, names = list(ERRORS), ("mu", "U0")
     plan = AblationPlan.make(winner, stem="best", targets=list(names), variants=variants)
-    ablation = Ablation.launch(store, winner, plan, Path("storage/runs"))
+    ablation = launch_ablation(store, winner, plan, Path("storage/runs"))
     first, second, third = (ablation.next() for _ in range(3))
     assert first and second and third
     # The third fails before its worker has built it.

@@ -11,7 +11,9 @@ from unittest.mock import patch
 import numpy as np
 from made_up import metrics
 
-from hpsearch.ablation import Ablation, AblationPlan, DataSummary
+from hpsearch.ablation.launch import launch_ablation
+from hpsearch.ablation.molecules import DataSummary
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9
@@ -71,7 +73,7 @@ def ablate(store, winner, *, code=CODE, validation_mae=None, repeats=1, **option
     with patch("hpsearch.system.installation.code", lambda: code):
         plan = AblationPlan.make(winner, stem="best", repeats=repeats, **options)
         data = DataSummary.of(molecules, winner, plan)
-        ablation = Ablation.launch(store, winner, plan, Path("/nowhere"), data)
+        ablation = launch_ablation(store, winner, plan, Path("/nowhere"), data)
         while (assignment := ablation.next()) is not None:
             key, config = assignment.key, assignment.config
             ablation.started(key, facts(config))

@@ -5,45 +5,16 @@ once. The plan names the cells and is a pure function of the export and the opti
 command again means the same cells; what is already in the store is not run again.
 """
 
-from hpsearch.ablation.cells import CELL_COLUMNS, STATES, CellState, cell_table
-from hpsearch.ablation.declared import declared_variants
-from hpsearch.ablation.molecules import DataSummary, check_split, checked_split
-from hpsearch.ablation.plan import AblationPlan, Cell, ablation_training, repeat_seed
-from hpsearch.ablation.quote import PlanQuote
-from hpsearch.ablation.variants import (
-    VARIANT_NAMES,
-    VARIANTS,
-    Match,
-    Variant,
-    drop_vectors,
-    match_weights,
-    require_vectors,
-    select_variants,
-)
-from hpsearch.ablation.work import Ablation, split_name
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CELL_COLUMNS",
-    "STATES",
-    "VARIANTS",
-    "VARIANT_NAMES",
-    "Ablation",
-    "AblationPlan",
-    "Cell",
-    "CellState",
-    "DataSummary",
-    "Match",
-    "PlanQuote",
-    "Variant",
-    "ablation_training",
-    "cell_table",
-    "check_split",
-    "checked_split",
-    "declared_variants",
-    "drop_vectors",
-    "match_weights",
-    "repeat_seed",
-    "require_vectors",
-    "select_variants",
-    "split_name",
-]
+if TYPE_CHECKING:
+    from hpsearch.ablation.cells import cell_table as cell_table
+
+
+def __getattr__(name: str) -> Any:
+    """`cell_table`, for people's own pages; read when it is asked for, since it loads pandas."""
+    if name == "cell_table":
+        from hpsearch.ablation.cells import cell_table
+
+        return cell_table
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

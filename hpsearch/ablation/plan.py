@@ -227,6 +227,11 @@ class AblationPlan:
         return rebuild(self.data, training_seed=repeat_seed(self.data.split_seed, repeat))
 
 
+def split_name(vary_split: bool, repeat: int) -> str:
+    """The provenance's entry for the hash of a repeat's split."""
+    return f"split_hash_{repeat}" if vary_split and repeat > 0 else "split_hash"
+
+
 def _training_note(winner: Winner, training: TrainingConfig) -> str:
     note = (
         f"training: at most {training.epochs} epochs, {training.schedule}, early stopping after "

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
 
 from hpsearch.ablation.cells import STATES, CellState
-from hpsearch.ablation.molecules import DataSummary
-from hpsearch.ablation.plan import AblationPlan, Cell
+from hpsearch.ablation.plan import AblationPlan, Cell, split_name
 from hpsearch.config.architecture import relative_work
-from hpsearch.config.export import Winner
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import (
@@ -23,8 +18,7 @@ from hpsearch.runs.messages import (
     Outcome,
     RunFacts,
 )
-from hpsearch.store import Experiment, Store, experiment_folder
-from hpsearch.system import installation
+from hpsearch.store import Experiment, Store
 
 
 class Ablation:
@@ -69,59 +63,6 @@ class Ablation:
             )
             if cell.key not in complete
         ]
-
-    @classmethod
-    def launch(
-        cls,
-        store: Store,
-        winner: Winner,
-        plan: AblationPlan,
-        runs_root: Path,
-        data: DataSummary | None = None,
-        *,
-        wait: bool = False,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> Self:
-        """Begins the ablation, or continues the one of this name.
-
-        Args:
-            store: keeps the runs.
-            winner: the exported configuration, kept as provenance.
-            plan: the cells.
-            runs_root: folder that holds the experiments' folders.
-            data: the molecules; makes every cell's split the same and gives the report its
-                baselines.
-            wait: whether to wait for the end of another launch that drives the ablation.
-            say: told who drives it while this call waits.
-
-        Raises:
-            LeaseHeld: another launch drives the ablation, and ``wait`` is not set.
-            InputError: the store has an ablation of this name of other runs or other molecules.
-        """
-        earlier = store.experiment("ablation", plan.name)
-        if earlier is not None:
-            _check_same_runs(store, earlier, plan, data)
-        export = winner.model_dump(mode="json")
-        experiment = store.begin_experiment(
-            "ablation", plan.name, {"identity": plan.identity, "winner": export}
-        )
-        store.drive(experiment, wait=wait, say=say)
-        # Again, now that no other launch can change it.
-        experiment = store.experiment("ablation", plan.name) or experiment
-        _check_same_runs(store, experiment, plan, data)
-        _record_plan(store, experiment, plan, data)
-        directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
-        run_ids = {
-            cell.key: store.record_run(
-                experiment.id, cell.key, cell.config, str(directory / cell.key)
-            ).id
-            for cell in plan.cells
-        }
-        results = store.results(experiment.id)
-        complete = set(results.loc[results["state"] == "complete", "key"])
-        expected = plan.expected_split if data is None else data.split_hash
-        expected = experiment.provenance.get("split_hash") or expected
-        return cls(store, experiment, plan, run_ids, complete, directory, expected)
 
     def next(self) -> Assignment | None:
         """The costliest cell that is still waiting, or ``None``."""
@@ -200,74 +141,3 @@ class Ablation:
         """Cells of this launch's plan in each state."""
         states = list(self._states.values())
         return {state: states.count(state) for state in STATES}
-
-
-def split_name(vary_split: bool, repeat: int) -> str:
-    """The provenance's entry for the hash of a repeat's split."""
-    return f"split_hash_{repeat}" if vary_split and repeat > 0 else "split_hash"
-
-
-def _check_same_runs(
-    store: Store, earlier: Experiment, plan: AblationPlan, data: DataSummary | None
-) -> None:
-    """Refuses to mix different runs or molecules under one name.
-
-    Raises:
-        InputError: the stored ablation is another one.
-    """
-    if earlier.provenance.get("identity") != plan.identity:
-        raise InputError(
-            f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
-            "it began with; these are others: leave the name out or choose a new one"
-        )
-    given: dict[str, tuple[str, str]] = {}
-    if data is not None:
-        given = {
-            "data_hash": ("molecules", data.data_hash),
-            "split_hash": ("split", data.split_hash),
-        }
-    for name, (what, now) in given.items():
-        began_with = earlier.provenance.get(name)
-        if began_with not in (None, now):
-            raise InputError(
-                f"the ablation '{plan.name}' must go on with the {what} that it began with, whose "
-                f"hash is {began_with[:12]}; got {now[:12]}; restore what it was made from, or "
-                "choose a new name"
-            )
-    stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
-    for cell in plan.cells:
-        if stored.get(cell.key, cell.config.fingerprint) != cell.config.fingerprint:
-            # Recording it again would forget the result that it has.
-            raise InputError(
-                f"the cell {cell.key} of the ablation '{plan.name}' must be the network that it "
-                f"was; the variant {cell.variant} derives another one now; choose a new name"
-            )
-
-
-def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What code the launches ran, in their order; only changes are added."""
-    now = installation.code()
-    return earlier if earlier and earlier[-1] == now else [*earlier, now]
-
-
-def _record_plan(
-    store: Store, experiment: Experiment, plan: AblationPlan, data: DataSummary | None
-) -> None:
-    """Adds this launch's arms, molecules and baselines to those of earlier launches."""
-    stored = experiment.provenance
-    changes: dict[str, Any] = {
-        "variants": {
-            **stored.get("variants", {}),
-            **{variant.name: variant.description for variant in plan.variants},
-        },
-        "match": plan.match,
-        "vary_split": plan.vary_split,
-        "code": _with_this_code(stored.get("code", [])),
-    }
-    if data is not None:
-        earlier = (stored.get("data") or {}).get("baselines", {})
-        merged = {kind: {**earlier.get(kind, {}), **new} for kind, new in data.baselines.items()}
-        changes["data"] = {**asdict(data), "baselines": merged}
-    store.update_provenance(experiment.id, **changes)
-    if data is not None:
-        store.settle(experiment.id, data_hash=data.data_hash, split_hash=data.split_hash)

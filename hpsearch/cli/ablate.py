@@ -35,7 +35,7 @@ from hpsearch.cli.output import again_command, answering, say, say_folded
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
-    from hpsearch.ablation import AblationPlan
+    from hpsearch.ablation.plan import AblationPlan
 
 
 @click.command(
@@ -147,12 +147,10 @@ def ablate(
     add to it. An export as it was written is trained as in the paper, for at most 200
     epochs; one that was edited, or written by hand, keeps its own training.
     """
-    from hpsearch.ablation import (
-        Ablation,
-        AblationPlan,
-        DataSummary,
-        declared_variants,
-    )
+    from hpsearch.ablation.declared import declared_variants
+    from hpsearch.ablation.launch import launch_ablation
+    from hpsearch.ablation.molecules import DataSummary
+    from hpsearch.ablation.plan import AblationPlan
     from hpsearch.config.architecture import relative_work
     from hpsearch.config.run import Overrides
     from hpsearch.cost.estimate import Estimate
@@ -181,7 +179,7 @@ def ablate(
     data = DataSummary.of(load_molecules(), winner, plan)
     root, _ = check_before_writing(storage, runs, name, "ablation", placement)
     with create_store(storage) as store:
-        ablation = Ablation.launch(store, winner, plan, root, data, wait=if_held == "wait", say=say)
+        ablation = launch_ablation(store, winner, plan, root, data, wait=if_held == "wait", say=say)
         counts = ablation.counts()
         say(f"ablation {plan.name} in {store.label}")
         for line in plan_lines(plan):
@@ -225,7 +223,7 @@ def _quote(
     plan: AblationPlan, placement: dict[str, Any], answer: Callable[[Any], None] | None
 ) -> None:
     from hpsearch import executor
-    from hpsearch.ablation import PlanQuote
+    from hpsearch.ablation.quote import PlanQuote
     from hpsearch.cost import measure
     from hpsearch.system.gpus import gpus
     from hpsearch.terminal.lines import plan_lines

@@ -50,7 +50,7 @@ def train(
     this process, on all CPU cores. The same command again continues. The best epoch's weights lie
     in the folder as safetensors.
     """
-    from hpsearch.ablation import checked_split
+    from hpsearch.ablation.molecules import checked_split
     from hpsearch.config.run import Overrides
     from hpsearch.runs.checkpoint import BEST
     from hpsearch.system.hardware import cores

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.ablation import VARIANT_NAMES
+from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.search.study import Study
 from hpsearch.store import Store
 

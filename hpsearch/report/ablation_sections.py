@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation import VARIANTS, cell_table
+from hpsearch.ablation.cells import cell_table
+from hpsearch.ablation.variants import VARIANTS
 from hpsearch.report.render import Section
 from hpsearch.report.text import BLANK, duration, number, percent, settings, unit_symbol
 from hpsearch.results import published

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpsearch.ablation import cell_table
+from hpsearch.ablation.cells import cell_table
 from hpsearch.config.targets import TARGET_NAMES, Target, target
 from hpsearch.report.render import Section, markdown
 from hpsearch.report.text import number, value

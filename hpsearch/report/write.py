@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hpsearch.ablation import cell_table
+from hpsearch.ablation.cells import cell_table
 from hpsearch.errors import InputError, unwritable
 from hpsearch.report.ablation_sections import table1_sections
 from hpsearch.report.comparison import comparison_sections

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpsearch.ablation import cell_table
+from hpsearch.ablation.cells import cell_table
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.errors import InputError
 from hpsearch.results.significance import (

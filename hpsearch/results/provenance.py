@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation import VARIANTS, Match
+from hpsearch.ablation.variants import VARIANTS, Match
 from hpsearch.config.run import NetworkConfig, fingerprint
 from hpsearch.config.space import content_hash
 from hpsearch.data import qm9

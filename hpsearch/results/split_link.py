@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation import check_split, split_name
+from hpsearch.ablation.molecules import check_split
+from hpsearch.ablation.plan import split_name
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split

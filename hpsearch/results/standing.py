@@ -8,7 +8,7 @@ from typing import Any, final
 
 import pandas as pd
 
-from hpsearch.ablation import STATES, cell_table
+from hpsearch.ablation.cells import STATES, cell_table
 from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation import VARIANT_NAMES, cell_table
+from hpsearch.ablation.cells import cell_table
+from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.results import published
 from hpsearch.results.published import COMPARISONS

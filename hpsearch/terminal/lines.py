@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hpsearch.ablation import AblationPlan
+from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hpsearch.ablation import PlanQuote
+from hpsearch.ablation.quote import PlanQuote
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.timings import Timed

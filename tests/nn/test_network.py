@@ -3,7 +3,7 @@ import torch
 from e3nn import o3
 from e3nn_form import e3nn_form
 
-from hpsearch.ablation import VARIANTS
+from hpsearch.ablation.variants import VARIANTS
 from hpsearch.config.run import NetworkConfig
 from hpsearch.data import qm9
 from hpsearch.nn import MultiTargetNetwork, Neighbourhoods

@@ -3,12 +3,14 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.ablation import cell_table
 from hpsearch.pages import NEUTRAL, colours_of
-from hpsearch.report import comparison_sections, interval_table, table1, table1_sections
+from hpsearch.report.ablation_sections import table1_sections
+from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.render import Section
 from hpsearch.results import published
-from hpsearch.results.tables import arms_of
+from hpsearch.results.comparison import interval_table
+from hpsearch.results.findings import AblationFindings
+from hpsearch.results.tables import arms_of, table1
 from hpsearch.store import Store
 
 TITLE = "Ablation"
@@ -21,15 +23,14 @@ ROOM = 1.35
 
 def figure(store: Store, name: str | None = None) -> go.Figure | None:
     """Bars of the arms' test MAE over the L0Net's; below one the arm is better."""
-    rows = frame(store, name)
-    if rows is None:
+    findings = read(store, name)
+    rows = None if findings is None else rows_of(findings)
+    if findings is None or rows is None:
         return None
-    name = store.find(name, "ablation").name
-    table = table1(store, name)
-    table = table[table["L0Net"].notna()]
+    table = compared(findings)
     train = int(table["train_molecules"].max())
     drawn = go.Figure()
-    colours = colours_of(arms(store, name))
+    colours = colours_of(arms_of(findings.cells))
     for arm, of_arm in rows.groupby("arm", sort=False):
         half = (of_arm["high"] - of_arm["low"]) / 2 / of_arm["L0Net"]
         errors = zip(of_arm["mean"], of_arm["unit"], strict=True)
@@ -58,7 +59,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     highest = max(1.0, float(rows["relative"].max()), float(paper.max()))
     intervals = rows["low"].notna().any()
     drawn.update_layout(
-        title=f"{name}: test errors, trained on {train:,} molecules"
+        title=f"{findings.name}: test errors, trained on {train:,} molecules"
         + ("; lines: 95 % over repeats" if intervals else ""),
         xaxis={"title": "target"},
         yaxis={"title": "test MAE / L0Net's test MAE", "range": [0, ROOM * highest]},
@@ -70,13 +71,34 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
 
 def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     """A row per target and arm: its mean error and interval, the L0Net's, and their ratio."""
-    experiment = store.experiment("ablation", name)
-    if experiment is None:
-        return None
-    name = experiment.name
-    table = table1(store, name)
-    table = table[table["L0Net"].notna()]
-    rows = interval_table(store, name)
+    findings = read(store, name)
+    return None if findings is None else rows_of(findings)
+
+
+def tables(store: Store, name: str | None = None) -> list[Section]:
+    """Table 1 with its intervals, differences and arms."""
+    findings = read(store, name)
+    if findings is None:
+        return []
+    errors, differences, of_arms = table1_sections(findings)
+    return [errors, *comparison_sections(findings), differences, of_arms]
+
+
+def read(store: Store, name: str | None) -> AblationFindings | None:
+    """The ablation, read once for all that is drawn of it."""
+    known = store.experiment("ablation", name)
+    return None if known is None else AblationFindings.read(store, known.name)
+
+
+def compared(findings: AblationFindings) -> pd.DataFrame:
+    """The rows of Table 1 that have an error of the L0Net."""
+    table = table1(findings)
+    return table[table["L0Net"].notna()]
+
+
+def rows_of(findings: AblationFindings) -> pd.DataFrame | None:
+    """The rows of `frame`; ``None`` where there are none."""
+    table, rows = compared(findings), interval_table(findings)
     rows = rows[rows["target"].isin(table.index)].reset_index(drop=True)
     if rows.empty:
         return None
@@ -86,19 +108,5 @@ def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     rows["relative"] = [
         float(table.loc[target, arm] / table.loc[target, "L0Net"]) for target, arm in at
     ]
-    order = {arm: place for place, arm in enumerate(arms(store, name))}
+    order = {arm: place for place, arm in enumerate(arms_of(findings.cells))}
     return rows.sort_values("arm", key=lambda column: column.map(order), kind="stable")
-
-
-def tables(store: Store, name: str | None = None) -> list[Section]:
-    """Table 1 with its intervals, differences and arms."""
-    experiment = store.experiment("ablation", name)
-    if experiment is None:
-        return []
-    errors, differences, of_arms = table1_sections(store, experiment.name)
-    return [errors, *comparison_sections(store, experiment.name), differences, of_arms]
-
-
-def arms(store: Store, name: str) -> tuple[str, ...]:
-    """The arms' names, in the order of Table 1."""
-    return arms_of(cell_table(store, store.find(name, "ablation").id))

@@ -16,7 +16,9 @@ from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.pages.figures import draw_pages
-from hpsearch.report import subject, table1, write_report
+from hpsearch.report import table1
+from hpsearch.report.write import write_report
+from hpsearch.results.subject import subject
 from hpsearch.store import Store
 
 MINE = Variant("Mine", "half the reach", lambda network: network, {"radial_maximum_angstrom": 3.0})

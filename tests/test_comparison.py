@@ -15,8 +15,9 @@ from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.export import Winner
-from hpsearch.report import comparison_sections, comparison_table, interval_table, over_targets
-from hpsearch.results.comparison import pairs_of
+from hpsearch.report import comparison_sections, interval_table
+from hpsearch.results.comparison import comparison_table, over_targets, pairs_of
+from hpsearch.results.findings import AblationFindings
 from hpsearch.runs.messages import Completion
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
@@ -65,7 +66,9 @@ def test_intervals_are_of_the_repeats(store: Store) -> None:
 
 
 def test_arms_are_compared_by_pairs_of_one_repeat(store: Store) -> None:
-    table = comparison_table(store, fill(store, targets=["mu", "alpha"], repeats=3))
+    table = comparison_table(
+        AblationFindings.read(store, fill(store, targets=["mu", "alpha"], repeats=3))
+    )
     assert table["first"].tolist() == ["L1Net"] * 2
     assert table["second"].tolist() == ["L0Net"] * 2
     mu, alpha = table.to_dict("records")
@@ -89,7 +92,7 @@ def test_arms_are_compared_by_pairs_of_one_repeat(store: Store) -> None:
 
 def test_one_repeat_is_open_and_has_no_interval(store: Store) -> None:
     name = fill(store, targets=["mu"], repeats=1)
-    row = comparison_table(store, name).iloc[0]
+    row = comparison_table(AblationFindings.read(store, name)).iloc[0]
     assert row["verdict"] == "open: one repeat, two are the least"
     assert row.isna()["p"]
     [intervals, differences, _] = comparison_sections(store, name)
@@ -116,7 +119,7 @@ def test_energies_count_once_where_asked(store: Store) -> None:
         for place, name in enumerate(targets)
     }
     name = fill(store, targets=targets, repeats=2, maes=maes)
-    comparisons = comparison_table(store, name)
+    comparisons = comparison_table(AblationFindings.read(store, name))
     every, once = (over_targets(comparisons, distinct=d).iloc[0] for d in (False, True))
     assert (every["targets"], once["targets"]) == (9, 6)
     assert every["p"] == pytest.approx(2 / 2**9)

@@ -15,7 +15,7 @@ from test_cli import HPSEARCH, listing, run
 from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.cli import completion
 from hpsearch.config.run import TrainingConfig
-from hpsearch.report import FORMATS
+from hpsearch.report.write import FORMATS
 from hpsearch.search.samplers import SAMPLERS
 from hpsearch.store import DEFAULT_URL, Store
 

@@ -20,10 +20,11 @@ from hpsearch.config.targets import target
 from hpsearch.data import qm9
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import target_values
-from hpsearch.report import write_report
 from hpsearch.report.model_card import model_cards
 from hpsearch.report.text import number
+from hpsearch.report.write import write_report
 from hpsearch.results import published
+from hpsearch.results.findings import AblationFindings
 from hpsearch.runs.training import Training
 from hpsearch.store import Store
 
@@ -51,6 +52,10 @@ SMALL = TrialConfig(
 def fresh(tmp_path):
     with Store.create(f"sqlite:///{tmp_path}/fresh.db") as store:
         yield store
+
+
+def cards_of(store, ablation):
+    return model_cards(AblationFindings.read(store, ablation))
 
 
 def train(store, runs, **options):
@@ -90,7 +95,7 @@ def test_the_lowest_validation_error_is_chosen_whatever_the_test_says(fresh):
         repeats=2,
         validation_mae=lambda key: chosen.get(key, 0.9),
     )
-    cards = model_cards(fresh, name)
+    cards = cards_of(fresh, name)
     assert list(cards) == ["model_card_mu.md", "model_card_U0.md"]
     assert cards["model_card_mu.md"].startswith(f"# mu: L0Net of {name}")
     assert (
@@ -108,7 +113,7 @@ def test_the_lowest_validation_error_is_chosen_whatever_the_test_says(fresh):
 
 def test_the_card_holds_the_stores_numbers(fresh):
     name = whole_chain.ablate(fresh, whole_chain.search(fresh).winner(), variants=["L1Net"])
-    card = model_cards(fresh, name)["model_card_mu.md"]
+    card = cards_of(fresh, name)["model_card_mu.md"]
     run = fresh.runs(fresh.experiment("ablation", name).id).set_index("key").loc["L1Net/mu/0"]
     experiment = fresh.experiment("ablation", name)
     naive = experiment.provenance["data"]["baselines"]
@@ -137,7 +142,7 @@ def test_the_card_holds_the_stores_numbers(fresh):
 
 def test_only_the_same_training_size_is_comparable(fresh):
     name = run_ablation(fresh, the_winner(run_search(fresh)), train=published.TRAIN_MOLECULES)
-    card = model_cards(fresh, name)["model_card_U0.md"]
+    card = cards_of(fresh, name)["model_card_U0.md"]
     assert "saw 109,000 training molecules." in card
     assert "not comparable" not in card
 
@@ -146,14 +151,12 @@ def test_what_the_network_keeps_depends_on_its_vectors(fresh):
     winner = whole_chain.search(fresh).winner()
     vectors = whole_chain.ablate(fresh, winner, variants=["L1Net"])
     scalars = whole_chain.ablate(fresh, winner, variants=["L0Net"], name="scalars")
-    assert "may change under reflection" in model_cards(fresh, vectors)["model_card_mu.md"]
-    assert "sees distances only" in model_cards(fresh, scalars)["model_card_mu.md"]
+    assert "may change under reflection" in cards_of(fresh, vectors)["model_card_mu.md"]
+    assert "sees distances only" in cards_of(fresh, scalars)["model_card_mu.md"]
 
 
 def test_the_limits_are_told(fresh):
-    card = model_cards(fresh, run_ablation(fresh, the_winner(run_search(fresh))))[
-        "model_card_mu.md"
-    ]
+    card = cards_of(fresh, run_ablation(fresh, the_winner(run_search(fresh))))["model_card_mu.md"]
     for told in ("H, C, N, O and F", "29 atoms with hydrogen and 9 without", "B3LYP/6-31G(2df,p)"):
         assert told in card
     assert "errors grow" in card
@@ -163,14 +166,14 @@ def test_the_limits_are_told(fresh):
 def test_a_target_without_a_complete_network_has_no_card(fresh):
     winner = the_winner(run_search(fresh))
     name = run_ablation(fresh, winner, variants=["L1Net"], fail=["L1Net/U0/0"])
-    assert list(model_cards(fresh, name)) == ["model_card_mu.md"]
+    assert list(cards_of(fresh, name)) == ["model_card_mu.md"]
 
 
 def test_an_ablation_without_code_or_sizes_still_has_cards(fresh):
     name = run_ablation(fresh, the_winner(run_search(fresh)))
     experiment = fresh.experiment("ablation", name)
     fresh.update_provenance(experiment.id, data=None, code=None, winner=None)
-    card = model_cards(fresh, name)["model_card_mu.md"]
+    card = cards_of(fresh, name)["model_card_mu.md"]
     assert rows_of(card)["training molecules"] == ["1,000"]
     assert "a configuration, written by hand" in card
 
@@ -190,9 +193,7 @@ def test_cards_are_written_with_markdown_only(fresh, tmp_path):
 
 
 def test_weights_out_of_reach_are_named_by_their_pattern(fresh):
-    card = model_cards(fresh, run_ablation(fresh, the_winner(run_search(fresh))))[
-        "model_card_mu.md"
-    ]
+    card = cards_of(fresh, run_ablation(fresh, the_winner(run_search(fresh))))["model_card_mu.md"]
     assert 'checkpoint.read(next(Path().glob("best-00002-*.safetensors")))' in card
     assert "/nowhere" not in card
 
@@ -204,7 +205,7 @@ def test_the_cards_code_loads_the_weights_and_predicts(fresh, tmp_path, monkeypa
     name = train(fresh, tmp_path / "runs", variants=["L1Net"])
     experiment = fresh.experiment("ablation", name)
     (run,) = fresh.runs(experiment.id).to_dict("records")
-    card = model_cards(fresh, name)["model_card_U0.md"]
+    card = cards_of(fresh, name)["model_card_U0.md"]
     (weights,) = Path(run["directory"]).glob("best-*.safetensors")
     assert (
         f"File `{weights.name}` of the folder `{Path(run['directory']).parent.parent.parent.name}"
@@ -237,7 +238,7 @@ def test_the_code_finds_weights_whose_name_is_not_known(fresh, tmp_path, monkeyp
     name = train(fresh, tmp_path / "runs", variants=["L0Net"])
     (run,) = fresh.runs(fresh.experiment("ablation", name).id).to_dict("records")
     Path(run["directory"]).rename(tmp_path / "moved")
-    card = model_cards(fresh, name)["model_card_U0.md"]
+    card = cards_of(fresh, name)["model_card_U0.md"]
     monkeypatch.chdir(tmp_path / "moved")
     exec(code_of(card), {})
     assert capsys.readouterr().out.endswith("meV\n")

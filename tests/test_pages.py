@@ -24,7 +24,8 @@ from hpsearch.pages import colours_of, log_axis
 from hpsearch.pages.figures import draw_pages
 from hpsearch.pages.files import folder, load_page, load_pages, page_files
 from hpsearch.pages.page import PageError
-from hpsearch.report import subject, table1
+from hpsearch.report import table1
+from hpsearch.results.subject import subject
 from hpsearch.store import Store
 
 SHIPPED = ["ablation", "cost", "learning_curves", "parity", "targets"]

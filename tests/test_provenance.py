@@ -17,16 +17,23 @@ from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, make_split, save_split
 from hpsearch.errors import InputError
-from hpsearch.report import sections, subject
 from hpsearch.report.checks import provenance_section, verdict
+from hpsearch.report.document import Document
 from hpsearch.report.render import markdown
 from hpsearch.results import provenance, split_link
 from hpsearch.results.evidence import Link
+from hpsearch.results.findings import Findings
 from hpsearch.results.provenance import chain, molecules_at_hand
 from hpsearch.search.study import Study
 from hpsearch.store import Store
 
 NAMES = ("data", "split", "space", "study", "export", "runs", "code", "environment")
+
+
+def chain_of(store, ablation, molecules):
+    """The chain behind the ablation of that name."""
+    findings = Findings.read(store, ablation)
+    return chain(findings.ablation, findings.search, molecules)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ class Copy:
     def chain(self, molecules="at hand"):
         with Store.open(f"sqlite:///{self.path}") as store:
             at_hand = molecules_at_hand() if molecules == "at hand" else molecules
-            return {link.name: link for link in chain(store, self.ablation, at_hand)}
+            return {link.name: link for link in chain_of(store, self.ablation, at_hand)}
 
     def execute(self, statement, *values):
         with sqlite3.connect(self.path) as connection:
@@ -280,12 +287,12 @@ def test_an_edited_export_is_said_to_be_edited(fresh):
     config = winner.config.model_copy(update={"training": training})
     edited = winner.model_copy(update={"config": config, "provenance": origin})
     name = whole_chain.ablate(fresh, edited)
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert states(links, "broken") == {"export"}
     assert links["export"].detail == "edited after it was exported"
     same = winner.model_copy(update={"provenance": origin})
     again = whole_chain.ablate(fresh, same, name="again")
-    links = {link.name: link for link in chain(fresh, again, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, again, qm9.load())}
     assert states(links, "unbroken") == set(NAMES)
     assert "marked as edited" in links["export"].detail
 
@@ -293,7 +300,7 @@ def test_an_edited_export_is_said_to_be_edited(fresh):
 def test_a_configuration_written_by_hand_has_no_search_to_check(fresh):
     config = whole_chain.search(fresh).winner().config
     name = whole_chain.ablate(fresh, Winner(name="mine", config=config))
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert states(links, "unknown") == {"space", "study", "export"}
     assert states(links, "broken") == set()
     assert "written by hand" in links["export"].detail
@@ -306,7 +313,7 @@ def test_every_way_of_making_arms_is_derived_again(match, fresh):
     name = whole_chain.ablate(
         fresh, winner, variants=["all"], declared=(mine,), match=match, vary_split=True, repeats=2
     )
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert states(links, "unbroken") == set(NAMES), links
     assert links["split"].value.count(",") == 1
     assert links["runs"].value == "24 networks, 6 arms"
@@ -316,7 +323,7 @@ def test_an_arm_that_does_not_derive_from_the_export_breaks_the_runs(fresh, monk
     name = whole_chain.ablate(fresh, whole_chain.search(fresh).winner())
     other = Variant("L0NetDeep", "another rule", lambda n: n, {"embedding_size": 5})
     monkeypatch.setattr(provenance, "VARIANTS", (*VARIANTS[:2], other))
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert states(links, "broken") == {"runs"}
     assert links["runs"].detail.startswith("L0NetDeep is another network than the one")
 
@@ -339,9 +346,11 @@ def test_a_split_file_that_is_gone_leaves_the_split_unknown(fresh, tmp_path):
     data = DataConfig(split_file=str(path))
     by_hand = Winner(name="mine", config=search.model_copy(update={"data": data}))
     name = whole_chain.ablate(fresh, by_hand, variants=["L1Net"])
-    assert {link.name: link.state for link in chain(fresh, name, molecules)}["split"] == "unbroken"
+    assert {link.name: link.state for link in chain_of(fresh, name, molecules)}[
+        "split"
+    ] == "unbroken"
     path.unlink()
-    split = {link.name: link for link in chain(fresh, name, molecules)}["split"]
+    split = {link.name: link for link in chain_of(fresh, name, molecules)}["split"]
     assert split.state == "unknown"
     assert "must be readable" in split.detail
 
@@ -372,7 +381,7 @@ def test_a_store_that_lacks_entries_is_unknown_and_no_error(kept, copy):
 
 def test_an_ablation_that_has_begun_only_is_unknown(fresh):
     fresh.begin_experiment("ablation", "begun", {})
-    links = chain(fresh, "begun", qm9.load())
+    links = chain_of(fresh, "begun", qm9.load())
     assert {link.state for link in links} == {"unknown"}
     assert all(isinstance(link, Link) and link.detail for link in links)
 
@@ -381,14 +390,14 @@ def test_a_search_in_another_store_is_unknown(copy, fresh):
     with Store.open(f"sqlite:///{copy.path}") as store:
         winner = Study.open(store).winner()
     name = whole_chain.ablate(fresh, winner)
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert states(links, "unknown") == {"space", "study", "export"}
     assert states(links, "broken") == set()
 
 
 def test_made_up_hashes_are_found_out(fresh):
     name = run_ablation(fresh, the_winner(run_search(fresh)))
-    links = {link.name: link for link in chain(fresh, name, qm9.load())}
+    links = {link.name: link for link in chain_of(fresh, name, qm9.load())}
     assert {"data", "export"} <= states(links, "broken")
 
 
@@ -415,7 +424,7 @@ def test_the_section_says_each_link_and_sums_up(copy):
 
 def test_a_report_ends_its_ablation_with_both_sections(copy):
     with Store.open(f"sqlite:///{copy.path}") as store:
-        text = markdown(sections(store, subject(store)))
+        text = markdown(Document.of(Findings.read(store)).sections)
     assert "The chain from the molecules to the code is unbroken." in text
     order = ["## The configuration", "## Validation and test", "## What stands", "## The winner"]
     assert sorted(map(text.index, order)) == list(map(text.index, order))

@@ -19,15 +19,8 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.report import (
-    averages,
-    search_table,
-    sections,
-    subject,
-    table1,
-    table1_sections,
-    write_report,
-)
+from hpsearch.report import search_table, table1, table1_sections
+from hpsearch.report.document import Document
 from hpsearch.report.render import (
     Figure,
     Figures,
@@ -39,9 +32,12 @@ from hpsearch.report.render import (
     plain,
 )
 from hpsearch.report.text import number, percent, value
-from hpsearch.report.write import write_files
+from hpsearch.report.write import write_files, write_report
 from hpsearch.results import published
+from hpsearch.results.findings import Findings
 from hpsearch.results.standing import standing
+from hpsearch.results.subject import subject
+from hpsearch.results.tables import averages
 from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
@@ -109,6 +105,10 @@ def test_a_comparison_without_its_networks_is_left_out():
 
 
 # --- A store of made-up numbers
+
+
+def sections(store, name=None):
+    return Document.of(Findings.read(store, name)).sections
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_what_has_not_been_run_is_blank_and_not_guessed(fresh):
     assert table["delta_L1_Deep"].isna().tolist() == [False, True]
     assert table["L0Net_runs"].isna().tolist() == [True, False]
     assert averages(table)["relative_L1_L0"] == table.loc["U0", "relative_L1_L0"]
-    text = markdown(sections(fresh, subject(fresh)))
+    text = markdown(sections(fresh))
     (average,) = [line for line in text.splitlines() if line.startswith("| average")]
     cells = [cell.strip() for cell in average.split("|")]
     assert cells[1] == "average"
@@ -230,12 +230,12 @@ def test_an_edited_export_is_not_called_the_trial(fresh):
     winner = the_winner(run_search(fresh))
     edited = winner.provenance.model_copy(update={"edited": True})
     name = run_ablation(fresh, winner.model_copy(update={"provenance": edited}))
-    text = markdown(sections(fresh, subject(fresh, name)))
+    text = markdown(sections(fresh, name))
     assert "; edited after export, so it is not the network of that trial any more." in text
 
 
 def test_an_export_as_it_was_is_the_trial(store):
-    text = markdown(sections(store, subject(store)))
+    text = markdown(sections(store))
     assert "of the study made-up, exported" in text
     assert "edited" not in text
 
@@ -245,7 +245,7 @@ def test_sizes_beside_a_split_file_are_not_told(fresh):
     config = winner.config.model_copy(update={"data": DataConfig(split_file="/mine.json")})
     by_hand = Winner(name="mine", config=config)
     name = run_ablation(fresh, by_hand, train=77)
-    text = markdown(sections(fresh, subject(fresh, name)))
+    text = markdown(sections(fresh, name))
     assert "trained on 77 molecules, the epoch chosen on 500" in text
     assert "data.split\\_file | /mine.json" in text
     assert "109,000 |" not in text
@@ -340,7 +340,7 @@ def test_a_configuration_written_by_hand_has_no_study(fresh):
     by_hand = Winner(name="mine", config=the_winner(study).config, assumed=("network.residual",))
     name = run_ablation(fresh, by_hand)
     assert subject(fresh).study is None
-    text = markdown(sections(fresh, subject(fresh, name)))
+    text = markdown(sections(fresh, name))
     assert "mine was written by hand" in text
     assert "assumed: network.residual" in text.replace("\\", "")
 
@@ -464,7 +464,7 @@ def test_a_wide_table_lies_on_its_side_on_paper():
 def test_a_full_training_set_is_not_called_incomparable(fresh):
     winner = the_winner(run_search(fresh))
     run_ablation(fresh, winner, train=109_000)
-    text = markdown(sections(fresh, subject(fresh)))
+    text = markdown(sections(fresh))
     assert "cannot be compared" not in text
     assert "20,831 molecules, not 23,885" in text
 

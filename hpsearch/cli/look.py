@@ -195,18 +195,16 @@ def report(
     It is of the study or ablation NAME; without it, of the one launched last.
     """
     from hpsearch.pages.figures import draw_pages
-    from hpsearch.report import subject, table1_sections, write_report
+    from hpsearch.report.write import write_report
     from hpsearch.terminal.lines import section_lines
 
     pages = functools.partial(draw_pages, own=own_pages)
     with open_store(storage) as store:
         written = write_report(store, output, name, formats, pages, distinct=distinct_targets)
-        ablation = subject(store, name).ablation
-        if ablation is not None:
-            for section in table1_sections(store, ablation):
-                for line in section_lines(section, terminal_columns()):
-                    say(line)
-                say("")
+    for section in written.table1:
+        for line in section_lines(section, terminal_columns()):
+            say(line)
+        say("")
     for path in written.paths:
         say(str(path))
     for problem in written.problems:

@@ -118,7 +118,8 @@ def dipoles(output: Path, steps: int, seeds: int) -> None:
     # The networks are too small for a second thread.
     prepare_worker(1)
     from hpsearch.dipoles import documents, run, table
-    from hpsearch.report import plain, write_files
+    from hpsearch.report.render import plain
+    from hpsearch.report.write import write_files
 
     say("test MSE in units of the bound, after training:")
     experiment = run(steps, seeds, say)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation.cells import cell_table
 from hpsearch.ablation.variants import VARIANTS
 from hpsearch.report.render import Section
 from hpsearch.report.text import BLANK, duration, number, percent, settings, unit_symbol
 from hpsearch.results import published
+from hpsearch.results.findings import AblationFindings
 from hpsearch.results.published import COMPARISONS
 from hpsearch.results.tables import (
     BASELINES,
@@ -19,7 +19,6 @@ from hpsearch.results.tables import (
     table1,
     weights_of,
 )
-from hpsearch.store import Store
 
 PACKAGED_MOLECULES = 130_831
 """Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""
@@ -34,17 +33,11 @@ _HEADINGS = {
 }
 
 
-def table1_sections(store: Store, ablation: str) -> list[Section]:
+def table1_sections(findings: AblationFindings) -> list[Section]:
     """Table 1 in three parts: errors, their differences, the arms."""
-    table = table1(store, ablation)
-    cells = cell_table(store, store.find(ablation, "ablation").id)
-    data = store.find(ablation, "ablation").provenance.get("data") or {}
-    arms = arms_of(cells)
-    return [
-        _errors(table, arms, data),
-        _differences(table),
-        _arms(cells, arms, store, ablation),
-    ]
+    table = table1(findings)
+    arms = arms_of(findings.cells)
+    return [_errors(table, arms, findings.data), _differences(table), _arms(findings, arms)]
 
 
 def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) -> Section:
@@ -168,8 +161,9 @@ def _difference(column: str, value: object) -> str:
     return number(value, sign=True) if "delta" in column else percent(value)
 
 
-def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: str) -> Section:
-    stored = store.find(ablation, "ablation").provenance.get("variants", {})
+def _arms(findings: AblationFindings, arms: tuple[str, ...]) -> Section:
+    cells = findings.cells
+    stored = findings.provenance.get("variants", {})
     descriptions = {**{variant.name: variant.description for variant in VARIANTS}, **stored}
     reference = weights_of(cells, "L1Net")
     rows = []
@@ -197,9 +191,9 @@ def _arms(cells: pd.DataFrame, arms: tuple[str, ...], store: Store, ablation: st
     return Section("The arms", remarks, header, tuple(rows))
 
 
-def failure_sections(store: Store, ablation: str) -> list[Section]:
+def failure_sections(findings: AblationFindings) -> list[Section]:
     """The cells that failed and why; nothing if none did."""
-    cells = cell_table(store, store.find(ablation, "ablation").id)
+    cells = findings.cells
     failed = cells[cells["state"] == "failed"]
     if failed.empty:
         return []
@@ -208,11 +202,10 @@ def failure_sections(store: Store, ablation: str) -> list[Section]:
     return [Section("Cells that failed", (remark,), ("Cell", "Reason"), rows)]
 
 
-def origin_section(store: Store, ablation: str) -> Section:
+def origin_section(findings: AblationFindings) -> Section:
     """Where the configuration comes from, and what every cell was trained with."""
-    experiment = store.find(ablation, "ablation")
-    winner = experiment.provenance.get("winner") or {}
-    runs = store.runs(experiment.id)
+    winner = findings.provenance.get("winner") or {}
+    runs = findings.rows.runs
     config: dict[str, Any] = dict(winner.get("config") or {})
     if len(runs):
         # The search's own training is not the ablation's, and the seed differs by repeat.

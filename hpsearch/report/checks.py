@@ -11,7 +11,7 @@ from hpsearch.report.render import Section
 from hpsearch.report.text import number
 from hpsearch.results.comparison import PARTED, validation_gaps
 from hpsearch.results.evidence import Link
-from hpsearch.store import Store
+from hpsearch.results.findings import AblationFindings
 
 
 def provenance_section(links: tuple[Link, ...]) -> Section:
@@ -36,9 +36,9 @@ def verdict(links: tuple[Link, ...]) -> str:
 # --- Validation and test errors -------------------------------------------------------------------
 
 
-def validation_gap_section(store: Store, ablation: str) -> Section:
+def validation_gap_section(findings: AblationFindings) -> Section:
     """The winners' validation and test errors, with a warning where they part."""
-    gaps = validation_gaps(store, ablation)
+    gaps = validation_gaps(findings)
     title = "Validation and test errors of the best arms"
     if gaps.empty:
         return Section(title, ("No network is complete yet.",))

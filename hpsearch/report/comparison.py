@@ -12,13 +12,13 @@ from hpsearch.config.targets import target
 from hpsearch.report.render import Section
 from hpsearch.report.text import BLANK, number, percent, unit_symbol
 from hpsearch.results.comparison import comparison_table, interval_table, over_targets
-from hpsearch.store import Store
+from hpsearch.results.findings import AblationFindings
 
 
-def comparison_sections(store: Store, ablation: str, *, distinct: bool = False) -> list[Section]:
+def comparison_sections(findings: AblationFindings, *, distinct: bool = False) -> list[Section]:
     """The intervals, the differences of each pair, and the tests over targets."""
-    comparisons = comparison_table(store, ablation)
-    found = [_intervals(interval_table(store, ablation))]
+    comparisons = comparison_table(findings)
+    found = [_intervals(interval_table(findings))]
     if not comparisons.empty:
         found += [_differences(comparisons), _over_targets(comparisons, distinct)]
     return found

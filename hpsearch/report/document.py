@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from hpsearch.report.ablation_sections import failure_sections, origin_section, table1_sections
 from hpsearch.report.checks import provenance_section, validation_gap_section
 from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.render import Section
 from hpsearch.report.search_sections import search_sections
+from hpsearch.results.findings import AblationFindings, Findings, SearchFindings
 from hpsearch.results.provenance import chain, molecules_at_hand
-from hpsearch.results.subject import Subject
-from hpsearch.search.study import Study
-from hpsearch.store import Store
 
 
-def sections(store: Store, about: Subject, *, distinct: bool = False) -> list[Section]:
-    """The whole report: Table 1 first, since it is what one opens a report for.
+@dataclass(frozen=True)
+class Document:
+    """The sections of a report.
 
-    Args:
-        store: where the runs are.
-        about: what it is of.
-        distinct: whether U0, U, H and G count once in tests over targets.
+    Attributes:
+        title: of the report.
+        table1: Table 1 first, since it is what one opens a report for; empty without an ablation.
+        comparisons: what the repeats say; empty without an ablation.
+        checks: failures, the configuration and what can be checked; empty without an ablation.
+        search: the winner and the trials; empty without a search.
     """
-    found: list[Section] = []
-    if about.ablation is not None:
-        found += table1_sections(store, about.ablation)
-        found += comparison_sections(store, about.ablation, distinct=distinct)
-        found += failure_sections(store, about.ablation)
-        found.append(origin_section(store, about.ablation))
-        found.append(validation_gap_section(store, about.ablation))
-        found.append(provenance_section(chain(store, about.ablation, molecules_at_hand())))
-    if about.study is not None:
-        found += search_sections(Study.open(store, about.study))
-    return found
+
+    title: str
+    table1: tuple[Section, ...] = ()
+    comparisons: tuple[Section, ...] = ()
+    checks: tuple[Section, ...] = ()
+    search: tuple[Section, ...] = ()
+
+    @classmethod
+    def of(cls, findings: Findings, *, distinct: bool = False) -> Self:
+        """The report of ``findings``.
+
+        Args:
+            findings: what is reported.
+            distinct: whether U0, U, H and G count once in tests over targets.
+        """
+        ablation, search = findings.ablation, findings.search
+        title = f"hpsearch report: {findings.about.name}"
+        of_search = () if search is None else tuple(search_sections(search.study))
+        if ablation is None:
+            return cls(title, search=of_search)
+        return cls(
+            title,
+            tuple(table1_sections(ablation)),
+            tuple(comparison_sections(ablation, distinct=distinct)),
+            _checks(ablation, search),
+            of_search,
+        )
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """All of them in their order."""
+        return (*self.table1, *self.comparisons, *self.checks, *self.search)
+
+
+def _checks(ablation: AblationFindings, search: SearchFindings | None) -> tuple[Section, ...]:
+    return (
+        *failure_sections(ablation),
+        origin_section(ablation),
+        validation_gap_section(ablation),
+        provenance_section(chain(ablation, search, molecules_at_hand())),
+    )

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpsearch.ablation.cells import cell_table
 from hpsearch.config.targets import TARGET_NAMES, Target, target
 from hpsearch.report.render import Section, markdown
 from hpsearch.report.text import number, value
 from hpsearch.results import published
+from hpsearch.results.findings import AblationFindings
 from hpsearch.results.tables import BASELINES
 from hpsearch.runs import checkpoint
-from hpsearch.store import Experiment, Store
 
 _UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
 
@@ -30,7 +29,7 @@ class _Model:
     """The network that a card is about.
 
     Attributes:
-        experiment: the ablation.
+        ablation: that it comes from.
         target: what it predicts.
         cell: its row of the cell table.
         run: its row of the runs.
@@ -38,22 +37,17 @@ class _Model:
         residuals: number of test molecules whose errors were recorded, 0 for none.
     """
 
-    experiment: Experiment
+    ablation: AblationFindings
     target: Target
     cell: dict[Any, Any]
     run: dict[Any, Any]
     others: int
     residuals: int
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """Sizes and baselines that the launch recorded; empty in a store without them."""
-        return self.experiment.provenance.get("data") or {}
-
     def molecules(self, which: str) -> int | None:
         """Molecules of ``train``, ``validation`` or ``test``; ``None`` where not known."""
         configured = self.run["configuration"]["data"]
-        size = self.data.get(which)
+        size = self.ablation.data.get(which)
         if size is None and which == "test" and self.residuals:
             size = self.residuals
         if size is None and configured.get("split_file") is None:
@@ -61,34 +55,26 @@ class _Model:
         return size
 
 
-def model_cards(store: Store, ablation: str) -> dict[str, str]:
-    """File name to Markdown, one for each target that has a completed network.
-
-    Raises:
-        InputError: the store has no such ablation.
-    """
-    return {
-        f"model_card_{model.target.name}.md": _card(model) for model in _models(store, ablation)
-    }
+def model_cards(findings: AblationFindings) -> dict[str, str]:
+    """File name to Markdown, one for each target that has a completed network."""
+    return {f"model_card_{model.target.name}.md": _card(model) for model in _models(findings)}
 
 
-def _models(store: Store, ablation: str) -> Iterator[_Model]:
-    experiment = store.find(ablation, "ablation")
-    cells = cell_table(store, experiment.id)
-    cells = cells[(cells["state"] == "complete") & cells["validation_mae"].notna()]
-    runs = {run["key"]: run for run in store.runs(experiment.id).to_dict("records")}
-    residuals = store.test_residuals(experiment.id).set_index("key")["residuals"]
+def _models(findings: AblationFindings) -> Iterator[_Model]:
+    cells = findings.complete.dropna(subset=["validation_mae"])
+    runs = {run["key"]: run for run in findings.rows.runs.to_dict("records")}
+    residuals = findings.residuals.set_index("key")["residuals"]
     for name in TARGET_NAMES:
         of_target = cells[cells["target"] == name]
         if of_target.empty:
             continue
         best = of_target.sort_values("validation_mae", kind="stable").iloc[0].to_dict()
         tested = len(residuals[best["key"]]) if best["key"] in residuals.index else 0
-        yield _Model(experiment, target(name), best, runs[best["key"]], len(of_target), tested)
+        yield _Model(findings, target(name), best, runs[best["key"]], len(of_target), tested)
 
 
 def _card(model: _Model) -> str:
-    title = f"{model.target.name}: {model.cell['variant']} of {model.experiment.name}"
+    title = f"{model.target.name}: {model.cell['variant']} of {model.ablation.name}"
     before = [_summary(model), _configuration(model), _data(model), _errors(model)]
     after = [*_publications(model), _use(model), _limits(model), _origin(model)]
     return f"# {title}\n\n{markdown(before)}\n{markdown(after)}\n{_loading(model)}"
@@ -96,7 +82,7 @@ def _card(model: _Model) -> str:
 
 def _summary(model: _Model) -> Section:
     cell, of = model.cell, model.target
-    described = (model.experiment.provenance.get("variants") or {}).get(cell["variant"])
+    described = (model.ablation.provenance.get("variants") or {}).get(cell["variant"])
     arm = f"{cell['variant']} ({described})" if described else cell["variant"]
     return Section(
         "The model",
@@ -154,7 +140,7 @@ def _data(model: _Model) -> Section:
 
 
 def _errors(model: _Model) -> Section:
-    known = model.data.get("baselines", {})
+    known = model.ablation.data.get("baselines", {})
     validation, test = (value(model.molecules(which)) for which in ("validation", "test"))
     naive = {"mean": "the training molecules' mean", "composition": "a fit to the composition"}
     rows = [
@@ -236,7 +222,7 @@ def _limits(model: _Model) -> Section:
 
 
 def _origin(model: _Model) -> Section:
-    provenance = model.experiment.provenance
+    provenance = model.ablation.provenance
     export = provenance.get("winner") or {}
     origin = export.get("provenance")
     source = f"{export.get('name', 'a configuration')}, written by hand"
@@ -244,7 +230,7 @@ def _origin(model: _Model) -> Section:
         edited = ", edited after the export" if origin.get("edited") else ""
         source = f"trial {origin.get('trial')} of the study {origin.get('study')}{edited}"
     rows = [
-        ("ablation and run", f"{model.experiment.name}, {model.cell['key']}"),
+        ("ablation and run", f"{model.ablation.name}, {model.cell['key']}"),
         ("configuration from", source),
         ("fingerprint of the configuration", model.run["fingerprint"]),
     ]

@@ -6,19 +6,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pandas as pd
-
-from hpsearch.ablation.cells import cell_table
 from hpsearch.errors import InputError, unwritable
-from hpsearch.report.ablation_sections import table1_sections
-from hpsearch.report.comparison import comparison_sections
-from hpsearch.report.document import sections
+from hpsearch.report.csv_files import csv_files
+from hpsearch.report.document import Document
 from hpsearch.report.model_card import model_cards
-from hpsearch.report.render import Figure, Figures, html_document, latex, markdown
-from hpsearch.results.comparison import comparison_table, interval_table
-from hpsearch.results.subject import Subject, subject
-from hpsearch.results.tables import search_table, table1
-from hpsearch.search.study import Study
+from hpsearch.report.render import Figure, Figures, Section, html_document, latex, markdown
+from hpsearch.results.findings import Findings
+from hpsearch.results.subject import Subject
 from hpsearch.store import Store
 from hpsearch.system.files import write_together
 
@@ -36,10 +30,12 @@ class Written:
     Attributes:
         paths: the files written.
         problems: one line for each page that could not be drawn.
+        table1: Table 1's sections; empty without an ablation.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[str, ...] = ()
+    table1: tuple[Section, ...] = ()
 
 
 def check_formats(formats: Collection[str]) -> tuple[str, ...]:
@@ -82,12 +78,21 @@ def write_report(
         HpsearchError: the disk is full.
     """
     wanted = check_formats(formats)
-    about = subject(store, name)
+    findings = Findings.read(store, name)
     figures = Figures()
     if {"html", "csv"} & set(wanted) and pages is not None:
-        figures = _figures(store, about, pages)
-    files = _texts(store, about, wanted, figures, distinct)
-    return Written(write_files(directory, files), figures.problems)
+        figures = _figures(store, findings.about, pages)
+    document = Document.of(findings, distinct=distinct)
+    files = _documents(document, wanted, figures)
+    if findings.ablation is not None and "md" in wanted:
+        files |= model_cards(findings.ablation)
+    if findings.ablation is not None and "latex" in wanted:
+        files["table1.tex"] = latex(document.table1)
+        files["comparisons.tex"] = latex(document.comparisons)
+    if "csv" in wanted:
+        files |= csv_files(findings)
+        files |= {each.csv_name: each.csv for each in figures.drawn if each.csv}
+    return Written(write_files(directory, files), figures.problems, document.table1)
 
 
 def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
@@ -105,67 +110,13 @@ def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
     return Figures(script, tuple(drawn), tuple(problems))
 
 
-def _texts(
-    store: Store,
-    about: Subject,
-    formats: Collection[str],
-    figures: Figures,
-    distinct: bool,
-) -> dict[str, str]:
+def _documents(document: Document, formats: Collection[str], figures: Figures) -> dict[str, str]:
     files: dict[str, str] = {}
-    everything = sections(store, about, distinct=distinct)
-    title = f"hpsearch report: {about.name}"
+    title, sections = document.title, document.sections
     if "md" in formats:
-        files["report.md"] = f"# {title}\n\n{markdown(everything)}"
+        files["report.md"] = f"# {title}\n\n{markdown(sections)}"
     if "html" in formats:
-        files["report.html"] = html_document(title, everything, figures, with_csv="csv" in formats)
-    if about.ablation is not None:
-        if "md" in formats:
-            files |= model_cards(store, about.ablation)
-        if "latex" in formats:
-            files["table1.tex"] = latex(table1_sections(store, about.ablation))
-            compared = comparison_sections(store, about.ablation, distinct=distinct)
-            files["comparisons.tex"] = latex(compared)
-        if "csv" in formats:
-            experiment = store.find(about.ablation, "ablation")
-            files["table1.csv"] = table1(store, about.ablation).to_csv()
-            files["cells.csv"] = cell_table(store, experiment.id).to_csv(index=False)
-            files["intervals.csv"] = interval_table(store, about.ablation).to_csv(index=False)
-            files["comparisons.csv"] = comparison_table(store, about.ablation).to_csv(index=False)
-    if about.study is not None and "csv" in formats:
-        study = Study.open(store, about.study)
-        kinds = study.trials().set_index("number")["failure"]
-        files["trials.csv"] = search_table(study).join(kinds).to_csv()
-        files["importances.csv"] = study.importances().to_csv(index_label="loss")
-    if "csv" in formats:
-        files |= _curves(store, about)
-        files |= {each.csv_name: each.csv for each in figures.drawn if each.csv}
-    return files
-
-
-def _curves(store: Store, about: Subject) -> dict[str, str]:
-    """What the figures of epochs, configurations and predictions are drawn from.
-
-    A residual's molecule is its place among the test molecules.
-    """
-    found = (
-        about.study and store.experiment("study", about.study),
-        about.ablation and store.experiment("ablation", about.ablation),
-    )
-    known = [experiment.id for experiment in found if experiment]
-    runs = pd.concat([store.runs(identity) for identity in known], ignore_index=True)
-    drawn = pd.json_normalize(list(runs.pop("configuration")))
-    residuals = pd.concat([store.test_residuals(identity) for identity in known])
-    epochs = pd.concat([store.epochs(identity) for identity in known])
-    errors = pd.concat([store.target_errors(identity) for identity in known])
-    files = {
-        "runs.csv": runs.drop(columns=["run_id", "directory"]).join(drawn).to_csv(index=False),
-        "epochs.csv": epochs.to_csv(index=False),
-        "target_errors.csv": errors.to_csv(index=False),
-    }
-    if len(residuals):
-        residuals["molecule"] = [list(range(len(values))) for values in residuals["residuals"]]
-        files["residuals.csv"] = residuals.explode(["residuals", "molecule"]).to_csv(index=False)
+        files["report.html"] = html_document(title, sections, figures, with_csv="csv" in formats)
     return files
 
 

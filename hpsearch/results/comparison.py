@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpsearch.ablation.cells import cell_table
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.errors import InputError
+from hpsearch.results.findings import AblationFindings
 from hpsearch.results.significance import (
     Difference,
     distinct_targets,
@@ -25,7 +25,6 @@ from hpsearch.results.significance import (
     signed_rank_test,
 )
 from hpsearch.results.tables import arms_of
-from hpsearch.store import Store
 
 LEVEL = 0.05
 """At which a difference is said to be settled, after Holm's correction."""
@@ -47,12 +46,12 @@ COLUMNS = {
 }
 
 
-def interval_table(store: Store, ablation: str) -> pd.DataFrame:
+def interval_table(findings: AblationFindings) -> pd.DataFrame:
     """Each arm's test MAE at each target with its 95 % interval over the repeats.
 
     Columns: arm, target, unit, repeats, mean, low, high; a single repeat has no interval.
     """
-    complete = _complete(store, ablation)
+    complete = _complete(findings)
     rows = [
         {
             "arm": arm,
@@ -70,7 +69,7 @@ def interval_table(store: Store, ablation: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "target", "unit", "repeats", "mean", "low", "high"])
 
 
-def comparison_table(store: Store, ablation: str) -> pd.DataFrame:
+def comparison_table(findings: AblationFindings) -> pd.DataFrame:
     """Paired differences of test MAEs, ``first`` less ``second``, target by target.
 
     Compared are Table 1's three pairs and every other arm with the L0Net. Columns: ``COLUMNS``;
@@ -78,10 +77,10 @@ def comparison_table(store: Store, ablation: str) -> pd.DataFrame:
     ``second``'s mean, ``p`` of the paired t-test over repeats, ``p_holm`` adjusted over the targets
     of the pair, ``more_repeats`` that would settle an open difference.
     """
-    complete = _complete(store, ablation)
+    complete = _complete(findings)
     residuals = {
         (row["key"], row["target"]): row["residuals"]
-        for row in store.test_residuals(store.find(ablation, "ablation").id).to_dict("records")
+        for row in findings.residuals.to_dict("records")
     }
     rows: list[dict[str, Any]] = []
     for first, second in pairs_of(arms_of(complete)):
@@ -121,9 +120,8 @@ def over_targets(comparisons: pd.DataFrame, *, distinct: bool = False) -> pd.Dat
     return pd.DataFrame(rows, columns=columns)
 
 
-def _complete(store: Store, ablation: str) -> pd.DataFrame:
-    cells = cell_table(store, store.find(ablation, "ablation").id)
-    return cells[(cells["state"] == "complete") & cells["test_mae"].notna()]
+def _complete(findings: AblationFindings) -> pd.DataFrame:
+    return findings.complete.dropna(subset=["test_mae"])
 
 
 def _errors(complete: pd.DataFrame, arm: str, name: str) -> pd.Series[Any]:
@@ -212,7 +210,7 @@ GAP_COLUMNS = {
 }
 
 
-def validation_gaps(store: Store, ablation: str) -> pd.DataFrame:
+def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
     """For each target, the validation and the test error of the arm that validation chooses.
 
     The arm of the lowest validation MAE, averaged over its completed repeats. With s the standard
@@ -223,20 +221,12 @@ def validation_gaps(store: Store, ablation: str) -> pd.DataFrame:
 
     Columns: ``GAP_COLUMNS``; errors in the target's reporting unit; ``parted_by`` is test less
     validation in standard errors. The last two are empty where no residuals were recorded.
-
-    Raises:
-        InputError: the store has no such ablation.
     """
-    experiment = store.find(ablation, "ablation")
-    cells = cell_table(store, experiment.id)
-    cells = cells[
-        (cells["state"] == "complete") & cells[["validation_mae", "test_mae"]].notna().all(axis=1)
-    ]
-    recorded = store.test_residuals(experiment.id)
+    cells = findings.complete.dropna(subset=["validation_mae", "test_mae"])
+    recorded = findings.residuals
     residuals = dict(zip(recorded["key"], recorded["residuals"], strict=True))
-    molecules = (experiment.provenance.get("data") or {}).get("validation")
     rows = [
-        _gap(best_arm(of_target), residuals, molecules)
+        _gap(best_arm(of_target), residuals, findings.data.get("validation"))
         for name in TARGET_NAMES
         if len(of_target := cells[cells["target"] == name])
     ]

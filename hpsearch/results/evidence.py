@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from hpsearch.data.molecule import Molecules
-from hpsearch.store import Store
+from hpsearch.results.findings import AblationFindings, SearchFindings
 
 State = Literal["unbroken", "broken", "unknown"]
 
@@ -42,11 +42,11 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What the store says of the search that an export comes from.
+class ExportedTrial:
+    """What the store says of the trial that an export comes from.
 
     Attributes:
-        provenance: of the study.
+        provenance: of its study.
         state: of the exported trial, as Optuna has it; ``None`` if it has no such trial.
         run: the trial's row in our table, empty if there is none.
         best_loss: lowest validation loss among the trial's epochs.
@@ -66,7 +66,7 @@ class Evidence:
         ablation: the experiment's provenance.
         export: the configuration that was exported, with its origin.
         origin: where the export comes from; ``None`` if it was written by hand or is not recorded.
-        search: the study of that origin; ``None`` if this store does not have it.
+        search: the trial of that origin; ``None`` if this store does not have its study.
         runs: the ablation's networks.
         molecules: this machine's.
     """
@@ -74,26 +74,23 @@ class Evidence:
     ablation: dict[str, Any]
     export: dict[str, Any]
     origin: dict[str, Any] | None
-    search: Search | None
+    search: ExportedTrial | None
     runs: pd.DataFrame
     molecules: Molecules | None
 
     @classmethod
-    def read(cls, store: Store, ablation: str, molecules: Molecules | None) -> Evidence:
-        """What ``store`` says of the ablation.
-
-        Raises:
-            InputError: it has no such ablation.
-        """
-        experiment = store.find(ablation, "ablation")
-        export = experiment.provenance.get("winner") or {}
+    def of(
+        cls, ablation: AblationFindings, search: SearchFindings | None, molecules: Molecules | None
+    ) -> Evidence:
+        """What is known of the ablation and of the search that it comes from."""
+        export = ablation.provenance.get("winner") or {}
         origin = export.get("provenance")
         return cls(
-            ablation=experiment.provenance,
+            ablation=ablation.provenance,
             export=export,
             origin=origin,
-            search=None if origin is None else _read_search(store, origin),
-            runs=store.runs(experiment.id),
+            search=None if origin is None or search is None else _exported(search, origin),
+            runs=ablation.rows.runs,
             molecules=molecules,
         )
 
@@ -109,17 +106,18 @@ class Evidence:
         return [(_named(keys.tolist()), str(value)) for value, keys in groups]
 
 
-def _read_search(store: Store, origin: Mapping[str, Any]) -> Search | None:
-    name, trial = str(origin.get("study")), str(origin.get("trial"))
-    experiment = store.experiment("study", name)
-    if experiment is None:
-        return None
-    states = {str(row.number): row.state for row in store.trial_states(name) or []}
-    runs = store.runs(experiment.id)
-    found: list[dict[Any, Any]] = runs[runs["key"] == trial].to_dict("records")
-    run = found[0] if found else {}
-    best = store.curve(run["run_id"]).best_validation_loss if run else None
-    return Search(experiment.provenance, states.get(trial), run, best)
+def _exported(search: SearchFindings, origin: Mapping[str, Any]) -> ExportedTrial:
+    trial = str(origin.get("trial"))
+    rows = search.rows
+    states = {str(row.number): row.state.name for row in rows.trials}
+    found: list[dict[Any, Any]] = rows.runs[rows.runs["key"] == trial].to_dict("records")
+    losses = rows.epochs.loc[rows.epochs["key"] == trial, "validation_loss"].dropna()
+    return ExportedTrial(
+        provenance=search.study.provenance,
+        state=states.get(trial),
+        run=found[0] if found else {},
+        best_loss=float(losses.min()) if len(losses) else None,
+    )
 
 
 def _named(keys: list[str]) -> str:

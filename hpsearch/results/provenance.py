@@ -19,9 +19,9 @@ from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError
 from hpsearch.results.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
+from hpsearch.results.findings import AblationFindings, SearchFindings
 from hpsearch.results.split_link import split_link
 from hpsearch.search.terms import most_wanted
-from hpsearch.store import Store
 
 
 def molecules_at_hand() -> Molecules | None:
@@ -32,20 +32,19 @@ def molecules_at_hand() -> Molecules | None:
         return None
 
 
-def chain(store: Store, ablation: str, molecules: Molecules | None) -> tuple[Link, ...]:
+def chain(
+    ablation: AblationFindings, search: SearchFindings | None, molecules: Molecules | None
+) -> tuple[Link, ...]:
     """Every link from the molecules to the environment, checked.
 
     What an older store did not record makes a link ``unknown``, never an error.
 
     Args:
-        store: where the ablation is, and perhaps its search.
-        ablation: its name.
+        ablation: whose numbers are checked.
+        search: that its configuration comes from; ``None`` if the store does not have it.
         molecules: this machine's, with which splits are made again; ``None`` without any.
-
-    Raises:
-        InputError: the store has no such ablation.
     """
-    seen = Evidence.read(store, ablation, molecules)
+    seen = Evidence.of(ablation, search, molecules)
     return (
         _data(seen),
         split_link(seen),

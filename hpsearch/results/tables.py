@@ -6,13 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.ablation.cells import cell_table
 from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.results import published
+from hpsearch.results.findings import AblationFindings
 from hpsearch.results.published import COMPARISONS
 from hpsearch.search.study import Study
-from hpsearch.store import Store
 
 TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")
 """The arms that Table 1 compares; their columns are always there."""
@@ -20,7 +19,7 @@ TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")
 BASELINES = ("mean", "composition")
 
 
-def table1(store: Store, ablation: str) -> pd.DataFrame:
+def table1(findings: AblationFindings) -> pd.DataFrame:
     """Table 1's columns for what an ablation has run, with the published ones beside them.
 
     One row per target, in Table 1's order. Columns:
@@ -31,22 +30,14 @@ def table1(store: Store, ablation: str) -> pd.DataFrame:
     - ``published.COMPARISONS``: %E_{L1,L0}, %E_{Deep,L0}, ΔE_{L1,Deep}, %E_{L1,Deep} of ours;
     - ``<arm>_weights``, ``<arm>_runs``: trainable weights; completed repeats;
     - ``paper_<network>`` and ``paper_<comparison>``: as published, trained on 109,000 molecules.
-
-    Args:
-        store: where the runs are.
-        ablation: name of the ablation.
-
-    Raises:
-        InputError: the store has no such ablation.
     """
-    experiment = store.find(ablation, "ablation")
-    cells = cell_table(store, experiment.id)
+    cells = findings.cells
     arms = arms_of(cells)
-    found = set(cells["target"])
+    present = set(cells["target"])
     rows = [
-        _row(name, cells[cells["target"] == name], arms, experiment.provenance)
+        _row(name, cells[cells["target"] == name], arms, findings.data)
         for name in TARGET_NAMES
-        if name in found
+        if name in present
     ]
     columns = _columns(arms)
     table = pd.DataFrame(rows, columns=["target", *columns]).set_index("target")
@@ -93,13 +84,12 @@ def _columns(arms: tuple[str, ...]) -> dict[str, str]:
 
 
 def _row(
-    name: str, cells: pd.DataFrame, arms: tuple[str, ...], provenance: dict[str, Any]
+    name: str, cells: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]
 ) -> dict[str, Any]:
     """One target's row; what is not known is left out."""
     complete = cells[cells["state"] == "complete"].groupby("variant")
     means = complete["test_mae"].mean().dropna()
     errors = {str(arm): float(mae) for arm, mae in means.items()}
-    data = provenance.get("data") or {}
     known = data.get("baselines", {})
     return {
         "target": name,

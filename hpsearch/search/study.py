@@ -53,19 +53,39 @@ class Counts:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class StudyRows:
+    """What the store has of a study, each table read once.
+
+    Attributes:
+        trials: Optuna's, by number.
+        target_errors: validation errors after each epoch, as `Store.target_errors`.
+        epochs: losses and seconds of each epoch, as `Store.epochs`.
+        runs: the networks, as `Store.runs`.
+    """
+
+    trials: tuple[FrozenTrial, ...]
+    target_errors: pd.DataFrame
+    epochs: pd.DataFrame
+    runs: pd.DataFrame
+
+
 @final
 class Study:
-    """A study as stored; every call reads anew.
+    """A study as stored; every call reads anew, unless the study comes from :meth:`at`.
 
     Attributes:
         name: of the study.
     """
 
-    def __init__(self, store: Store, experiment: Experiment, study_id: int) -> None:
+    def __init__(
+        self, store: Store, experiment: Experiment, study_id: int, rows: StudyRows | None = None
+    ) -> None:
         self.name = experiment.name
         self._store = store
         self._experiment = experiment
         self._study_id = study_id
+        self._rows = rows
 
     @classmethod
     def open(cls, store: Store, name: str | None = None) -> Self:
@@ -85,6 +105,22 @@ class Study:
             ) from None
         return cls(store, experiment, study_id)
 
+    def read(self) -> StudyRows:
+        """All of its rows as they stand now."""
+        return StudyRows(
+            trials=tuple(self._trials()),
+            target_errors=self._target_errors(),
+            epochs=self._store.epochs(self._experiment.id),
+            runs=self._store.runs(self._experiment.id),
+        )
+
+    def at(self, rows: StudyRows) -> Self:
+        """This study as it stood when ``rows`` were read: they answer instead of the store.
+
+        Who drives it, the time left and the winner's run are asked of the store all the same.
+        """
+        return type(self)(self._store, self._experiment, self._study_id, rows)
+
     @property
     def experiment_id(self) -> int:
         """For the store's data frames."""
@@ -93,13 +129,20 @@ class Study:
     @property
     def provenance(self) -> dict[str, Any]:
         """The space, the hashes of data and split, and the versions of the last launch."""
+        if self._rows is not None:
+            return self._experiment.provenance
         experiment = self._store.experiment("study", self.name)
         return {} if experiment is None else experiment.provenance
 
     def counts(self) -> Counts:
         """Rows by state."""
-        refused = self._store.count_refused(self.name)
-        found = Counter(row.state for row in self._store.trial_states(self.name) or [])
+        if self._rows is None:
+            refused = self._store.count_refused(self.name)
+            found = Counter(row.state for row in self._store.trial_states(self.name) or [])
+        else:
+            trials = self._rows.trials
+            refused = sum(trial.user_attrs.get("failure") == "refused" for trial in trials)
+            found = Counter(trial.state.name for trial in trials)
         return Counts(
             complete=found["COMPLETE"],
             running=found["RUNNING"],
@@ -152,7 +195,7 @@ class Study:
             for trial in self._trials()
             if trial.state == TrialState.COMPLETE
         }
-        errors = self._store.target_errors(self._experiment.id)
+        errors = self._target_errors()
         errors = errors[errors["epoch"] == errors["key"].map(best)]
         table = errors.assign(trial=errors["key"].astype(int)).pivot_table(
             index="trial", columns="target", values="loss"
@@ -255,7 +298,7 @@ class Study:
         selected_on: Literal["validation", "test"],
     ) -> Winner:
         stored = self.provenance
-        errors = self._store.target_errors(self._experiment.id)
+        errors = self._target_errors()
         errors = errors[(errors["key"] == run.key) & (errors["epoch"] == curve.best_epoch)]
         facts = trial.user_attrs
         origin = Provenance(
@@ -280,7 +323,14 @@ class Study:
         )
         return Winner(name=self.name, config=run.config, provenance=origin)
 
+    def _target_errors(self) -> pd.DataFrame:
+        if self._rows is not None:
+            return self._rows.target_errors
+        return self._store.target_errors(self._experiment.id)
+
     def _trials(self) -> list[FrozenTrial]:
+        if self._rows is not None:
+            return list(self._rows.trials)
         storage = self._store.optuna_reader
         try:
             found = self._store.wait(lambda: storage.get_all_trials(self._study_id, deepcopy=False))

@@ -1,0 +1,61 @@
+"""The numbers behind a report, as CSV files of full precision."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from hpsearch.results.comparison import comparison_table, interval_table
+from hpsearch.results.findings import AblationFindings, Findings, SearchFindings
+from hpsearch.results.tables import search_table, table1
+
+
+def csv_files(findings: Findings) -> dict[str, str]:
+    """File name to text of every table."""
+    files: dict[str, str] = {}
+    if findings.ablation is not None:
+        files |= _of_ablation(findings.ablation)
+    if findings.search is not None:
+        files |= _of_search(findings.search)
+    return files | _of_runs(findings)
+
+
+def _of_ablation(findings: AblationFindings) -> dict[str, str]:
+    return {
+        "table1.csv": table1(findings).to_csv(),
+        "cells.csv": findings.cells.to_csv(index=False),
+        "intervals.csv": interval_table(findings).to_csv(index=False),
+        "comparisons.csv": comparison_table(findings).to_csv(index=False),
+    }
+
+
+def _of_search(findings: SearchFindings) -> dict[str, str]:
+    study = findings.study
+    kinds = study.trials().set_index("number")["failure"]
+    return {
+        "trials.csv": search_table(study).join(kinds).to_csv(),
+        "importances.csv": study.importances().to_csv(index_label="loss"),
+    }
+
+
+def _of_runs(findings: Findings) -> dict[str, str]:
+    """What the figures of epochs, configurations and predictions are drawn from."""
+    parts = [each.rows for each in (findings.search, findings.ablation) if each is not None]
+    runs = pd.concat([part.runs for part in parts], ignore_index=True)
+    drawn = pd.json_normalize(list(runs.pop("configuration")))
+    epochs = pd.concat([part.epochs for part in parts])
+    errors = pd.concat([part.target_errors for part in parts])
+    files = {
+        "runs.csv": runs.drop(columns=["run_id", "directory"]).join(drawn).to_csv(index=False),
+        "epochs.csv": epochs.to_csv(index=False),
+        "target_errors.csv": errors.to_csv(index=False),
+    }
+    if findings.ablation is not None and len(findings.ablation.residuals):
+        files["residuals.csv"] = _residuals(findings.ablation.residuals).to_csv(index=False)
+    return files
+
+
+def _residuals(recorded: pd.DataFrame) -> pd.DataFrame:
+    """A row per residual; its molecule is its place among the test molecules."""
+    rows = recorded.copy(deep=False)
+    rows["molecule"] = [list(range(len(values))) for values in recorded["residuals"]]
+    return rows.explode(["residuals", "molecule"])

@@ -1,0 +1,119 @@
+"""Everything that a report says something of, each of the store's tables read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pandas as pd
+
+from hpsearch.ablation.cells import AblationRows, cells_of
+from hpsearch.results.subject import Subject, subject
+from hpsearch.search.study import Study, StudyRows
+from hpsearch.store import Experiment, Store
+
+
+@dataclass(frozen=True)
+class AblationFindings:
+    """An ablation as it stood when it was read.
+
+    The frames are shared by everyone who is handed this: none of them may be changed in place.
+
+    Attributes:
+        experiment: the ablation.
+        rows: of its runs.
+        cells: its cell table, with the columns ``ablation.cells.CELL_COLUMNS``.
+        residuals: of the test molecules, with the columns of `Store.test_residuals`.
+    """
+
+    experiment: Experiment
+    rows: AblationRows
+    cells: pd.DataFrame
+    residuals: pd.DataFrame
+
+    @classmethod
+    def read(cls, store: Store, name: str | None = None) -> Self:
+        """The ablation called ``name``, by default the one launched last.
+
+        Raises:
+            InputError: the store has no such ablation.
+        """
+        experiment = store.find(name, "ablation")
+        rows = AblationRows.read(store, experiment.id)
+        cells = cells_of(rows, experiment.provenance)
+        return cls(experiment, rows, cells, store.test_residuals(experiment.id))
+
+    @property
+    def name(self) -> str:
+        """The ablation's."""
+        return self.experiment.name
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What it was made from."""
+        return self.experiment.provenance
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Sizes and baselines that the launch recorded; empty in a store without them."""
+        return self.provenance.get("data") or {}
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        """The cells that are complete."""
+        return self.cells[self.cells["state"] == "complete"]
+
+
+@dataclass(frozen=True)
+class SearchFindings:
+    """A study as it stood when it was read.
+
+    Attributes:
+        study: answers from ``rows``.
+        rows: of its trials; not to be changed in place.
+    """
+
+    study: Study
+    rows: StudyRows
+
+    @classmethod
+    def read(cls, store: Store, name: str | None = None) -> Self:
+        """The study called ``name``, by default the one launched last.
+
+        Raises:
+            InputError: the store has no such study.
+            HpsearchError: its trials were deleted or renamed outside hpsearch.
+        """
+        study = Study.open(store, name)
+        rows = study.read()
+        return cls(study.at(rows), rows)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a report is of.
+
+    Attributes:
+        about: their names.
+        ablation: ``None`` for none.
+        search: ``None`` for none.
+    """
+
+    about: Subject
+    ablation: AblationFindings | None
+    search: SearchFindings | None
+
+    @classmethod
+    def read(cls, store: Store, name: str | None = None) -> Self:
+        """The study and the ablation that ``name`` stands for: `subject.subject`.
+
+        Raises:
+            InputError: the store has nothing, or nothing of that name.
+            HpsearchError: the study's trials were deleted or renamed outside hpsearch.
+        """
+        about = subject(store, name)
+        return cls(
+            about,
+            None if about.ablation is None else AblationFindings.read(store, about.ablation),
+            None if about.study is None else SearchFindings.read(store, about.study),
+        )

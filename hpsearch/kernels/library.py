@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -88,33 +89,37 @@ def _load() -> ctypes.CDLL:
     if not _whole(path):
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
-    # Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
-    pointer: Any = ctypes.c_void_p
-    number: Any = ctypes.c_int64
-    for function, types in (
-        (library.hpsearch_room, [pointer, number]),
-        (library.hpsearch_aggregate, [*[pointer] * 5, number]),
-        (library.hpsearch_pull_back, [*[pointer] * 7, number]),
-        (library.hpsearch_weights_room, [pointer] * 2),
-        (library.hpsearch_convolve, [pointer] * 7),
-        (library.hpsearch_convolve_inputs, [*[pointer] * 9, number]),
-        (library.hpsearch_convolve_weights, [pointer] * 7),
-        (library.hpsearch_gather, [pointer] * 5),
-        (library.hpsearch_scatter, [pointer] * 5),
-        (library.hpsearch_directed_sum, [pointer] * 3),
-        (library.hpsearch_directed, [pointer] * 3),
-        (library.hpsearch_softplus, [pointer] * 3),
-        (library.hpsearch_softplus_slope, [pointer] * 4),
-        (library.hpsearch_radial_room, [pointer]),
-        (library.hpsearch_radial, [pointer] * 6),
-        (library.hpsearch_radial_weights, [pointer] * 7),
-    ):
-        function.argtypes = types
-        function.restype = None
-    library.hpsearch_room.restype = number
-    library.hpsearch_radial_room.restype = number
-    library.hpsearch_weights_room.restype = number
+    for name, (result, arguments) in signatures(SOURCE.read_text(encoding="utf-8")).items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
     return library
+
+
+_PROTOTYPE = re.compile(r"^(void|int64_t) (hpsearch_\w+)\(([^)]*)\)", re.MULTILINE)
+# Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
+_NUMBERS = {"void": None, "int64_t": ctypes.c_int64}
+
+
+def signatures(source: str) -> dict[str, tuple[Any, list[Any]]]:
+    """What the functions of ``kernels.c`` return and take, as types of ctypes, by name.
+
+    They are read from the source, so that no second list of them has to agree with it.
+
+    Args:
+        source: C, in which a function of the library begins a line with ``void hpsearch_`` or
+            ``int64_t hpsearch_``, returns one of these and takes pointers and ``int64_t`` only.
+
+    Raises:
+        KeyError: an argument is of another type.
+    """
+    return {
+        name: (_NUMBERS[result], [_type_of(argument) for argument in arguments.split(",")])
+        for result, name, arguments in _PROTOTYPE.findall(source)
+    }
+
+
+def _type_of(argument: str) -> Any:
+    return ctypes.c_void_p if "*" in argument else _NUMBERS[argument.split()[0]]
 
 
 def _key(compiler: str) -> str:

@@ -1,6 +1,8 @@
 """The compiled library: where it serves, and what happens where it cannot be compiled."""
 
+import ctypes
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpsearch.kernels import activations, slot_inputs, slots
 from hpsearch.kernels import library as kernels
 from hpsearch.kernels.library import KernelsError, compiled_for
+from hpsearch.nn import radial
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +139,53 @@ def test_nothing_is_touched_beyond_the_arrays(tmp_path, sanitizers):
 
 def test_nor_with_vectors_of_older_processors(tmp_path, sanitizers, older_processor):
     touch_everything(tmp_path, older_processor, sanitizers)
+
+
+# --- Types that Python and C have to agree on
+
+
+def test_signatures_are_read_from_the_source(library):
+    source = kernels.SOURCE.read_text()
+    found = kernels.signatures(source)
+    called = {f"hpsearch_{name}" for name in ("room", "aggregate", "weights_room", "convolve")}
+    assert called < set(found)
+    # What the library offers under our name, each once.
+    offered = re.findall(r"^\w+ \*?(hpsearch_\w+)\(", source, re.MULTILINE)
+    assert sorted(found) == sorted(offered)
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    assert found["hpsearch_room"] == (number, [pointer, number])
+    assert found["hpsearch_aggregate"] == (None, [*[pointer] * 5, number])
+    assert found["hpsearch_convolve_inputs"] == (None, [*[pointer] * 9, number])
+    assert found["hpsearch_radial_room"] == (number, [pointer])
+    assert library.hpsearch_aggregate.argtypes == [*[pointer] * 5, number]
+    assert library.hpsearch_radial_room.restype is number
+
+
+def test_an_argument_of_another_type_is_not_guessed():
+    with pytest.raises(KeyError, match="float"):
+        kernels.signatures("void hpsearch_scale(const float *x, float by)\n{\n}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("Softplus", activations.SoftplusTable),
+        ("Radial", radial._Table),
+        ("Slots", slot_inputs._Table),
+        ("Weights", slots._Weights),
+        ("Neighbourhoods", slots._Table),
+    ],
+)
+def test_tables_have_the_fields_of_the_source_in_its_order(name, table):
+    [body] = re.findall(
+        rf"typedef struct {{([^}}]*)}} {name};", kernels.SOURCE.read_text(), re.DOTALL
+    )
+    types = {"int64_t": ctypes.c_int64, "float": ctypes.c_float}
+    types |= {"Softplus": activations.SoftplusTable}
+    expected = []
+    for declaration in re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL).split(";")[:-1]:
+        kind, names = declaration.replace("const", "").split(maxsplit=1)
+        for each in names.split(","):
+            is_pointer = "*" in each
+            expected.append((each.strip(" *"), ctypes.c_void_p if is_pointer else types[kind]))
+    assert list(table._fields_) == expected

@@ -1,4 +1,4 @@
-"""What a search space may search: the kinds of parameter, and the fields that they decide."""
+"""The kinds of parameter that a search space may have, and the fields that they decide."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _scalar_or_none(value: object) -> Scalar | None:
 
 
 def _one_or_more(values: object) -> object:
-    """A condition's value stands for a list of one."""
+    """A condition's single value means a list of one."""
     return values if isinstance(values, (list, tuple)) else (values,)
 
 

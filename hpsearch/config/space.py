@@ -120,7 +120,7 @@ class Budget(Strict):
 
 
 def _listed(names: object) -> object:
-    """``all`` may stand alone."""
+    """A single name means a list of one."""
     return [names] if isinstance(names, str) else names
 
 

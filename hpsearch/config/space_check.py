@@ -91,11 +91,11 @@ class _NameCheck:
                     self._refuse(
                         (section, name),
                         f"{section}.{one_line(name)} must be a field that {section} can hold, got "
-                        f"'{one_line(name)}'; {self._mend(section, name)}",
+                        f"'{one_line(name)}'; {self._fix(section, name)}",
                     )
 
     @staticmethod
-    def _mend(section: str, name: str) -> str:
+    def _fix(section: str, name: str) -> str:
         if name == "seed":
             return "delete it: every trial's seed follows from the seed at the top"
         homes = [home for home in ("network", "training") if name in _ALLOWED[home]]
@@ -243,9 +243,9 @@ class _ConditionCheck:
         known = [name for name in self._parameters if name != self._name]
         place = ("when", other)
         if other not in known:
-            mend = "it is fixed: drop it" if other in self._fixed else nearest(other, known)
+            fix = "it is fixed: drop it" if other in self._fixed else nearest(other, known)
             self._refuse(
-                place, f".when must name another parameter, got '{one_line(other)}'; {mend}"
+                place, f".when must name another parameter, got '{one_line(other)}'; {fix}"
             )
         parent = self._parameters[other]
         if isinstance(parent, FloatParameter):
@@ -293,14 +293,14 @@ class _WidthCheck:
             self._not_both_zero("featurization", None)
 
     def _absent(self, counts: _OutputBlocks) -> None:
-        mend = (
+        fix = (
             "write when: {output_blocks: 2}, and otherwise: 0 unless it is a composite"
             if counts.may_be_several
             else "fix output_scalars: 0 and output_vectors: 0 instead"
         )
         for name in _OUTPUT_WIDTHS:
             if self._has(name) and self._counts_with_one_block(name):
-                self._refuse(name, f"must not count with a single output convolution; {mend}")
+                self._refuse(name, f"must not count with a single output convolution; {fix}")
 
     def _counts_with_one_block(self, name: str) -> bool:
         parameter = self._parameters.get(name)

@@ -108,7 +108,7 @@ def _offer(name: str) -> str:
 
 
 def canonical_targets(names: Iterable[str]) -> tuple[str, ...]:
-    """``names`` checked, without repeats, in Table 1's order; ``all`` stands for every target.
+    """``names`` checked, without repeats, in Table 1's order; ``all`` means every target.
 
     Raises:
         InputError: a name is unknown, or there is none.

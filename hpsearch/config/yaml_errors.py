@@ -1,4 +1,4 @@
-"""What pydantic refuses in a YAML file, as one line with the place, what must hold and the fix."""
+"""Turns what pydantic refuses in a YAML file into one line: place, what must hold, the fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def validate(kind: type[T] | TypeAdapter[T], document: Document, at: Position = 
 
     Raises:
         InputError: the value is not valid: one line with file, line, what must hold, what came
-            and, where it can be told, the mend.
+            and, where it can be told, the fix.
     """
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
@@ -90,8 +90,8 @@ def _first_error(
         return document.error(
             position, _own_words(name, str(context["error"]), document.got(position))
         )
-    must, mend = _must(kind, context, detail["msg"], document, position)
-    return document.error(position, f"{name} must {must}, got {document.got(position)}{mend}")
+    must, fix = _must(kind, context, detail["msg"], document, position)
+    return document.error(position, f"{name} must {must}, got {document.got(position)}{fix}")
 
 
 def _own_words(name: str, message: str, got: str) -> str:
@@ -108,10 +108,10 @@ def _discriminator(context: Mapping[str, Any]) -> str:
 def _must(
     kind: str, context: Mapping[str, Any], message: str, document: Document, position: Position
 ) -> tuple[str, str]:
-    """What must hold and the mend, for the errors that a value can have."""
+    """What must hold and the fix, for the errors that a value can have."""
     value = document.at(position)
     if kind in _KIND_WORDS:
-        return f"be {_KIND_WORDS[kind]}", _kind_mend(kind, value)
+        return f"be {_KIND_WORDS[kind]}", _kind_fix(kind, value)
     if kind in _BOUND_WORDS:
         word, bound = _BOUND_WORDS[kind]
         return f"be {word} {context[bound]}", "; raise it" if bound[0] == "g" else "; lower it"
@@ -128,7 +128,7 @@ def _must(
     return f"be valid ({one_line(message, longest=120)})", ""
 
 
-def _kind_mend(kind: str, value: Any) -> str:
+def _kind_fix(kind: str, value: Any) -> str:
     if kind == "string_type":
         return "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
     if isinstance(value, str) and kind in ("int_type", "float_type", "finite_number"):
@@ -145,7 +145,7 @@ def _kind_mend(kind: str, value: Any) -> str:
 
 
 def _position(document: Document, at: Position, location: Position) -> Position:
-    """Where pydantic's ``location`` stands in the file: without the names of union members."""
+    """The place in the file of pydantic's ``location``, which also names members of unions."""
     position, value = at, document.at(at)
     for index, step in enumerate(location):
         inside = has_step(value, step)
@@ -159,7 +159,7 @@ def _position(document: Document, at: Position, location: Position) -> Position:
 
 
 def _known_keys(model: type[BaseModel] | None, location: Position) -> Collection[str]:
-    """Keys of the model in which the unknown key at ``location`` stands."""
+    """Keys of the model that has the unknown key at ``location``."""
     kind: Any = model
     for step in location[:-1]:
         kind = _inner(kind, step)
@@ -171,7 +171,7 @@ def _is_model(kind: Any) -> bool:
 
 
 def _inner(kind: Any, step: str | int) -> Any:
-    """The type of what stands under ``step`` in a value of type ``kind``."""
+    """The type of the value under ``step`` in a value of type ``kind``."""
     if _is_model(kind):
         info = kind.model_fields.get(step)
         return None if info is None else _bare(info.annotation)

@@ -1,8 +1,8 @@
-"""YAML files read strictly: plain data, the line of every key, and one-line errors.
+"""Reads YAML files strictly: into plain data, with the line of every key.
 
 PyYAML follows YAML 1.1, which reads ``1e-6`` as text, ``010`` as 8 and ``1:30`` as 90, and it keeps
 the last of two equal keys. None of that is what a person means in a search space, so all of it is
-refused here, with the line and the mend.
+refused here, with the line and the fix.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import yaml
 from hpsearch.errors import InputError, one_line
 
 Position = tuple[str | int, ...]
-"""Where a value stands: keys and list indices from the top of the file."""
+"""The place of a value: keys and list indices from the top of the file."""
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ class Document:
 
         Args:
             position: of the value; where the file has none, the nearest enclosing one counts.
-            message: what must hold, what came, the mend.
+            message: what must hold, what came, the fix.
             key: report the line of the key rather than of its value.
         """
         return located(self.source, self._line(position, key), message)
@@ -255,7 +255,7 @@ class _Reader:
             raise located(
                 self._source,
                 _line(_beginning(error, self._before)),
-                f"must be valid YAML, got: {problem}; {_syntax_mend(problem)}",
+                f"must be valid YAML, got: {problem}; {_syntax_fix(problem)}",
             ) from None
         except (yaml.YAMLError, ValueError, OverflowError):
             # PyYAML lets chr() fail on an escape like "\UFFFFFFFF", and int() on a long %YAML line.
@@ -404,7 +404,7 @@ def _line(mark: Any) -> int:
 
 
 def _beginning(error: yaml.MarkedYAMLError, before: yaml.Event | None) -> Any:
-    """Mark of the line to mend: what is not closed is noticed only further down."""
+    """Mark of the line to fix: an unclosed bracket or quote is noticed only further down."""
     context, problem = error.context or "", error.problem or ""
     unclosed = "simple key" in context or any(
         end in problem for end in ("end of stream", "<stream end>", "document separator")
@@ -433,7 +433,7 @@ def is_short_integer(value: float) -> bool:
     return value.is_integer() and abs(value) < 1e15
 
 
-def _syntax_mend(problem: str) -> str:
+def _syntax_fix(problem: str) -> str:
     if "\\t" in problem:
         return "indent with spaces instead of tabs"
     return "check the indentation, the colons, the quotes and the brackets around this line"

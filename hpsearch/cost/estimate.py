@@ -63,7 +63,7 @@ class RunSoFar:
     Attributes:
         epochs: of the run, at most; the average of all where it is not known which run comes.
         cost: of an epoch, relative to the other runs'.
-        state: how it stands.
+        state: waiting, running or ended.
         seconds: of its recorded epochs.
         silent: seconds since the last of these, or since its start.
     """
@@ -95,13 +95,14 @@ def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
 class Estimate:
     """Plays the rest of the launch: a run that waits takes the first place that becomes free.
 
-    A run's next epochs are assumed to take as long as its own last ones; before it has any, as long
-    as those of runs of the same cost; before there are any, in proportion to the cost. Runs that
-    stop early or fail leave sooner, so the estimate is mostly an upper bound.
+    A run's next epochs are assumed to take as long as its own did on average. Before it has any,
+    they take as long as those of runs of the same cost; before there are any, their time is in
+    proportion to the cost. Runs that stop early or fail leave sooner, so the estimate is mostly an
+    upper bound.
 
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
-            their starts. A key of ``None`` stands for any run, and for another if that fails; its
+            their starts. A key of ``None`` means any run, and another one if that fails; its
             epochs are then what runs have on average.
     """
 
@@ -156,7 +157,7 @@ class Estimate:
         self._seconds.setdefault(run.cost, []).append(seconds)
 
     def replay(self, key: str, run: RunSoFar) -> None:
-        """A run that began before, as it stands at the time 0."""
+        """Takes in a run that began earlier; the time now is 0."""
         self.started(key, 0, -run.silent)
         for seconds in run.seconds:
             self.epoch(key, seconds, -run.silent)

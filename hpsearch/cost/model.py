@@ -23,7 +23,7 @@ LEAST = 4
 """The model needs so many timed configurations: as many as it has rates."""
 
 _SAMPLE = 400
-"""The pairs of so many molecules are counted, and stand for all."""
+"""Molecules whose pairs are counted, as a sample of all."""
 
 
 @final

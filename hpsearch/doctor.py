@@ -1,7 +1,7 @@
-"""What this machine can do, what is wrong with it, and the mend of each.
+"""Checks whether this machine can run a search, and says how to fix what it lacks.
 
-Nothing is made or changed, but for two caches that any run would make: the molecules and the
-compiled kernel. What only a worker knows (torch, CUDA, the kernel) a process of its own is asked.
+It writes two caches only, which any run would write: the molecules and the compiled kernel. A
+process of its own looks at what a worker would find: torch, CUDA and the kernel.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ CROWDED = 1.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        what: its name.
-        state: ``bad`` keeps a launch from working, ``warning`` slows or endangers it.
+        what: name of the check.
+        state: with ``bad`` a launch fails, with ``warning`` it is slow or may fail.
         said: what was found.
-        mend: what to do; empty where nothing has to be done.
+        mend: how to fix it; empty where nothing has to be done.
     """
 
     what: str
@@ -60,7 +60,7 @@ class Finding:
 
 
 def examine(url: str, runs: Path) -> Iterator[Finding]:
-    """Everything, one after the other.
+    """Make every check, one after the other.
 
     Args:
         url: of the store.
@@ -78,7 +78,7 @@ def examine(url: str, runs: Path) -> Iterator[Finding]:
 
 
 def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
-    """The finding, or the error that kept it from being found."""
+    """What ``look`` finds; its error is a finding too."""
     try:
         return look()
     except HpsearchError as error:
@@ -228,7 +228,7 @@ def _disk(runs: Path) -> Finding:
 
 
 def _temporary() -> Finding:
-    """Ray's sockets and logs lie there, and its object store in shared memory."""
+    """Ray keeps its sockets and logs in this folder, and its objects in shared memory."""
     folder = Path(tempfile.gettempdir())
     if not os.access(folder, os.W_OK):
         return Finding("temporary", "bad", f"{folder} cannot be written", "set TMPDIR")

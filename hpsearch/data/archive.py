@@ -1,4 +1,4 @@
-"""QM9 as its authors published it: one ``.xyz`` file a molecule, usually in a ``.tar.bz2``."""
+"""Reads QM9 as its authors published it: one ``.xyz`` file a molecule, often in a ``.tar.bz2``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network must beat: errors of predictions that never look at a geometry."""
+"""Errors of predictions that ignore the geometry: a network must be better than these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table of molecules in files that many processes map into memory.
+"""Keeps a table of molecules in files that many processes map into memory.
 
 A cache is a folder with one ``.npy`` file for each column and ``meta.json``. It is written beside
 its place and renamed into it, so that a reader finds all of it or nothing.

@@ -55,7 +55,7 @@ def load(cache: Path | None = None, say: Say = silent) -> Molecules:
 
 
 def verify(cache: Path | None = None, say: Say = silent) -> Molecules:
-    """As :func:`load`, after every number in the cache has been hashed; damage is mended.
+    """As :func:`load`, after every number in the cache has been hashed; damage is repaired.
 
     Raises:
         InputError: see :func:`load`.

@@ -1,4 +1,4 @@
-"""Which molecules train, which choose and which test."""
+"""Divides the molecules into those for training, for validation and for the test."""
 
 from __future__ import annotations
 

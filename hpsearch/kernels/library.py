@@ -1,7 +1,7 @@
-"""The compiled library ``kernels.c``: small products, gathers and activations in one pass each.
+"""Compiles ``kernels.c`` at first use and loads it: small products, gathers and activations.
 
-It is compiled at first use, for this processor, into the folder of caches (docs/decisions/0014).
-Where that fails, in float64 and on GPUs torch operations serve in its place.
+It is compiled for this processor, into the folder of caches (docs/decisions/0014). Where that
+fails, in float64 and on GPUs, torch operations compute the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SECONDS = 120
 
 
 class KernelsError(RuntimeError):
-    """HPSEARCH_KERNELS asks for what cannot be had."""
+    """HPSEARCH_KERNELS has an unknown value, or requires a library that cannot be compiled."""
 
 
 def compiled_for(x: Tensor) -> ctypes.CDLL | None:
@@ -123,7 +123,7 @@ def _type_of(argument: str) -> Any:
 
 
 def _key(compiler: str) -> str:
-    """Names the library by all it depends on: a shared home may serve different processors."""
+    """Part of the file's name, made of all it depends on: one home may serve several machines."""
     version = _run([compiler, "--version"])
     parts = (SOURCE.read_bytes(), version, instructions(), " ".join(_OPTIONS).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
@@ -140,7 +140,7 @@ def _compile(compiler: str, path: Path) -> None:
 
 
 def _whole(path: Path) -> bool:
-    """Whether the library is there and as it was written; to load a damaged one can kill."""
+    """Whether the file is there and undamaged: loading a damaged one can kill the process."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -153,7 +153,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """One line."""
+    """Why there is no library, in one line."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").split("\n")
         first = next((line for line in lines if "error" in line), lines[0])

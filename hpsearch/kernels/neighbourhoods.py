@@ -1,4 +1,4 @@
-"""Who is near whom in a batch of molecules, in a layout made of few rectangular tensors."""
+"""Which atoms of a batch are near each other, in a few rectangular tensors."""
 
 # A atoms, M molecules, N most atoms of a molecule, K most neighbours of an atom, P unordered pairs
 

@@ -1,4 +1,4 @@
-r"""What each atom's neighbours bring to its slots, before any weight: X and X_i of Eq. 3.
+r"""The features that neighbours send to an atom's slots, before any weight: X and X_i of Eq. 3.
 
 With S and V the features of the neighbour in a slot and û the direction to it::
 

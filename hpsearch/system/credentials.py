@@ -1,4 +1,4 @@
-"""Where passwords come from, where they must not stand, and how a text is cleared of them."""
+"""Passwords: where they may be given, where they are refused, how a text is cleared of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STORAGE_VARIABLE = "HPSEARCH_STORAGE"
 """Environment variable that names the store; its URL may hold a password."""
 
 TOKEN_VARIABLE = "HPSEARCH_TOKEN"
-"""Environment variable with what whoever opens the dashboard must know."""
+"""Environment variable with the token that opens the dashboard."""
 
 PASSWORD_VARIABLE = "PGPASSWORD"
 PASSWORD_FILE_VARIABLE = "PGPASSFILE"
@@ -27,7 +27,7 @@ DRIVER_ONLY = (
     # storage/README.md has it set for the server, often in the shell that launches a search.
     "POSTGRES_PASSWORD",
 )
-"""Environment variables that no process but the driver's own needs."""
+"""Environment variables that only the driver's process needs."""
 
 SECRET_PARAMETERS = (
     "password",
@@ -54,7 +54,7 @@ def has_password(text: str) -> bool:
 
 
 def may_have_password(text: str) -> bool:
-    """Whether ``text``, which could not be parsed, had better not be repeated."""
+    """Whether ``text``, which could not be parsed, may hold a password and must not be shown."""
     return "@" in text or any(name in text.lower() for name in SECRET_PARAMETERS)
 
 
@@ -84,10 +84,10 @@ def without(secrets: Iterable[str], text: str) -> str:
 
 @contextmanager
 def withheld() -> Iterator[None]:
-    """Keeps :data:`DRIVER_ONLY` out of the environment, for processes that are started meanwhile.
+    """Hide the variables in :data:`DRIVER_ONLY` from processes that are started meanwhile.
 
     A child inherits the environment as it is when the child starts, and its own children inherit
-    that. What this process needs of it, it must have read before.
+    that. This process must read what it needs of them before.
     """
     kept = {name: os.environ.pop(name) for name in DRIVER_ONLY if name in os.environ}
     try:

@@ -1,4 +1,4 @@
-"""What kind of file system a folder lies on: SQLite's log needs one of this machine."""
+"""Tells network folders from local ones: SQLite's log is safe on a local one only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NETWORK_TYPES = {
 
 
 def network_type(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """The type of the network file system that ``path`` lies on, or will; ``None`` for no such."""
+    """The type of the network file system that holds ``path``; ``None`` where it is a local one."""
     place = path.resolve()
     holding: list[tuple[int, int, str]] = []
     for number, line in enumerate(_lines(mounts)):

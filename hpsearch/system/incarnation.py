@@ -1,4 +1,4 @@
-"""Which process this is, so that another on the same machine can tell whether it still lives."""
+"""Names a process so that another on the same machine can tell whether it still runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ PROC = Path("/proc")
 
 
 def mine() -> str:
-    """This process: the boot, the table of processes and the instant that it started.
+    """The name of this process: the boot, the table of processes and the instant it started.
 
-    A number alone would be given to another process in time. Empty where the system does not tell.
+    The system gives a process's number to another one later. Empty where the system does not tell.
     """
     table, started = _table(), _started(os.getpid())
     return "" if table is None or started is None else f"{table} {started}"
@@ -49,12 +49,12 @@ def _table() -> str | None:
 
 
 def _started(process: int) -> str | None:
-    """Ticks from the boot to the process's start; ``None`` where that is not to be read."""
+    """Ticks from the boot to the process's start; ``None`` where it cannot be read."""
     try:
         state, *fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # A corpse that nobody has buried yet has ended.
+    # A zombie has ended; only its parent has not asked for its exit status yet.
     return "" if state in ("Z", "X") else fields[18]
 
 

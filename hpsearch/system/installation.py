@@ -36,7 +36,7 @@ def folder(name: FolderName) -> Path:
 
 
 def folder_of(package: Path, name: FolderName) -> Path:
-    """The folder that belongs to the package's copy at ``package``.
+    """The folder ``name`` of the installation whose package lies at ``package``.
 
     A checkout is known by its own pyproject.toml, not by a folder of that name: beside an
     installed package, site-packages may hold anyone's ``storage``.
@@ -88,7 +88,7 @@ def _as_seen_from_here(path: Path) -> Path:
 
 
 def code() -> dict[str, Any]:
-    """``versions`` of what decides a result, and ``git_commit``, ``None`` outside a checkout."""
+    """Which code runs: ``versions`` by package; ``git_commit``, ``None`` outside a checkout."""
     return {
         "versions": {"hpsearch": hpsearch.__version__, "python": platform.python_version()}
         | {name: version for name in _DECIDING if (version := _version(name))},

@@ -1,6 +1,6 @@
-"""A process that trains: its threads, denormals and glibc's allocator; the memory that it took.
+"""Settings of a process that trains (threads, denormals, allocator) and the memory it used.
 
-A worker and a benchmark take the same ones, so that what is measured is what a search will cost.
+Workers and benchmarks use the same settings, so that a benchmark measures what a search costs.
 The module imports torch only inside functions: the driver, which never builds a
 model, calls :func:`worker_environment` alone.
 """
@@ -17,7 +17,7 @@ _GIBIBYTE = 2**30
 
 
 def worker_environment(cpus: float) -> dict[str, str]:
-    """Environment variables that a training process must be started with.
+    """Environment variables with which a training process must be started.
 
     OpenMP, MKL and glibc's malloc read them when the process starts, or at their first use; setting
     them in a running process has no effect on the allocator and may have none on the others.
@@ -53,7 +53,7 @@ def _tunables(own: str) -> str:
 
 
 def prepare_worker(cpus: float) -> None:
-    """Sets what can only be set from inside; the first thing a training process calls.
+    """Set what only the process itself can set; a training process calls this first.
 
     Denormal numbers, a few in ten thousand of a gradient's entries, make a step several times
     slower. The flag that flushes them to zero belongs to a thread and passes on to the threads it
@@ -73,13 +73,13 @@ def prepare_worker(cpus: float) -> None:
 
 
 def forget_peak(device: str) -> bool:
-    """Begin the process's peak of memory anew, since a worker trains one run after another.
+    """Start measuring the peak of memory again: a worker trains one run after another.
 
     Args:
         device: torch's, whose memory it is.
 
     Returns:
-        Whether it begins anew; Linux alone can do that for a process's own memory.
+        Whether that was possible; only Linux can do it for a process's own memory.
     """
     if device.startswith("cuda"):
         import torch
@@ -99,7 +99,7 @@ def forget_peak(device: str) -> bool:
 
 
 def peak_memory(device: str) -> int | None:
-    """Most bytes that were taken since :func:`forget_peak`, or since the process began.
+    """The most bytes in use at a time since :func:`forget_peak`, or since the process began.
 
     On the CPU those of the whole process, Python and its libraries included; on a GPU those that
     torch has allocated there.

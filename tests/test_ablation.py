@@ -11,7 +11,7 @@ import pytest
 from hpsearch.ablation.cells import cell_table
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary, check_split, checked_split
-from hpsearch.ablation.plan import AblationPlan, ablation_training, repeat_seed
+from hpsearch.ablation.plan import AblationPlan, CellKey, ablation_training, repeat_seed
 from hpsearch.ablation.variants import (
     VARIANT_NAMES,
     VARIANTS,
@@ -174,7 +174,7 @@ def make_plan(the_winner=None, **changes):
 
 
 def keys(plan):
-    return [cell.key for cell in plan.cells]
+    return [str(cell.key) for cell in plan.cells]
 
 
 def test_the_plan_is_every_variant_target_and_repeat():
@@ -190,8 +190,14 @@ def test_the_plan_is_every_variant_target_and_repeat():
     ]
 
 
+def test_a_cells_key_is_read_from_the_text_that_it_writes():
+    keys = [cell.key for cell in make_plan(variants=["all"], targets=["all"], repeats=11).cells]
+    assert [CellKey.parse(str(key)) for key in keys] == keys
+    assert str(CellKey("L0NetBothDeep", "U0", 10)) == "L0NetBothDeep/U0/10"
+
+
 def test_each_cell_trains_one_target_with_its_variants_network():
-    cells = {cell.key: cell for cell in make_plan().cells}
+    cells = {str(cell.key): cell for cell in make_plan().cells}
     assert cells["L1Net/U0/0"].config.targets == ("U0",)
     assert cells["L1Net/U0/0"].config.network == PAPER
     assert cells["L0Net/mu/1"].config.network == drop_vectors(PAPER)
@@ -207,7 +213,7 @@ def test_without_names_the_winners_targets_and_all_variants():
 def test_arms_of_one_repeat_are_paired_and_repeats_differ():
     seeds: dict[int, set[int]] = {}
     for cell in make_plan(repeats=3).cells:
-        seeds.setdefault(cell.repeat, set()).add(cell.config.training.seed)
+        seeds.setdefault(cell.key.repeat, set()).add(cell.config.training.seed)
     assert all(len(found) == 1 for found in seeds.values())
     assert len(set.union(*seeds.values())) == 3
     assert len({cell.config.data for cell in make_plan(repeats=3).cells}) == 1
@@ -287,8 +293,8 @@ def test_adding_targets_variants_or_repeats_adds_cells_to_the_same_experiment():
     small = make_plan()
     large = make_plan(targets=["all"], variants=["all"], repeats=3)
     assert large.name == small.name
-    old = {cell.key: cell.config for cell in small.cells}
-    new = {cell.key: cell.config for cell in large.cells}
+    old = {str(cell.key): cell.config for cell in small.cells}
+    new = {str(cell.key): cell.config for cell in large.cells}
     assert {key: new[key] for key in old} == old
 
 
@@ -306,7 +312,9 @@ def test_a_plan_does_not_change():
 
 
 def test_deeper_and_invariant_networks_cost_more():
-    costs = {cell.variant: relative_work(cell.config) for cell in make_plan(variants=["all"]).cells}
+    costs = {
+        cell.key.variant: relative_work(cell.config) for cell in make_plan(variants=["all"]).cells
+    }
     assert costs["L0Net"] > costs["L1Net"]
     assert costs["L0NetDeep"] > costs["L0Net"]
     assert costs["L0NetBothDeep"] > costs["L0NetDeep"]
@@ -500,7 +508,7 @@ def test_without_a_summary_the_winners_split_is_expected(store):
 def test_longest_cells_come_first(store):
     plan = make_plan(variants=["all"], targets=["mu"], repeats=1)
     order = [key.split("/")[0] for key in run_all(launch(store, plan))]
-    work = {cell.variant: relative_work(cell.config) for cell in plan.cells}
+    work = {cell.key.variant: relative_work(cell.config) for cell in plan.cells}
     costs = [work[name] for name in order]
     assert costs == sorted(costs, reverse=True)
     assert order[0] == "L0NetBothDeep"
@@ -510,7 +518,7 @@ def test_longest_cells_come_first(store):
 def test_an_arm_of_more_epochs_is_longer(store):
     patient = Variant("Patient", "", lambda network: network, training={"epochs": 900})
     declared = make_plan(targets=["mu"], repeats=1, variants=["all"], declared=(patient,))
-    assert launch(store, declared).waiting[0].variant == "Patient"
+    assert launch(store, declared).waiting[0].key.variant == "Patient"
 
 
 def test_the_same_launch_again_runs_nothing(store):

@@ -110,7 +110,7 @@ def test_declared_variants_stand_beside_the_five(tmp_path: Path) -> None:
     plan = AblationPlan.make(WINNER, targets=["mu"], declared=own)
     names = tuple(variant.name for variant in plan.variants)
     assert names == (*(variant.name for variant in VARIANTS), "ShortSighted", "L0NetSlow")
-    cells = {cell.key: cell.config for cell in plan.cells}
+    cells = {str(cell.key): cell.config for cell in plan.cells}
     assert cells["ShortSighted/mu/0"].network.radial_maximum_angstrom == 5.0
     assert cells["ShortSighted/mu/0"].network.featurization_vectors == 29
     assert cells["ShortSighted/mu/0"].training == cells["L1Net/mu/0"].training

@@ -195,7 +195,7 @@ def test_an_ablation_under_way(store: Store) -> None:
     assert first and second and third
     # The third fails before its worker has built it.
     for cell in (first, second):
-        ablation.started(cell.key, FACTS)
+        ablation.started(str(cell.key), FACTS)
     for epoch in (1, 2):
         ablation.epoch(first.key, metrics(epoch, first.config))
     ablation.epoch(second.key, metrics(1, second.config))

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 
+from hpsearch.ablation.plan import CellKey
 from hpsearch.store import Store
 
 CellState = Literal["waiting", "running", "complete", "failed"]
@@ -89,18 +90,18 @@ def cells_of(found: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFrame
     trained = (provenance.get("data") or {}).get("train")
     rows = []
     for run in found.runs.to_dict("records"):
-        variant, target, repeat = run["key"].split("/")
+        key = CellKey.parse(run["key"])
         result = results.get(run["key"], {})
         best = result.get("best_epoch")
         rows.append(
             {
                 "key": run["key"],
-                "variant": variant,
-                "target": target,
-                "repeat": int(repeat),
+                "variant": key.variant,
+                "target": key.target,
+                "repeat": key.repeat,
                 "state": _state(run, result),
-                "test_mae": test.get((run["key"], target)),
-                "validation_mae": validation.get((run["key"], best, target)),
+                "test_mae": test.get((run["key"], key.target)),
+                "validation_mae": validation.get((run["key"], best, key.target)),
                 "weights": run["weights"],
                 "train_size": _configured(run) if trained is None else trained,
                 "epochs": result.get("epochs"),

@@ -56,8 +56,8 @@ def launch_ablation(
     _record_plan(store, experiment, plan, data)
     directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
     run_ids = {
-        cell.key: store.record_run(
-            experiment.id, cell.key, cell.config, str(directory / cell.key)
+        (key := str(cell.key)): store.record_run(
+            experiment.id, key, cell.config, str(directory / key)
         ).id
         for cell in plan.cells
     }
@@ -97,11 +97,11 @@ def _check_same_runs(
             )
     stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
     for cell in plan.cells:
-        if stored.get(cell.key, cell.config.fingerprint) != cell.config.fingerprint:
+        if stored.get(str(cell.key), cell.config.fingerprint) != cell.config.fingerprint:
             # Recording it again would forget the result that it has.
             raise InputError(
                 f"the cell {cell.key} of the ablation '{plan.name}' must be the network that it "
-                f"was; the variant {cell.variant} derives another one now; choose a new name"
+                f"was; the variant {cell.key.variant} derives another one now; choose a new name"
             )
 
 

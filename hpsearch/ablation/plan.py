@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 from hpsearch.ablation.variants import (
     VARIANTS,
@@ -61,25 +62,45 @@ def repeat_seed(seed: int, repeat: int) -> int:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One network of the ablation.
+class CellKey:
+    """Which network of the ablation; its text names the cell in the store, in folders and in lines.
+
+    >>> CellKey.parse("L1Net/mu/0")
+    CellKey(variant='L1Net', target='mu', repeat=0)
+    >>> str(CellKey("L1Net", "mu", 0))
+    'L1Net/mu/0'
 
     Attributes:
         variant: name of the variant.
         target: name of the target.
         repeat: counted from 0.
-        config: the run's configuration, with this one target.
     """
 
     variant: str
     target: str
     repeat: int
-    config: TrialConfig
 
-    @property
-    def key(self) -> str:
-        """``variant/target/repeat``."""
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The key that ``str`` wrote."""
+        variant, target, repeat = text.split("/")
+        return cls(variant, target, int(repeat))
+
+    def __str__(self) -> str:
         return f"{self.variant}/{self.target}/{self.repeat}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the ablation.
+
+    Attributes:
+        key: its variant, target and repeat.
+        config: the run's configuration, with this one target.
+    """
+
+    key: CellKey
+    config: TrialConfig
 
 
 @dataclass(frozen=True)
@@ -195,7 +216,7 @@ class AblationPlan:
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, repeat by repeat, in Table 1's order."""
         return tuple(
-            Cell(variant.name, target, repeat, self._config(variant, target, repeat))
+            Cell(CellKey(variant.name, target, repeat), self._config(variant, target, repeat))
             for repeat in range(self.repeats)
             for target in self.targets
             for variant in self.variants

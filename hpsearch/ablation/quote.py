@@ -39,7 +39,7 @@ class PlanQuote:
         """The quote of ``plan``, whose variants were timed."""
         epochs = {v.name: v.training_of(plan.training).epochs for v in plan.variants}
         run = {name: timings[name].run_seconds(count) for name, count in epochs.items()}
-        runs = sorted((run[cell.variant] for cell in plan.cells), reverse=True)
+        runs = sorted((run[cell.key.variant] for cell in plan.cells), reverse=True)
         return cls(plan, timings, epochs, run, places, makespan([0.0] * places, runs), sum(runs))
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpsearch.ablation.cells import STATES, CellState
-from hpsearch.ablation.plan import AblationPlan, Cell, split_name
+from hpsearch.ablation.plan import AblationPlan, Cell, CellKey, split_name
 from hpsearch.config.architecture import relative_work
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint
@@ -44,6 +44,17 @@ class Ablation:
         directory: Path,
         expected_split: str | None,
     ) -> None:
+        """Queue the cells that are not complete; nothing is read or written.
+
+        Args:
+            store: that drives ``experiment``.
+            experiment: the ablation, as `launch_ablation` prepared it.
+            plan: the cells.
+            run_ids: the store's key of each cell's run, by the cell's key.
+            complete: keys of the cells that need not be run again.
+            directory: holds the cells' folders.
+            expected_split: hash of the first repeat's split; ``None`` until a cell has made it.
+        """
         self.experiment = experiment
         self.plan = plan
         self.first_failure: tuple[str, Failure] | None = None
@@ -52,7 +63,8 @@ class Ablation:
         self._directory = directory
         self._expected_splits = {split_name(plan.vary_split, 0): expected_split}
         self._states: dict[str, CellState] = {
-            cell.key: "complete" if cell.key in complete else "waiting" for cell in plan.cells
+            str(cell.key): "complete" if str(cell.key) in complete else "waiting"
+            for cell in plan.cells
         }
         # Longest first: a long run started last would leave the other places idle at the end.
         # `sorted` is stable, so among equals the first repeat and Table 1's order come first.
@@ -61,7 +73,7 @@ class Ablation:
             for cell in sorted(
                 plan.cells, key=lambda c: -c.config.training.epochs * relative_work(c.config)
             )
-            if cell.key not in complete
+            if str(cell.key) not in complete
         ]
 
     def next(self) -> Assignment | None:
@@ -69,13 +81,14 @@ class Ablation:
         if not self._queue:
             return None
         cell = self._queue.pop(0)
-        self._states[cell.key] = "running"
+        key, split = str(cell.key), split_name(self.plan.vary_split, cell.key.repeat)
+        self._states[key] = "running"
         return Assignment(
-            key=cell.key,
+            key=key,
             config=cell.config,
-            directory=str(self._directory / cell.key),
+            directory=str(self._directory / key),
             evaluate_test=True,
-            expected_split=self._expected_splits.get(split_name(self.plan.vary_split, cell.repeat)),
+            expected_split=self._expected_splits.get(split),
         )
 
     @property
@@ -98,10 +111,10 @@ class Ablation:
                 which therefore could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
-        # Of an attempt that was given up, which a cell that begins anew may not reach; those before
-        # are told again after this.
+        # Epochs after the checkpoint are trained again, and a cell that begins anew may end before
+        # it reaches them all; those before it are recorded again after this.
         self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
-        split = split_name(self.plan.vary_split, int(key.rpartition("/")[2]))
+        split = split_name(self.plan.vary_split, CellKey.parse(key).repeat)
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
         settled = self._store.settle(self.experiment.id, **given)
         self._expected_splits[split] = settled[split]

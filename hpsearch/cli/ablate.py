@@ -190,7 +190,7 @@ def ablate(
             f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
         )
         cells = [
-            (cell.key, cell.config.training.epochs, relative_work(cell.config))
+            (str(cell.key), cell.config.training.epochs, relative_work(cell.config))
             for cell in ablation.waiting
         ]
         progress = make_progress(
@@ -237,7 +237,7 @@ def _quote(
         say_folded(line)
     timings = {}
     for variant in plan.variants:
-        [cell, *_] = [cell for cell in plan.cells if cell.variant == variant.name]
+        [cell, *_] = [cell for cell in plan.cells if cell.key.variant == variant.name]
         timings[variant.name] = measure.measure(cell.config, placement["cpus_per_run"], device, gpu)
     quote = PlanQuote.of(plan, timings, places)
     if answer is not None:

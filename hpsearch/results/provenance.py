@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from hpsearch.ablation.plan import CellKey
 from hpsearch.ablation.variants import VARIANTS, Match
 from hpsearch.config.run import NetworkConfig, fingerprint
 from hpsearch.config.space import content_hash
@@ -185,7 +186,7 @@ def _networks_by_arm(runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
     """The distinct networks of each arm."""
     found: dict[str, list[dict[str, Any]]] = {}
     for key, config in zip(runs["key"], runs["configuration"], strict=True):
-        networks = found.setdefault(str(key).partition("/")[0], [])
+        networks = found.setdefault(CellKey.parse(str(key)).variant, [])
         if (network := config.get("network")) not in networks:
             networks.append(network)
     return found

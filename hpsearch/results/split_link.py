@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.ablation.molecules import check_split
-from hpsearch.ablation.plan import split_name
+from hpsearch.ablation.plan import CellKey, split_name
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
@@ -38,7 +38,7 @@ def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
     """Runs whose split is not the one that the launch settled for their repeat."""
     wrong = []
     for key, split in zip(runs["key"], runs["split_hash"], strict=True):
-        repeat = int(str(key).rpartition("/")[2])
+        repeat = CellKey.parse(str(key)).repeat
         settled = seen.ablation.get(split_name(bool(seen.ablation.get("vary_split")), repeat))
         if settled not in (None, split):
             wrong.append(f"the run {key} has {short(split)}, the launch {short(settled)}")

@@ -15,7 +15,8 @@ from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.search.accuracy import Held
 from hpsearch.search.study import Study
-from hpsearch.store import Experiment, Holder, Store
+from hpsearch.store import Experiment, Store
+from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import RecordedRun, recorded_runs
 
 

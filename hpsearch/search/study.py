@@ -19,7 +19,8 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.accuracy import Held, Measured
 from hpsearch.search.failures import shape
 from hpsearch.search.importance import importances
-from hpsearch.store import Curve, Experiment, Holder, Store, StoredRun
+from hpsearch.store import Curve, Experiment, Store, StoredRun
+from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import recorded_runs
 
 

@@ -3,8 +3,9 @@
 The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL several.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from hpsearch.store.address import DEFAULT_URL, default_url
-from hpsearch.store.lease import Holder, LeaseHeld, LeaseLost
 from hpsearch.store.records import (
     Curve,
     Experiment,
@@ -17,16 +18,15 @@ from hpsearch.store.records import (
     check_name,
     experiment_folder,
 )
-from hpsearch.store.store import Store
+
+if TYPE_CHECKING:
+    from hpsearch.store.store import Store
 
 __all__ = [
     "DEFAULT_URL",
     "Curve",
     "Experiment",
-    "Holder",
     "Kind",
-    "LeaseHeld",
-    "LeaseLost",
     "Ledger",
     "LedgerRun",
     "LedgerTrial",
@@ -37,3 +37,12 @@ __all__ = [
     "default_url",
     "experiment_folder",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`Store`, read when it is asked for, since it loads Optuna, SQLAlchemy and pandas."""
+    if name == "Store":
+        from hpsearch.store.store import Store
+
+        return Store
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

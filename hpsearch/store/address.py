@@ -1,19 +1,24 @@
-"""Where a store is: its URL, read once, whose password never leaves this module as text."""
+"""Where a store is: its URL, read once, whose password never leaves this module as text.
+
+SQLAlchemy takes half a second to import, so it reads the URL of a server only: a SQLite file that
+is missing is refused without it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, final
-
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING, Any, final
 
 from hpsearch.errors import InputError
 from hpsearch.system import credentials
 from hpsearch.system.file_system import network_type
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 """The store where neither an option nor the environment names one."""
@@ -29,6 +34,7 @@ _KEEPALIVE = {
 }
 """Seconds, and milliseconds for the last."""
 
+_SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
@@ -55,23 +61,19 @@ class Address:
         Raises:
             InputError: ``text`` is no URL of a SQLite file or a PostgreSQL database.
         """
-        url = _parse(text)
-        if url.drivername in ("sqlite", "sqlite+pysqlite"):
-            self.path: Path | None = _sqlite_path(url)
+        driver = _driver(text)
+        self.path: Path | None = None
+        self._url: URL | None = None
+        self._environment: dict[str, str] = {}
+        self._secrets: list[str] = []
+        if driver in _SQLITE:
+            self.path = _sqlite_path(text)
             self.label = str(self.path)
-        elif url.drivername in _POSTGRESQL:
-            self.path = None
-            url = url.set(drivername="postgresql+psycopg")
-            _refuse_split_password(url)
-            self.label = _without_secrets(url)
-        else:
-            raise InputError(
-                f"a store must be SQLite or PostgreSQL (psycopg), as in {EXAMPLES}; "
-                f"got a URL that begins with '{url.drivername}:'"
-            )
-        self._url = url
-        self._environment = {} if self.path else _from_environment()
-        self._secrets = [*_secrets(url), self._environment.get("password", "")]
+            return
+        self._url = _server_url(text)
+        self.label = _without_secrets(self._url)
+        self._environment = _from_environment()
+        self._secrets = [*_secrets(self._url), self._environment.get("password", "")]
 
     def __repr__(self) -> str:
         return f"Address({self.label!r})"
@@ -93,6 +95,7 @@ class Address:
         """
         if self.path is not None:
             return _sqlite_connector(self.path, create)
+        assert self._url is not None
         dialect_class = self._url.get_dialect()
         dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
         arguments, options = dialect.create_connect_args(self._url)
@@ -141,30 +144,73 @@ def require_file(address: Address) -> None:
         raise InputError(f"no study store at {address.label}; `hpsearch launch` makes one")
 
 
+def _driver(text: str) -> str:
+    """The database and its driver, which a URL begins with.
+
+    Raises:
+        InputError: ``text`` is no URL, or one of another database.
+    """
+    scheme = re.match(r"([\w+]+)://", text)
+    if scheme is None:
+        raise _not_a_url(text)
+    if scheme[1] not in (*_SQLITE, *_POSTGRESQL):
+        raise InputError(
+            f"a store must be SQLite or PostgreSQL (psycopg), as in {EXAMPLES}; "
+            f"got a URL that begins with '{scheme[1]}:'"
+        )
+    return scheme[1]
+
+
+def _not_a_url(text: str) -> InputError:
+    hidden = credentials.may_have_password(text)
+    got = "got one that cannot be parsed" if hidden else f"got '{text}'"
+    hint = "; percent-encode / ? # @ : % in a password" if hidden else ""
+    if text and ":" not in text and "@" not in text:
+        hint = f"; a SQLite file is written sqlite:///{text}"
+    return InputError(f"a store must be a URL as {EXAMPLES}; {got}{hint}")
+
+
 def _parse(text: str) -> URL:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         return make_url(text)
     except (SQLAlchemyError, ValueError):
-        hidden = credentials.may_have_password(text)
-        got = "got one that cannot be parsed" if hidden else f"got '{text}'"
-        hint = "; percent-encode / ? # @ : % in a password" if hidden else ""
-        if text and ":" not in text and "@" not in text:
-            hint = f"; a SQLite file is written sqlite:///{text}"
-        raise InputError(f"a store must be a URL as {EXAMPLES}; {got}{hint}") from None
+        raise _not_a_url(text) from None
 
 
-def _sqlite_path(url: URL) -> Path:
-    name = url.database or ""
-    if name in ("", ":memory:") or name.startswith("file:"):
-        raise InputError(
-            f"a store must outlive its command, so SQLite needs a file, as in {DEFAULT_URL}; "
-            f"got '{_without_secrets(url)}'"
-        )
-    if url.query:
-        raise InputError(f"a SQLite store takes no options; got '{_without_secrets(url)}'")
+def _server_url(text: str) -> URL:
+    url = _parse(text).set(drivername="postgresql+psycopg")
+    _refuse_split_password(url)
+    return url
+
+
+def _sqlite_path(text: str) -> Path:
+    # As people write it; whatever else a URL may be is read by SQLAlchemy.
+    plain = re.fullmatch(r"[\w+]+:///([^?%]+)", text)
+    name = _database(_parse(text)) if plain is None else _required(plain[1], text)
     if "\0" in name:
         raise InputError("the path of a store must not contain a NUL character")
     return Path(name).expanduser().absolute()
+
+
+def _database(url: URL) -> str:
+    """The file that a SQLite URL names."""
+    shown = _without_secrets(url)
+    name = _required(url.database or "", shown)
+    if url.query:
+        raise InputError(f"a SQLite store takes no options; got '{shown}'")
+    return name
+
+
+def _required(name: str, shown: str) -> str:
+    if name in ("", ":memory:") or name.startswith("file:"):
+        raise InputError(
+            f"a store must outlive its command, so SQLite needs a file, as in {DEFAULT_URL}; "
+            f"got '{shown}'"
+        )
+    return name
 
 
 def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connection]:

@@ -8,10 +8,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hpsearch.config.run import TrialConfig
 from hpsearch.errors import InputError, close_to
+
+if TYPE_CHECKING:
+    from hpsearch.config.run import TrialConfig
 
 Kind = Literal["study", "ablation"]
 KINDS: tuple[Kind, ...] = ("study", "ablation")

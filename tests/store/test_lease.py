@@ -20,12 +20,21 @@ from optuna.trial import TrialState
 from store_examples import CONFIG, metrics
 
 from hpsearch.errors import InputError
-from hpsearch.store import LeaseHeld, LeaseLost, Store
-from hpsearch.store.lease import Holder, Lease, _Refusal, _Watch, lease_seconds
+from hpsearch.store import Store
+from hpsearch.store.lease import (
+    Holder,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    _Refusal,
+    _Watch,
+    lease_seconds,
+)
 
 DRIVER = """
 import sys, time
-from hpsearch.store import LeaseHeld, LeaseLost, Store
+from hpsearch.store import Store
+from hpsearch.store.lease import LeaseHeld, LeaseLost
 from store_examples import CONFIG, metrics
 
 store = Store.create(sys.argv[1])

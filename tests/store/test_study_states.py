@@ -38,7 +38,8 @@ from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.search.verify import Breach, verify
 from hpsearch.search.work import Search
-from hpsearch.store import LeaseLost, Store
+from hpsearch.store import Store
+from hpsearch.store.lease import LeaseLost
 from hpsearch.store.tables import leases
 from hpsearch.system import installation
 

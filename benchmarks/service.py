@@ -49,8 +49,9 @@ from sqlalchemy import insert, text
 from hpsearch.system import hardware, installation
 
 from hpsearch import executor
+from hpsearch.executor.attempts import Event
 from hpsearch.config.run import TrialConfig
-from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
+from hpsearch.runs.messages import Completion, EpochEnded, EpochMetrics, RunFacts
 from hpsearch.config.space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.store.tables import epochs, runs
@@ -334,9 +335,9 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
     trained: list[float] = []
     first: list[float] = []
 
-    def on_event(event: executor.Event) -> None:
+    def on_event(event: Event) -> None:
         first.append(time.perf_counter())
-        if isinstance(event, executor.EpochEnded):
+        if isinstance(event, EpochEnded):
             trained.append(event.metrics.seconds)
 
     with Store.create(url) as store:
@@ -350,7 +351,7 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
             return ask()
 
         search.next = next_  # type: ignore[method-assign]
-        executor.run(search, on_event=on_event, max_concurrent=1)
+        executor.run(search, executor.Placement(max_concurrent=1), on_event=on_event)
         wall = time.perf_counter() - started
         states = [row.state for row in store.trial_states("search") or []]
     assert states == ["COMPLETE"] * space.trials

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,24 +23,27 @@ import pytest
 from hpsearch import executor
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.errors import HpsearchError, InputError, MachineError
-from hpsearch.executor.attempts import LOST_WORKERS
+from hpsearch.executor.attempts import LOST_WORKERS, Event, Retried
 from hpsearch.executor.cluster import cluster, scratch_folder
 from hpsearch.executor.driver import Driver
-from hpsearch.executor.execution import Asking, Telling
+from hpsearch.executor.execution import DriverCallback, WorkSearcher
 from hpsearch.executor.failures import loss_of
 from hpsearch.executor.leftovers import kill_all, processes_of, remove
-from hpsearch.executor.placement import Place
+from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import memory_kills_are_deaths
 from hpsearch.executor.signals import end_at_signals, handlers_put_back, signals_wait
 from hpsearch.executor.worker import _check_split, _molecules, diagnosis
 from hpsearch.runs.messages import (
     Assignment,
     Completion,
+    EpochEnded,
     EpochMetrics,
     Failure,
     FailureKind,
+    Finished,
     Outcome,
     RunFacts,
+    Started,
 )
 from hpsearch.system.process import worker_environment
 
@@ -160,11 +163,11 @@ def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def first_epoch_of(key: str, action: Callable[[], None]) -> Callable[[executor.Event], None]:
+def first_epoch_of(key: str, action: Callable[[], None]) -> Callable[[Event], None]:
     """An ``on_event`` that acts once, when ``key`` ends its first epoch."""
 
-    def on_event(event: executor.Event) -> None:
-        if isinstance(event, executor.EpochEnded) and (event.key, event.metrics.epoch) == (key, 1):
+    def on_event(event: Event) -> None:
+        if isinstance(event, EpochEnded) and (event.key, event.metrics.epoch) == (key, 1):
             action()
 
     return on_event
@@ -183,7 +186,7 @@ class Mixed:
     """What a search of good and bad runs left."""
 
     work: Listed
-    events: list[executor.Event]
+    events: list[Event]
     environments: list[dict[str, str]]
     written: bytes
     printed: str
@@ -205,7 +208,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     last = Assignment("tested", tiny(1), str(runs / "tested"), evaluate_test=True)
     elsewhere = Assignment("elsewhere", tiny(1), str(runs / "elsewhere"), expected_split="0123abc")
     work.assignments += [elsewhere, last]
-    events: list[executor.Event] = []
+    events: list[Event] = []
     environments: list[dict[str, str]] = []
     written = bytearray()
     remove = shutil.rmtree
@@ -216,7 +219,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
                 written.extend(file.read_bytes())
         remove(path, **options)
 
-    def on_event(event: executor.Event) -> None:
+    def on_event(event: Event) -> None:
         events.append(event)
         if not environments:
             for process in worker_processes():
@@ -232,7 +235,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
         os.dup2(capture.fileno(), 1)
         os.dup2(capture.fileno(), 2)
         try:
-            executor.run(work, on_event=on_event, max_concurrent=2, scratch=scratch)
+            executor.run(work, Placement(max_concurrent=2), on_event=on_event, scratch=scratch)
         finally:
             for descriptor, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, descriptor)
@@ -297,7 +300,7 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
 
     assert failure.kind == "infeasible"
     assert "needs more memory than there is, alone and with one molecule" in failure.message
-    tries = [event for event in mixed.events if isinstance(event, executor.Retried)]
+    tries = [event for event in mixed.events if isinstance(event, Retried)]
     assert [(event.key, event.attempt.alone, event.attempt.pieces) for event in tries] == [
         ("huge", True, 1),
         ("huge", True, 4),
@@ -359,8 +362,8 @@ def test_a_run_goes_on_after_its_worker_was_killed(
 
     executor.run(
         work,
+        Placement(max_concurrent=2),
         on_event=first_epoch_of("first", kill_one),
-        max_concurrent=2,
         scratch=short_folder,
     )
 
@@ -383,12 +386,12 @@ def test_a_run_goes_on_after_its_worker_was_killed(
 def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, doomed=tiny(1000), next=tiny())
 
-    def kill(event: executor.Event) -> None:
-        if isinstance(event, executor.Started) and event.key == "doomed":
+    def kill(event: Event) -> None:
+        if isinstance(event, Started) and event.key == "doomed":
             [worker] = worker_processes()
             os.kill(worker, signal.SIGKILL)
 
-    executor.run(work, on_event=kill, max_concurrent=1, scratch=short_folder)
+    executor.run(work, Placement(max_concurrent=1), on_event=kill, scratch=short_folder)
 
     assert [failure.kind for failure in work.retries["doomed"]] == ["worker_lost"] * LOST_WORKERS
     assert work.failure("doomed").kind == "worker_lost"
@@ -405,7 +408,12 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
         os.kill(raylet, signal.SIGKILL)
 
     with pytest.raises(HpsearchError, match="no machine of Ray's is left that has 1 CPUs"):
-        executor.run(work, on_event=first_epoch_of("only", kill_raylet), scratch=short_folder)
+        executor.run(
+            work,
+            Placement(),
+            on_event=first_epoch_of("only", kill_raylet),
+            scratch=short_folder,
+        )
 
     assert work.outcomes == {}
 
@@ -413,17 +421,16 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
 def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, hanging=tiny(1000), next=tiny())
 
-    def freeze(event: executor.Event) -> None:
-        if isinstance(event, executor.Started) and event.key == "hanging":
+    def freeze(event: Event) -> None:
+        if isinstance(event, Started) and event.key == "hanging":
             [worker] = worker_processes()
             os.kill(worker, signal.SIGSTOP)
 
     executor.run(
         work,
+        Placement(max_concurrent=1, deadline_seconds=30),
         on_event=freeze,
-        max_concurrent=1,
         scratch=short_folder,
-        deadline_seconds=30,
     )
 
     assert [failure.kind for failure in work.retries["hanging"]] == ["hung"]
@@ -441,6 +448,7 @@ def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     with pytest.raises(KeyboardInterrupt):
         executor.run(
             work,
+            Placement(),
             on_event=first_epoch_of("long", lambda: os.kill(os.getpid(), signal.SIGINT)),
             scratch=short_folder,
         )
@@ -458,14 +466,14 @@ def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     again = listed(tmp_path, long=tiny(100_000))
     started = []
 
-    def on_event(event: executor.Event) -> None:
+    def on_event(event: Event) -> None:
         started.append(event)
         refuse()
 
     with pytest.raises(Lost, match=SECRET):
-        executor.run(again, on_event=on_event, scratch=short_folder)
+        executor.run(again, Placement(), on_event=on_event, scratch=short_folder)
 
-    assert [type(event) for event in started] == [executor.Started]
+    assert [type(event) for event in started] == [Started]
     assert worker_processes() == []
     sent = again.epochs["long"]
     assert [metrics.epoch for metrics in sent] == list(range(1, len(sent) + 1))
@@ -489,20 +497,19 @@ def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: 
     )
     try:
         blind = listed(tmp_path, one=tiny())
-        executor.run(blind, address=cluster.address, gpus_per_run=1, scratch=short_folder)
+        given = Placement(address=cluster.address, gpus_per_run=1)
+        executor.run(blind, given, scratch=short_folder)
         told = listed(tmp_path, two=tiny(), three=tiny(1))
         processes: set[int] = set()
         executor.run(
             told,
+            replace(given, device="cpu"),
             on_event=lambda event: processes.update(worker_processes()),
-            address=cluster.address,
-            gpus_per_run=1,
-            device="cpu",
             scratch=short_folder,
         )
         large = listed(tmp_path, four=tiny())
         with pytest.raises(InputError, match=r"2 CPUs and 1 GPUs.*--gpus-per-run"):
-            executor.run(large, address=cluster.address, gpus_per_run=2, scratch=short_folder)
+            executor.run(large, replace(given, cpus_per_run=3), scratch=short_folder)
     finally:
         cluster.shutdown()
 
@@ -522,7 +529,7 @@ sys.path.insert(0, {tests!r})
 from test_tune import listed, tiny
 from hpsearch import executor
 work = listed(Path({runs!r}), only=tiny(1))
-executor.run(work)
+executor.run(work, executor.Placement())
 assert work.completion("only").epochs == 1
 assert "torch" not in sys.modules, "the driver imported torch"
 """
@@ -563,7 +570,11 @@ def test_a_driver_is_quiet_needs_no_torch_and_leaves_nothing(
         ({"cpus_per_run": 0.0}, "above 0; got 0"),
         ({"cpus_per_run": float("nan")}, "above 0; got nan"),
         ({"gpus_per_run": -1.0}, "got -1"),
-        ({"gpus_per_run": 1.5}, "fraction of one or a whole number; got 1.5"),
+        ({"gpus_per_run": float("nan")}, "0, 1 or a fraction; got nan"),
+        ({"gpus_per_run": 1.5}, "one GPU at most, got 1.5"),
+        ({"gpus_per_run": 2.0}, "one GPU at most, got 2"),
+        ({"device": "mps"}, "cpu or cuda, got 'mps'"),
+        ({"device": "cuda"}, "must be given a GPU or a part of one, got 0 GPUs"),
         ({"deadline_seconds": 0.0}, "above 0 s; got 0"),
         ({"address": "ray://head:10001"}, "host:port"),
         ({"address": "nonsense"}, "no Ray cluster answers at 'nonsense'"),
@@ -577,8 +588,10 @@ def test_a_wrong_request_is_refused_at_once(
     work = listed(tmp_path, never=tiny())
     started = time.monotonic()
 
+    options = dict(request_)
+    scratch = options.pop("scratch", None)
     with pytest.raises(InputError) as caught:
-        executor.run(work, **request_)
+        executor.run(work, Placement(**options), scratch=scratch)
 
     assert words in str(caught.value)
     assert len(work.assignments) == 1
@@ -599,22 +612,20 @@ def test_a_wrong_request_is_refused_at_once(
 def test_places_are_counted_by_the_scarcer_resource(
     cpus: float, gpus: float, machine: dict[str, float], places: int
 ) -> None:
-    assert Place(cpus, gpus).fitting(machine) == places
+    assert Placement(cpus_per_run=cpus, gpus_per_run=gpus).fitting(machine) == places
 
 
-def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
+def test_a_run_that_had_a_neighbour_is_tried_alone_when_it_is_short_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpsearch.executor.driver.machines_up", lambda: [{"CPU": 2.0}])
-    monkeypatch.setattr(Place, "count", lambda place: 2)
-    monkeypatch.setattr(Place, "free", lambda place: 2)
-    monkeypatch.setattr(Place, "whole", lambda place: {"cpus": 2.0, "gpus": 0.0})
+    monkeypatch.setattr("hpsearch.executor.driver.free_resources", lambda: {"CPU": 2.0})
     work = listed(tmp_path, first=tiny())
-    events: list[executor.Event] = []
-    driver = Driver(work, events.append, Place(1, 0), None)
+    events: list[Event] = []
+    driver = Driver(work, events.append, Placement())
 
     def fail(trial_id: str, kind: FailureKind) -> None:
-        driver.told(trial_id, {"failure": asdict(Failure(kind, "of a sort"))})
+        driver.reported(trial_id, Finished(trial_id, Failure(kind, "of a sort")))
         driver.ended(trial_id)
 
     assert driver.next("a") is not None
@@ -625,14 +636,14 @@ def test_a_run_that_came_into_company_is_tried_alone_when_it_is_short_of_memory(
     assert driver.next("c") is not None
     fail("b", "out_of_memory")
 
-    lost, short = [event.attempt for event in events if isinstance(event, executor.Retried)]
+    lost, short = [event.attempt for event in events if isinstance(event, Retried)]
     assert (lost.alone, short.alone, short.pieces) == (False, True, 1)
 
 
 def test_what_tune_writes_to_disk_is_empty() -> None:
-    driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
+    driver = Driver(Listed([]), lambda event: None, Placement())
 
-    for part in (Asking(driver), Telling(driver)):
+    for part in (WorkSearcher(driver), DriverCallback(driver)):
         assert SECRET.encode() not in pickle.dumps(part)
         assert vars(copy.deepcopy(part)) == {}
 
@@ -755,7 +766,7 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Signals) -> None:
-    driver = Driver(Listed([]), lambda event: None, Place(1, 0), None)
+    driver = Driver(Listed([]), lambda event: None, Placement())
     seen: queue.SimpleQueue[int] = queue.SimpleQueue()
     with handlers_put_back():
         end_at_signals(driver, seen.put)

@@ -36,6 +36,7 @@ from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
     from hpsearch.ablation.plan import AblationPlan
+    from hpsearch.executor import Placement
 
 
 @click.command(
@@ -136,7 +137,7 @@ def ablate(
     vary_split: bool,
     dry_run: bool,
     as_json: bool,
-    placement: dict[str, Any],
+    placement: Placement,
     if_held: str,
     **overrides: Any,
 ) -> None:
@@ -219,9 +220,7 @@ def ablate(
             )
 
 
-def _quote(
-    plan: AblationPlan, placement: dict[str, Any], answer: Callable[[Any], None] | None
-) -> None:
+def _quote(plan: AblationPlan, placement: Placement, answer: Callable[[Any], None] | None) -> None:
     from hpsearch import executor
     from hpsearch.ablation.quote import PlanQuote
     from hpsearch.cost import measure
@@ -229,8 +228,8 @@ def _quote(
     from hpsearch.terminal.lines import plan_lines
     from hpsearch.terminal.quotes import quote_lines
 
-    places = executor.check_placement(**placement)
-    device = executor.device_of(placement["device"], placement["gpus_per_run"])
+    places = executor.count_places(placement)
+    device = placement.torch_device
     found = gpus() if device.startswith("cuda") else []
     gpu = found[0].identifier if found else None
     for line in plan_lines(plan) if answer is None else ():
@@ -238,7 +237,7 @@ def _quote(
     timings = {}
     for variant in plan.variants:
         [cell, *_] = [cell for cell in plan.cells if cell.key.variant == variant.name]
-        timings[variant.name] = measure.measure(cell.config, placement["cpus_per_run"], device, gpu)
+        timings[variant.name] = measure.measure(cell.config, placement.cpus_per_run, device, gpu)
     quote = PlanQuote.of(plan, timings, places)
     if answer is not None:
         answer(quote.to_dict())

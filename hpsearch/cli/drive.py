@@ -12,7 +12,8 @@ from hpsearch.cli.output import say, shown
 
 if TYPE_CHECKING:
     from hpsearch.cost.estimate import Estimate
-    from hpsearch.executor import Event
+    from hpsearch.executor import Placement
+    from hpsearch.executor.attempts import Event
     from hpsearch.runs.messages import Work
     from hpsearch.terminal.progress import Progress
 
@@ -28,7 +29,7 @@ def make_progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
     return Progress(noun, estimate, say=click.echo, **known)
 
 
-def drive(work: Work, progress: Progress, placement: dict[str, Any], status: str) -> None:
+def drive(work: Work, progress: Progress, placement: Placement, status: str) -> None:
     """Run what is missing and tell how it goes on.
 
     Args:
@@ -38,7 +39,8 @@ def drive(work: Work, progress: Progress, placement: dict[str, Any], status: str
         status: the command that says how it stands.
     """
     from hpsearch import executor
-    from hpsearch.runs.messages import Failure
+    from hpsearch.executor.attempts import Retried
+    from hpsearch.runs.messages import EpochEnded, Failure, Finished, Started
     from hpsearch.system import failpoint
 
     if work.finished:
@@ -48,13 +50,13 @@ def drive(work: Work, progress: Progress, placement: dict[str, Any], status: str
     def tell(event: Event) -> None:
         nonlocal has_traceback
         match event:
-            case executor.Started(key, facts):
+            case Started(key, facts):
                 progress.started(key, facts)
-            case executor.EpochEnded(key, metrics):
+            case EpochEnded(key, metrics):
                 progress.epoch(key, metrics)
-            case executor.Retried(key, failure, attempt):
+            case Retried(key, failure, attempt):
                 progress.retried(key, failure, str(attempt))
-            case executor.Finished(key, outcome):
+            case Finished(key, outcome):
                 progress.finished(key, outcome)
                 # Only the first: the others are most often its like.
                 if isinstance(outcome, Failure) and outcome.traceback and not has_traceback:
@@ -66,6 +68,6 @@ def drive(work: Work, progress: Progress, placement: dict[str, Any], status: str
                         say(line)
 
     with shown(progress):
-        executor.run(work, on_event=tell, **placement)
+        executor.run(work, placement, on_event=tell)
     progress.ended()
     failpoint.reach("exit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpsearch.cli.output import say
 from hpsearch.errors import InputError, unwritable
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hpsearch.config.export import Winner
     from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
+    from hpsearch.executor import Placement
     from hpsearch.store import Store
 
 
@@ -38,7 +39,7 @@ def open_store(url: str | None) -> Store:
 
 
 def check_before_writing(
-    url: str | None, runs: Path | None, name: str | None, what: str, placement: dict[str, Any]
+    url: str | None, runs: Path | None, name: str | None, what: str, placement: Placement
 ) -> tuple[Path, int]:
     """Refuse what would only be refused after the store was made.
 
@@ -52,7 +53,7 @@ def check_before_writing(
         check_name(name, what)
     root = runs_root(url, runs)
     require_writable(root)
-    return root, executor.check_placement(**placement)
+    return root, executor.count_places(placement)
 
 
 def runs_root(url: str | None, given: Path | None) -> Path:

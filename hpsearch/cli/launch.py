@@ -36,6 +36,7 @@ from hpsearch.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
+    from hpsearch.executor import Placement
     from hpsearch.search.quote import Quote
     from hpsearch.store import Store
 
@@ -96,7 +97,7 @@ def launch(
     open_test_set: bool,
     force: bool,
     targets: tuple[str, ...],
-    placement: dict[str, Any],
+    placement: Placement,
     if_held: str,
     dry_run: bool,
     as_json: bool,
@@ -180,8 +181,7 @@ def launch(
 class _Costs:
     """What a search costs, by what was timed on this machine for such placements."""
 
-    def __init__(self, space: SearchSpace, placement: dict[str, Any], places: int) -> None:
-        from hpsearch import executor
+    def __init__(self, space: SearchSpace, placement: Placement, places: int) -> None:
         from hpsearch.cost.model import CostModel
         from hpsearch.cost.timings import Surroundings
         from hpsearch.system.gpus import gpus
@@ -189,18 +189,17 @@ class _Costs:
 
         self._space = space
         self._places = places
-        cpus = placement["cpus_per_run"]
+        cpus = placement.cpus_per_run
         # Of a cluster this machine times what it has room for itself.
         room = max(1, int(cores() / cpus))
-        share = self._gpus_per_trial = placement["gpus_per_run"]
-        device = executor.device_of(placement["device"], share)
+        share = self._gpus_per_trial = placement.gpus_per_run
+        device = placement.torch_device
         self._gpus = gpus() if device.startswith("cuda") else []
         model = ""
         if self._gpus:
             room = max(1, min(room, int(len(self._gpus) / share + 1e-6)))
             model = self._gpus[0].name
-        # A network has one GPU, also where a run is given several.
-        self._gpu_memory = int(self._gpus[0].memory_bytes * min(share, 1.0)) if self._gpus else None
+        self._gpu_memory = int(self._gpus[0].memory_bytes * share) if self._gpus else None
         self._surroundings = Surroundings(cpus, device, min(self._places, room), model)
         self.model = CostModel.of_kept(self._surroundings, load_molecules())
         self.quoted: Quote | None = None
@@ -325,7 +324,7 @@ def _trials_done(
 
 def _quote_search(
     space: SearchSpace,
-    placement: dict[str, Any],
+    placement: Placement,
     done: int | None,
     answer: Callable[[Any], None] | None,
 ) -> None:
@@ -342,7 +341,7 @@ def _quote_search(
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line
 
-    costs = _Costs(space, placement, executor.check_placement(**placement))
+    costs = _Costs(space, placement, executor.count_places(placement))
     missing = max(space.trials - (done or 0), 0)
     if answer is not None:
         costs.measure(lambda line: None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -178,20 +179,15 @@ schedule_option = click.option(
 )
 
 
-_PLACEMENT = (
-    *("max_concurrent", "cpus_per_run", "gpus_per_run"),
-    *("device", "address", "deadline_seconds"),
-)
-"""What the executor is told of a run's place."""
-
-
 def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives ``command`` the options of :data:`_PLACEMENT` as one argument, ``placement``."""
+    """Gives ``command`` the options of a placement as one argument, ``placement``."""
 
     @functools.wraps(command)
     def gathering(**options: Any) -> Any:
-        placement = {name: options.pop(name) for name in _PLACEMENT}
-        return command(placement=placement, **options)
+        from hpsearch.executor import Placement
+
+        placed = {field.name: options.pop(field.name) for field in fields(Placement)}
+        return command(placement=Placement(**placed), **options)
 
     return gathering
 
@@ -224,7 +220,7 @@ def placement_options(noun: str) -> Decorator:
             metavar="N",
             default=0.0,
             show_default=True,
-            help=f"GPUs of a {noun}; a fraction shares one.",
+            help=f"GPU of a {noun}: 0, 1 or a fraction, which shares one.",
         ),
         click.option(
             "--device",

@@ -1,4 +1,4 @@
-"""What is tried when a run fails for want of memory, or its worker dies or hangs."""
+"""How a run is tried again that is short of memory, or whose worker dies or hangs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpsearch.runs.messages import Failure
+from hpsearch.runs.messages import Failure, Report
 
 LOST_WORKERS = 2
-"""So many times a run goes on after its worker process died."""
+"""How often a run goes on after its worker process died."""
 
 HANGS = 1
-"""So many times a run goes on after its worker was killed for its silence."""
+"""How often a run goes on after its worker was killed for its silence."""
 
 SMALLER = 4
-"""The first cut of a batch for want of memory; the second leaves single molecules."""
+"""Parts of a batch at the first cut for want of memory; the second leaves single molecules."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,19 @@ class Attempt:
         return ", ".join(parts)
 
 
+@dataclass(frozen=True)
+class Retried:
+    """The run failed and is tried again, from its last checkpoint."""
+
+    key: str
+    failure: Failure
+    attempt: Attempt
+
+
+Event = Report | Retried
+"""What the caller of :func:`hpsearch.executor.run` is told, after the ``Work``."""
+
+
 def next_attempt(
     failures: Sequence[Failure], batch_size: int, *, was_alone: bool
 ) -> Attempt | None:
@@ -52,7 +65,7 @@ def next_attempt(
     Args:
         failures: of this run, the last one at the end.
         batch_size: molecules a step.
-        was_alone: whether no attempt had anybody beside it anyhow, which is then no remedy.
+        was_alone: whether no attempt had a neighbour; to run it alone would not help then.
     """
     counts = Counter(failure.kind for failure in failures)
     ladder = [Attempt(alone=True)] * (not was_alone)

@@ -18,7 +18,7 @@ import ray
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.leftovers import kill_all, remove, see_off, watched
-from hpsearch.executor.ray_private import without_rays_handlers
+from hpsearch.executor.ray_private import files_in, without_rays_handlers
 from hpsearch.executor.signals import (
     GRACE_SECONDS,
     STARTING_GRACE_SECONDS,
@@ -87,13 +87,24 @@ def _ended_by_force(folder: Path) -> Iterator[None]:
         timer.cancel()
 
 
+def machines_up() -> list[dict[str, float]]:
+    """What each machine of the cluster has; without those that have died."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_resources() -> dict[str, float]:
+    """What the cluster's machines together have free."""
+    free: dict[str, float] = ray.available_resources()
+    return free
+
+
 def _connect(address: str | None, folder: Path, cpus: float) -> None:
     environment = {**worker_environment(cpus), "RAY_CHDIR_TO_TRIAL_DIR": "0"}
     own: dict[str, Any] = {}
     if address is None:
         own = {
             "include_dashboard": False,
-            "_temp_dir": str(folder),
+            **files_in(folder),
             # The smallest that Ray takes: reports are short texts, data does not pass through.
             "object_store_memory": 80 * 2**20,
         }
@@ -118,11 +129,6 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
 
 def _check_reachable(address: str | None) -> None:
     """Tries the address for some seconds; Ray would go on trying for more than five minutes."""
-    if address is not None and address.startswith("ray://"):
-        raise InputError(
-            f"the address must be host:port of the cluster's head, or auto; got '{address}', "
-            "a Ray client's address, which cannot run a search"
-        )
     host, _, port = (address or "").rpartition(":")
     if not port.isdigit():
         return

@@ -1,4 +1,4 @@
-"""Stands between the Work and Tune: who is asked when, and who is told what."""
+"""Stands between the Work and Tune: starts the next runs, and passes on what workers report."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import ray
+from typing import Any, assert_never
 
 from hpsearch.errors import HpsearchError
-from hpsearch.executor.attempts import Attempt, next_attempt, verdict
-from hpsearch.executor.events import EpochEnded, Event, Finished, Retried, Started
+from hpsearch.executor.attempts import Attempt, Event, Retried, next_attempt, verdict
+from hpsearch.executor.cluster import free_resources, machines_up
 from hpsearch.executor.failures import loss_of, tune_error
-from hpsearch.executor.placement import Place, machines_up
+from hpsearch.executor.placement import Placement
+from hpsearch.executor.ray_private import kill_worker
 from hpsearch.runs.messages import (
     Assignment,
-    Completion,
-    EpochMetrics,
+    EpochEnded,
     Failure,
+    Finished,
     Outcome,
-    RunFacts,
+    Report,
+    Started,
     Work,
 )
 
@@ -36,28 +36,28 @@ class Stop(BaseException):
 
 
 @dataclass
-class Flight:
-    """A run that Tune has and the driver waits for.
+class ActiveRun:
+    """A run that the driver has handed to Tune.
 
     Attributes:
         assignment: what is run.
         attempt: how.
         failures: of the attempts before.
-        company: whether another run was under way beside an attempt that was not to be alone.
-        needs: what a machine must have in all for a run that is to be alone.
+        had_neighbours: whether another run went on beside an attempt that was not to be alone.
+        needs: what a machine must have for a run that is to be alone; empty for another.
         trial: Tune's record, from the moment a worker has taken the run.
-        heard: when the worker last spoke (monotonic seconds).
-        finished: whether the Work knows the outcome.
+        last_report: when the worker last reported (monotonic seconds).
+        finished: whether the Work has been given the outcome.
         overdue: whether its worker was killed for its silence.
     """
 
     assignment: Assignment
     attempt: Attempt = field(default_factory=Attempt)
     failures: tuple[Failure, ...] = ()
-    company: bool = False
+    had_neighbours: bool = False
     needs: dict[str, float] = field(default_factory=dict)
     trial: Any = None
-    heard: float = 0.0
+    last_report: float = 0.0
     finished: bool = False
     overdue: bool = False
 
@@ -68,20 +68,26 @@ class Flight:
 
 
 _HELD_UP_SECONDS = 5.0
-"""Longest time between two looks of a driver that is not held up."""
+"""Longest time between two checks of a driver that is not held up."""
 
 
 @dataclass
 class Driver:
-    """Stands between the Work and Tune: who is asked when, and who is told what."""
+    """Stands between the Work and Tune.
+
+    Attributes:
+        work: the assignments, and where their results go.
+        on_event: called after the Work has been.
+        placement: where runs are placed.
+        interrupted: number of the signal that came; 0 while none has.
+    """
 
     work: Work
     on_event: Callable[[Event], None]
-    place: Place
-    deadline_seconds: float | None
+    placement: Placement
     interrupted: int = 0
-    _flights: dict[str, Flight] = field(default_factory=dict)
-    _again: list[Flight] = field(default_factory=list)
+    _runs: dict[str, ActiveRun] = field(default_factory=dict)
+    _to_retry: list[ActiveRun] = field(default_factory=list)
     _ask_again: float = 0.0
     _checked: float = field(default_factory=time.monotonic)
 
@@ -90,21 +96,21 @@ class Driver:
         self.check()
         if not self._room():
             return None
-        flight = self._again.pop(0) if self._again else self._asked()
-        if flight is None:
+        run = self._to_retry.pop(0) if self._to_retry else self._asked()
+        if run is None:
             return None
-        self._flights[trial_id] = flight
-        for one in self._flights.values():
-            if not one.attempt.alone:
-                one.company = one.company or len(self._flights) > 1
+        self._runs[trial_id] = run
+        for each in self._runs.values():
+            if not each.attempt.alone:
+                each.had_neighbours = each.had_neighbours or len(self._runs) > 1
         # Text, because Tune looks into nested dictionaries for values to resolve.
-        config: dict[str, Any] = {"assignment": json.dumps(flight.assignment.to_dict())}
-        if flight.attempt.alone:
-            config |= (whole := self.place.whole())
-            flight.needs = {"CPU": whole["cpus"], "GPU": whole["gpus"]}
+        config: dict[str, Any] = {"assignment": json.dumps(run.assignment.to_dict())}
+        if run.attempt.alone:
+            run.needs = self.placement.alone(machines_up())
+            config |= {"cpus": run.needs["CPU"], "gpus": run.needs["GPU"]}
         return config
 
-    def _asked(self) -> Flight | None:
+    def _asked(self) -> ActiveRun | None:
         if time.monotonic() < self._ask_again:
             return None
         with passing_errors():
@@ -114,98 +120,98 @@ class Driver:
             # asks ten times a second, and the Work may have to look into a database.
             self._ask_again = time.monotonic() + 1.0
             return None
-        return Flight(assignment)
+        return ActiveRun(assignment)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to start and nothing runs."""
-        if self._flights or self._again:
+        if self._runs or self._to_retry:
             return False
         with passing_errors():
             return self.work.finished
 
     def placed(self, trial: Any) -> None:
         """A worker takes the run up."""
-        flight = self._flights[trial.trial_id]
-        flight.trial, flight.heard = trial, time.monotonic()
+        run = self._runs[trial.trial_id]
+        run.trial, run.last_report = trial, time.monotonic()
 
-    def told(self, trial_id: str, report: dict[str, Any]) -> None:
-        """A worker has spoken."""
-        flight = self._flights[trial_id]
-        flight.heard = time.monotonic()
+    def reported(self, trial_id: str, report: Report) -> None:
+        """A worker has reported."""
+        run = self._runs[trial_id]
+        run.last_report = time.monotonic()
         with passing_errors():
-            if "facts" in report:
-                facts = RunFacts(**report["facts"])
-                self.work.started(flight.key, facts)
-                for earlier in report["epochs"]:
-                    self.work.epoch(flight.key, EpochMetrics(**earlier))
-                self.on_event(Started(flight.key, facts))
-            elif "epoch" in report:
-                metrics = EpochMetrics(**report["epoch"])
-                self.work.epoch(flight.key, metrics)
-                self.on_event(EpochEnded(flight.key, metrics))
-            elif "completion" in report:
-                self._finish(flight, Completion(**report["completion"]))
-            else:
-                self._finish(flight, Failure(**report["failure"]))
+            match report:
+                case Started():
+                    self.work.started(run.key, report.facts)
+                    for earlier in report.epochs:
+                        self.work.epoch(run.key, earlier)
+                    self.on_event(report)
+                case EpochEnded():
+                    self.work.epoch(run.key, report.metrics)
+                    self.on_event(report)
+                case Finished():
+                    self._finish(run, report.outcome)
+                case _:
+                    assert_never(report)
 
     def ended(self, trial_id: str) -> None:
         """Tune is done with the run and its worker is free."""
-        self._flights.pop(trial_id, None)
+        self._runs.pop(trial_id, None)
         self._ask_again = 0.0
 
     def lost(self, trial: Any) -> None:
         """Tune's error path: the worker died, or retired after a failure that it had reported."""
-        flight = self._flights.get(trial.trial_id)
-        if flight and not flight.finished:
+        run = self._runs.get(trial.trial_id)
+        if run and not run.finished:
             failure = loss_of(*tune_error(trial))
-            if flight.overdue:
+            if run.overdue:
                 failure = Failure(
                     "hung",
-                    f"the run was silent for {self.deadline_seconds:g} s, so its worker was killed",
+                    f"the run was silent for {self.placement.deadline_seconds:g} s, so its worker "
+                    "was killed",
                 )
             with passing_errors():
-                self._finish(flight, failure)
+                self._finish(run, failure)
         self.ended(trial.trial_id)
 
     def check(self) -> None:
-        """Raises the interrupt that came, and kills workers that hang."""
+        """Raise the interrupt that came, and kill workers that hang."""
         if self.interrupted:
             raise KeyboardInterrupt(self.interrupted)
-        # While this process was itself held up, by its database or by a person, no worker's word
-        # could be heard.
+        # While this process was itself held up, by its database or by a person, no worker's report
+        # could arrive.
         now = time.monotonic()
         held_up, self._checked = now - self._checked, now
         if held_up > _HELD_UP_SECONDS:
-            for flight in self._flights.values():
-                flight.heard += held_up
-        if self.deadline_seconds is None:
+            for run in self._runs.values():
+                run.last_report += held_up
+        if self.placement.deadline_seconds is None:
             return
-        for flight in self._flights.values():
-            silent = time.monotonic() - flight.heard
-            if flight.trial and not flight.overdue and silent > self.deadline_seconds:
-                flight.overdue = True
-                ray.kill(flight.trial.temporary_state.ray_actor)
+        for run in self._runs.values():
+            silent = time.monotonic() - run.last_report
+            if run.trial and not run.overdue and silent > self.placement.deadline_seconds:
+                run.overdue = True
+                kill_worker(run.trial)
 
-    def _finish(self, flight: Flight, outcome: Outcome) -> None:
-        flight.finished = True
+    def _finish(self, run: ActiveRun, outcome: Outcome) -> None:
+        run.finished = True
         if isinstance(outcome, Failure):
-            failures = (*flight.failures, outcome)
-            size = flight.assignment.config.training.batch_size
-            attempt = next_attempt(failures, size, was_alone=not flight.company)
+            failures = (*run.failures, outcome)
+            size = run.assignment.config.training.batch_size
+            attempt = next_attempt(failures, size, was_alone=not run.had_neighbours)
             if attempt is not None:
-                self._retry(flight, failures, attempt)
+                self._retry(run, failures, attempt)
                 return
             outcome = verdict(failures)
-        self.work.finish(flight.key, outcome)
-        self.on_event(Finished(flight.key, outcome))
+        self.work.finish(run.key, outcome)
+        self.on_event(Finished(run.key, outcome))
 
-    def _retry(self, flight: Flight, failures: tuple[Failure, ...], attempt: Attempt) -> None:
-        self.work.retried(flight.key, failures[-1])
-        self.on_event(Retried(flight.key, failures[-1], attempt))
-        assignment = replace(flight.assignment, pieces=attempt.pieces)
-        # Still in company if it ever was: what was no remedy once is none later.
-        self._again.append(Flight(assignment, attempt, failures, flight.company))
+    def _retry(self, run: ActiveRun, failures: tuple[Failure, ...], attempt: Attempt) -> None:
+        self.work.retried(run.key, failures[-1])
+        self.on_event(Retried(run.key, failures[-1], attempt))
+        assignment = replace(run.assignment, pieces=attempt.pieces)
+        # Once a run has had neighbours, running alone is tried only once.
+        self._to_retry.append(ActiveRun(assignment, attempt, failures, run.had_neighbours))
 
     def _room(self) -> bool:
         """Whether a run that is asked for now would get a place at once.
@@ -216,28 +222,31 @@ class Driver:
         Raises:
             Stop: there is no machine any more, so no run would ever get a place.
         """
-        unplaced = [flight for flight in self._flights.values() if not flight.trial]
-        if unplaced or not self._flights:
+        unplaced = [run for run in self._runs.values() if not run.trial]
+        if unplaced or not self._runs:
             self._require_machine(unplaced)
-        if len(self._flights) >= self.place.count():
+        if len(self._runs) >= self.placement.places(machines_up()):
             return False
-        if any(flight.attempt.alone for flight in unplaced):
+        if any(run.attempt.alone for run in unplaced):
             # Whatever started now would take the place that it waits for.
             return False
-        if any(flight.attempt.alone for flight in self._flights.values()):
-            return self.place.free() >= 1
-        waiting = sum(flight.trial is None for flight in self._flights.values())
-        return waiting == 0 or waiting < self.place.free()
+        if any(run.attempt.alone for run in self._runs.values()):
+            return self._free_places() >= 1
+        return not unplaced or len(unplaced) < self._free_places()
 
-    def _require_machine(self, unplaced: list[Flight]) -> None:
-        """Ends the launch where a run would wait for a machine that is gone, without a word.
+    def _free_places(self) -> int:
+        """About how many runs could start now; others may use the cluster too."""
+        return self.placement.fitting(free_resources())
+
+    def _require_machine(self, unplaced: list[ActiveRun]) -> None:
+        """End the launch where a run would wait for a machine that is gone.
 
         Raises:
             Stop: no machine is as large as what a run needs.
         """
         machines = machines_up()
-        wanted = [flight.needs for flight in unplaced if flight.needs]
-        for needs in wanted or [{"CPU": self.place.cpus, "GPU": self.place.gpus}]:
+        wanted = [run.needs for run in unplaced if run.needs]
+        for needs in wanted or [self.placement.resources]:
             if not any(all(m.get(k, 0.0) >= v for k, v in needs.items()) for m in machines):
                 size = " and ".join(f"{value:g} {name}s" for name, value in needs.items() if value)
                 reason = (

@@ -1,108 +1,41 @@
-"""A search or an ablation on Ray, from the cluster's start to its end."""
+"""A search or an ablation on Ray, from the start of the cluster to its end."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.search import Searcher
 
 from hpsearch.errors import HpsearchError
-from hpsearch.executor.cluster import cluster, scratch_folder
+from hpsearch.executor.attempts import Event
+from hpsearch.executor.cluster import cluster, machines_up, scratch_folder
 from hpsearch.executor.driver import Driver, Stop
-from hpsearch.executor.events import Event
 from hpsearch.executor.failures import one_line
-from hpsearch.executor.placement import NO_LIMIT, Place, check_request, device_of, machines_up
-from hpsearch.executor.ray_private import memory_kills_are_deaths
+from hpsearch.executor.placement import NO_LIMIT, Placement
+from hpsearch.executor.ray_private import memory_kills_are_deaths, resources_of_this_machine
 from hpsearch.executor.signals import end_at_signals, handlers_put_back
 from hpsearch.executor.worker import Worker
-from hpsearch.runs.messages import Work
+from hpsearch.runs.messages import Work, from_json
 
 
-def run(
-    work: Work,
-    *,
-    on_event: Callable[[Event], None] = lambda event: None,
-    max_concurrent: int | None = None,
-    cpus_per_run: float = 1.0,
-    gpus_per_run: float = 0.0,
-    device: str | None = None,
-    address: str | None = None,
-    scratch: Path | None = None,
-    deadline_seconds: float | None = None,
+def train(
+    work: Work, placement: Placement, on_event: Callable[[Event], None], scratch: Path | None
 ) -> None:
-    """Trains what ``work`` assigns until ``work.finished``.
-
-    Args:
-        work: the assignments, and where their results go; called from this thread only.
-        on_event: told of every start, epoch and end, after ``work`` has been.
-        max_concurrent: most runs at a time; ``None`` takes as many as the cluster has room for.
-        cpus_per_run: CPU cores of a run; a fraction shares a core.
-        gpus_per_run: GPUs of a run; a fraction shares a GPU, above one it must be whole.
-        device: torch's device in the worker; ``None`` takes ``cuda`` where runs are given GPUs
-            and ``cpu`` elsewhere.
-        address: ``host:port`` of a running Ray cluster, or ``auto``; ``None`` starts one on this
-            machine and ends it afterwards.
-        scratch: folder for Ray's temporary files; the system's when ``None``, and ``/tmp`` where
-            the path is too long for Ray's sockets.
-        deadline_seconds: longest silence of a run, an epoch's length say, after which its worker
-            is killed as hanging; ``None`` waits for ever.
-
-    A run that is short of memory, or whose worker dies or hangs, is tried again as
-    `hpsearch.executor.attempts` has it before ``work`` hears of a failure.
-
-    Raises:
-        InputError: a run needs more than any machine of the cluster has, or the cluster cannot
-            be reached. Nothing has been asked of ``work``.
-        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came, its number is the argument; the workers
-            are down, their runs have not been finished.
-        HpsearchError: Ray itself failed.
-        Exception: whatever ``work`` or ``on_event`` raised, once the workers are down.
-    """
-    check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds, device)
-    place = Place(cpus_per_run, gpus_per_run)
-    driver = Driver(work, on_event, place, deadline_seconds)
+    """What :func:`hpsearch.executor.run` does, once ray is imported."""
+    driver = Driver(work, on_event, placement)
     with (
         handlers_put_back(),
         scratch_folder(scratch) as folder,
-        cluster(address, folder, cpus_per_run) as see_to_the_end,
+        cluster(placement.address, folder, placement.cpus_per_run) as see_to_the_end,
         memory_kills_are_deaths(),
     ):
         end_at_signals(driver, see_to_the_end)
-        place.check(machines_up())
-        tuner = Tuner(
-            Worker,
-            param_space={
-                "cpus": cpus_per_run,
-                "gpus": gpus_per_run,
-                "threads": cpus_per_run,
-                "device": device_of(device, gpus_per_run),
-            },
-            tune_config=TuneConfig(
-                search_alg=Asking(driver),
-                num_samples=-1,
-                # Without a limit the driver's own holds, which moves with the cluster; but with no
-                # number here Tune would let workers start only one after the other.
-                max_concurrent_trials=max_concurrent or NO_LIMIT,
-                reuse_actors=True,
-                trial_dirname_creator=trial_directory,
-            ),
-            run_config=RunConfig(
-                name="runs",
-                storage_path=str(folder),
-                failure_config=FailureConfig(max_failures=0),
-                # A class Trainable is saved at its end unless told otherwise; a run saves itself.
-                checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[Telling(driver)],
-                verbose=0,
-            ),
-        )
+        placement.require_room(machines_up())
         try:
-            tuner.fit()
+            _tuner(driver, folder).fit()
         except Stop as stop:
             raise stop.error from None
         except (HpsearchError, KeyboardInterrupt):
@@ -111,50 +44,60 @@ def run(
             raise HpsearchError(f"Ray Tune failed: {one_line(error)}") from error
 
 
-def check_placement(
-    *,
-    max_concurrent: int | None = None,
-    cpus_per_run: float = 1.0,
-    gpus_per_run: float = 0.0,
-    device: str | None = None,
-    address: str | None = None,
-    deadline_seconds: float | None = None,
-) -> int:
-    """Refuses what :func:`run` would refuse; for callers that write something before they run.
-
-    Args:
-        max_concurrent: as for :func:`run`.
-        cpus_per_run: as for :func:`run`.
-        gpus_per_run: as for :func:`run`.
-        device: as for :func:`run`.
-        address: as for :func:`run`; ``None`` counts what this machine has.
-        deadline_seconds: as for :func:`run`.
-
-    Returns:
-        How many runs would go on side by side.
+def machines_of(placement: Placement) -> list[dict[str, float]]:
+    """What each machine of the placement's cluster has, or this one without an address.
 
     Raises:
-        InputError: as :func:`run`.
+        InputError: the cluster cannot be reached.
     """
-    check_request(max_concurrent, cpus_per_run, gpus_per_run, deadline_seconds, device)
-    place = Place(cpus_per_run, gpus_per_run)
-    if address is None:
+    if placement.address is None:
         # What Ray will count when it starts, which takes seconds.
-        machines = [ResourceAndLabelSpec().resolve(is_head=True).to_resource_dict()]
-        place.check(machines)
-    else:
-        with (
-            handlers_put_back(),
-            scratch_folder(None) as folder,
-            cluster(address, folder, cpus_per_run),
-        ):
-            machines = machines_up()
-            place.check(machines)
-    return min(sum(place.fitting(machine) for machine in machines), max_concurrent or NO_LIMIT)
+        return [resources_of_this_machine()]
+    with (
+        handlers_put_back(),
+        scratch_folder(None) as folder,
+        cluster(placement.address, folder, placement.cpus_per_run),
+    ):
+        return machines_up()
 
 
-class Asking(Searcher):  # type: ignore[misc]
-    """Tune's searcher: hands on what the Work assigns."""
+def _tuner(driver: Driver, folder: Path) -> Tuner:
+    placement = driver.placement
+    return Tuner(
+        Worker,
+        param_space={
+            "cpus": placement.cpus_per_run,
+            "gpus": placement.gpus_per_run,
+            "threads": placement.cpus_per_run,
+            "device": placement.torch_device,
+        },
+        tune_config=TuneConfig(
+            search_alg=WorkSearcher(driver),
+            num_samples=-1,
+            # Without a limit the driver's own holds, which moves with the cluster; but with no
+            # number here Tune would let workers start only one after the other.
+            max_concurrent_trials=placement.max_concurrent or NO_LIMIT,
+            reuse_actors=True,
+            trial_dirname_creator=trial_directory,
+        ),
+        run_config=RunConfig(
+            name="runs",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=0),
+            # A class Trainable is saved at its end unless told otherwise; a run saves itself.
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[DriverCallback(driver)],
+            verbose=0,
+        ),
+    )
+
+
+class WorkSearcher(Searcher):  # type: ignore[misc]
+    """Tune's searcher: suggests what the Work assigns.
+
+    It and :class:`DriverCallback` pickle as nothing, since Tune writes either to disk and the Work
+    may hold a store's URL.
+    """
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
@@ -167,7 +110,7 @@ class Asking(Searcher):  # type: ignore[misc]
         return self._driver.next(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing: :class:`Telling` hears of it with the trial's error."""
+        """Nothing: :class:`DriverCallback` is called with the trial and its error."""
 
     def save(self, checkpoint_path: str) -> None:
         """Writes nothing: there is no state."""
@@ -179,8 +122,8 @@ class Asking(Searcher):  # type: ignore[misc]
         return {}
 
 
-class Telling(Callback):  # type: ignore[misc]
-    """Tune's callback: tells the driver what the workers report."""
+class DriverCallback(Callback):  # type: ignore[misc]
+    """Tune's callback: passes on to the driver what the workers report."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -197,10 +140,10 @@ class Telling(Callback):  # type: ignore[misc]
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A step has ended, which is a report."""
-        self._driver.told(trial.trial_id, json.loads(result["report"]))
+        self._driver.reported(trial.trial_id, from_json(result["report"]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Its last report said so."""
+        """Its last report was that it has ended."""
         self._driver.ended(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:

@@ -73,7 +73,7 @@ def processes_of(folder: Path) -> list[int]:
         if int(entry.name) == os.getpid() or not _is_ours(entry):
             continue
         writes_there = (file.startswith(inside) for file in _written_files(entry))
-        if _is_told(entry, inside) or any(writes_there):
+        if _was_started_there(entry, inside) or any(writes_there):
             found.append(int(entry.name))
     return found
 
@@ -84,7 +84,7 @@ def _is_ours(process: Path) -> bool:
     return False
 
 
-def _is_told(process: Path, inside: str) -> bool:
+def _was_started_there(process: Path, inside: str) -> bool:
     """Whether Ray has started it with a folder of the cluster in its arguments or environment."""
     with suppress(OSError):
         arguments = (process / "cmdline").read_bytes()

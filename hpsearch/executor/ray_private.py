@@ -1,4 +1,17 @@
-"""What this package uses of Ray that is no public interface of Ray's."""
+"""What this package uses of Ray that is no public interface of Ray's; no other file uses any.
+
+Ray's version is pinned to 2.60 for its sake. Why each is needed:
+
+- ``ray.init(_temp_dir=...)``: Ray's files must lie in our scratch folder, which is removed and by
+  which the processes of a cluster are known.
+- ``ResourceAndLabelSpec``: what Ray will count as this machine's CPUs and GPUs, without starting
+  Ray, which takes seconds.
+- ``trial.temporary_state.ray_actor``: the worker of a trial, to kill one that hangs.
+- ``RayActorManager._actor_task_failed``: a worker that Ray kills for memory would end the whole
+  search.
+- ``ray._private.worker.connect`` and ``ray._private.utils.set_sigterm_handler``: Ray installs
+  signal handlers while it starts that would end the command without its message.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +19,32 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayTaskError
 
 from hpsearch.executor.signals import SIGNALS
+
+
+def files_in(folder: Path) -> dict[str, Any]:
+    """The option of ``ray.init`` that has Ray write its files in ``folder``."""
+    return {"_temp_dir": str(folder)}
+
+
+def resources_of_this_machine() -> dict[str, float]:
+    """What Ray will count of this machine when it starts."""
+    spec = ResourceAndLabelSpec().resolve(is_head=True)
+    resources: dict[str, float] = spec.to_resource_dict()
+    return resources
+
+
+def kill_worker(trial: Any) -> None:
+    """Kill the process that trains a trial of Tune's."""
+    ray.kill(trial.temporary_state.ray_actor)
 
 
 @contextmanager

@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from hpsearch.executor.driver import Driver
 from hpsearch.executor.leftovers import remove
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,7 +31,17 @@ def handlers_put_back() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def end_at_signals(driver: Driver, see_to_the_end: Callable[[int], None]) -> None:
+class Interruptible(Protocol):
+    """What a signal interrupts between two calls of the Work.
+
+    Attributes:
+        interrupted: number of the signal that came; 0 while none has.
+    """
+
+    interrupted: int
+
+
+def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None]) -> None:
     """Turns the first signal to end into an interrupt between two calls of the Work.
 
     A second one, the same or another, interrupts at once; ``see_to_the_end`` runs beside from the
@@ -77,7 +86,7 @@ def signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
     for name in waited:
         signal.signal(name, note)
     try:
-        with _told_at_once(waited, see_to_the_end), _kept(signal.SIGTERM):
+        with _called_at_once(waited, see_to_the_end), _kept(signal.SIGTERM):
             yield
     except Exception:
         if not came:
@@ -90,8 +99,8 @@ def signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextmanager
-def _told_at_once(numbers: list[signal.Signals], tell: Callable[[int], None]) -> Iterator[None]:
-    """Calls ``tell`` in a thread when the first of the signals comes.
+def _called_at_once(numbers: list[signal.Signals], call: Callable[[int], None]) -> Iterator[None]:
+    """Runs ``call`` in a thread when the first of the signals comes.
 
     A handler would have to wait until the main thread is back from a call of Ray's.
     """
@@ -99,12 +108,12 @@ def _told_at_once(numbers: list[signal.Signals], tell: Callable[[int], None]) ->
     os.set_blocking(writing, False)
 
     def listen() -> None:
-        is_told = False
+        was_called = False
         with os.fdopen(reading, "rb", buffering=0) as pipe:
             while came := pipe.read(1):
-                if came[0] in numbers and not is_told:
-                    is_told = True
-                    tell(came[0])
+                if came[0] in numbers and not was_called:
+                    was_called = True
+                    call(came[0])
 
     threading.Thread(target=listen, daemon=True).start()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

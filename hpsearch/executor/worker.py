@@ -8,7 +8,7 @@ import json
 import socket
 import traceback
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,16 @@ from hpsearch.errors import (
     machine_at_fault,
 )
 from hpsearch.executor.failures import GOES_ON, one_line
-from hpsearch.runs.messages import Assignment, Failure, FailureKind
+from hpsearch.runs.messages import (
+    Assignment,
+    EpochEnded,
+    Failure,
+    FailureKind,
+    Finished,
+    Report,
+    Started,
+    to_json,
+)
 from hpsearch.system.process import forget_peak, peak_memory, prepare_worker
 
 if TYPE_CHECKING:
@@ -55,7 +64,7 @@ class Worker(Trainable):  # type: ignore[misc]
         # one that is still starting, and Tune then ends the latter, which would leave runs shorter
         # than a start to a single worker.
         assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
-        self._reports: Iterator[dict[str, Any]] = _reports(
+        self._reports: Iterator[Report] = _reports(
             assignment, new_config["threads"], new_config["device"]
         )
         return True
@@ -65,18 +74,25 @@ class Worker(Trainable):  # type: ignore[misc]
         report = next(self._reports, None)
         if report is None:
             raise _RetiredError
-        # After a failure the process may be spoilt (a CUDA error stays, memory is in pieces), so
-        # it says so and, asked to go on, leaves. A divergence harms nothing.
-        spoilt = "failure" in report and report["failure"]["kind"] != "diverged"
-        ended = "completion" in report or "failure" in report
-        if ended:
+        if isinstance(report, Finished):
             # Frees the network now: the process may stay idle while others share its GPU.
             self._reports = iter(())
-        return {"report": json.dumps(report), "done": ended and not spoilt}
+        return {"report": to_json(report), "done": _may_take_another(report)}
 
 
-def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[str, Any]]:
-    """Trains one run, yielding what the driver is to know of it."""
+def _may_take_another(report: Report) -> bool:
+    """Whether the run has ended and its process can train the next one.
+
+    After a failure the process may be spoilt (a CUDA error stays, memory is in pieces); asked to go
+    on, it leaves. A divergence harms nothing.
+    """
+    if not isinstance(report, Finished):
+        return False
+    return not isinstance(report.outcome, Failure) or report.outcome.kind == "diverged"
+
+
+def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Report]:
+    """Train one run, yielding what the driver must know of it."""
     prepare_worker(cpus)
     from hpsearch.runs.training import NonFiniteLoss, Training
 
@@ -94,20 +110,20 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[dict[
             pieces=assignment.pieces,
         )
         facts = replace(training.facts, device=training.facts.device + _gpu())
-        # The driver that heard of the earlier epochs may have died before it wrote them down.
-        yield {"facts": asdict(facts), "epochs": [asdict(e) for e in training.history]}
+        yield Started(assignment.key, facts, tuple(training.history))
         while not training.finished:
-            yield {"epoch": asdict(training.run_epoch())}
+            yield EpochEnded(assignment.key, training.run_epoch())
         completion = training.complete(assignment.evaluate_test)
         peak = peak_memory(device) if is_own_peak else None
-        yield {"completion": asdict(replace(completion, peak_memory_bytes=peak))}
+        yield Finished(assignment.key, replace(completion, peak_memory_bytes=peak))
     except NonFiniteLoss as error:
         failure = Failure("diverged", str(error), epoch=error.epoch, step=error.step)
-        yield {"failure": asdict(failure)}
+        yield Finished(assignment.key, failure)
     except Exception as error:
         epoch = training.epochs_done + 1 if training else None
         kind, message = diagnosis(error)
-        yield {"failure": asdict(Failure(kind, message, traceback.format_exc(), epoch))}
+        failure = Failure(kind, message, traceback.format_exc(), epoch)
+        yield Finished(assignment.key, failure)
 
 
 @functools.cache

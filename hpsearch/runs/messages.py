@@ -6,8 +6,9 @@ A search's trial and an ablation's cell are both an ``Assignment`` handed to one
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from hpsearch.config.run import TrialConfig
@@ -160,6 +161,78 @@ class Completion:
 
 
 Outcome = Completion | Failure
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has built the run's network and data, or continues from its checkpoint.
+
+    Attributes:
+        key: the assignment's.
+        facts: what is known before the next epoch.
+        epochs: that were trained before. They are sent again, because an earlier driver may have
+            died before it wrote them down.
+    """
+
+    key: str
+    facts: RunFacts
+    epochs: tuple[EpochMetrics, ...] = ()
+
+
+@dataclass(frozen=True)
+class EpochEnded:
+    """An epoch of the run has ended."""
+
+    key: str
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run has ended, well or not."""
+
+    key: str
+    outcome: Outcome
+
+
+Report = Started | EpochEnded | Finished
+"""What a worker tells the driver."""
+
+
+def to_json(report: Report) -> str:
+    """The report as text for Ray; :func:`from_json` is its inverse."""
+    values = _tagged(report)
+    if isinstance(report, Finished):
+        values["outcome"] = _tagged(report.outcome)
+    return json.dumps(values)
+
+
+def from_json(text: str) -> Report:
+    """The report that :func:`to_json` wrote."""
+    values = json.loads(text)
+    kind, key = values["type"], values["key"]
+    match kind:
+        case "Started":
+            facts = RunFacts(**values["facts"])
+            facts = replace(facts, damaged=tuple(facts.damaged))
+            return Started(key, facts, tuple(EpochMetrics(**each) for each in values["epochs"]))
+        case "EpochEnded":
+            return EpochEnded(key, EpochMetrics(**values["metrics"]))
+        case "Finished":
+            return Finished(key, _outcome(values["outcome"]))
+    raise ValueError(f"the type of a report must be one of those above, got {kind!r}")
+
+
+def _tagged(value: Report | Outcome) -> dict[str, Any]:
+    return {"type": type(value).__name__, **asdict(value)}
+
+
+def _outcome(values: dict[str, Any]) -> Outcome:
+    kinds: dict[str, type[Completion] | type[Failure]] = {
+        kind.__name__: kind for kind in (Completion, Failure)
+    }
+    kind = kinds[values.pop("type")]
+    return kind(**values)
 
 
 class Work(Protocol):

@@ -11,7 +11,7 @@ from hpsearch.results import published
 from hpsearch.results.comparison import interval_table
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.tables import arms_of, table1
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Ablation"
 KIND = "ablation"
@@ -21,7 +21,7 @@ ROOM = 1.35
 """Of the highest bar is shown; an interval of two repeats would else press all bars flat."""
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """Bars of the arms' test MAE over the L0Net's; below one the arm is better."""
     findings = read(store, name)
     rows = None if findings is None else rows_of(findings)
@@ -69,13 +69,13 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per target and arm: its mean error and interval, the L0Net's, and their ratio."""
     findings = read(store, name)
     return None if findings is None else rows_of(findings)
 
 
-def tables(store: Store, name: str | None = None) -> list[Section]:
+def tables(store: StoreReader, name: str | None = None) -> list[Section]:
     """Table 1 with its intervals, differences and arms."""
     findings = read(store, name)
     if findings is None:
@@ -84,7 +84,7 @@ def tables(store: Store, name: str | None = None) -> list[Section]:
     return [errors, *comparison_sections(findings), differences, of_arms]
 
 
-def read(store: Store, name: str | None) -> AblationFindings | None:
+def read(store: StoreReader, name: str | None) -> AblationFindings | None:
     """The ablation, read once for all that is drawn of it."""
     known = store.experiment("ablation", name)
     return None if known is None else AblationFindings.read(store, known.name)

@@ -9,7 +9,7 @@ from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import below, colours_of, log_axis, panels
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Cost"
 KIND = "ablation"
@@ -23,7 +23,7 @@ COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 PANEL_HEIGHT = 240
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A marker per run, and one per arm whose bar is the standard deviation over its repeats."""
     cells = frame(store, name)
     if cells is None:
@@ -36,7 +36,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """The completed cells with their errors, weights and seconds."""
     experiment = store.experiment("ablation", name)
     if experiment is None:

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from hpsearch.pages import colours_of, study_of
 from hpsearch.search.failures import shape
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Failures"
 KIND = "study"
@@ -19,7 +19,7 @@ MOST = 6
 """Trials that a bar names."""
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A bar per reason, numbers in it aside, the most frequent at the top."""
     study, failed = study_of(store, name), frame(store, name)
     if study is None or failed is None:
@@ -53,7 +53,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per trial without a result: its number, kind and reason."""
     study = study_of(store, name)
     if study is None:

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.pages import BEST_FIRST, NEUTRAL, complete_trials, study_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Scalars and vectors"
 KIND = "study"
@@ -14,7 +14,7 @@ KIND = "study"
 NAMED = 10
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A marker per trial: scalars across, vectors up, colour by the loss; the best have numbers."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
@@ -61,7 +61,7 @@ def labels(trials: pd.DataFrame) -> list[str]:
     return [named.get(number, "") for number in trials["trial"]]
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per complete trial, the best first: its features and its loss."""
     study = study_of(store, name)
     if study is None:

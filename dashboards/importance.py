@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import study_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Importance"
 KIND = "study"
@@ -14,7 +14,7 @@ FEW = 30
 """Trials below which the picture is mostly chance."""
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A row per target, a column per hyperparameter; each row adds up to 100 %."""
     study = study_of(store, name)
     if study is None:
@@ -52,7 +52,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per loss, a column per hyperparameter: its part, of one."""
     study = study_of(store, name)
     table = None if study is None else study.importances()

@@ -7,7 +7,7 @@ from plotly.subplots import make_subplots
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
 from hpsearch.report.text import unit_symbol
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Learning curves"
 
@@ -20,7 +20,9 @@ NAMED = 10
 OTHERS = "other trials"
 
 
-def figure(store: Store, name: str | None = None, kind: str | None = None) -> go.Figure | None:
+def figure(
+    store: StoreReader, name: str | None = None, kind: str | None = None
+) -> go.Figure | None:
     """The arms of an ablation, or the trials of a search; by default of what was launched last."""
     curves = frame(store, name, kind)
     if curves is None:
@@ -31,7 +33,9 @@ def figure(store: Store, name: str | None = None, kind: str | None = None) -> go
     return drawn
 
 
-def frame(store: Store, name: str | None = None, kind: str | None = None) -> pd.DataFrame | None:
+def frame(
+    store: StoreReader, name: str | None = None, kind: str | None = None
+) -> pd.DataFrame | None:
     """A row per run, epoch and target, with the name of the line that it lies on."""
     found = store.experiments()
     if name is not None:

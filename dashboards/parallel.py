@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import BEST_FIRST, complete_trials, study_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Parallel coordinates"
 KIND = "study"
@@ -22,7 +22,7 @@ WIDE = 8.0
 """A positive parameter whose values spread over a larger factor has a logarithmic axis."""
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A line per complete trial, the best ones red; a menu chooses the loss."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
@@ -84,7 +84,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per complete trial: what it drew, its loss, and each target's at its best epoch."""
     study = study_of(store, name)
     if study is None:

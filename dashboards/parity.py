@@ -17,7 +17,7 @@ from hpsearch.errors import InputError
 from hpsearch.pages import NEUTRAL, below, colours_of, panels
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Parity"
 KIND = "ablation"
@@ -28,7 +28,7 @@ MOST_MOLECULES = 2_000
 """Drawn of a run; more would only make the page slow."""
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """The first repeat of every arm, prediction against reference in the reporting unit.
 
     Energies are less their atomic references, as they are trained: total energies would hide every
@@ -48,7 +48,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per run and test molecule that is drawn: reference and prediction.
 
     Raises:
@@ -85,7 +85,7 @@ def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]
     )
 
 
-def first_repeats(store: Store, experiment_id: int) -> pd.DataFrame:
+def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
     """Of each arm and target the run of the lowest repeat whose residuals are recorded."""
     residuals = store.test_residuals(experiment_id)[["key", "target", "residuals"]]
     runs = store.runs(experiment_id)[["key", "configuration", "data_hash", "split_hash"]]

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.pages import PALETTE, complete_trials, log_axis, study_of
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Loss and cost"
 KIND = "study"
@@ -16,7 +16,7 @@ COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 NAMED = 5
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """A marker per complete trial; the best have numbers."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
@@ -47,7 +47,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per complete trial, the best first: its loss, weights and seconds of training."""
     study = study_of(store, name)
     if study is None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import log_axis, study_of
 from hpsearch.search import Study
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 TITLE = "Losses by target"
 KIND = "study"
@@ -16,7 +16,7 @@ KIND = "study"
 BEST_TRIALS = 5
 
 
-def figure(store: Store, name: str | None = None) -> go.Figure | None:
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """Normalised loss (Eq. 17) per target of the best trials, each at its best epoch."""
     study, losses = study_of(store, name), frame(store, name)
     if study is None or losses is None:
@@ -41,7 +41,7 @@ def figure(store: Store, name: str | None = None) -> go.Figure | None:
     return drawn
 
 
-def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """A row per target of each of the best trials: its loss and error at the trial's best epoch."""
     study = study_of(store, name)
     if study is None:
@@ -71,7 +71,7 @@ def frame(store: Store, name: str | None = None) -> pd.DataFrame | None:
     return pd.DataFrame(parts) if parts else None
 
 
-def add_zero_output(drawn: go.Figure, store: Store, study: Study) -> None:
+def add_zero_output(drawn: go.Figure, store: StoreReader, study: Study) -> None:
     """A line at what a network scores that has learned nothing, averaged over the targets."""
     runs = store.runs(study.experiment_id).dropna(subset=["zero_output_loss"])
     if runs.empty:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, TablesNotReady
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 from hpsearch.store.address import Address
 from hpsearch.system import credentials, gpus, hardware
 from hpsearch.system.file_system import network_type
@@ -202,7 +202,7 @@ def _store(url: str) -> Finding:
         mend = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
         return Finding("store", "bad", f"{address.label} is a folder", mend)
     try:
-        with Store.open(url) as store:
+        with StoreReader.open(url) as store:
             experiments = store.experiments()
     except TablesNotReady as error:
         # They keep readers out, but not a launch.

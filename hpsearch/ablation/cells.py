@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import pandas as pd
 
 from hpsearch.ablation.plan import CellKey
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 CellState = Literal["waiting", "running", "complete", "failed"]
 STATES: tuple[CellState, ...] = ("waiting", "running", "complete", "failed")
@@ -52,7 +52,7 @@ class AblationRows:
     runs: pd.DataFrame
 
     @classmethod
-    def read(cls, store: Store, experiment_id: int) -> Self:
+    def read(cls, store: StoreReader, experiment_id: int) -> Self:
         """The rows as they stand now."""
         return cls(
             results=store.results(experiment_id),
@@ -63,7 +63,7 @@ class AblationRows:
         )
 
 
-def cell_table(store: Store, experiment_id: int) -> pd.DataFrame:
+def cell_table(store: StoreReader, experiment_id: int) -> pd.DataFrame:
     """Every cell of an ablation as it stands in the store: `cells_of`."""
     experiments = store.experiments().set_index("id")["provenance"]
     rows = AblationRows.read(store, experiment_id)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
     from hpsearch.executor import Placement
-    from hpsearch.store import Store
+    from hpsearch.store import Store, StoreReader
 
 
 def url_of(given: str | None) -> str:
@@ -31,8 +31,15 @@ def create_store(url: str | None) -> Store:
     return Store.create(url_of(url))
 
 
-def open_store(url: str | None) -> Store:
-    """Open the store at ``url``, which must exist."""
+def open_store(url: str | None) -> StoreReader:
+    """Open the store at ``url``, which must exist, to look into it."""
+    from hpsearch.store import StoreReader
+
+    return StoreReader.open(url_of(url))
+
+
+def open_store_to_change(url: str | None) -> Store:
+    """Open the store at ``url``, which must exist, to write into it."""
     from hpsearch.store import Store
 
     return Store.open(url_of(url))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
     from hpsearch.executor import Placement
     from hpsearch.search.quote import Quote
-    from hpsearch.store import Store
+    from hpsearch.store import StoreReader
 
 
 @click.command(
@@ -366,7 +366,7 @@ def _quote_search(
     say("nothing has been run or written; leave out --dry-run to begin")
 
 
-def _print_winner(store: Store, name: str, storage: str | None) -> None:
+def _print_winner(store: StoreReader, name: str, storage: str | None) -> None:
     from hpsearch.search.study import Study
     from hpsearch.terminal.lines import winner_lines
 

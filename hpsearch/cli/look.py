@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from hpsearch.cli.inputs import open_store
+from hpsearch.cli.inputs import open_store, open_store_to_change
 from hpsearch.cli.options import (
     complete_choice,
     complete_experiment,
@@ -118,7 +118,8 @@ def dashboard(
     token = token_from_environment()
     check_host(host, port, token)
     # Ctrl-C is how a person ends it.
-    with open_store(storage) as store, suppress(KeyboardInterrupt):
+    opened = open_store if read_only else open_store_to_change
+    with opened(storage) as store, suppress(KeyboardInterrupt):
         serve(store, host, port, say, token=token, read_only=read_only, own_pages=own_pages)
 
 

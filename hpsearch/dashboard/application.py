@@ -26,17 +26,18 @@ from hpsearch.pages.figures import plotly_script
 from hpsearch.pages.files import load_page, page_files
 from hpsearch.pages.page import Page
 from hpsearch.report.render import html_sections
-from hpsearch.store import Store
+from hpsearch.store import Store, StoreReader
 
 
-def application(store: Store, own_pages: Path | None = None) -> Application:
+def application(store: StoreReader, own_pages: Path | None = None) -> Application:
     """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest.
 
     Args:
-        store: what is shown.
+        store: what is shown; what people change in Optuna's dashboard needs one that writes.
         own_pages: a folder of the user's pages, beside the shipped ones.
     """
-    optuna_app = optuna_dashboard.wsgi(store.optuna_reader)
+    theirs = store.optuna_by_hand if isinstance(store, Store) else store.optuna_reader
+    optuna_app = optuna_dashboard.wsgi(theirs)
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")
@@ -49,8 +50,8 @@ def application(store: Store, own_pages: Path | None = None) -> Application:
             return [answer.body]
         if environment["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
             return _with_link(optuna_app, environment, respond)
-        theirs: Iterable[bytes] = optuna_app(environment, respond)
-        return theirs
+        answered: Iterable[bytes] = optuna_app(environment, respond)
+        return answered
 
     return serve_request
 
@@ -88,7 +89,9 @@ class _Answer:
         ]
 
 
-def _ours(store: Store, own_pages: Path | None, wanted: str, environment: Environment) -> _Answer:
+def _ours(
+    store: StoreReader, own_pages: Path | None, wanted: str, environment: Environment
+) -> _Answer:
     """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
     asked = Asked.of(environment)
     known = environment.get("HTTP_IF_NONE_MATCH")
@@ -122,21 +125,21 @@ _SCRIPTS: dict[str, Callable[[], str]] = {
 }
 
 
-def _figure(store: Store, page: Page, asked: Asked) -> str:
+def _figure(store: StoreReader, page: Page, asked: Asked) -> str:
     drawn = page.figure(store, asked.name, asked.kind)
     return "null" if drawn is None else str(drawn.to_json())
 
 
-def _tables(store: Store, page: Page, asked: Asked) -> str:
+def _tables(store: StoreReader, page: Page, asked: Asked) -> str:
     return html_sections(page.tables(store, asked.name, asked.kind))
 
 
-def _rows(store: Store, page: Page, asked: Asked) -> str:
+def _rows(store: StoreReader, page: Page, asked: Asked) -> str:
     rows = page.frame(store, asked.name, asked.kind)
     return "" if rows is None else rows.to_csv(index=False)
 
 
-_PARTS: dict[str, tuple[str, Callable[[Store, Page, Asked], str]]] = {
+_PARTS: dict[str, tuple[str, Callable[[StoreReader, Page, Asked], str]]] = {
     "figure": ("application/json", _figure),
     "tables": ("text/html", _tables),
     "rows.csv": ("text/csv", _rows),

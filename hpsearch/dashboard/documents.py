@@ -13,7 +13,7 @@ from hpsearch.dashboard.access import Environment
 from hpsearch.pages.files import load_pages
 from hpsearch.pages.page import KINDS, Page
 from hpsearch.report.render import look
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 PREFIX = "/pages"
 
@@ -82,7 +82,7 @@ def _drawing(name: str, page: Page | None, asked: Asked, element: str) -> str:
     return text
 
 
-def list_document(store: Store, own_pages: Path | None) -> str:
+def list_document(store: StoreReader, own_pages: Path | None) -> str:
     """Every experiment with the pages that draw it."""
     pages, problems = load_pages(own_pages)
     frame = store.experiments()

@@ -19,7 +19,7 @@ from hpsearch.dashboard.access import MAY_CHANGE, Guard, check_host, is_loopback
 from hpsearch.dashboard.application import application
 from hpsearch.dashboard.documents import PREFIX
 from hpsearch.errors import InputError
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 from hpsearch.system.credentials import TOKEN_VARIABLE
 
 _CLOSING_SECONDS = 1.0
@@ -60,7 +60,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(
-    store: Store,
+    store: StoreReader,
     host: str,
     port: int,
     say: Callable[[str], None],

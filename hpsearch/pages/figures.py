@@ -10,11 +10,11 @@ from plotly.offline import get_plotlyjs
 from hpsearch.pages.files import load_pages
 from hpsearch.pages.page import PageError
 from hpsearch.report.render import Figure, Figures
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 
 def draw_pages(
-    store: Store, name: str | None = None, kind: str | None = None, own: Path | None = None
+    store: StoreReader, name: str | None = None, kind: str | None = None, own: Path | None = None
 ) -> Figures:
     """Every page that has something to show, for one document, with the rows behind it.
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from hpsearch.errors import HpsearchError
 from hpsearch.pages.plots import styled
 from hpsearch.report.render import Section
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 KINDS = ("study", "ablation")
 
@@ -61,7 +61,7 @@ class Page:
         return hasattr(self.module, "tables")
 
     def figure(
-        self, store: Store, name: str | None = None, kind: str | None = None
+        self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> go.Figure | None:
         """The page's figure for the study or ablation called ``name``, by default the latest.
 
@@ -82,7 +82,7 @@ class Page:
         return None if drawn is None else styled(drawn)
 
     def frame(
-        self, store: Store, name: str | None = None, kind: str | None = None
+        self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> pd.DataFrame | None:
         """The rows that `figure` draws; ``None`` where it draws nothing or has no ``frame``.
 
@@ -95,7 +95,7 @@ class Page:
         return rows
 
     def tables(
-        self, store: Store, name: str | None = None, kind: str | None = None
+        self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> list[Section]:
         """What the page tells in tables; nothing where it has no ``tables``.
 
@@ -108,7 +108,7 @@ class Page:
                 raise self._wrong("tables", "a list of hpsearch.report.render.Section", each)
         return list(found)
 
-    def _call(self, what: str, store: Store, name: str | None, kind: str | None) -> Any:
+    def _call(self, what: str, store: StoreReader, name: str | None, kind: str | None) -> Any:
         if kind is not None and self.kind not in (None, kind):
             return None
         function = getattr(self.module, what)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.search.study import Study
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 PANEL_EDGES = {"t": 84, "b": 96}
 """Pixels above and below the panels of a figure."""
@@ -71,7 +71,7 @@ DEFAULT_HEIGHT = 460
 """Pixels of a figure in a document whose page names no height."""
 
 
-def study_of(store: Store, name: str | None) -> Study | None:
+def study_of(store: StoreReader, name: str | None) -> Study | None:
     """The study called ``name``, or the one launched last; ``None`` where there is none."""
     found = store.experiment("study", name or None)
     return None if found is None else Study.open(store, found.name)

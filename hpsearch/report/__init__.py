@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hpsearch.search.study import Study
-    from hpsearch.store import Store
+    from hpsearch.store import StoreReader
 
 __all__ = [
     "Section",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 
-def table1(store: Store, ablation: str) -> pd.DataFrame:
+def table1(store: StoreReader, ablation: str) -> pd.DataFrame:
     """Table 1 of an ablation, ours and the paper's: `results.tables.table1`.
 
     Raises:
@@ -38,7 +38,7 @@ def table1(store: Store, ablation: str) -> pd.DataFrame:
     return tables.table1(AblationFindings.read(store, ablation))
 
 
-def interval_table(store: Store, ablation: str) -> pd.DataFrame:
+def interval_table(store: StoreReader, ablation: str) -> pd.DataFrame:
     """Each arm's test MAE with its interval over the repeats: `results.comparison.interval_table`.
 
     Raises:
@@ -57,7 +57,7 @@ def search_table(study: Study) -> pd.DataFrame:
     return tables.search_table(study)
 
 
-def table1_sections(store: Store, ablation: str) -> list[Section]:
+def table1_sections(store: StoreReader, ablation: str) -> list[Section]:
     """Table 1 in three parts: errors, their differences, the arms.
 
     Raises:
@@ -69,7 +69,9 @@ def table1_sections(store: Store, ablation: str) -> list[Section]:
     return ablation_sections.table1_sections(AblationFindings.read(store, ablation))
 
 
-def comparison_sections(store: Store, ablation: str, *, distinct: bool = False) -> list[Section]:
+def comparison_sections(
+    store: StoreReader, ablation: str, *, distinct: bool = False
+) -> list[Section]:
     """The intervals, the differences of each pair, and the tests over targets.
 
     Args:

@@ -13,12 +13,12 @@ from hpsearch.report.model_card import model_cards
 from hpsearch.report.render import Figure, Figures, Section, html_document, latex, markdown
 from hpsearch.results.findings import Findings
 from hpsearch.results.subject import Subject
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 from hpsearch.system.files import write_together
 
 FORMATS = ("html", "csv", "md", "latex")
 
-DrawPages = Callable[[Store, str | None, str | None], Figures]
+DrawPages = Callable[[StoreReader, str | None, str | None], Figures]
 """``pages.draw_pages``: of an experiment's name and kind. Handed in, since this module draws
 nothing and must not import plotly."""
 
@@ -53,7 +53,7 @@ def check_formats(formats: Collection[str]) -> tuple[str, ...]:
 
 
 def write_report(
-    store: Store,
+    store: StoreReader,
     directory: Path,
     name: str | None = None,
     formats: Collection[str] = FORMATS,
@@ -95,7 +95,7 @@ def write_report(
     return Written(write_files(directory, files), figures.problems, document.table1)
 
 
-def _figures(store: Store, about: Subject, pages: DrawPages) -> Figures:
+def _figures(store: StoreReader, about: Subject, pages: DrawPages) -> Figures:
     """The pages of the ablation and of the study."""
     script = ""
     drawn: list[Figure] = []

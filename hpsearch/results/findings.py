@@ -10,7 +10,7 @@ import pandas as pd
 from hpsearch.ablation.cells import AblationRows, cells_of
 from hpsearch.results.subject import Subject, subject
 from hpsearch.search.study import Study, StudyRows
-from hpsearch.store import Experiment, Store
+from hpsearch.store import Experiment, StoreReader
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class AblationFindings:
     residuals: pd.DataFrame
 
     @classmethod
-    def read(cls, store: Store, name: str | None = None) -> Self:
+    def read(cls, store: StoreReader, name: str | None = None) -> Self:
         """The ablation called ``name``, by default the one launched last.
 
         Raises:
@@ -77,7 +77,7 @@ class SearchFindings:
     rows: StudyRows
 
     @classmethod
-    def read(cls, store: Store, name: str | None = None) -> Self:
+    def read(cls, store: StoreReader, name: str | None = None) -> Self:
         """The study called ``name``, by default the one launched last.
 
         Raises:
@@ -104,7 +104,7 @@ class Findings:
     search: SearchFindings | None
 
     @classmethod
-    def read(cls, store: Store, name: str | None = None) -> Self:
+    def read(cls, store: StoreReader, name: str | None = None) -> Self:
         """The study and the ablation that ``name`` stands for: `subject.subject`.
 
         Raises:

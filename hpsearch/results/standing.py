@@ -15,7 +15,7 @@ from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.search.accuracy import Held
 from hpsearch.search.study import Study
-from hpsearch.store import Experiment, Store
+from hpsearch.store import Experiment, StoreReader
 from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import RecordedRun, recorded_runs
 
@@ -97,7 +97,7 @@ class Standing:
         }
 
 
-def standing(store: Store, name: str | None = None) -> Standing:
+def standing(store: StoreReader, name: str | None = None) -> Standing:
     """How the study or the ablation called ``name`` stands; without it, the one launched last.
 
     Raises:
@@ -110,7 +110,7 @@ def standing(store: Store, name: str | None = None) -> Standing:
     return _of_ablation(store, experiment)
 
 
-def _of_study(store: Store, study: Study) -> Standing:
+def _of_study(store: StoreReader, study: Study) -> Standing:
     trials, counts = study.trials(), study.counts()
     runs = recorded_runs(store, study.experiment_id)
     records = json.loads(trials.to_json(orient="records", date_format="iso", double_precision=15))
@@ -161,7 +161,7 @@ def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _of_ablation(store: Store, experiment: Experiment) -> Standing:
+def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
     cells, holder = cell_table(store, experiment.id), store.holder(experiment.id)
     runs = recorded_runs(store, experiment.id)
     results = store.results(experiment.id).set_index("key")

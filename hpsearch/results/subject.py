@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hpsearch.store import Store
+from hpsearch.store import StoreReader
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Subject:
         return self.ablation or self.study or ""
 
 
-def subject(store: Store, name: str | None = None) -> Subject:
+def subject(store: StoreReader, name: str | None = None) -> Subject:
     """The study and the ablation that ``name`` stands for, by default what was launched last.
 
     An ablation brings the study that its configuration was exported from, where the store has it;

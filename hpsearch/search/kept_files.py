@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import final
 
 from hpsearch.runs import checkpoint
-from hpsearch.store import Store, TrialState
+from hpsearch.store import StoreReader, TrialState
 
 KEPT_WEIGHTS = 5
 """So many complete trials, the best ones, keep the weights of their best epoch: 40 to 150 MB each
@@ -22,7 +22,7 @@ class KeptFiles:
     it is among the :data:`KEPT_WEIGHTS` best; every other trial keeps nothing.
     """
 
-    def __init__(self, store: Store, study: str, folder: Path) -> None:
+    def __init__(self, store: StoreReader, study: str, folder: Path) -> None:
         """Name the folders; nothing is read or removed.
 
         Args:

@@ -19,7 +19,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.accuracy import Held, Measured
 from hpsearch.search.failures import shape
 from hpsearch.search.importance import importances
-from hpsearch.store import Curve, Experiment, Store, StoredRun
+from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
 from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import recorded_runs
 
@@ -80,7 +80,11 @@ class Study:
     """
 
     def __init__(
-        self, store: Store, experiment: Experiment, study_id: int, rows: StudyRows | None = None
+        self,
+        store: StoreReader,
+        experiment: Experiment,
+        study_id: int,
+        rows: StudyRows | None = None,
     ) -> None:
         self.name = experiment.name
         self._store = store
@@ -89,7 +93,7 @@ class Study:
         self._rows = rows
 
     @classmethod
-    def open(cls, store: Store, name: str | None = None) -> Self:
+    def open(cls, store: StoreReader, name: str | None = None) -> Self:
         """The study called ``name``, or the one launched last.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.store import Store, TrialState
+from hpsearch.store import StoreReader, TrialState
 from hpsearch.system import installation
 
 _FREE = ("trials", "description")
@@ -119,7 +119,7 @@ def require_same_molecules(
 
 
 def verdicts(
-    store: Store,
+    store: StoreReader,
     space: SearchSpace,
     name: str,
     molecules: Mapping[str, str] = MappingProxyType({}),
@@ -147,7 +147,7 @@ def verdicts(
 
 
 def require_consistent(
-    store: Store, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
+    store: StoreReader, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
 ) -> None:
     """Raise where a launch would mix two studies; reads only."""
     in_optuna = store.trial_states(name) is not None

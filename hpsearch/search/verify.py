@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from hpsearch.search.terms import most_wanted
-from hpsearch.store import Ledger, LedgerRun, LedgerTrial, Store
+from hpsearch.store import Ledger, LedgerRun, LedgerTrial, StoreReader
 
 Rule = Literal[
     "study",
@@ -107,13 +107,13 @@ class Verification:
         )
 
 
-def verify(store: Store, name: str | None = None) -> Verification:
+def verify(store: StoreReader, name: str | None = None) -> Verification:
     """Check the study called ``name``, or the one launched last, against every :data:`Rule`.
 
     While a launch drives it, missing verdicts and running trials are in progress, not breaches.
 
     Args:
-        store: holds the study; of any age that `Store.open` accepts.
+        store: holds the study; of any age that `StoreReader.open` accepts.
         name: of the study.
 
     Raises:

@@ -20,7 +20,8 @@ from hpsearch.store.records import (
 )
 
 if TYPE_CHECKING:
-    from hpsearch.store.store import Store
+    from hpsearch.store.reader import StoreReader
+    from hpsearch.store.writer import Store
 
 __all__ = [
     "DEFAULT_URL",
@@ -31,6 +32,7 @@ __all__ = [
     "LedgerRun",
     "LedgerTrial",
     "Store",
+    "StoreReader",
     "StoredRun",
     "TrialState",
     "check_name",
@@ -39,10 +41,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`Store`, read when it is asked for, since it loads Optuna, SQLAlchemy and pandas."""
-    if name == "Store":
-        from hpsearch.store.store import Store
+if not TYPE_CHECKING:  # a checker would take it to have every name
 
-        return Store
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """The two classes, imported when they are asked for: they bring SQLAlchemy and pandas."""
+        if name == "StoreReader":
+            from hpsearch.store.reader import StoreReader
+
+            return StoreReader
+        if name == "Store":
+            from hpsearch.store.writer import Store
+
+            return Store
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

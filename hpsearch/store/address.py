@@ -87,14 +87,15 @@ class Address:
         """
         return "sqlite://" if self.path else "postgresql+psycopg://"
 
-    def connector(self, *, create: bool) -> Callable[[], Any]:
+    def connector(self, *, create: bool, writes: bool = True) -> Callable[[], Any]:
         """A function that opens one new driver connection.
 
         Args:
             create: whether a missing SQLite file may be made.
+            writes: whether the database accepts writes of the connection.
         """
         if self.path is not None:
-            return _sqlite_connector(self.path, create)
+            return _sqlite_connector(self.path, create, writes)
         assert self._url is not None
         dialect_class = self._url.get_dialect()
         dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
@@ -107,7 +108,14 @@ class Address:
             options.setdefault(name, seconds)
         for name, value in self._environment.items():
             options.setdefault(name, value)
-        return lambda: dialect.connect(*arguments, **options)
+
+        def connect() -> Any:
+            connection: Any = dialect.connect(*arguments, **options)
+            if not writes:
+                connection.read_only = True
+            return connection
+
+        return connect
 
     def one_line(self, error: BaseException) -> str:
         """What ``error`` says, on one line and without a secret."""
@@ -213,7 +221,7 @@ def _required(name: str, shown: str) -> str:
     return name
 
 
-def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connection]:
+def _sqlite_connector(path: Path, create: bool, writes: bool) -> Callable[[], sqlite3.Connection]:
     # The mode makes SQLite itself refuse to create a file for a reader, even one that is deleted
     # between our check and the connection.
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
@@ -236,6 +244,8 @@ def _sqlite_connector(path: Path, create: bool) -> Callable[[], sqlite3.Connecti
             # complete would be gone. FULL costs a sync per commit, some dozens per trial.
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
+            if not writes:
+                connection.execute("PRAGMA query_only=ON")
         except sqlite3.Error:
             connection.close()
             raise

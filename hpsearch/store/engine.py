@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, final
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
@@ -48,6 +48,73 @@ Fence = Callable[[Connection], None]
 """Called first in every transaction that writes; raises where it must not."""
 
 
+@final
+class Database:
+    """One database and its connections.
+
+    Attributes:
+        address: where it is.
+        engine: of our tables; :func:`writer` is the one to write through.
+        fence: called in every transaction that writes; refuses nothing until a writer sets it.
+        patience_seconds: how long a call waits for the database.
+    """
+
+    def __init__(self, address: Address, *, create: bool, patience_seconds: float) -> None:
+        self.address = address
+        self.patience_seconds = patience_seconds
+        self.fence: Fence = no_fence
+        # Looked up in each transaction: what fences, a lease, needs the engine itself.
+        self.engine = make_engine(address, create=create, fence=lambda c: self.fence(c))
+        self._before_closing: list[Callable[[], None]] = []
+
+    def first_use(self, action: Callable[[], None]) -> None:
+        """``action()``, the first that asks the database; close it where that fails.
+
+        Raises:
+            InputError: the database cannot be used.
+        """
+        # Here a failure is far more often a wrong URL than a database that is away for a moment,
+        # so PostgreSQL's is reported at once. A SQLite file that is locked is in use: it exists.
+        try:
+            if self.address.path is None:
+                action()
+            else:
+                self.wait(action)
+        except InputError:
+            self.close()
+            raise
+        except (HpsearchError, SQLAlchemyError, StorageInternalError) as error:
+            self.close()
+            raise refusal(self.address, error) from None
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """``work`` in a transaction that reads, repeated as by :meth:`wait`."""
+
+        def transaction() -> Result:
+            with self.engine.connect() as connection:
+                return work(connection)
+
+        return self.wait(transaction)
+
+    def wait(self, action: Callable[[], Result]) -> Result:
+        """``action()``, repeated while the database is locked or away: see :func:`wait_for`."""
+        return wait_for(action, self.address, self.patience_seconds)
+
+    def at_close(self, action: Callable[[], None]) -> None:
+        """Have ``action`` called whenever the database is closed, before its connections go."""
+        self._before_closing.append(action)
+
+    def close(self) -> None:
+        """Close every connection; used again, the database makes new ones."""
+        for action in self._before_closing:
+            action()
+        self.engine.dispose()
+
+
+def no_fence(connection: Connection) -> None:
+    """No lease is needed."""
+
+
 def make_engine(address: Address, *, create: bool, fence: Fence) -> Engine:
     """Our engine; :func:`writer` is the one to write through."""
     engine = create_engine(address.bare_url, **engine_options(address, create=create))
@@ -60,10 +127,12 @@ def writer(engine: Engine, *, fenced: bool = True) -> Engine:
     return engine.execution_options(**{_WRITES: True, _UNFENCED: not fenced})
 
 
-def engine_options(address: Address, *, create: bool) -> dict[str, object]:
+def engine_options(
+    address: Address, *, create: bool = False, writes: bool = True
+) -> dict[str, object]:
     """Keyword arguments of ``create_engine``, the same for our engine and for Optuna's."""
     return {
-        "creator": address.connector(create=create),
+        "creator": address.connector(create=create, writes=writes),
         "poolclass": QueuePool,
         # A connection that a restart of PostgreSQL has broken is replaced before it is used.
         "pool_pre_ping": address.path is None,

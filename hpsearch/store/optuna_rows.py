@@ -14,7 +14,14 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from hpsearch.errors import InputError
 from hpsearch.store.address import Address
-from hpsearch.store.engine import Fence, engine_options, is_transient, set_beginning
+from hpsearch.store.engine import (
+    Database,
+    Fence,
+    engine_options,
+    is_transient,
+    no_fence,
+    set_beginning,
+)
 from hpsearch.store.records import LedgerTrial, TrialState
 
 _TRIES = 10
@@ -24,7 +31,7 @@ def make_optuna_tables(address: Address) -> None:
     """Make Optuna's tables where they are missing."""
     for attempt in range(1, _TRIES + 1):
         try:
-            optuna_storage(address, create=True).engine.dispose()
+            optuna_storage(address, locks=True, create=True).engine.dispose()
             return
         except (IntegrityError, OperationalError, ProgrammingError, StorageInternalError) as error:
             # Optuna looks for its tables, makes them and stamps their version in separate
@@ -34,14 +41,20 @@ def make_optuna_tables(address: Address) -> None:
 
 
 def optuna_storage(
-    address: Address, *, fence: Fence | None = None, writes: bool = True, create: bool = False
+    address: Address,
+    *,
+    fence: Fence = no_fence,
+    locks: bool = False,
+    writes: bool = True,
+    create: bool = False,
 ) -> RDBStorage:
     """Optuna's storage in this database.
 
     Args:
         address: of the store.
-        fence: called in every transaction of a storage that writes.
-        writes: whether SQLite's transactions take the write lock when they begin.
+        fence: called in every transaction of a storage that locks.
+        locks: whether SQLite's transactions take the write lock when they begin.
+        writes: whether the database accepts what the storage writes.
         create: whether missing tables are made.
 
     Raises:
@@ -50,17 +63,29 @@ def optuna_storage(
     try:
         storage = RDBStorage(
             address.bare_url,
-            engine_kwargs=engine_options(address, create=False),
+            engine_kwargs=engine_options(address, writes=writes),
             skip_table_creation=not create,
         )
     except RuntimeError as error:
         raise InputError(f"the store {address.label}: {address.one_line(error)}") from None
-    set_beginning(storage.engine, fence or _no_fence, always_writes=writes)
+    set_beginning(storage.engine, fence, always_writes=locks)
     return storage
 
 
-def _no_fence(connection: Connection) -> None:
-    """No lease is needed."""
+def kept_storage(
+    database: Database, *, fence: Fence = no_fence, locks: bool = False, writes: bool = True
+) -> RDBStorage:
+    """As :func:`optuna_storage`, waited for, and closed with ``database``."""
+    storage = database.wait(
+        lambda: optuna_storage(database.address, fence=fence, locks=locks, writes=writes)
+    )
+
+    def close() -> None:
+        storage.remove_session()
+        storage.engine.dispose()
+
+    database.at_close(close)
+    return storage
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.store import Store
+from hpsearch.store.reader import StoreReader
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RecordedRun:
         return int(self.configuration["training"]["epochs"])
 
 
-def recorded_runs(store: Store, experiment_id: int) -> dict[str, RecordedRun]:
+def recorded_runs(store: StoreReader, experiment_id: int) -> dict[str, RecordedRun]:
     """Every run of an experiment, by its key."""
     epochs = {str(key): rows for key, rows in store.epochs(experiment_id).groupby("key")}
     now = datetime.now(UTC).replace(tzinfo=None)

@@ -119,7 +119,7 @@ def holder(store: Store) -> Any:
 
 def set_lease(store: Store, **values: Any) -> None:
     """Change the row as another machine's driver would."""
-    with store._engine.begin() as connection:
+    with store._database.engine.begin() as connection:
         assignments = ", ".join(f"{name} = :{name}" for name in values)
         connection.execute(sa.text(f"UPDATE hpsearch_leases SET {assignments}"), values)
 

@@ -14,7 +14,7 @@ from hpsearch.store.tables import PREFIX, VERSION_TABLE, metadata
 
 
 def _tables(store: Store) -> set[str]:
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         return set(sa.inspect(connection).get_table_names())
 
 
@@ -38,7 +38,7 @@ def test_a_difference_would_be_noticed(store: Store) -> None:
 def test_optuna_stands_beside(store: Store) -> None:
     tables = _tables(store)
     assert {"studies", "trials", "alembic_version"} <= tables
-    with store._engine.connect() as connection:
+    with store._database.engine.connect() as connection:
         assert schema.current(connection) == "0003"
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
         assert versions.one() == store.optuna_storage.get_head_version()

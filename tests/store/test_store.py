@@ -298,7 +298,7 @@ def test_a_locked_file_is_waited_for(
     assert time.monotonic() - begun > 0.4
     release.join()
     other.execute("BEGIN IMMEDIATE")
-    store.patience_seconds = 0.2
+    store._database.patience_seconds = 0.2
     with pytest.raises(HpsearchError, match="could not be used for 0 s: database is locked"):
         store.begin_experiment("study", "s", {})
     with pytest.raises(HpsearchError, match="database is locked"):
@@ -361,7 +361,7 @@ def test_a_deleted_file_does_not_come_back(tmp_path: Path, created: Any) -> None
     url = f"sqlite:///{tmp_path}/s.db"
     created(url).close()
     with Store.open(url) as reader:
-        reader._engine.dispose()
+        reader._database.engine.dispose()
         for path in tmp_path.iterdir():
             path.unlink()
         with pytest.raises(HpsearchError, match="unable to open"):
@@ -432,11 +432,11 @@ def test_a_password_with_braces_connects_and_stays_hidden(postgresql: Any, creat
     store = created(plain.replace("postgres:@", f"postgres:{SECRET}@"))
     study = optuna.create_study(storage=store.optuna_storage, study_name="s")
     assert study.ask().number == 0
-    shown = [store.label, repr(store), repr(store._engine), repr(store._address)]
+    shown = [store.label, repr(store), repr(store._database.engine), repr(store._database.address)]
     shown += [store.optuna_storage.url, repr(vars(store.optuna_storage))]
     assert not any(SECRET in text for text in shown)
     assert "***" in store.label
-    store.patience_seconds = 0.0
+    store._database.patience_seconds = 0.0
     postgresql.stop()
     try:
         with pytest.raises(HpsearchError) as error:
@@ -456,7 +456,7 @@ def test_a_store_cannot_be_pickled(store: Store) -> None:
 
 def test_settings_hold_on_every_connection(tmp_path: Path, created: Any) -> None:
     store = created(f"sqlite:///{tmp_path}/s.db")
-    for engine in (store._engine, store.optuna_storage.engine, store.optuna_reader.engine):
+    for engine in (store._database.engine, store.optuna_storage.engine, store.optuna_reader.engine):
         with engine.connect() as connection:
             values = [
                 connection.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -425,7 +425,7 @@ def test_a_trial_told_by_someone_else(launches: Launches) -> None:
     search = launches()
     first, second = search.next(), search.next()
     assert first and second
-    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_reader)
+    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_by_hand)
     train(search, first, epochs=1)
     train(search, second, epochs=1)
     other.tell(0, state=TrialState.FAIL)
@@ -445,7 +445,7 @@ def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
     first = search.next()
     assert first is not None
     train(search, first, epochs=1)
-    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_reader)
+    other = optuna.load_study(study_name="quick", storage=launches.store.optuna_by_hand)
     other.tell(0, state=TrialState.PRUNED)
     search.finish(first.key, DIVERGED)
     launches.run_out(search)

@@ -210,7 +210,7 @@ class States(RuleBasedStateMachine):
             store.close()
 
     def _holds_lease(self, driver: Driver) -> bool:
-        with self.reader._engine.connect() as connection:
+        with self.reader._database.engine.connect() as connection:
             tokens = connection.execute(sa.select(leases.c.token)).scalars().all()
         return tokens == [driver.store._lease._token]
 
@@ -407,7 +407,7 @@ class States(RuleBasedStateMachine):
             "SELECT trials.trial_id, number, state, value FROM trials LEFT JOIN trial_values "
             "USING (trial_id) WHERE state NOT IN ('RUNNING', 'WAITING')"
         )
-        with self._undisturbed(), self.reader._engine.connect() as connection:
+        with self._undisturbed(), self.reader._database.engine.connect() as connection:
             rows = connection.exec_driver_sql(query).all()
         now = {row[0]: (row[1], row[2], row[3]) for row in rows}
         lost = {key: row for key, row in self.verdicts.items() if now.get(key) != row}

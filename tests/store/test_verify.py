@@ -418,9 +418,9 @@ def test_a_larger_study_takes_no_more_queries(rows: Rows, tmp_path: Path) -> Non
         def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
             seen.append(statement)
 
-        sa.event.listen(rows.store._engine, "before_cursor_execute", note)
+        sa.event.listen(rows.store._database.engine, "before_cursor_execute", note)
         rows.verify()
-        sa.event.remove(rows.store._engine, "before_cursor_execute", note)
+        sa.event.remove(rows.store._database.engine, "before_cursor_execute", note)
         return len(seen)
 
     before = queries()
@@ -466,9 +466,9 @@ def test_readers_take_a_store_of_before(rows: Rows, url: str, newer_code: str) -
         origin = study.winner().provenance
         assert origin is not None and origin.trial == 0
         assert len(study.trials()) == 5
-        with store._engine.connect() as connection:
+        with store._database.engine.connect() as connection:
             assert schema.current(connection) == "0001"  # and none of them changed it
-    with Store.create(url) as store, store._engine.connect() as connection:
+    with Store.create(url) as store, store._database.engine.connect() as connection:
         assert schema.current(connection) == "9000"
 
 
@@ -481,7 +481,7 @@ def test_readers_refuse_a_store_that_they_could_not_read(
 
 
 def test_readable_versions_are_steps(rows: Rows) -> None:
-    with rows.store._engine.connect() as connection:
+    with rows.store._database.engine.connect() as connection:
         steps = {step.revision for step in schema.scripts(connection).walk_revisions()}
     assert steps >= schema.READABLE
 

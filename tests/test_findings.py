@@ -89,7 +89,7 @@ def test_what_was_read_answers_without_the_store(store):
         study = findings.study
         counts, trials, losses = study.counts(), study.trials(), study.target_losses()
         assert study.provenance["space"]
-        assert study.held() is None
+        assert study.quote_accuracy() is None
     assert not asked
     assert counts == live.counts()
     assert trials.equals(live.trials())

@@ -21,7 +21,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
-from hpsearch.search.accuracy import Held, Measured
+from hpsearch.search.accuracy import Measured, QuoteAccuracy
 from hpsearch.search.launch import launch_study
 from hpsearch.search.quote import Quote, drawn, to_time, usual_epochs, ways_down, within_reach
 from hpsearch.search.study import Study
@@ -29,7 +29,7 @@ from hpsearch.search.terms import first_terms, require_same_space
 from hpsearch.search.work import Search
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
-from hpsearch.terminal.quotes import held_lines, search_quote_lines, short_quote_line
+from hpsearch.terminal.quotes import accuracy_lines, search_quote_lines, short_quote_line
 from hpsearch.terminal.status import status_lines
 
 SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
@@ -239,17 +239,17 @@ def taken(quoted: float | None, factor: float, memory: float | None = None) -> M
 
 def test_errors_are_the_medians_over_the_trials_that_were_quoted() -> None:
     trials = [taken(1.0, 1.1, 0.8), taken(1.0, 0.5, 1.4), taken(1.0, 1.0), taken(None, 9.0, 9.0)]
-    held = Held.of(None, trials, 0.0)
-    assert held is not None
-    assert held.trials == 3
-    assert held.epoch_error == pytest.approx(0.1)
-    assert held.memory_error == pytest.approx(0.3)
+    accuracy = QuoteAccuracy.of(None, trials, 0.0)
+    assert accuracy is not None
+    assert accuracy.trials == 3
+    assert accuracy.epoch_error == pytest.approx(0.1)
+    assert accuracy.memory_error == pytest.approx(0.3)
     # Of the hours nothing was said.
-    assert held.hours_error is None
-    assert str(held) == (
+    assert accuracy.hours_error is None
+    assert str(accuracy) == (
         "the quote was an epoch's seconds 10% off, memory 30% off, the median of 3 trials"
     )
-    assert Held.of(None, trials[3:], 0.0) is None
+    assert QuoteAccuracy.of(None, trials[3:], 0.0) is None
 
 
 def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None:
@@ -260,21 +260,21 @@ def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None
         "start_seconds": 100.0,
     }
     trials = [Measured(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
-    held = Held.of(quote, trials, 600.0)
-    epoch, hours = held_lines(held)
+    accuracy = QuoteAccuracy.of(quote, trials, 600.0)
+    epoch, hours = accuracy_lines(accuracy)
     assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
     # With three starts, and without the failed trials' time, which no quote holds.
     assert hours == (
         "the trials together took 67 min, quoted were 60 min (50 min to 75 min): 10% too short; "
         "failed ones took 10 min besides"
     )
-    assert held is not None
-    assert held.to_dict()["hours"] == pytest.approx(-0.1)
-    assert str(held).endswith("; the trials' hours 10% too short")
+    assert accuracy is not None
+    assert accuracy.to_dict()["hours"] == pytest.approx(-0.1)
+    assert str(accuracy).endswith("; the trials' hours 10% too short")
     for other in (quote | {"trials": 4}, quote | {"done": 1}, quote | {"run_seconds": None}):
-        held = Held.of(other, trials, 0.0)
-        assert held is not None and held.hours_error is None
-    assert list(held_lines(None)) == []
+        accuracy = QuoteAccuracy.of(other, trials, 0.0)
+        assert accuracy is not None and accuracy.hours_error is None
+    assert list(accuracy_lines(None)) == []
 
 
 def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
@@ -295,22 +295,22 @@ def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         launch(2)
         seconds = [model.timing(config).epoch_seconds for config in drawn(SPACE, 3)]
-        held = Study.open(store).held()
-        assert held is not None and held.hours_error is not None
+        accuracy = Study.open(store).quote_accuracy()
+        assert accuracy is not None and accuracy.hours_error is not None
         launch(3)
-        held = Study.open(store).held()
-        assert held is not None
-        assert held.trials == 3
-        assert held.epoch_error == pytest.approx(median(abs(s / 2.5 - 1) for s in seconds))
-        assert held.memory_error == pytest.approx(0.5)
+        accuracy = Study.open(store).quote_accuracy()
+        assert accuracy is not None
+        assert accuracy.trials == 3
+        assert accuracy.epoch_error == pytest.approx(median(abs(s / 2.5 - 1) for s in seconds))
+        assert accuracy.memory_error == pytest.approx(0.5)
         # Of two trials were the hours that it was launched with.
         assert Study.open(store).provenance["quote"]["trials"] == 2
-        assert held.hours_error is None
+        assert accuracy.hours_error is None
         found = standing(store)
-        assert str(held) in list(status_lines(found, "here", "hpsearch status"))
-        assert found.to_dict()["quote_error"] == held.to_dict()
+        assert str(accuracy) in list(status_lines(found, "here", "hpsearch status"))
+        assert found.to_dict()["quote_error"] == accuracy.to_dict()
         said = [remark for part in search_sections(Study.open(store)) for remark in part.remarks]
-        assert f"{str(held).capitalize()}." in said
+        assert f"{str(accuracy).capitalize()}." in said
 
 
 # --- As a person asks for it ----------------------------------------------------------------------

@@ -116,7 +116,7 @@ def launch(
     from hpsearch.search.study import Study
     from hpsearch.system.installation import find_space
     from hpsearch.terminal.lines import idle_line
-    from hpsearch.terminal.quotes import held_lines
+    from hpsearch.terminal.quotes import accuracy_lines
 
     require_dry_run(dry_run, as_json)
     file = find_space(space)
@@ -169,8 +169,9 @@ def launch(
         )
         status = again_command(f"status {shlex.quote(search.name)}", storage)
         drive(search, progress, placement, status)
-        for line in held_lines(Study.open(store, search.name).held()) if missing else ():
-            say(line)
+        if missing:
+            for line in accuracy_lines(Study.open(store, search.name).quote_accuracy()):
+                say(line)
         if search.breakdown is not None:
             if search.breakdown.traceback:
                 click.echo(search.breakdown.traceback.rstrip(), err=True)

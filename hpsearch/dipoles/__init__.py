@@ -4,6 +4,6 @@
 """
 
 from hpsearch.dipoles.document import documents, table
-from hpsearch.dipoles.experiment import Experiment, run
+from hpsearch.dipoles.experiment import DipoleResults, run
 
-__all__ = ["Experiment", "documents", "run", "table"]
+__all__ = ["DipoleResults", "documents", "run", "table"]

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from hpsearch.dipoles import drawing
 from hpsearch.dipoles.arms import L0, L1, L1_ONE_BLOCK, L1_VECTOR
 from hpsearch.dipoles.drawing import Line, Panel
-from hpsearch.dipoles.experiment import TEST_SYSTEMS, ArmResult, Experiment
+from hpsearch.dipoles.experiment import TEST_SYSTEMS, ArmResult, DipoleResults
 from hpsearch.report import Section
 from hpsearch.report.render import html_document, markdown
 
@@ -35,7 +35,7 @@ _HEADER = (
 )
 
 
-def documents(experiment: Experiment) -> dict[str, str]:
+def documents(experiment: DipoleResults) -> dict[str, str]:
     """File name to text of everything that the command writes."""
     section = table(experiment)
     page = html_document(_TITLE, [section])
@@ -48,7 +48,7 @@ def documents(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def table(experiment: Experiment) -> Section:
+def table(experiment: DipoleResults) -> Section:
     """What every network reached, in units of the bound."""
     remarks = (
         f"Mean squared errors of p² = |p1 + p2|² on {TEST_SYSTEMS:,} test systems after "
@@ -63,7 +63,7 @@ def table(experiment: Experiment) -> Section:
     return Section("Test errors", remarks, _HEADER, rows)
 
 
-def _row(arm: ArmResult, experiment: Experiment) -> tuple[str, ...]:
+def _row(arm: ArmResult, experiment: DipoleResults) -> tuple[str, ...]:
     mean, least, *of_seeds = (
         f"{error / experiment.bound:.4f}"
         for error in (arm.mean_error, arm.floor, min(arm.final_errors), max(arm.final_errors))
@@ -80,7 +80,7 @@ def _row(arm: ArmResult, experiment: Experiment) -> tuple[str, ...]:
     )
 
 
-def csv_text(experiment: Experiment) -> str:
+def csv_text(experiment: DipoleResults) -> str:
     """Every test of every training, in full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -95,7 +95,7 @@ def csv_text(experiment: Experiment) -> str:
     return out.getvalue()
 
 
-def panels(experiment: Experiment) -> list[Panel]:
+def panels(experiment: DipoleResults) -> list[Panel]:
     """A panel for each case, a line for each seed, in units of the bound."""
     return [
         Panel(case, _lines(cases, experiment.bound), _marks(cases, experiment.bound))
@@ -103,7 +103,7 @@ def panels(experiment: Experiment) -> list[Panel]:
     ]
 
 
-def _by_case(experiment: Experiment) -> dict[str, list[ArmResult]]:
+def _by_case(experiment: DipoleResults) -> dict[str, list[ArmResult]]:
     found: dict[str, list[ArmResult]] = {}
     for arm in experiment.arms:
         found.setdefault(arm.case, []).append(arm)
@@ -128,7 +128,7 @@ def _marks(arms: list[ArmResult], bound: float) -> tuple[tuple[float, str], ...]
     return ((1.0, "bound"), *((floor, f"{floor:.3f}") for floor in floors))
 
 
-def figure(experiment: Experiment) -> go.Figure:
+def figure(experiment: DipoleResults) -> go.Figure:
     """The same panels for a browser; a click on the legend hides a network."""
     drawn_panels = panels(experiment)
     columns = drawing.COLUMNS

@@ -26,8 +26,8 @@ TESTS = 16
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One training.
+class TrainingCurve:
+    """One network, trained once.
 
     Attributes:
         seed: of the weights and of the systems.
@@ -59,7 +59,7 @@ class ArmResult:
     case: str
     name: str
     floor: float
-    curves: tuple[Curve, ...]
+    curves: tuple[TrainingCurve, ...]
 
     @property
     def final_errors(self) -> tuple[float, ...]:
@@ -83,8 +83,8 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """The whole experiment.
+class DipoleResults:
+    """What became of every arm.
 
     Attributes:
         steps: optimizer steps of a training.
@@ -101,7 +101,7 @@ class Experiment:
     arms: tuple[ArmResult, ...]
 
 
-def run(steps: int, seeds: int, say: Callable[[str], None] = lambda line: None) -> Experiment:
+def run(steps: int, seeds: int, say: Callable[[str], None] = lambda line: None) -> DipoleResults:
     """Train every arm with every seed.
 
     Args:
@@ -124,10 +124,10 @@ def run(steps: int, seeds: int, say: Callable[[str], None] = lambda line: None) 
             curves.append(curve)
         results.append(ArmResult(arm.case, arm.name, arm.floor(test.dipoles), tuple(curves)))
     variance = float(first.squared_total.var(correction=0))
-    return Experiment(steps, seeds, least, variance, tuple(results))
+    return DipoleResults(steps, seeds, least, variance, tuple(results))
 
 
-def train(arm: Arm, seed: int, steps: int, test: Systems) -> Curve:
+def train(arm: Arm, seed: int, steps: int, test: Systems) -> TrainingCurve:
     """Train a fresh network of ``arm``, with Adam and a cosine schedule.
 
     Systems are drawn anew for every step, so there is nothing to overfit: what is left of the error
@@ -158,7 +158,7 @@ def train(arm: Arm, seed: int, steps: int, test: Systems) -> Curve:
             schedule.after_step()
         seconds += time.process_time() - began
         errors.append(test_error(network, test))
-    return Curve(seed, network.weights, tuple(tested), tuple(errors), seconds)
+    return TrainingCurve(seed, network.weights, tuple(tested), tuple(errors), seconds)
 
 
 @torch.no_grad()

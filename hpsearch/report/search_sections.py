@@ -15,14 +15,14 @@ from hpsearch.search.study import Study
 
 def search_sections(study: Study) -> list[Section]:
     """The winner, the trials, and what each trial had drawn."""
-    table, held = search_table(study), study.held()
+    table, accuracy = search_table(study), study.quote_accuracy()
     counted = f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18)."
     parameters = [name for name in table.columns if name not in TRIAL_COLUMNS]
     return [
         _winner(study),
         Section(
             f"The trials of {study.name}",
-            (counted,) if held is None else (counted, f"{str(held).capitalize()}."),
+            (counted,) if accuracy is None else (counted, f"{str(accuracy).capitalize()}."),
             ("Trial", "State", "Loss", "Epochs", "Weights", "Seconds per epoch", "Reason"),
             tuple(_trial(trial, row) for trial, row in table.iterrows()),
         ),

@@ -13,7 +13,7 @@ from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
-from hpsearch.search.accuracy import Held
+from hpsearch.search.accuracy import QuoteAccuracy
 from hpsearch.search.study import Study
 from hpsearch.store import Experiment, StoreReader
 from hpsearch.store.lease import Holder
@@ -57,7 +57,7 @@ class Standing:
         failures: of the runs that failed, the first one first.
         rows: every run, for scripts.
         ended: every run that has ended, as a table: heading and rows; the last column is a text.
-        held: how right a search's quote was; ``None`` where there was none.
+        quote_accuracy: how right a search's quote was; ``None`` where there was none.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Standing:
     failures: tuple[FailedRun, ...]
     rows: list[dict[str, Any]]
     ended: tuple[tuple[str, ...], ...]
-    held: Held | None = None
+    quote_accuracy: QuoteAccuracy | None = None
 
     @property
     def is_driven(self) -> bool:
@@ -91,7 +91,7 @@ class Standing:
             "counts": self.counts,
             "driver": driver,
             **({"best": best} if self.kind == "study" else {}),
-            **({"quote_error": self.held.to_dict()} if self.held is not None else {}),
+            **({"quote_error": quoted.to_dict()} if (quoted := self.quote_accuracy) else {}),
             "seconds_left": self.seconds_left,
             {"study": "trials", "ablation": "cells"}[self.kind]: self.rows,
         }
@@ -145,7 +145,7 @@ def _of_study(store: StoreReader, study: Study) -> Standing:
             ("trial", "state", "epochs", "best loss", "s/epoch", "weights", ""),
             *(_ended_trial(row) for row in ended),
         ),
-        held=study.held(),
+        quote_accuracy=study.quote_accuracy(),
     )
 
 

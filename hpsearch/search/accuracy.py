@@ -1,4 +1,4 @@
-"""How right a search's quote was, held against what its trials took."""
+"""How right a search's quote was: what was quoted beside what its trials took."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Measured:
         seconds: of all its epochs.
         epoch_seconds: of an epoch, on average.
         memory_bytes: most memory of its worker; ``None`` where that was not recorded.
-        quoted_epoch_seconds: ``None`` where nothing of its like had been timed; so is the next.
-        quoted_memory_bytes: as quoted.
+        quoted_epoch_seconds: seconds of an epoch as quoted; ``None`` where no such configuration
+            had been timed.
+        quoted_memory_bytes: most memory as quoted; ``None`` likewise.
     """
 
     seconds: float
@@ -29,17 +30,18 @@ class Measured:
 
 @final
 @dataclass(frozen=True)
-class Held:
-    """A study's quote held against what happened, over all its launches.
+class QuoteAccuracy:
+    """How far a study's quote was from what its trials took, over all its launches.
 
     Attributes:
         trials: complete ones that were quoted.
         epoch_error: median size of the relative error of an epoch's seconds.
-        memory_error: likewise of the peak memory; of the trials that recorded it.
-        quoted: seconds of all trials together as the first launch had them: low and high end of
-            the interval, and the middle of it; ``None`` where they are not those of these trials.
-        seconds: that they took.
-        failed_seconds: that failed trials took besides, which no quote holds.
+        memory_error: median size of the relative error of the peak memory, over the trials that
+            recorded it.
+        quoted: seconds of all trials together as the first launch quoted them: low end, middle and
+            high end of the interval; ``None`` where that launch quoted other trials than these.
+        seconds: that these trials took together.
+        failed_seconds: that failed trials took besides, which no quote includes.
     """
 
     trials: int
@@ -56,7 +58,7 @@ class Held:
         measured: Sequence[Measured],
         failed_seconds: float,
     ) -> Self | None:
-        """``None`` where no trial was quoted.
+        """The accuracy of ``quote``; ``None`` where no trial was quoted.
 
         Args:
             quote: `Quote.to_dict` of the study's first launch that had one.
@@ -86,7 +88,7 @@ class Held:
 
     @property
     def hours_error(self) -> float | None:
-        """Of the middle of the interval, relative; ``None`` where it is not comparable."""
+        """Relative error of the quoted seconds; ``None`` where the quote was of other trials."""
         if self.quoted is None or self.seconds <= 0:
             return None
         return self.quoted[1] / self.seconds - 1

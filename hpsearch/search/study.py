@@ -16,7 +16,7 @@ from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.search.accuracy import Held, Measured
+from hpsearch.search.accuracy import Measured, QuoteAccuracy
 from hpsearch.search.failures import shape
 from hpsearch.search.importance import importances
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
@@ -174,10 +174,10 @@ class Study:
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def held(self) -> Held | None:
-        """The quote held against what the trials took; ``None`` where none was quoted."""
+    def quote_accuracy(self) -> QuoteAccuracy | None:
+        """How right the quote was; ``None`` where no trial was quoted."""
         trials = self._trials()
-        return Held.of(
+        return QuoteAccuracy.of(
             self.provenance.get("quote"),
             [
                 Measured(

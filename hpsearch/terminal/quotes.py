@@ -10,7 +10,7 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.cost.timings import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.report.text import duration
-from hpsearch.search.accuracy import Held
+from hpsearch.search.accuracy import QuoteAccuracy
 from hpsearch.search.quote import Quote
 
 
@@ -102,22 +102,22 @@ def short_quote_line(quote: Quote) -> str:
     return f"quote: {_hours(quote)}; up to {memory / 1e9:.1f} GB each"
 
 
-def held_lines(held: Held | None) -> Iterator[str]:
-    """The quote held against what happened."""
-    if held is None:
+def accuracy_lines(accuracy: QuoteAccuracy | None) -> Iterator[str]:
+    """How right a search's quote was; no line where nothing was quoted."""
+    if accuracy is None:
         return
-    median = f"the median of {held.trials} trial{'s' * (held.trials > 1)}"
-    if held.epoch_error is not None:
-        yield f"the quoted seconds of an epoch were {held.epoch_error:.0%} off, {median}"
-    if held.memory_error is not None:
-        yield f"the quoted memory was {held.memory_error:.0%} off, {median}"
-    error = held.hours_error
-    if held.quoted is not None and error is not None:
-        low, middle, high = held.quoted
-        failed = held.failed_seconds
+    median = f"the median of {accuracy.trials} trial{'s' * (accuracy.trials > 1)}"
+    if accuracy.epoch_error is not None:
+        yield f"the quoted seconds of an epoch were {accuracy.epoch_error:.0%} off, {median}"
+    if accuracy.memory_error is not None:
+        yield f"the quoted memory was {accuracy.memory_error:.0%} off, {median}"
+    error = accuracy.hours_error
+    if accuracy.quoted is not None and error is not None:
+        low, middle, high = accuracy.quoted
+        failed = accuracy.failed_seconds
         yield (
-            f"the trials together took {duration(held.seconds)}, quoted were {duration(middle)} "
-            f"({duration(low)} to {duration(high)}): {abs(error):.0%} too "
+            f"the trials together took {duration(accuracy.seconds)}, quoted were "
+            f"{duration(middle)} ({duration(low)} to {duration(high)}): {abs(error):.0%} too "
             f"{'long' if error > 0 else 'short'}"
             + (f"; failed ones took {duration(failed)} besides" if failed else "")
         )

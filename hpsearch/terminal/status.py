@@ -21,7 +21,7 @@ def status_lines(of: Standing, where: str, again: str, width: int | None = None)
         width: columns of the terminal; ``None`` where nothing has to fit.
     """
     first = f"{of.kind} {of.name} in {where}: {of.summary}"
-    quote = None if of.held is None else str(of.held)
+    quote = None if of.quote_accuracy is None else str(of.quote_accuracy)
     for line in (first, _driver_line(of), _progress_line(of), quote):
         if line is not None:
             yield from hanging("", line, width)

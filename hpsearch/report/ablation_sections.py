@@ -21,7 +21,7 @@ from hpsearch.results.tables import (
 )
 
 PACKAGED_MOLECULES = 130_831
-"""Molecules of QM9 in the package: without the 3,054 that were later found uncharacterized."""
+"""Molecules of QM9 in the package: all but the 3,054 that turned out to be uncharacterized."""
 
 _PAPER_MOLECULES = 133_885
 
@@ -136,7 +136,7 @@ def _differences(table: pd.DataFrame) -> Section:
 
 
 def _average_row(table: pd.DataFrame, columns: list[str]) -> tuple[str, ...]:
-    """The averages; a column that fewer targets have than another says of how many it is."""
+    """The averages over targets; a cell says over how many where the columns differ in that."""
     means = averages(table)
     counts = {column: int(table[column].notna().sum()) for column in means}
     same = len(set(counts.values())) == 1
@@ -192,7 +192,7 @@ def _arms(findings: AblationFindings, arms: tuple[str, ...]) -> Section:
 
 
 def failure_sections(findings: AblationFindings) -> list[Section]:
-    """The cells that failed and why; nothing if none did."""
+    """The cells that failed, each with its reason; no section if none failed."""
     cells = findings.cells
     failed = cells[cells["state"] == "failed"]
     if failed.empty:
@@ -203,7 +203,7 @@ def failure_sections(findings: AblationFindings) -> list[Section]:
 
 
 def origin_section(findings: AblationFindings) -> Section:
-    """Where the configuration comes from, and what every cell was trained with."""
+    """Where the configuration comes from, and the settings that all cells share."""
     winner = findings.provenance.get("winner") or {}
     runs = findings.rows.runs
     config: dict[str, Any] = dict(winner.get("config") or {})

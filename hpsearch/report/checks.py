@@ -1,4 +1,4 @@
-"""The report's sections on what can be checked: validation errors, and what stands behind all."""
+"""The report's sections on checks: validation against test errors, and the chain of provenance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpsearch.results.findings import AblationFindings
 
 
 def provenance_section(links: tuple[Link, ...]) -> Section:
-    """The chain as a table under one sentence that sums it up."""
+    """The chain as a table, under a sentence that says whether it is unbroken."""
     return Section(
         "What stands behind the numbers",
         (verdict(links),),
@@ -25,7 +25,7 @@ def provenance_section(links: tuple[Link, ...]) -> Section:
 
 
 def verdict(links: tuple[Link, ...]) -> str:
-    """One sentence: the chain is unbroken, or where it is not."""
+    """A sentence: the chain is unbroken, or the names of the links that are not."""
     broken = ", ".join(link.name for link in links if link.state == "broken")
     unknown = ", ".join(link.name for link in links if link.state == "unknown")
     found = [f"is broken at {broken}"] if broken else []
@@ -37,7 +37,7 @@ def verdict(links: tuple[Link, ...]) -> str:
 
 
 def validation_gap_section(findings: AblationFindings) -> Section:
-    """The winners' validation and test errors, with a warning where they part."""
+    """The best arms' validation and test errors, with a warning where they part."""
     gaps = validation_gaps(findings)
     title = "Validation and test errors of the best arms"
     if gaps.empty:

@@ -1,4 +1,4 @@
-"""The report's sections on what the repeats say: intervals, differences, tests over targets."""
+"""The report's sections that compare arms: intervals, differences, tests over targets."""
 
 from __future__ import annotations
 

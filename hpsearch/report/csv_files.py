@@ -10,7 +10,7 @@ from hpsearch.results.tables import search_table, table1
 
 
 def csv_files(findings: Findings) -> dict[str, str]:
-    """File name to text of every table."""
+    """The text of each CSV file, by its name."""
     files: dict[str, str] = {}
     if findings.ablation is not None:
         files |= _of_ablation(findings.ablation)
@@ -38,7 +38,7 @@ def _of_search(findings: SearchFindings) -> dict[str, str]:
 
 
 def _of_runs(findings: Findings) -> dict[str, str]:
-    """What the figures of epochs, configurations and predictions are drawn from."""
+    """The runs, their epochs and their errors, which the figures are drawn from."""
     parts = [each.rows for each in (findings.search, findings.ablation) if each is not None]
     runs = pd.concat([part.runs for part in parts], ignore_index=True)
     drawn = pd.json_normalize(list(runs.pop("configuration")))
@@ -55,7 +55,7 @@ def _of_runs(findings: Findings) -> dict[str, str]:
 
 
 def _residuals(recorded: pd.DataFrame) -> pd.DataFrame:
-    """A row per residual; its molecule is its place among the test molecules."""
+    """A row per residual, with the place of its molecule among the test molecules."""
     rows = recorded.copy(deep=False)
     rows["molecule"] = [list(range(len(values))) for values in recorded["residuals"]]
     return rows.explode(["residuals", "molecule"])

@@ -1,4 +1,4 @@
-"""The whole report: what was ablated, what was searched, and what it may be compared with."""
+"""The whole report: the sections on an ablation, then those on the search behind it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Document:
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """All of them in their order."""
+        """All sections in the order of the report."""
         return (*self.table1, *self.comparisons, *self.checks, *self.search)
 
 

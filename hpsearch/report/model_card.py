@@ -1,6 +1,6 @@
-"""A model card for each target's best network: what it is, how good, what for, how to load it.
+"""A model card for each target's best network: its errors, its uses, its limits, how to load it.
 
-The best network is that of the lowest *validation* error; test errors take no part in the choice.
+The best network has the lowest *validation* error; test errors take no part in the choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpsearch.runs import checkpoint
 _UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
 
 _WITH_TRAINING = ("epochs", "seed")
-"""Fields of the training that stand beside how long it was."""
+"""Fields of the training that a card says among its data, not among its configuration."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Model:
     residuals: int
 
     def molecules(self, which: str) -> int | None:
-        """Molecules of ``train``, ``validation`` or ``test``; ``None`` where not known."""
+        """The size of ``train``, ``validation`` or ``test``; ``None`` if it is not known."""
         configured = self.run["configuration"]["data"]
         size = self.ablation.data.get(which)
         if size is None and which == "test" and self.residuals:
@@ -56,7 +56,7 @@ class _Model:
 
 
 def model_cards(findings: AblationFindings) -> dict[str, str]:
-    """File name to Markdown, one for each target that has a completed network."""
+    """The Markdown of each card by its file name: a card per target with a complete network."""
     return {f"model_card_{model.target.name}.md": _card(model) for model in _models(findings)}
 
 
@@ -160,7 +160,7 @@ def _errors(model: _Model) -> Section:
 
 
 def _publications(model: _Model) -> Iterator[Section]:
-    """The published errors, apart from ours: their training sets are another size."""
+    """The published errors, in a table of their own: their training sets had other sizes."""
     train = model.molecules("train")
     errors = published.MAES[model.target.name]
     theirs = published.NETWORKS[3:]
@@ -282,7 +282,7 @@ print(predictions[0, 0] * target("{target}").reporting_factor, "{unit}")
 
 
 def _loading(model: _Model) -> str:
-    """Where the weights are, and code that loads them: not a section, which holds no code."""
+    """The weights' file, and code that loads it; as Markdown, since a section cannot hold code."""
     epoch = int(model.cell["best_epoch"])
     folder = Path(*Path(model.run["directory"]).parts[-4:])
     found = _weights_file(Path(model.run["directory"]), epoch)

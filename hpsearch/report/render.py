@@ -51,7 +51,7 @@ class Figure:
 
     @property
     def csv_name(self) -> str:
-        """Of the file with the rows."""
+        """The name of the file with the rows."""
         return f"figure-{self.name}.csv"
 
 
@@ -71,7 +71,7 @@ class Figures:
 
 
 def plain(section: Section) -> str:
-    """The section's title and table for a terminal, columns aligned; without its remarks."""
+    """The section's title and table for a terminal, with aligned columns and without remarks."""
     lines = [section.header, *section.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(section.header))]
     first, last = 0, 0
@@ -116,7 +116,7 @@ def _markdown_section(section: Section) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """``text`` on one line, so that it neither ends a cell nor starts emphasis or HTML."""
+    """``text`` on one line, escaped so that it neither ends a cell nor starts emphasis or HTML."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
     for character in "|*_`":
         flat = flat.replace(character, f"\\{character}")
@@ -141,10 +141,10 @@ figcaption { color: var(--quiet); font-size: 0.85rem; }
 """Figures are as wide as the text of a screen, and are printed as wide as the paper."""
 
 _BROAD = 8
-"""A table of more columns is printed on paper that lies on its side."""
+"""A table of more columns than this is printed in landscape."""
 
 _LONG = 36
-"""A cell of more characters may be broken into lines."""
+"""A cell of more characters than this may be broken into lines."""
 
 
 def look() -> str:
@@ -159,7 +159,7 @@ def html_document(
     *,
     with_csv: bool = False,
 ) -> str:
-    """The sections and drawings as one HTML document, which asks for nothing outside it.
+    """The sections and drawings as one HTML document, which loads nothing else.
 
     Args:
         title: the heading.

@@ -68,7 +68,7 @@ def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tup
 
 
 def _decides(part: str, name: str, config: dict[str, Any]) -> bool:
-    """Whether the setting has an effect: beside a split file, sizes and seed have none."""
+    """Whether the setting has an effect: with a split file, sizes and seed have none."""
     by_file = part == "data" and config["data"].get("split_file") is not None
     return not by_file or name == "split_file"
 

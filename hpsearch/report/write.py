@@ -1,4 +1,4 @@
-"""Writes a report's files into a folder, each whole or not at all."""
+"""Writes a report's files into a folder: all of them or none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ nothing and must not import plotly."""
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a report.
+    """A report that was written.
 
     Attributes:
         paths: the files written.

@@ -1,6 +1,6 @@
-"""What the repeats say: intervals of the arms, differences of pairs, tests over targets.
+"""Arms compared: intervals over repeats, differences of pairs, tests over targets.
 
-And whether the errors that chose a winner are those that new molecules have.
+And whether the validation error that chose an arm is near that arm's test error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hpsearch.results.significance import (
 from hpsearch.results.tables import arms_of
 
 LEVEL = 0.05
-"""At which a difference is said to be settled, after Holm's correction."""
+"""A difference is called settled if its p, after Holm's correction, is below this."""
 
 COLUMNS = {
     "first": "str",
@@ -72,10 +72,10 @@ def interval_table(findings: AblationFindings) -> pd.DataFrame:
 def comparison_table(findings: AblationFindings) -> pd.DataFrame:
     """Paired differences of test MAEs, ``first`` less ``second``, target by target.
 
-    Compared are Table 1's three pairs and every other arm with the L0Net. Columns: ``COLUMNS``;
-    ``difference``, ``low``, ``high`` and ``molecule_error`` in the target's unit, ``relative`` to
-    ``second``'s mean, ``p`` of the paired t-test over repeats, ``p_holm`` adjusted over the targets
-    of the pair, ``more_repeats`` that would settle an open difference.
+    The pairs are those of :func:`pairs_of`. Columns: ``COLUMNS``; ``difference``, ``low``, ``high``
+    and ``molecule_error`` in the target's unit, ``relative`` to ``second``'s mean, ``p`` of the
+    paired t-test over repeats, ``p_holm`` adjusted over the targets of the pair, ``more_repeats``
+    the number of repeats that would bring an open difference below ``LEVEL``.
     """
     complete = _complete(findings)
     residuals = {
@@ -89,7 +89,7 @@ def comparison_table(findings: AblationFindings) -> pd.DataFrame:
 
 
 def pairs_of(arms: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The pairs that are compared: Table 1's, and every other arm with the L0Net."""
+    """The pairs that are compared: Table 1's three, and every other arm with the L0Net."""
     pairs = [("L1Net", "L0Net"), ("L0NetDeep", "L0Net"), ("L1Net", "L0NetDeep")]
     pairs += [(arm, "L0Net") for arm in arms if arm not in ("L1Net", "L0Net", "L0NetDeep")]
     return [pair for pair in pairs if set(pair) <= set(arms)]
@@ -99,11 +99,11 @@ def over_targets(comparisons: pd.DataFrame, *, distinct: bool = False) -> pd.Dat
     """The signed-rank test of each pair's relative differences over the targets.
 
     Args:
-        comparisons: of :func:`comparison_table`.
+        comparisons: the table of :func:`comparison_table`.
         distinct: whether U0, U, H and G count once.
 
     Returns:
-        Columns first, second, targets, mean_relative, p, and refusal: why there is no p.
+        Columns: first, second, targets, mean_relative, p, refusal (why there is no p).
     """
     rows = []
     for (first, second), of_pair in comparisons.groupby(["first", "second"], sort=False):
@@ -125,7 +125,7 @@ def _complete(findings: AblationFindings) -> pd.DataFrame:
 
 
 def _errors(complete: pd.DataFrame, arm: str, name: str) -> pd.Series[Any]:
-    """Test MAEs of an arm at a target, by repeat."""
+    """The test MAEs of an arm at a target, by repeat."""
     mine = complete[(complete["variant"] == arm) & (complete["target"] == name)]
     return mine.set_index("repeat")["test_mae"].astype(float).sort_index()
 
@@ -136,7 +136,7 @@ def _pair(
     first: str,
     second: str,
 ) -> list[dict[str, Any]]:
-    """The pair's rows, one for each target at which both have completed a repeat."""
+    """The pair's rows, one for each target at which both arms have completed the same repeat."""
     found: dict[str, tuple[Difference, dict[str, Any]]] = {}
     for name in TARGET_NAMES:
         ours, theirs = (_errors(complete, arm, name) for arm in (first, second))
@@ -168,7 +168,7 @@ def _pair(
 def _molecule_error(
     residuals: dict[tuple[str, str], Any], first: str, second: str, name: str, repeats: list[int]
 ) -> float:
-    """Of the mean difference; NaN where residuals of a repeat were not recorded."""
+    """The standard error over molecules; NaN where the store lacks residuals of a repeat."""
     keys = [[(f"{arm}/{name}/{repeat}", name) for repeat in repeats] for arm in (first, second)]
     if any(key not in residuals for of_arm in keys for key in of_arm):
         return math.nan
@@ -197,7 +197,7 @@ def _judged(
 # --- Validation and test errors -------------------------------------------------------------------
 
 PARTED = 3.0
-"""Standard errors beyond which two errors of one network are said to part."""
+"""Two errors of one network are said to part if they are more standard errors apart than this."""
 
 GAP_COLUMNS = {
     "target": "str",
@@ -211,16 +211,17 @@ GAP_COLUMNS = {
 
 
 def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
-    """For each target, the validation and the test error of the arm that validation chooses.
+    """The validation and the test error of each target's best arm.
 
-    The arm of the lowest validation MAE, averaged over its completed repeats. With s the standard
-    deviation over test molecules of the absolute error (averaged over the repeats first, so that a
-    molecule counts once), the difference of two means over other molecules has the standard error
+    The best arm is :func:`best_arm`'s. Let s be the standard deviation of the absolute error over
+    the test molecules, averaged over the repeats first, so that a molecule counts once. The
+    standard error of the difference of two means over other molecules is
 
         s sqrt(1/n_validation + 1/n_test).
 
     Columns: ``GAP_COLUMNS``; errors in the target's reporting unit; ``parted_by`` is test less
-    validation in standard errors. The last two are empty where no residuals were recorded.
+    validation in standard errors. ``standard_error`` and ``parted_by`` are empty where the store
+    lacks residuals.
     """
     cells = findings.complete.dropna(subset=["validation_mae", "test_mae"])
     recorded = findings.residuals
@@ -234,7 +235,11 @@ def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
 
 
 def best_arm(cells: pd.DataFrame) -> pd.DataFrame:
-    """Of one target's completed cells, those of the arm with the lowest mean validation MAE."""
+    """The cells of the arm with the lowest validation MAE, averaged over its completed repeats.
+
+    Args:
+        cells: the completed cells of one target.
+    """
     means = {
         arm: float(errors.mean())
         for arm in arms_of(cells)
@@ -264,7 +269,7 @@ def _gap(
 
 
 def _standard_error(residuals: list[np.ndarray[Any, Any]], validation: int | None) -> float | None:
-    """``None`` where it cannot be known, or where every molecule has the same error."""
+    """The gap's standard error; ``None`` where it is unknown or zero."""
     if not residuals or not validation or len({len(one) for one in residuals}) > 1:
         return None
     of_molecule = np.abs(np.stack(residuals)).mean(axis=0)

@@ -1,4 +1,4 @@
-"""What the store says of an ablation and of the search behind it, for those who check it."""
+"""What the links of the chain are checked with, and how two records are compared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hpsearch.results.findings import AblationFindings, SearchFindings
 State = Literal["unbroken", "broken", "unknown"]
 
 _DIGITS = 12
-"""Of a hash; a commit's are as many."""
+"""Digits of a hash or of a commit that are shown."""
 
 _SHOWN = 3
-"""Findings of one link that are told; the others are counted."""
+"""Problems of one link that are written out; the others are counted."""
 
 BY_HAND = "the configuration was written by hand"
 
@@ -30,9 +30,9 @@ class Link:
         name: ``data``, ``split``, ``space``, ``study``, ``export``, ``runs``, ``code`` or
             ``environment``.
         value: what was recorded, in short.
-        state: ``unbroken`` if everything that could be compared agrees, ``broken`` if something
-            does not, ``unknown`` if something that must be compared is not there.
-        detail: one line that says why.
+        state: ``unbroken`` if all records agree, ``broken`` if two records differ, ``unknown`` if a
+            record that must be compared is missing.
+        detail: the reason, in one line.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Link:
 
 @dataclass(frozen=True)
 class ExportedTrial:
-    """What the store says of the trial that an export comes from.
+    """What the store has of the trial that an export comes from.
 
     Attributes:
-        provenance: of its study.
-        state: of the exported trial, as Optuna has it; ``None`` if it has no such trial.
-        run: the trial's row in our table, empty if there is none.
-        best_loss: lowest validation loss among the trial's epochs.
+        provenance: the study's.
+        state: the trial's state in Optuna's table; ``None`` if the table has no such trial.
+        run: the trial's row in our table of runs; empty if there is none.
+        best_loss: the lowest validation loss of the trial's epochs; ``None`` without any.
     """
 
     provenance: dict[str, Any]
@@ -60,15 +60,15 @@ class ExportedTrial:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the links are checked with.
+    """The records that the links are checked with.
 
     Attributes:
-        ablation: the experiment's provenance.
-        export: the configuration that was exported, with its origin.
-        origin: where the export comes from; ``None`` if it was written by hand or is not recorded.
-        search: the trial of that origin; ``None`` if this store does not have its study.
+        ablation: the ablation's provenance.
+        export: the exported configuration, with its origin.
+        origin: the origin of the export; ``None`` if a person wrote it or the store lacks it.
+        search: the exported trial; ``None`` if this store does not have its study.
         runs: the ablation's networks.
-        molecules: this machine's.
+        molecules: this machine's molecules; ``None`` without any.
     """
 
     ablation: dict[str, Any]
@@ -82,7 +82,7 @@ class Evidence:
     def of(
         cls, ablation: AblationFindings, search: SearchFindings | None, molecules: Molecules | None
     ) -> Evidence:
-        """What is known of the ablation and of the search that it comes from."""
+        """The records of an ablation and of the search that it comes from."""
         export = ablation.provenance.get("winner") or {}
         origin = export.get("provenance")
         return cls(
@@ -96,11 +96,11 @@ class Evidence:
 
     @property
     def no_origin(self) -> str:
-        """Why nothing can be said of a search."""
+        """Why there is no search to check."""
         return BY_HAND if self.export else "the export is not recorded"
 
     def seen_by_runs(self, column: str) -> list[tuple[str, str]]:
-        """Who and what: each distinct value of a column, with the runs that have it."""
+        """Each distinct value of a column, after the name of the runs that have it."""
         known = self.runs.dropna(subset=[column])
         groups = known.groupby(column, sort=False)["key"]
         return [(_named(keys.tolist()), str(value)) for value, keys in groups]
@@ -129,21 +129,29 @@ def _named(keys: list[str]) -> str:
 
 
 def link(name: str, value: str, sound: str, broken: list[str], unknown: list[str]) -> Link:
-    """A link whose worst finding decides, with all findings of that kind."""
+    """The link's state and detail, from the problems that the checks came upon.
+
+    Args:
+        name: of the link.
+        value: what was recorded, in short.
+        sound: the detail where there is no problem.
+        broken: records that differ, one line each.
+        unknown: records that are missing, one line each; said only if none differ.
+    """
     state: State = "broken" if broken else "unknown" if unknown else "unbroken"
-    findings = list(dict.fromkeys(broken or unknown))
-    more = len(findings) - _SHOWN
-    said = "; ".join(findings[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    return Link(name, value, state, said or sound)
+    problems = list(dict.fromkeys(broken or unknown))
+    more = len(problems) - _SHOWN
+    detail = "; ".join(problems[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    return Link(name, value, state, detail or sound)
 
 
 def known(who: str, value: Any) -> list[tuple[str, str]]:
-    """Who recorded what, or nothing where it is missing."""
+    """The value after the name of who recorded it; empty where the value is missing."""
     return [] if value is None or pd.isna(value) else [(who, str(value))]
 
 
 def disagreements(seen: list[tuple[str, str]]) -> list[str]:
-    """Everyone whose value is not the first one's."""
+    """A line for each value that is not the first one."""
     who, first = seen[0]
     return [
         f"{other} has {short(value)}, {who} {short(first)}"

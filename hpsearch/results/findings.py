@@ -1,4 +1,4 @@
-"""Everything that a report says something of, each of the store's tables read once."""
+"""An ablation and a study as they stood at one moment, each of the store's tables read once."""
 
 from __future__ import annotations
 

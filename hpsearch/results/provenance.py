@@ -1,7 +1,7 @@
-"""What stands behind an ablation's numbers, link by link, and whether each link holds.
+"""Where an ablation's numbers come from, as a chain of links, and whether each link is unbroken.
 
-The chain runs data → split → space → study → export → runs → code → environment. Every link is
-checked against something that was recorded elsewhere, or that can be made again on this machine.
+The chain runs data → split → space → study → export → runs → code → environment. Each link is
+compared with what was recorded elsewhere, or with what this machine computes again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpsearch.search.terms import most_wanted
 
 
 def molecules_at_hand() -> Molecules | None:
-    """This machine's molecules, or ``None``: a report can be written where there are none."""
+    """This machine's molecules; ``None`` without any, since a report can be written without."""
     try:
         return qm9.load()
     except HpsearchError:
@@ -38,12 +38,12 @@ def chain(
 ) -> tuple[Link, ...]:
     """Every link from the molecules to the environment, checked.
 
-    What an older store did not record makes a link ``unknown``, never an error.
+    A link is ``unknown``, and no error is raised, where an older store did not record something.
 
     Args:
-        ablation: whose numbers are checked.
-        search: that its configuration comes from; ``None`` if the store does not have it.
-        molecules: this machine's, with which splits are made again; ``None`` without any.
+        ablation: the ablation that is checked.
+        search: the search that its configuration comes from; ``None`` if the store has no such one.
+        molecules: this machine's molecules, from which splits are made again; ``None`` without any.
     """
     seen = Evidence.of(ablation, search, molecules)
     return (
@@ -62,7 +62,7 @@ def chain(
 
 
 def _data(seen: Evidence) -> Link:
-    """The molecules: one hash for the search, the export, every run and this machine."""
+    """Whether the search, the export, every run and this machine have the same molecules."""
     recorded = [
         *known("the ablation", seen.ablation.get("data_hash")),
         *known("its baselines", (seen.ablation.get("data") or {}).get("data_hash")),
@@ -80,7 +80,7 @@ def _data(seen: Evidence) -> Link:
 
 
 def _space(seen: Evidence) -> Link:
-    """The space: what the export names is what the study has, and that has its own hash."""
+    """Whether the export's space is the study's, and the study's content still has its hash."""
     if seen.origin is None:
         return Link("space", "", "unknown", seen.no_origin)
     recorded = str(seen.origin.get("space_hash"))
@@ -105,7 +105,7 @@ def _space(seen: Evidence) -> Link:
 def _differs_in_trials(study: Mapping[str, Any], recorded: str) -> bool:
     """Whether the study's space has the hash ``recorded`` with another number of trials.
 
-    That number may change from launch to launch of a study, and the hash with it.
+    A launch may change the number of trials of a study, and with it the hash of the space.
     """
     content = study["space"]["content"]
     return any(
@@ -115,7 +115,7 @@ def _differs_in_trials(study: Mapping[str, Any], recorded: str) -> bool:
 
 
 def _study(seen: Evidence) -> Link:
-    """The study: the trial is complete, and its best epoch has the loss that was exported."""
+    """Whether the trial is complete and its best epoch has the loss that was exported."""
     if seen.origin is None:
         return Link("study", "", "unknown", seen.no_origin)
     trial, loss = seen.origin.get("trial"), seen.origin.get("validation_loss")
@@ -140,7 +140,7 @@ def _study(seen: Evidence) -> Link:
 
 
 def _export(seen: Evidence) -> Link:
-    """The export: its configuration is the trial's."""
+    """Whether the export's configuration is the trial's."""
     config = seen.export.get("config")
     if not config:
         return Link("export", "", "unknown", "the export is not recorded")
@@ -162,7 +162,7 @@ def _export(seen: Evidence) -> Link:
 
 
 def _runs(seen: Evidence) -> Link:
-    """The networks: stored as they were made, one for each arm, each arm's derived anew."""
+    """Whether each arm has one network, which derives from the export and has its fingerprint."""
     if seen.runs.empty:
         return Link("runs", "", "unknown", "the ablation has no runs")
     arms = _networks_by_arm(seen.runs)
@@ -195,9 +195,9 @@ def _networks_by_arm(runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
 def _unlike_the_export(
     seen: Evidence, arms: dict[str, list[dict[str, Any]]]
 ) -> tuple[list[str], list[str]]:
-    """Which of the paper's arms is not what its rule makes of the export's network.
+    """The paper's arms whose network is not what their rule makes of the export's network.
 
-    A declared arm's rule is not recorded, so that it can only be compared with itself.
+    The store does not record the rule of a declared arm: such an arm is not compared.
     """
     try:
         exported = NetworkConfig.model_validate((seen.export.get("config") or {})["network"])
@@ -218,7 +218,7 @@ def _unlike_the_export(
 
 
 def _code(seen: Evidence) -> Link:
-    """The code: every launch ran the same commit, without changes beside it."""
+    """Whether every launch ran the same commit, without uncommitted changes."""
     launches = seen.ablation.get("code") or []
     commits = [launch.get("git_commit") for launch in launches]
     if seen.origin is not None:
@@ -228,7 +228,7 @@ def _code(seen: Evidence) -> Link:
     broken = [f"files were changed beside {', '.join(dirty)}"] if dirty else []
     unknown = [] if launches else ["the launches have not recorded it"]
     if len(named) > 1:
-        # Each can be had again; that they compute alike is nothing that a table can tell.
+        # Each can be checked out again; whether they compute the same, no table can tell.
         listed = ", ".join(map(_commit, named))
         unknown.append(f"several commits, {listed}, which may not compute alike")
     if None in commits:
@@ -243,12 +243,12 @@ _DIRTY = "-dirty"
 
 
 def _commit(commit: str) -> str:
-    """A commit in short, with its mark where files were changed beside it."""
+    """The first digits of a commit, with its mark where there were uncommitted changes."""
     return short(commit.removesuffix(_DIRTY)) + (_DIRTY if commit.endswith(_DIRTY) else "")
 
 
 def _environment(seen: Evidence) -> Link:
-    """The packages: every launch had the same versions of what decides a result."""
+    """Whether every launch had the same versions of the packages that decide a result."""
     launches = [launch.get("versions") for launch in seen.ablation.get("code") or []]
     sources = launches if seen.origin is None else [seen.origin.get("versions"), *launches]
     recorded = [versions for versions in sources if versions]

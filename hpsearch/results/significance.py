@@ -1,8 +1,9 @@
-"""What repeats of a run say: intervals, paired differences, tests over targets, repeats to add.
+"""Statistics of repeats: intervals, paired differences, tests over targets, repeats to add.
 
-Functions of plain numbers. In an ablation the arms of one repeat share their seed and their test
-molecules, so arms are compared repeat by repeat. Errors of molecules are averaged first, and the
-intervals are Student's over repeats: a bootstrap over three seeds has only ten different samples.
+All functions take plain numbers. In an ablation the arms of one repeat share their seed and their
+test molecules, so arms are compared repeat by repeat. Errors of molecules are averaged first, and
+the intervals are Student's over repeats: a bootstrap over three seeds has only ten different
+samples.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SAME_TARGET = ("U0", "U", "H", "G")
 """Energies that are correlated above 0.9997: one target, counted four times."""
 
 LEAST_TARGETS = 6
-"""Of fewer no two-sided signed-rank test can give less than 0.05: with five it is 2/2⁵ = 0.0625."""
+"""With five targets the smallest two-sided p of a signed-rank test is 2/2⁵ = 0.0625, above 0.05."""
 
 Key = TypeVar("Key")
 

@@ -1,4 +1,4 @@
-"""Whether the split of an ablation is the one that its records and its configurations say."""
+"""Whether an ablation was trained and tested on the molecules that its records name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpsearch.results.evidence import Evidence, Link, disagreements, known, link
 
 
 def split_link(seen: Evidence) -> Link:
-    """The three sets: made again from every run's configuration, and new to the search."""
+    """Whether each run's split can be made again, and the search saw none of its test molecules."""
     runs = seen.runs.dropna(subset=["split_hash"])
     if runs.empty:
         return Link("split", "", "unknown", "no run has recorded its split")
@@ -35,7 +35,7 @@ def split_link(seen: Evidence) -> Link:
 
 
 def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
-    """Runs whose split is not the one that the launch settled for their repeat."""
+    """Runs whose split is not the one that the launch recorded for their repeat."""
     wrong = []
     for key, split in zip(runs["key"], runs["split_hash"], strict=True):
         repeat = CellKey.parse(str(key)).repeat
@@ -46,7 +46,7 @@ def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
 
 
 def _remade(seen: Evidence, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """What differs when each split is made again, and what could not be made again."""
+    """The splits that differ when they are made again, and those that cannot be made again."""
     if seen.molecules is None:
         return [], ["this machine has no molecules to make it again"]
     if set(runs["data_hash"].dropna()) - {seen.molecules.content_hash}:
@@ -75,7 +75,7 @@ def _remade(seen: Evidence, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
 
 
 class _Splits:
-    """Splits made again, each configuration's once."""
+    """Makes splits again, once for each configuration."""
 
     def __init__(self, molecules: Molecules) -> None:
         self._molecules = molecules
@@ -86,7 +86,7 @@ class _Splits:
         """The split of a stored configuration.
 
         Raises:
-            ValueError: in one line, why it cannot be made.
+            ValueError: the split cannot be made; the reason in one line.
         """
         try:
             config = DataConfig.model_validate(data)
@@ -97,10 +97,10 @@ class _Splits:
         return self._made[config]
 
     def of_the_search(self, seen: Evidence, broken: list[str]) -> Split | None:
-        """The search's split, whose hash is compared with the export's.
+        """The search's split; ``None`` if there is none, or if its hash is not the export's.
 
         Raises:
-            ValueError: in one line, why it cannot be made.
+            ValueError: the split cannot be made; the reason in one line.
         """
         if seen.origin is None:
             return None
@@ -113,7 +113,7 @@ class _Splits:
         return made
 
     def overlap(self, search: Split | None, run: Split) -> list[str]:
-        """One line if the search has seen test molecules of a run."""
+        """A line if the search has seen test molecules of a run."""
         if search is None:
             return []
         if run.hash not in self._overlaps:

@@ -10,11 +10,11 @@ from hpsearch.store import StoreReader
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is about.
+    """The study and the ablation that a report is about.
 
     Attributes:
-        study: name of the search, ``None`` for none.
-        ablation: name of the ablation, ``None`` for none.
+        study: name of the study; ``None`` without one.
+        ablation: name of the ablation; ``None`` without one.
     """
 
     study: str | None
@@ -27,10 +27,11 @@ class Subject:
 
 
 def subject(store: StoreReader, name: str | None = None) -> Subject:
-    """The study and the ablation that ``name`` stands for, by default what was launched last.
+    """The study or the ablation called ``name``, and the one that belongs to it.
 
-    An ablation brings the study that its configuration was exported from, where the store has it;
-    a study brings the ablation of its export that was launched last.
+    To an ablation belongs the study that its configuration was exported from, if the store has it.
+    To a study belongs the ablation of its export that was launched last. Without a name, it is the
+    study or the ablation that was launched last.
 
     Raises:
         InputError: the store has nothing, or nothing of that name.

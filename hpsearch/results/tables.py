@@ -1,4 +1,7 @@
-"""Table 1 and the search as pandas frames; a cell without a completed run stays empty."""
+"""Table 1 and the table of a search's trials, as pandas frames.
+
+A value is empty where no completed run has it.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ BASELINES = ("mean", "composition")
 
 
 def table1(findings: AblationFindings) -> pd.DataFrame:
-    """Table 1's columns for what an ablation has run, with the published ones beside them.
+    """Table 1 of an ablation, with the published columns beside ours.
 
-    One row per target, in Table 1's order. Columns:
+    One row per target that the ablation has, in Table 1's order. Columns:
 
     - ``symbol``, ``unit``, ``train_molecules``;
     - ``mean``, ``composition``: errors of predictions that see no geometry;
@@ -45,16 +48,17 @@ def table1(findings: AblationFindings) -> pd.DataFrame:
 
 
 def arms_of(cells: pd.DataFrame) -> tuple[str, ...]:
-    """Table 1's three arms and whatever else there are cells of, in the variants' order."""
+    """Table 1's three arms and all other arms of ``cells``, in the order of the variants."""
     present = list(dict.fromkeys(cells["variant"]))
     known = [name for name in VARIANT_NAMES if name in TABLE_1_ARMS or name in present]
     return (*known, *(name for name in present if name not in known))
 
 
 def averages(table: pd.DataFrame) -> dict[str, float]:
-    """Mean over targets of each % column, ours and the paper's, over the rows that have it.
+    """The mean over targets of each % column, ours and the paper's.
 
-    Errors and their differences are in different units and are not averaged.
+    Rows without the value are left out. Errors and their differences are not averaged, since their
+    units differ from target to target.
     """
     columns = [name for name in COMPARISONS if name.startswith("relative")]
     means = {
@@ -86,7 +90,7 @@ def _columns(arms: tuple[str, ...]) -> dict[str, str]:
 def _row(
     name: str, cells: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """One target's row; what is not known is left out."""
+    """The row of one target; values that are not known are left out."""
     complete = cells[cells["state"] == "complete"].groupby("variant")
     means = complete["test_mae"].mean().dropna()
     errors = {str(arm): float(mae) for arm, mae in means.items()}

@@ -57,7 +57,7 @@ from hpsearch.store import Store
 from hpsearch.store.tables import epochs, runs
 from hpsearch.search.launch import launch_study
 from hpsearch.search.work import Search
-from hpsearch.search.trial_rows import TrialRows
+from hpsearch.search.trials import TrialRows
 from hpsearch.config.targets import TARGET_NAMES
 
 EPOCHS = 10

@@ -14,6 +14,7 @@ from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch.cli import launch, program
 from hpsearch.config.space import Budget, SearchSpace
+from hpsearch.cost.accuracy import Measured, QuoteAccuracy
 from hpsearch.cost.model import CostModel
 from hpsearch.cost.timings import Timed, Timing
 from hpsearch.data import qm9
@@ -21,7 +22,6 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
-from hpsearch.search.accuracy import Measured, QuoteAccuracy
 from hpsearch.search.launch import launch_study
 from hpsearch.search.quote import Quote, drawn, to_time, usual_epochs, ways_down, within_reach
 from hpsearch.search.study import Study

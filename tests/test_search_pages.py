@@ -129,7 +129,7 @@ def test_importances_are_parts_of_a_whole(store):
 
 def test_a_parameter_that_decides_is_found():
     optuna = pytest.importorskip("optuna")
-    from hpsearch.search.importance import importances
+    from hpsearch.search.study import importances
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(60):

@@ -12,8 +12,8 @@ from hpsearch.ablation.cells import STATES, cell_table
 from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.targets import target
+from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.estimate import RunSoFar, left_by_record
-from hpsearch.search.accuracy import QuoteAccuracy
 from hpsearch.search.study import Study
 from hpsearch.store import Experiment, StoreReader
 from hpsearch.store.lease import Holder

@@ -18,7 +18,6 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.cost.model import CostModel
 from hpsearch.errors import InputError
 from hpsearch.search.failures import dropped
-from hpsearch.search.kept_files import KeptFiles
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.terms import (
     changes,
@@ -32,7 +31,7 @@ from hpsearch.search.terms import (
     require_same_molecules,
     require_same_space,
 )
-from hpsearch.search.trial_rows import TrialRows
+from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Experiment, Store, check_name, experiment_folder
 from hpsearch.system import failpoint
@@ -88,7 +87,7 @@ def launch_study(
     rows = TrialRows(store, name, sampler)
     rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
     folder = runs_root.absolute() / experiment_folder(name, experiment.identity)
-    files = KeptFiles(store, name, folder)
+    files = TrialFiles(store, name, folder)
     at_start = _reclaim(rows, files, space, experiment.provenance)
     files.remove_unneeded(rows.states())
     return Search(
@@ -158,7 +157,7 @@ def _forced_terms(
 
 
 def _reclaim(
-    rows: TrialRows, files: KeptFiles, space: SearchSpace, provenance: Mapping[str, Any]
+    rows: TrialRows, files: TrialFiles, space: SearchSpace, provenance: Mapping[str, Any]
 ) -> StartCounts:
     """End the RUNNING rows that cannot go on; the others are the search's to continue.
 

@@ -17,8 +17,8 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.cost.estimate import makespan
 from hpsearch.cost.model import CostModel, refusal
 from hpsearch.cost.timings import Timing
-from hpsearch.search.kept_files import KEPT_WEIGHTS
 from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.trials import KEPT_WEIGHTS
 
 DRAWS = 200
 """Configurations that stand for the space."""

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import mean
 from typing import Any, Literal, Self, final
 
+import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
+from hpsearch.cost.accuracy import Measured, QuoteAccuracy
 from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.search.accuracy import Measured, QuoteAccuracy
 from hpsearch.search.failures import shape
-from hpsearch.search.importance import importances
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
 from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import recorded_runs
+
+LEAST_TRIALS = 5
+"""Complete trials below which nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -397,3 +402,46 @@ def most_common_failure(trials: list[FrozenTrial]) -> str | None:
     shapes = [shape(reason) for reason in reasons]
     most_common, _ = Counter(shapes).most_common(1)[0]
     return str(reasons[shapes.index(most_common)])
+
+
+def importances(
+    trials: Sequence[FrozenTrial], losses: Mapping[str, Mapping[int, float]]
+) -> pd.DataFrame:
+    """Optuna's PED-ANOVA: how far the best trials' values of a parameter are from all trials'.
+
+    Args:
+        trials: of a study.
+        losses: of each loss by name, its value by the trial's number.
+
+    Returns:
+        One row per loss, one column per parameter, in ``losses``' order and by falling mean; each
+        row adds up to 1. Empty for fewer than :data:`LEAST_TRIALS` complete trials.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name, values in losses.items():
+        known = [t for t in trials if t.state == TrialState.COMPLETE and t.number in values]
+        if len(known) < LEAST_TRIALS:
+            continue
+        rows[name] = _importances(known, values)
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)
+    return table[table.mean().sort_values(ascending=False).index]
+
+
+def _importances(trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
+    # It would say of every one that it was created.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    study.add_trials(
+        [
+            optuna.trial.create_trial(
+                value=values[trial.number],
+                params=trial.params,
+                distributions=trial.distributions,
+            )
+            for trial in trials
+        ]
+    )
+    with warnings.catch_warnings():
+        # Of parameters that had one value only: their importance is 0.
+        warnings.simplefilter("ignore")
+        return optuna.importance.get_param_importances(study)

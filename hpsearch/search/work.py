@@ -24,9 +24,8 @@ from hpsearch.runs.messages import (
     RunFacts,
 )
 from hpsearch.search.failures import Breakdown, Failures, dropped, failed, refused
-from hpsearch.search.kept_files import KeptFiles
 from hpsearch.search.terms import count_state, count_verdicts
-from hpsearch.search.trial_rows import TrialRows
+from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.store import Experiment, Store, TrialState
 from hpsearch.system import failpoint
 
@@ -99,7 +98,7 @@ class Search:
         experiment: Experiment,
         space: SearchSpace,
         rows: TrialRows,
-        files: KeptFiles,
+        files: TrialFiles,
         at_start: StartCounts,
         *,
         forced: list[str],

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from hpsearch.ablation.quote import PlanQuote
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
+from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.timings import Timed
 from hpsearch.errors import HpsearchError
 from hpsearch.report.text import duration
-from hpsearch.search.accuracy import QuoteAccuracy
 from hpsearch.search.quote import Quote
 
 

@@ -254,7 +254,7 @@ def test_a_death_before_the_verdict_is_told(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpsearch.search.trial_rows.TrialRows.fail", dies)
+        patch.setattr("hpsearch.search.trials.TrialRows.fail", dies)
         with pytest.raises(KeyboardInterrupt):
             search.finish(assignment.key, BROKEN)
     assert launches.states() == {"RUNNING": 1}

@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.search.samplers import SeededPerTrial
-from hpsearch.search.trial_rows import TrialRows
+from hpsearch.search.trials import TrialRows
 from hpsearch.store import Store
 from hpsearch.system import installation
 

@@ -7,18 +7,20 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import make_server
 
 import optuna
 import pytest
+from waitress import wasyncore
 
-from hpsearch.dashboard.access import Guard, check_host, is_loopback
+from hpsearch.dashboard.access import Application, Guard, check_host, is_loopback
 from hpsearch.dashboard.application import application
-from hpsearch.dashboard.server import _Quiet, _Server, serve
+from hpsearch.dashboard.server import Limits, listening, made_server, serve
 from hpsearch.errors import InputError
 from hpsearch.store import Store
 
@@ -76,15 +78,25 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def served(store: Store, token: str | None = None, *, read_only: bool = False) -> Iterator[Site]:
     """A dashboard that is up for as long as the context is open."""
     guard = Guard(application(store), token, read_only=read_only)
-    server = make_server("127.0.0.1", 0, guard, _Server, _Quiet)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield Site(server.server_port)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with up(guard, Limits(threads=4)) as port:
+        yield Site(port)
+
+
+@contextlib.contextmanager
+def up(application: Application, limits: Limits) -> Iterator[int]:
+    """A server on a port of this machine."""
+    with listening("127.0.0.1", 0) as listener:
+        server = made_server(application, listener, limits)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            # The loop ends when it has no socket left, and only its own thread may close them.
+            with contextlib.suppress(OSError):  # it had just been woken, and has closed them
+                server.trigger.pull_trigger(lambda: wasyncore.close_all(server._map))
+            thread.join()
+            server.task_dispatcher.shutdown()
 
 
 @pytest.fixture
@@ -200,7 +212,7 @@ def test_no_other_page_may_frame_it(site: Any) -> None:
         {"cookie": "hpsearch_{port}=guess"},
         {"cookie": f"hpsearch_{{port}}={TOKEN}"},
         {"cookie": "hpsearch_{port}="},
-        {"cookie": "=;\x7f[],\xff"},
+        {"cookie": "=;[],\xff"},
     ],
 )
 def test_nothing_is_served_without_the_token(site: Any, store: Store, headers: Any) -> None:
@@ -215,6 +227,17 @@ def test_nothing_is_served_without_the_token(site: Any, store: Store, headers: A
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
         assert "HPSEARCH_TOKEN" in answer.body
         assert answer.headers["Set-Cookie"] is None
+        assert TOKEN not in answer.body
+    assert not changed(store)
+
+
+def test_a_header_with_control_characters_is_refused(site: Any, store: Store) -> None:
+    up = site(TOKEN)
+    given = {"cookie": "=;\x7f[],\xff", "authorization": f"Bearer {TOKEN}"}
+    answers = [up.ask(path, **given) for path in READS]
+    answers += [up.ask(path, method, body, **given) for method, path, body in CHANGES]
+    for answer in answers:
+        assert answer.status == 400
         assert TOKEN not in answer.body
     assert not changed(store)
 
@@ -351,3 +374,72 @@ def test_it_says_what_may_be_changed(
         serve(store, host, 0, say, **options)
     assert all(word in "\n".join(said) for word in words)
     assert TOKEN not in "\n".join(said)
+
+
+# --- Clients that are slow, silent or many --------------------------------------------------------
+
+ANSWER = b"an answer that fits into no buffer of a socket" * 2**18
+
+
+def answering(environment: Any, respond: Any) -> list[bytes]:
+    """A short answer, and under ``/long`` one of megabytes."""
+    body = ANSWER if environment["PATH_INFO"] == "/long" else b"short"
+    respond("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+def test_silent_connections_end_and_make_room() -> None:
+    limits = Limits(threads=2, connections=10, idle_seconds=1)
+    with up(answering, limits) as port, contextlib.ExitStack() as stack:
+        for _ in range(3 * limits.connections):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        # It waits behind all of them, which the server ends ten at a time.
+        assert Site(port).ask("/").body == "short"
+
+
+def test_a_client_that_reads_nothing_is_ended() -> None:
+    with up(answering, Limits(threads=2, idle_seconds=1)) as port, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(5)
+        client.settimeout(20)
+        assert Site(port).ask("/").body == "short"
+        assert received(client) < len(ANSWER)
+
+
+def received(client: socket.socket) -> int:
+    """Bytes until the other side ends the connection."""
+    count = 0
+    with contextlib.suppress(ConnectionResetError):
+        while data := client.recv(2**16):
+            count += len(data)
+    return count
+
+
+def test_slow_answers_wait_for_a_thread_and_not_for_each_other() -> None:
+    together = threading.Barrier(4)
+
+    def slow(environment: Any, respond: Any) -> list[bytes]:
+        together.wait(timeout=20)
+        return answering(environment, respond)
+
+    with up(slow, Limits(threads=4)) as port, ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: Site(port).ask("/").body, range(8)))
+    assert answers == ["short"] * 8
+
+
+def test_a_request_may_not_be_longer_than_what_the_dashboard_reads() -> None:
+    with up(answering, Limits(body_bytes=1000)) as port:
+        assert Site(port).ask("/", "POST", {"text": "x" * 500}).status == 200
+        assert Site(port).ask("/", "POST", {"text": "x" * 1500}).status == 413
+
+
+@pytest.mark.parametrize(
+    ("files", "connections"), [(-1, 512), (2**20, 512), (1024, 448), (256, 64), (100, 32)]
+)
+def test_connections_leave_files_for_the_store(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda which: (files, files))
+    assert Limits.of_this_process().connections == connections

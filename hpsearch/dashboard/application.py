@@ -38,14 +38,15 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
     """
     theirs = store.optuna_by_hand if isinstance(store, Store) else store.optuna_reader
     optuna_app = optuna_dashboard.wsgi(theirs)
+    pages = _Pages(store, own_pages, _scripts())
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")
         if path == PREFIX or path.startswith(PREFIX + "/"):
             try:
-                answer = _ours(store, own_pages, path.removeprefix(PREFIX).strip("/"), environment)
+                answer = pages.answer(path.removeprefix(PREFIX).strip("/"), environment)
             except HpsearchError as error:
-                answer = _Answer(str(error), "text/plain", "500 Internal Server Error")
+                answer = _answer(str(error), "text/plain", "500 Internal Server Error")
             respond(answer.status, answer.headers)
             return [answer.body]
         if environment["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
@@ -61,20 +62,16 @@ class _Answer:
     """What is sent back.
 
     Attributes:
-        text: the body.
+        body: the text, encoded.
         kind: its media type.
         status: number and phrase.
         tag: of this version of the text; without one nobody keeps it.
     """
 
-    text: str
+    body: bytes
     kind: str = "text/html"
     status: str = "200 OK"
     tag: str | None = None
-
-    @property
-    def body(self) -> bytes:
-        return self.text.encode()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -89,40 +86,55 @@ class _Answer:
         ]
 
 
-def _ours(
-    store: StoreReader, own_pages: Path | None, wanted: str, environment: Environment
+def _answer(
+    text: str, kind: str = "text/html", status: str = "200 OK", tag: str | None = None
 ) -> _Answer:
-    """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
-    asked = Asked.of(environment)
-    known = environment.get("HTTP_IF_NONE_MATCH")
-    if not wanted:
-        return _Answer(list_document(store, own_pages))
-    if wanted in _SCRIPTS:
-        text = _SCRIPTS[wanted]()
-        tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:16]}"'
-        return _unless_known(known, tag, lambda: _Answer(text, "text/javascript", tag=tag))
-    page, _, part = wanted.partition("/")
-    path = next((file for file in page_files(own_pages) if file.stem == page), None)
-    if path is None or part not in ("", *_PARTS):
-        text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
-        return _Answer(document("no such page", text), status="404 Not Found")
-    if not part:
-        return _Answer(page_document(own_pages, page, asked))
-    tag = f'"{store.revision()}-{path.stat().st_mtime_ns}"'
-    kind, write = _PARTS[part]
-    return _unless_known(
-        known, tag, lambda: _Answer(write(store, load_page(path), asked), kind, tag=tag)
-    )
+    return _Answer(text.encode(), kind, status, tag)
 
 
-def _unless_known(known: str | None, tag: str, answer: Callable[[], _Answer]) -> _Answer:
-    return _Answer("", status="304 Not Modified", tag=tag) if known == tag else answer()
+def _scripts() -> dict[str, _Answer]:
+    # Made once: plotly.js has megabytes, and every open page asks for it.
+    texts = {"plotly.js": plotly_script(), "follow.js": file_text("follow.js")}
+    tags = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+    return {
+        name: _answer(text, "text/javascript", tag=f'"{tags[name]}"')
+        for name, text in texts.items()
+    }
 
 
-_SCRIPTS: dict[str, Callable[[], str]] = {
-    "plotly.js": plotly_script,
-    "follow.js": lambda: file_text("follow.js"),
-}
+@dataclass(frozen=True)
+class _Pages:
+    """What lies under ``/pages``."""
+
+    store: StoreReader
+    own: Path | None
+    scripts: dict[str, _Answer]
+
+    def answer(self, wanted: str, environment: Environment) -> _Answer:
+        """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
+        if not wanted:
+            return _answer(list_document(self.store, self.own))
+        known = environment.get("HTTP_IF_NONE_MATCH")
+        if wanted in self.scripts:
+            script = self.scripts[wanted]
+            return _unless_known(known, script.tag, lambda: script)
+        asked = Asked.of(environment)
+        page, _, part = wanted.partition("/")
+        path = next((file for file in page_files(self.own) if file.stem == page), None)
+        if path is None or part not in ("", *_PARTS):
+            text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
+            return _answer(document("no such page", text), status="404 Not Found")
+        if not part:
+            return _answer(page_document(self.own, page, asked))
+        tag = f'"{self.store.revision()}-{path.stat().st_mtime_ns}"'
+        kind, write = _PARTS[part]
+        return _unless_known(
+            known, tag, lambda: _answer(write(self.store, load_page(path), asked), kind, tag=tag)
+        )
+
+
+def _unless_known(known: str | None, tag: str | None, answer: Callable[[], _Answer]) -> _Answer:
+    return _Answer(b"", status="304 Not Modified", tag=tag) if known == tag else answer()
 
 
 def _figure(store: StoreReader, page: Page, asked: Asked) -> str:

@@ -3,60 +3,56 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import resource
 import shlex
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from getpass import getuser
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import final
 
-from hpsearch.dashboard.access import MAY_CHANGE, Guard, check_host, is_loopback
+from waitress.server import BaseWSGIServer, create_server
+
+from hpsearch.dashboard.access import MAY_CHANGE, Application, Guard, check_host, is_loopback
 from hpsearch.dashboard.application import application
 from hpsearch.dashboard.documents import PREFIX
 from hpsearch.errors import InputError
 from hpsearch.store import StoreReader
 from hpsearch.system.credentials import TOKEN_VARIABLE
 
-_CLOSING_SECONDS = 1.0
-_CLOSING_PARTS = 64
 
+@final
+@dataclass(frozen=True)
+class Limits:
+    """What clients may take of the server at a time.
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request: a slow figure does not hold up the dashboard's polling."""
+    Attributes:
+        threads: requests that are answered; a slow figure must not hold up the others.
+        connections: open ones; more wait until one of them ends.
+        idle_seconds: after which a connection is closed that sends or takes nothing.
+        body_bytes: of a request; Optuna's dashboard itself takes no more than a tenth of it.
+    """
 
-    daemon_threads = True
+    threads: int = 64
+    connections: int = 512
+    idle_seconds: int = 20
+    body_bytes: int = 2**20
 
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection once its client has, so that no answer is cut off.
+    @classmethod
+    def of_this_process(cls) -> Limits:
+        """As many connections as fit into the files that this process may open.
 
-        A request that is refused may have a body that nobody read; closing at once would then
-        reset the connection while the answer is still on its way.
+        A connection takes up to two, its socket and an answer that waits for a slow client; the
+        store and the pages need some as well.
         """
-        with suppress(OSError):
-            request.shutdown(socket.SHUT_WR)
-            request.settimeout(_CLOSING_SECONDS)
-            for _ in range(_CLOSING_PARTS):
-                if not request.recv(2**16):
-                    break
-        self.close_request(request)
-
-
-class _Server6(_Server):
-    """On an IPv6 address."""
-
-    address_family = socket.AF_INET6
-
-
-class _Quiet(WSGIRequestHandler):
-    """Without a line on standard error for every request of a polling page."""
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files == resource.RLIM_INFINITY:
+            return cls()
+        return cls(connections=min(cls.connections, max(files // 2 - 64, 32)))
 
 
 def serve(
@@ -85,10 +81,58 @@ def serve(
     """
     check_host(host, port, token)
     guarded = Guard(application(store, own_pages), token, read_only=read_only)
-    server_class = _Server6 if ":" in host else _Server
+    with listening(host, port) as listener:
+        chosen = listener.getsockname()[1]
+        for line in _first_lines(store, host, chosen, token, read_only=read_only):
+            say(line)
+        made_server(guarded, listener, Limits.of_this_process()).run()
+
+
+def made_server(
+    application: Application, listener: socket.socket, limits: Limits
+) -> BaseWSGIServer:
+    """A server that no number of slow or silent clients can stop for good.
+
+    Args:
+        application: what it serves.
+        listener: a bound socket.
+        limits: of threads, connections and time.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A client that reads nothing is the kernel's to end: waitress waits until it can write.
+        milliseconds = 1000 * limits.idle_seconds
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    # Else it tells of every moment in which all threads are busy, and of what Ctrl-C cuts off.
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    server: BaseWSGIServer = create_server(
+        application,
+        sockets=[listener],
+        threads=limits.threads,
+        connection_limit=limits.connections,
+        channel_timeout=limits.idle_seconds,
+        cleanup_interval=max(limits.idle_seconds // 4, 1),
+        max_request_body_size=limits.body_bytes,
+        inbuf_overflow=limits.body_bytes,
+        # select() fails beyond 1,024 files.
+        asyncore_use_poll=True,
+        ident=None,
+    )
+    return server
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound to the address.
+
+    Raises:
+        InputError: it cannot be.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        server = make_server(host, port, guarded, server_class, _Quiet)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except (OSError, OverflowError) as error:
+        listener.close()
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             reason += ", by another dashboard perhaps"
@@ -96,22 +140,27 @@ def serve(
             f"the dashboard must be able to listen on {host}:{port}, got: {reason}; choose another "
             "with --port"
         ) from None
-    with server:
-        address = f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
-        say(f"store {store.label}")
-        say(f"Optuna dashboard {address}/dashboard")
-        say(f"our pages        {address}{PREFIX}")
-        if token is not None:
-            say(f"log in once at   {address}/?token=TOKEN (the text of {TOKEN_VARIABLE})")
-        who = "this machine" if is_loopback(host) else "the network"
-        who = f"whoever is on {who}" if token is None else "whoever knows the token"
-        say(f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}")
-        if not is_loopback(host):
-            say("the connection is not encrypted; put a proxy with TLS before it, or use ssh -L")
-        for line in _tunnel(host, server.server_port) if is_loopback(host) else ():
-            say(line)
-        say("stop it with Ctrl-C")
-        server.serve_forever()
+    return listener
+
+
+def _first_lines(
+    store: StoreReader, host: str, port: int, token: str | None, *, read_only: bool
+) -> Iterator[str]:
+    """Where the pages are and what whoever reaches them may do."""
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    yield f"store {store.label}"
+    yield f"Optuna dashboard {address}/dashboard"
+    yield f"our pages        {address}{PREFIX}"
+    if token is not None:
+        yield f"log in once at   {address}/?token=TOKEN (the text of {TOKEN_VARIABLE})"
+    who = "this machine" if is_loopback(host) else "the network"
+    who = f"whoever is on {who}" if token is None else "whoever knows the token"
+    yield f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}"
+    if is_loopback(host):
+        yield from _tunnel(host, port)
+    else:
+        yield "the connection is not encrypted; put a proxy with TLS before it, or use ssh -L"
+    yield "stop it with Ctrl-C"
 
 
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))

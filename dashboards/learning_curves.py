@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hpsearch.ablation.plan import CellKey
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
 from hpsearch.report.text import unit_symbol
@@ -51,7 +52,7 @@ def frame(
         return None
     # An ablation's key is variant/target/repeat, a trial's is its number.
     if last["kind"] == "ablation":
-        return curves.assign(line=curves["key"].str.split("/").str[0])
+        return curves.assign(line=[CellKey.parse(key).variant for key in curves["key"]])
     best = curves.groupby(["key", "epoch"])["loss"].sum().groupby("key").min().nsmallest(NAMED)
     named = curves["key"].isin(best.index)
     return curves.assign(line=("trial " + curves["key"]).where(named, OTHERS))

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from hpsearch.ablation.plan import CellKey
 from hpsearch.config.run import DataConfig
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data import qm9
@@ -90,8 +91,8 @@ def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
     residuals = store.test_residuals(experiment_id)[["key", "target", "residuals"]]
     runs = store.runs(experiment_id)[["key", "configuration", "data_hash", "split_hash"]]
     found = residuals.merge(runs, on="key")
-    parts = found["key"].str.split("/", expand=True).reindex(columns=range(3))
-    found["variant"], found["repeat"] = parts[0], parts[2].astype(int)
+    keys = [CellKey.parse(key) for key in found["key"]]
+    found = found.assign(variant=[k.variant for k in keys], repeat=[k.repeat for k in keys])
     first = found.sort_values("repeat", kind="stable").drop_duplicates(["variant", "target"])
     return first.sort_index()
 

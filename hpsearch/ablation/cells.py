@@ -1,4 +1,4 @@
-"""What the store knows of an ablation's cells."""
+"""An ablation's cells as the store has them: states, errors, seconds."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def cells_of(found: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFrame
     Columns: ``CELL_COLUMNS``; errors in the target's reporting unit, ``validation_mae`` and
     ``test_mae`` with the best epoch's weights, ``train_size`` of the split that was made,
     ``seconds`` of all epochs, ``reason`` of a failure. Empty where not known yet. A cell that is
-    ``running`` may be one that a launch left behind: the store does not know whether its driver
-    lives.
+    ``running`` may have been abandoned by a launch that died: the store does not know whether its
+    driver lives.
 
     Args:
         found: the rows.

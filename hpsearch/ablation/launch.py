@@ -26,21 +26,21 @@ def launch_ablation(
     wait: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ablation:
-    """Begins the ablation, or continues the one of this name.
+    """Begin the ablation, or continue the one of this name.
 
     Args:
         store: keeps the runs.
         winner: the exported configuration, kept as provenance.
         plan: the cells.
         runs_root: folder that holds the experiments' folders.
-        data: the molecules; makes every cell's split the same and gives the report its
-            baselines.
+        data: summary of the molecules; it sets the split that every cell must have, and the
+            report's baselines.
         wait: whether to wait for the end of another launch that drives the ablation.
-        say: told who drives it while this call waits.
+        say: called with who drives the ablation while this call waits.
 
     Raises:
         LeaseHeld: another launch drives the ablation, and ``wait`` is not set.
-        InputError: the store has an ablation of this name of other runs or other molecules.
+        InputError: the store has an ablation of this name with other runs or other molecules.
     """
     earlier = store.experiment("ablation", plan.name)
     if earlier is not None:
@@ -71,7 +71,7 @@ def launch_ablation(
 def _check_same_runs(
     store: Store, earlier: Experiment, plan: AblationPlan, data: DataSummary | None
 ) -> None:
-    """Refuses to mix different runs or molecules under one name.
+    """Refuse to mix different runs or molecules under one name.
 
     Raises:
         InputError: the stored ablation is another one.
@@ -106,7 +106,7 @@ def _check_same_runs(
 
 
 def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What code the launches ran, in their order; only changes are added."""
+    """The code that each launch ran, in their order; added only where it differs from the last."""
     now = installation.code()
     return earlier if earlier and earlier[-1] == now else [*earlier, now]
 
@@ -114,7 +114,7 @@ def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _record_plan(
     store: Store, experiment: Experiment, plan: AblationPlan, data: DataSummary | None
 ) -> None:
-    """Adds this launch's arms, molecules and baselines to those of earlier launches."""
+    """Add this launch's arms, molecules and baselines to those of earlier launches."""
     stored = experiment.provenance
     changes: dict[str, Any] = {
         "variants": {

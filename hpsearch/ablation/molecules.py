@@ -1,4 +1,4 @@
-"""The molecules of an ablation: sizes, baselines, and that the search never saw its test set."""
+"""The molecules of an ablation: sizes, baselines, and the check that its test set is new."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def _split_of_the_search(molecules: Molecules, winner: Winner, search: Provenanc
 
 
 def check_split(search: Split, run: Split) -> None:
-    """Refuses test molecules that the search trained on or chose its winner by.
+    """Refuse test molecules that the search trained on or chose its winner by.
 
     Splits of one seed and one validation size never clash as long as testing lies behind both;
     other seeds, split files and larger sizes may.
 
     Raises:
-        InputError: there are some.
+        InputError: there are such molecules.
     """
     seen = np.concatenate([search.train, search.validation])
     shared = len(np.intersect1d(seen, run.test))

@@ -1,4 +1,4 @@
-"""Which networks an ablation trains, and how: a pure function of the export and the options."""
+"""The plan of an ablation: which networks it trains, and how."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OF_THE_SEARCH = (
     "minimum_learning_rate",
     "early_stopping_patience",
 )
-"""How long and how a *search* trains; its winner is trained to the end instead (section 2.1)."""
+"""Fields of a *search's* training that an ablation replaces: it trains to the end (section 2.1)."""
 
 
 def ablation_training(search: TrainingConfig) -> TrainingConfig:
@@ -55,7 +55,8 @@ def ablation_training(search: TrainingConfig) -> TrainingConfig:
 def repeat_seed(seed: int, repeat: int) -> int:
     """Seed of the weights and of the order of batches in a repeat.
 
-    It does not depend on the variant or the target: the arms of one repeat are paired.
+    The seed does not depend on the variant or the target, so that the arms of one repeat are
+    paired.
     """
     digest = hashlib.sha256(f"{seed}/{repeat}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
@@ -110,8 +111,8 @@ class AblationPlan:
     Attributes:
         name: the experiment's name in the store.
         network: the winner's network.
-        training: of every cell; its seed is the one that the repeats' seeds derive from.
-        training_note: one line for the user, that says whose training it is.
+        training: of every cell; the repeats' seeds derive from its seed.
+        training_note: one line for the user that says where the training comes from.
         data: of every cell.
         targets: each trained by itself, in Table 1's order.
         variants: the arms.
@@ -249,7 +250,7 @@ class AblationPlan:
 
 
 def split_name(vary_split: bool, repeat: int) -> str:
-    """The provenance's entry for the hash of a repeat's split."""
+    """Name of the provenance's entry that keeps the hash of a repeat's split."""
     return f"split_hash_{repeat}" if vary_split and repeat > 0 else "split_hash"
 
 

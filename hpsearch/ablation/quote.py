@@ -1,4 +1,4 @@
-"""What a plan will cost, by a few measured steps of every arm."""
+"""What an ablation will cost, by a few measured steps of every arm."""
 
 from __future__ import annotations
 

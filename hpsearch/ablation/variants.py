@@ -160,7 +160,7 @@ def select_variants(
 
 
 def require_vectors(network: NetworkConfig) -> None:
-    """Refuses a network without rotating features, of which nothing can be ablated.
+    """Refuse a network without vectors, which an ablation could not drop.
 
     Raises:
         InputError: there are no vectors.

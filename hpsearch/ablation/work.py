@@ -24,9 +24,9 @@ from hpsearch.store import Experiment, Store
 class Ablation:
     """One launch of a plan: a source of assignments that keeps their results (``runs.Work``).
 
-    A cell that is complete in the store is never run again. One that an earlier launch left
-    unfinished goes on from its folder, one that failed is tried once more, in the next launch
-    only: a network that diverges would otherwise be trained for ever.
+    A cell that is complete in the store is never run again. A cell that an earlier launch left
+    unfinished goes on from its folder. A cell that failed is tried again only by the next launch:
+    within one launch a network that diverges would be trained for ever.
 
     Attributes:
         experiment: the ablation in the store.
@@ -77,7 +77,7 @@ class Ablation:
         ]
 
     def next(self) -> Assignment | None:
-        """The costliest cell that is still waiting, or ``None``."""
+        """The costliest cell that waits, or ``None``."""
         if not self._queue:
             return None
         cell = self._queue.pop(0)
@@ -93,7 +93,7 @@ class Ablation:
 
     @property
     def waiting(self) -> tuple[Cell, ...]:
-        """The cells that are still to be handed out, in their order."""
+        """The cells that wait to be handed out, in their order."""
         return tuple(self._queue)
 
     @property
@@ -102,9 +102,9 @@ class Ablation:
         return not self._queue
 
     def started(self, key: str, facts: RunFacts) -> None:
-        """A worker has built the cell's network and data; the first cell's data are all cells'.
+        """Record the facts of a cell; all cells must see the data and the split of the first one.
 
-        Where the split varies, they are those of all cells of the repeat.
+        Where the split varies, all cells of one repeat must see the same split.
 
         Raises:
             InputError: the molecules or the split are not those of the ablation's other cells,
@@ -127,18 +127,18 @@ class Ablation:
                 )
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
-        """An epoch of the cell has ended."""
+        """Record an epoch of the cell."""
         self._store.record_epoch(self._run_ids[key], metrics)
 
     def retried(self, key: str, failure: Failure) -> None:
-        """Nothing is kept: the cell's row says how it ended."""
+        """Record nothing: the cell's row says how it ends."""
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """The cell has ended.
+        """Record how the cell ended.
 
         Raises:
-            HpsearchError: it found no space for its checkpoint, or its machine is not fit for any
-                cell. Nothing has been recorded; the next launch goes on with it.
+            HpsearchError: the cell found no space for its checkpoint, or its machine is not fit for
+                any cell. Nothing has been recorded; the next launch goes on with the cell.
         """
         if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
             raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
@@ -151,6 +151,6 @@ class Ablation:
             self._states[key] = "complete" if isinstance(outcome, Completion) else "failed"
 
     def counts(self) -> dict[CellState, int]:
-        """Cells of this launch's plan in each state."""
+        """The number of cells of this launch's plan in each state."""
         states = list(self._states.values())
         return {state: states.count(state) for state in STATES}

@@ -1,4 +1,4 @@
-"""A search's bookkeeping: the study in SQL is the only truth of what was asked and told."""
+"""A search: launching a study, handing out its trials, and reading what is stored of them."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Why a trial failed, as its row says it; and when failures mean that a search cannot succeed."""
+"""Why a trial failed, for its row; and how many failures end a launch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any, final
 from hpsearch.runs.messages import Failure
 
 SAME_FAILURES = 3
-"""So many runs in a row failing by the same error, before any completes, end the launch."""
+"""So many runs in a row that fail by the same error end the launch, until one has completed."""
 
 LEAST_FAILURE_LIMIT = 10
-"""So many failures other than divergence are always replaced; and one for each trial wanted."""
+"""So many failures other than divergence end the launch, or as many as trials wanted if more."""
 
 FAILURES_PER_TRIAL = 25
-"""So many failures per trial wanted, divergences included, end the launch; see the next."""
+"""So many failures for each trial wanted, divergences included, end the launch; see the next."""
 
 LEAST_TOTAL_LIMIT = 200
-"""So many failures are allowed however few trials are wanted. Where nine in ten draws diverge, as
-of the printed Table 3, both limits together end less than one launch in three thousand that would
-have succeeded, whatever number it wants; 25 for each trial alone ended 3 % of those that want two.
+"""Fewer failures never end the launch by that limit, however few trials are wanted.
+
+Nine in ten draws from the printed Table 3 diverge. There both limits together end less than one in
+three thousand of the launches that would have succeeded; 25 for each trial alone ended 3 % of those
+that want two trials.
 """
 
 
@@ -49,8 +51,8 @@ class Breakdown:
 class Failures:
     """The failures of one launch.
 
-    A divergence is a draw that the search learns from, not a fault: it neither counts as one of
-    the same errors nor against the limit of the others.
+    A divergence is no fault but a draw that the search learns from. It does not count as a repeated
+    error, nor against the limit of failures other than divergence.
     """
 
     def __init__(self, wanted: int) -> None:
@@ -62,11 +64,11 @@ class Failures:
         self._traceback = ""
 
     def note_completion(self) -> None:
-        """A run is complete: the search can succeed."""
+        """Count a completed run: the search can succeed."""
         self._completed = True
 
     def note(self, failure: Failure) -> Breakdown | None:
-        """Count a failure; says why if it is the one too many."""
+        """Count a failure; return the reason to stop once there are too many, else ``None``."""
         self._kinds[failure.kind] += 1
         if failure.kind != "diverged":
             self._traceback = self._traceback or failure.traceback
@@ -89,7 +91,10 @@ class Failures:
 
 
 def shape(message: str) -> str:
-    """``message`` without its numbers: addresses, sizes and process ids differ, the cause not."""
+    """``message`` without its numbers, so that one cause has one text.
+
+    Addresses, sizes and process ids differ from run to run.
+    """
     return re.sub(r"\d+", "#", message)
 
 

@@ -1,4 +1,4 @@
-"""Begin a study, or continue it: the checks, the lease, the terms, and what a dead launch left."""
+"""Begin a study or continue it: checks, the lease, terms, and the rows of a dead launch."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _record_terms(
 def _forced_terms(
     provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a forced launch changes: molecules and split are this machine's now, no quote holds."""
+    """What a forced launch changes: this machine's molecules and split hold, and no quote does."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
     history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]

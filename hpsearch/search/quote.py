@@ -1,4 +1,4 @@
-"""What a search will cost, before it is launched; and how right that was, afterwards."""
+"""What a search will cost, before it is launched."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.trials import KEPT_WEIGHTS
 
 DRAWS = 200
-"""Configurations that stand for the space."""
+"""Configurations that are drawn to represent the space."""
 
 TIMED = 8
-"""Configurations of these whose steps are timed."""
+"""So many of the draws are timed."""
 
 FEWER_MOLECULES = 10_000
 FEWER_EPOCHS = 3
 FEWER_TRIALS = 10
-"""What is proposed where a search takes too long."""
+"""Smaller sizes that are proposed where a search takes too long."""
 
 SIMULATIONS = 400
 INTERVAL = 0.9
-"""The part of the simulated searches that the interval of hours holds."""
+"""The part of the simulated searches that lies in the interval of hours."""
 
 _BYTES_A_WEIGHT = 32
-"""Of a live trial: two checkpoints (the weights, Adam's two moments) and two sets of best weights,
-of which the elder is removed once the younger is whole."""
+"""On the disk, of a running trial: two checkpoints (weights and Adam's two moments) and two sets of
+best weights, of which the older is removed once the newer is whole."""
 
 _KEPT_BYTES_A_WEIGHT = 4
 
 
 def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
-    """Configurations at random: with the sampler ``random`` those of the study's first trials."""
+    """Random configurations; a study with the sampler ``random`` draws these very ones first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
     study = optuna.create_study(sampler=sampler)
@@ -51,7 +51,7 @@ def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
 
 
 def usual_epochs(space: SearchSpace) -> float:
-    """Most epochs of a trial, on average where the space searches them."""
+    """The most epochs of a trial; their mean where the space searches them."""
     configs = drawn(space, DRAWS if "epochs" in space.parameters else 1)
     return mean(config.training.epochs for config in configs)
 
@@ -59,7 +59,7 @@ def usual_epochs(space: SearchSpace) -> float:
 def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """:data:`TIMED` of ``configs``, or as many different ones as there are, from light to heavy.
 
-    One that was timed twice would count for two, and have the model's error too small.
+    Two equal ones would make the model's error look too small.
     """
     different = {config.fingerprint: config for config in configs}
     by_weight = sorted(different.values(), key=_rough_work)
@@ -80,19 +80,19 @@ class Quote:
 
     Attributes:
         configs: drawn configurations, those within the budget.
-        timings: of each, by the model.
-        weights: of each.
+        timings: the model's timing of each configuration.
+        weights: trainable weights of each configuration.
         refused: draws that were beyond the budget, of :data:`DRAWS`.
         trials: to be trained.
         done: trials that have a verdict already.
         places: trials side by side.
         memory: bytes that each of these may take; ``None`` where that is unknown.
-        seconds: of the search: low and high end of the interval, and the middle of it.
-        run_seconds: likewise, of all trials together.
-        device: ``core`` or ``GPU``, of which each trial has :attr:`devices`.
-        devices: so many.
+        seconds: of the search: low end, middle and high end of the interval.
+        run_seconds: of all trials, one after the other: low end, middle and high end.
+        device: ``core`` or ``GPU``.
+        devices: cores, or GPUs, of each trial.
         timed: configurations that the model was fitted to.
-        typical_error: of the model, of an epoch's seconds.
+        typical_error: the model's usual relative error of an epoch's seconds.
     """
 
     configs: tuple[TrialConfig, ...]
@@ -174,7 +174,7 @@ class Quote:
 
     @property
     def disk_bytes(self) -> int:
-        """Of the live trials' checkpoints and the best trials' weights, at most."""
+        """The most that running trials' checkpoints and the best trials' weights take together."""
         most = max(self.weights, default=0)
         kept = min(KEPT_WEIGHTS, self.trials)
         return most * (_BYTES_A_WEIGHT * self.places + _KEPT_BYTES_A_WEIGHT * kept)
@@ -223,9 +223,9 @@ def _interval(
 ) -> tuple[float, float, float]:
     """Low end, middle and high end of the seconds that the search takes, by simulation.
 
-    Each simulated search has its trials, the very ones where so many runs are given and any of
-    these elsewhere, each with an error that the model made on a timed configuration; and half as
-    large a one for all, the machine's mood.
+    A simulated search has ``trials`` trials: all of ``runs`` if there are as many, else a random
+    choice of them. Each trial's seconds are off by an error that the model made on a timed
+    configuration, and all by half such an error in common, since a machine has slow hours.
     """
     if not runs or trials == 0:
         return 0.0, 0.0, 0.0
@@ -249,15 +249,15 @@ def ways_down(
     done: int = 0,
     launched: bool = False,
 ) -> list[tuple[str, float]]:
-    """Options that make the search shorter, each with the seconds that it would take then.
+    """Options that shorten the search, each with the seconds that the search would then take.
 
     Args:
         space: what is searched.
         model: what configurations cost.
         places: trials side by side.
         done: trials that have a verdict already.
-        launched: whether the study is in the store. It keeps its space then, all but the number of
-            trials; other sizes or epochs are another study, which begins anew.
+        launched: whether the study is in the store. Then only the number of trials may change;
+            other sizes or epochs make another study, which begins anew.
     """
     epochs = max(config.training.epochs for config in drawn(space, DRAWS))
     other, done_there = (" --study NAME", 0) if launched else ("", done)
@@ -277,13 +277,13 @@ def ways_down(
 
 
 def within_reach(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
-    """Whether ``model`` has seen configurations like the quoted ones, from another space maybe.
+    """Whether ``model`` was fitted to configurations like the quoted ones.
 
-    Where it calls every draw too large, those are what it must have seen.
+    If the budget refused every draw, the draws take the place of the quoted ones.
 
     Args:
-        space: that was quoted.
+        space: what was quoted.
         quote: of the space.
-        model: that the quote is by.
+        model: that made the quote.
     """
     return all(map(model.reaches, to_time(quote.configs or drawn(space, DRAWS))))

@@ -19,19 +19,19 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
 
 TPE_LATEST = 250
-"""Trials with a verdict that TPE looks at, beside the best ones."""
+"""So many of the latest trials with a verdict are shown to TPE, beside the best ones."""
 
 TPE_BEST = 25
-"""As many as TPE ever takes for good ones, however many trials there are."""
+"""The most trials that TPE counts among the good ones, however many there are."""
 
 
 class RecentTPE(optuna.samplers.TPESampler):
-    """Optuna's TPE, looking at the best and the latest trials only: an ask takes the same time
-    whatever the study's length.
+    """Optuna's TPE that reads only the best and the latest trials.
 
-    Up to :data:`TPE_LATEST` trials with a verdict it draws what Optuna's draws. Beyond, the density
-    of good trials is still of the best of all; the one of the others, which Optuna weights by how
-    late they came, is of the latest.
+    A draw takes the same time however long the study is. Up to :data:`TPE_LATEST` trials with a
+    verdict it draws what Optuna's TPE draws. Beyond that the density of good trials still comes
+    from the best of all; the density of the others, which Optuna weights by how late they came,
+    comes from the latest.
     """
 
     def __init__(self, seed: int, startup_trials: int) -> None:
@@ -39,7 +39,7 @@ class RecentTPE(optuna.samplers.TPESampler):
         self._seen: optuna.Study | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begin a trial: what is looked at is read once for all of its parameters."""
+        """Begin a trial; its history is read once for all of its parameters."""
         self._seen = None
         super().before_trial(study, trial)
 
@@ -163,8 +163,8 @@ def trial_seed(seed: int, number: int) -> int:
 class SeededPerTrial(BaseSampler):
     """The space's sampler, made anew for every trial with a seed from the trial's number.
 
-    One sampler seeded once would draw the same configurations again after every relaunch, and
-    would have to be saved with the study to avoid it.
+    A sampler that was seeded once would draw the same configurations again after every relaunch,
+    unless its state were saved with the study.
     """
 
     def __init__(self, space: SearchSpace) -> None:

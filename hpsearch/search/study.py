@@ -1,4 +1,4 @@
-"""`Study`: what the store says of a search, for those who look."""
+"""`Study`: what the store says of a search; reads only."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Counts:
     """A study's rows by state.
 
     Attributes:
-        complete: with a verdict.
-        running: asked and not told; more than the launch runs if an earlier one died.
-        failed: without a verdict, replaced by others.
-        refused: drawn beyond the budget, never trained; replaced as well.
+        complete: trained to their end.
+        running: handed out or abandoned; an earlier launch that died may have left some.
+        failed: ended without a verdict, and replaced by others.
+        refused: drawn beyond the budget and never trained; replaced as well.
         pruned: stopped early by a scheduler.
         waiting: put in line by hand.
         wanted: complete trials that the last launch asked for.
@@ -78,7 +78,7 @@ class StudyRows:
 
 @final
 class Study:
-    """A study as stored; every call reads anew, unless the study comes from :meth:`at`.
+    """A stored study; every call reads anew, unless the study comes from :meth:`at`.
 
     Attributes:
         name: of the study.
@@ -133,7 +133,7 @@ class Study:
 
     @property
     def experiment_id(self) -> int:
-        """For the store's data frames."""
+        """The study's key in the store, for the store's data frames."""
         return self._experiment.id
 
     @property
@@ -164,7 +164,7 @@ class Study:
         )
 
     def holder(self) -> Holder | None:
-        """Who drives the study, or did when it died; ``None`` for nobody."""
+        """The launch that drives the study, or that died driving it; ``None`` for neither."""
         return self._store.holder(self._experiment.id)
 
     def trials(self) -> pd.DataFrame:
@@ -199,7 +199,7 @@ class Study:
         )
 
     def target_losses(self) -> pd.DataFrame:
-        """Of each complete trial, by number, every target's loss (Eq. 17) at its best epoch."""
+        """Every target's loss (Eq. 17) at the best epoch of each complete trial, by its number."""
         best = {
             str(trial.number): trial.user_attrs.get("best_epoch")
             for trial in self._trials()
@@ -224,7 +224,7 @@ class Study:
         return importances(trials, losses)
 
     def seconds_left(self) -> float | None:
-        """Until all trials asked for have a verdict, by the epochs that are recorded.
+        """Seconds until all wanted trials have a verdict, by the recorded epochs.
 
         ``None`` while nobody drives the study, before the first epoch and after the last.
         """
@@ -262,8 +262,8 @@ class Study:
     def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
         """The complete trial of the lowest validation loss, with its origin.
 
-        Only a trial whose value is the lowest loss among its recorded epochs can win; one that
-        was told by hand, in a dashboard say, is passed over.
+        Only a trial whose value is the lowest loss among its recorded epochs can win. A trial that
+        someone ended by hand, in a dashboard say, is passed over.
 
         Args:
             select_on: ``test`` takes the lowest test loss instead, as the paper did (section 4.3);
@@ -386,7 +386,7 @@ def _table_row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _epochs_seconds(trial: FrozenTrial) -> float:
-    """Of its recorded epochs; 0 where it had none."""
+    """Seconds of the trial's recorded epochs; 0 where it had none."""
     return len(trial.intermediate_values) * float(trial.user_attrs.get("seconds_per_epoch") or 0)
 
 

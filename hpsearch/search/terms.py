@@ -1,4 +1,4 @@
-"""What a study was launched with, kept with it, and whether a new launch means the same."""
+"""The terms that a study keeps, and whether a new launch may continue it under its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpsearch.store import StoreReader, TrialState
 from hpsearch.system import installation
 
 _FREE = ("trials", "description")
-"""What may change between two launches of a study."""
+"""Entries of the space that may differ between two launches of a study."""
 
 _SHOWN = 6
 
@@ -22,12 +22,12 @@ _KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
 
 
 def first_terms(space: SearchSpace) -> dict[str, Any]:
-    """Provenance of a new study; the hashes are settled by its first run."""
+    """Provenance of a new study; its first run sets the hashes."""
     return {"data_hash": None, "split_hash": None, **launch_terms(space)}
 
 
 def launch_terms(space: SearchSpace) -> dict[str, Any]:
-    """What every launch records anew: its number of trials, comments and code may differ."""
+    """What every launch records anew, since trials, comments and code may differ."""
     return {"space": space.to_provenance(), **installation.code()}
 
 
@@ -40,7 +40,7 @@ def most_wanted(stored: Mapping[str, Any]) -> int:
 
 
 def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
-    """What of the study's space is another now, ``name: before -> after``."""
+    """Entries in which ``space`` differs from the study's, each ``name: before -> after``."""
     before = dict(_flat(stored["space"]["content"]))
     now = dict(_flat(space.to_provenance()["content"]))
     return [
@@ -53,13 +53,13 @@ def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
 def require_same_space(
     name: str, stored: Mapping[str, Any], space: SearchSpace, *, force: bool
 ) -> None:
-    """Raise unless ``space`` is the study's own, up to the number of trials and comments.
+    """Raise unless ``space`` equals the study's, the number of trials and comments aside.
 
     Args:
         name: of the study.
         stored: its provenance.
         space: of this launch.
-        force: whether other changes are accepted; never of what Optuna keeps for good.
+        force: whether other changes are accepted, except those that Optuna refuses.
 
     Raises:
         InputError: naming what differs, stored value first.
@@ -70,17 +70,17 @@ def require_same_space(
         return
     shown = kept if force else different
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    mend = "add --study NAME, which begins a new study beside it"
-    mend += "" if kept else ", or --force, which goes on with this one"
-    fixed = ", and choices, types and scales cannot change within a study" if kept else ""
+    fix = "add --study NAME, which begins a new study beside it"
+    fix += "" if kept else ", or --force, which goes on with this one"
+    refused = ", and choices, types and scales cannot change within a study" if kept else ""
     raise InputError(
         f"the study '{name}' was launched with another space: {', '.join(shown[:_SHOWN])}{more}"
-        f"{fixed}; leave out what changes it, or type the same command and {mend}"
+        f"{refused}; leave out what changes it, or type the same command and {fix}"
     )
 
 
 def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
-    """What of the study's molecules and split is another now, ``name: before -> after``.
+    """Which of the molecules and the split differ now, each ``name: before -> after``.
 
     Args:
         stored: the study's provenance.
@@ -98,7 +98,8 @@ def require_same_molecules(
 ) -> None:
     """Raise unless this machine has the molecules and the split that the study's runs have seen.
 
-    A run would notice it too, and fail: trials that only wait to go on would be lost one by one.
+    Without this check each run would notice by itself and fail, and unfinished trials would be lost
+    one by one.
 
     Args:
         name: of the study.
@@ -126,11 +127,11 @@ def verdicts(
     *,
     force: bool = False,
 ) -> int | None:
-    """Trials of the study called ``name`` that need not be trained any more; reads only.
+    """How many trials of the study called ``name`` have a verdict; reads only.
 
     Args:
-        store: where it may be.
-        space: as for `launch_study`; so are the others.
+        store: where the study may be.
+        space: what a launch would search.
         name: of the study.
         molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
         force: whether another space, molecules or split are accepted.

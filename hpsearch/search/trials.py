@@ -22,16 +22,17 @@ KEPT_WEIGHTS = 5
 for a network of Table 3. The others' are removed when better trials replace them."""
 
 _GONE = (KeyError, UpdateFinishedTrialError)
-"""Raised for a row that someone has deleted, or told, since it was asked."""
+"""Raised for a row that someone has deleted or ended since it was made."""
 
 
 @final
 class TrialRows:
-    """Optuna's study called ``name``, made if need be, through a store that waits.
+    """The rows of Optuna's study called ``name``, which is made if it does not exist.
 
-    Rows are written by Optuna's storage under their own key rather than by ``Study.tell`` and
-    ``Trial.report``: those look a number up in a memory that a deletion does not reach, and
-    ``report`` keeps the first of two values where our table of epochs keeps the second.
+    Every call waits for a database that is busy or away. Rows are written by Optuna's storage under
+    their own key rather than by ``Study.tell`` and ``Trial.report``: those look a number up in a
+    memory that a deletion does not reach, and ``report`` keeps the first of two values where our
+    table of epochs keeps the second.
     """
 
     def __init__(self, where: store.Store, name: str, sampler: optuna.samplers.BaseSampler) -> None:
@@ -56,7 +57,7 @@ class TrialRows:
             self._wait(partial(self._study.set_user_attr, key, value))
 
     def states(self) -> list[store.TrialState]:
-        """Every row as it stands.
+        """Every row as it is now.
 
         Raises:
             HpsearchError: the study itself is gone.
@@ -77,11 +78,11 @@ class TrialRows:
             return None
 
     def ask(self, *, in_line: bool) -> Trial:
-        """A row, RUNNING, whose parameters are still to be drawn.
+        """A new RUNNING row, whose parameters are still to be drawn.
 
         Args:
-            in_line: whether a row that someone put in line may wait. Optuna looks for one by
-                reading every row that has changed, so it is not asked where there is none.
+            in_line: whether rows that someone put in line may be waiting. Optuna looks for one by
+                reading every row that has changed, so it looks only where this is true.
         """
         if in_line:
             return self._wait(self._study.ask)
@@ -90,9 +91,9 @@ class TrialRows:
         )
 
     def reopen(self, trial_id: int) -> Trial | None:
-        """A RUNNING row, to draw what is missing of it; ``None`` if it is gone.
+        """A RUNNING row whose remaining parameters can be drawn; ``None`` if it is gone.
 
-        What has been drawn stays: asking again for a parameter gives the stored value.
+        Parameters that were drawn keep their stored values.
         """
         # Optuna refuses to draw for a row that it has not met in this process.
         self._wait(lambda: self._study.get_trials(deepcopy=False))
@@ -102,12 +103,12 @@ class TrialRows:
             return None
 
     def draw(self, trial: Trial, suggest: Callable[[Trial], Result]) -> Result | None:
-        """``suggest(trial)``, its parameters stored together; ``None`` if the row is gone.
+        """``suggest(trial)``, whose parameters are stored together; ``None`` if the row is gone.
 
-        Where it has to be repeated, ``suggest`` is given another object for the same row.
+        A repeated attempt gives ``suggest`` another object for the same row.
 
         Raises:
-            ValueError: ``suggest`` refused what was drawn, which is stored all the same.
+            ValueError: ``suggest`` refused the drawn parameters; they are stored all the same.
         """
         fresh = [trial]
 
@@ -169,7 +170,7 @@ class TrialRows:
         try:
             self._wait(action)
         except _GONE:
-            # Whoever deleted or told the row had their reason; the next look counts what stands.
+            # Whoever deleted or ended the row had their reason; the next count reads what is there.
             return
 
     def _wait(self, action: Callable[[], Result]) -> Result:

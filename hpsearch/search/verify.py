@@ -27,7 +27,7 @@ Rule = Literal[
     "best",
     "reason",
 ]
-"""What is checked:
+"""The rules:
 
 - study: Optuna has the study's trials;
 - count: as many trials have a verdict (COMPLETE or PRUNED) as were wanted: no fewer than the last
@@ -58,10 +58,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Breach:
-    """Something that the rows should not say.
+    """One broken rule.
 
     Attributes:
-        rule: which one is broken.
+        rule: the broken rule.
         trial: its number; ``None`` where the study as a whole is meant.
         text: what is wrong, on one line.
     """
@@ -77,7 +77,7 @@ class Breach:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at and what was found.
+    """The result of checking a study.
 
     Attributes:
         study: its name.
@@ -87,7 +87,7 @@ class Verification:
         epochs: recorded epochs looked at.
         wanted: trials with a verdict that the last launch asked for.
         breaches: by trial, those of the study first.
-        in_progress: what a launch that is under way has still to do, and so is no breach.
+        in_progress: what a launch that is under way has still to do; no breaches.
     """
 
     study: str
@@ -158,7 +158,7 @@ class _Check:
         self._verdicts = sum(trial.state in _VERDICTS for trial in self._trials)
 
     def unfinished(self, advice: str) -> Iterator[Breach]:
-        """What a launch mends by going on."""
+        """What a launch that goes on will complete."""
         wanted = _wanted(self._provenance)
         if self._verdicts < wanted and not self._gone:
             text = f"has {self._verdicts} verdicts of {wanted} wanted{advice}"
@@ -170,7 +170,7 @@ class _Check:
                 yield Breach("terminal", trial.number, "waits in line, put there by hand")
 
     def breaches(self) -> Iterator[Breach]:
-        """What no launch mends."""
+        """What no launch can repair."""
         if self._gone:
             yield Breach("study", None, "has no trials: they were deleted or renamed outside")
             return
@@ -344,7 +344,7 @@ def _value(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
 
 
 def _at_end(run: LedgerRun) -> bool:
-    """Whether the last epoch is the configuration's, or the one where early stopping strikes."""
+    """Whether the last epoch is the configuration's last one, or where early stopping ends it."""
     training = run.configuration.get("training", {})
     last = max(run.epochs, default=0)
     if last == training.get("epochs"):

@@ -78,11 +78,11 @@ class RunningTrial:
 class Search:
     """Drives a study until it has the wanted number of complete trials; a `runs.messages.Work`.
 
-    Nothing that matters is kept here: whatever instant the process dies at, the next launch
-    finds the rows and goes on. The store's lease lets one launch drive a study at a time, and none
-    write after another took it over. `launch_study` makes it.
+    `launch_study` makes it. All state that matters is in the store: whenever the process dies, the
+    next launch reads the rows and goes on. The store's lease lets one launch drive a study at a
+    time, and stops the writes of one whose study another took over.
 
-    Failures are counted per launch: to launch again is a person's decision that it may now work.
+    Failures are counted per launch: who launches again expects that it may work now.
 
     Attributes:
         name: of the study.
@@ -140,7 +140,7 @@ class Search:
     # --- Work -------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
-        """A run that was left unfinished, else a new one while verdicts are missing."""
+        """An abandoned trial, else a new one while verdicts are missing, else ``None``."""
         while self.breakdown is None:
             rows = self._rows.states()
             abandoned = self._abandoned(rows)
@@ -227,11 +227,11 @@ class Search:
             self._rows.annotate(trial.trial_id, {"retries": trial.retries})
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """Tell the run's verdict, once: its value is the lowest validation loss recorded.
+        """End the run's row once; its value is the lowest validation loss recorded.
 
         Raises:
             HpsearchError: the run found no space for its checkpoint, or its machine is not fit for
-                any run. Nothing has been told; the next launch goes on with it.
+                any run. Its row stays RUNNING; the next launch goes on with it.
         """
         trial = self._running.get(key)
         if trial is None:
@@ -268,13 +268,16 @@ class Search:
         self._failures.note_completion()
 
     def keep_quote(self, quote: Mapping[str, Any]) -> None:
-        """Keep what the search was said to cost with the study; the first quote stands."""
+        """Store with the study what it was quoted to cost; the first quote stays."""
         self._store.settle(self._experiment_id, quote=dict(quote))
 
     # --- Handing out ------------------------------------------------------------------------------
 
     def _abandoned(self, rows: list[TrialState]) -> list[TrialState]:
-        """RUNNING rows that nobody runs: a dead launch's, or asked twice for want of an answer."""
+        """RUNNING rows that nobody runs.
+
+        A dead launch left them, or a lost answer of the database had a row made twice.
+        """
         ours = {trial.trial_id for trial in self._running.values()}
         return [row for row in rows if row.state == "RUNNING" and row.trial_id not in ours]
 
@@ -341,7 +344,7 @@ class Search:
         )
 
     def _quoted(self, config: TrialConfig) -> dict[str, Any]:
-        """What the trial should take, to be held against what it takes."""
+        """What the trial should take, stored to compare with what it takes."""
         if self._model is None or not self._model.reaches(config):
             return {}
         timing = self._model.timing(config)
@@ -379,7 +382,7 @@ class Search:
 
 
 def _described(config: TrialConfig) -> dict[str, Any]:
-    """What a reader of the dashboard wants beside the parameters: widths are derived from them."""
+    """Attributes for readers of Optuna's dashboard: the widths that follow from the parameters."""
     network = config.network
     return {
         "featurization_scalars": network.featurization_scalars,

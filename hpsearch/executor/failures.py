@@ -1,4 +1,4 @@
-"""What an error that reached Tune instead of a report says of a run."""
+"""The failure of a run whose worker sent no report of it, from the error that Tune has."""
 
 from __future__ import annotations
 
@@ -32,7 +32,12 @@ def tune_error(trial: Any) -> tuple[str, bool]:
 
 
 def loss_of(text: str, raised: bool) -> Failure:
-    """The failure behind an error that reached Tune instead of a report."""
+    """The failure that an error of Tune's stands for.
+
+    Args:
+        text: the error, as :func:`tune_error` gave it.
+        raised: whether it was raised in the worker.
+    """
     if raised:
         said = last_line(text)
         if said.startswith(("ImportError", "ModuleNotFoundError", "OSError")):

@@ -19,10 +19,10 @@ from pathlib import Path
 
 @contextmanager
 def watched(folder: Path) -> Iterator[None]:
-    """Has another process remove ``folder``, and what writes into it, should this one be ended.
+    """Starts a process that removes ``folder``, and ends what writes into it, if this one dies.
 
-    By SIGKILL, say, or by Ray, which ends the process that it runs in where a signal to the whole
-    group has taken its raylet first.
+    SIGKILL may end this process; or Ray does, where a signal to the whole group has ended Ray's
+    raylet first.
     """
     with subprocess.Popen(
         [sys.executable, "-I", __file__, str(folder)],
@@ -48,8 +48,8 @@ _DONE = b"done"
 def remove(folder: Path) -> None:
     """Removes ``folder``, and ends what goes on writing into it.
 
-    A process that Ray was about to start when it was ended comes up late, finds nobody and begins
-    its logs all the same; so it has to stay away for a moment.
+    A process that Ray was about to start when Ray was ended comes up late and begins its logs all
+    the same. So the folder has to stay away for a moment.
     """
     deadline = time.monotonic() + _REMOVING_SECONDS
     looks = 0

@@ -44,9 +44,9 @@ class Interruptible(Protocol):
 def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None]) -> None:
     """Turns the first signal to end into an interrupt between two calls of the Work.
 
-    A second one, the same or another, interrupts at once; ``see_to_the_end`` runs beside from the
-    first on. To be called once Ray is up: its own handler of SIGTERM prints a stack and leaves its
-    processes and files behind.
+    A second one, the same or another, interrupts at once. ``see_to_the_end`` runs in a thread from
+    the first on. Call this once Ray is up: Ray's own handler of SIGTERM prints a stack and leaves
+    Ray's processes and files behind.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -65,11 +65,11 @@ def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None])
 
 @contextmanager
 def signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
-    """Has a signal interrupt after the few seconds in which Ray starts; a second one, at once.
+    """Delays the interrupt of a first signal until Ray has started; a second interrupts at once.
 
-    Interrupted in the middle, Ray's libraries may wait a minute for a server that never came up,
+    If Ray's start is interrupted, its libraries may wait a minute for a server that never came up,
     and then end the process themselves. Where the signal went to the servers as well, the start
-    fails, and that is no error to tell. ``see_to_the_end`` runs beside from the first signal on.
+    fails; that error is not shown. ``see_to_the_end`` runs in a thread from the first signal on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

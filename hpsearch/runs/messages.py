@@ -1,4 +1,4 @@
-"""What the driver and a worker say to each other about one training run.
+"""What the driver and a worker send each other about one training run.
 
 Plain data: the driver imports this without importing torch, and a worker without a database.
 A search's trial and an ablation's cell are both an ``Assignment`` handed to one executor.
@@ -238,7 +238,7 @@ def _outcome(values: dict[str, Any]) -> Outcome:
 class Work(Protocol):
     """A source of assignments that also keeps their results: a study or an ablation.
 
-    The executor calls it from one thread of the driver. ``next`` is asked again after any run has
+    The executor calls it from one thread of the driver. It calls ``next`` again after any run has
     ended, so a run that failed can be replaced.
     """
 

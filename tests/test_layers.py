@@ -27,6 +27,7 @@ AT_THE_TOP = {
     "plotly": {"pages", "dipoles"},
     "click": {"cli"},
     "rich": {"terminal"},
+    "waitress": {"dashboard"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""
 

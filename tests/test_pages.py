@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from hpsearch.pages.files import folder, load_page, load_pages, page_files
 from hpsearch.pages.page import PageError
 from hpsearch.report import table1
 from hpsearch.results.subject import subject
-from hpsearch.store import Store
+from hpsearch.store import Store, StoreReader
 
 SHIPPED = ["ablation", "cost", "learning_curves", "parity", "targets"]
 MINE = Variant("Mine", "half the reach", lambda network: network, {"radial_maximum_angstrom": 3.0})
@@ -469,6 +470,16 @@ def test_a_folder_s_pages_are_drawn_beside_the_shipped_ones_and_win(store, tmp_p
     drawn = {each.name: each.title for each in draw_pages(store, own=tmp_path).drawn}
     assert drawn["features"] == drawn["mine"] == load_page(tmp_path / "mine.py").title
     assert "targets" in drawn
+
+
+def test_a_page_of_an_earlier_version_knows_everything_by_its_old_name(url):
+    own = load_page(Path(__file__).parent / "fixtures" / "pages" / "by_old_names.py")
+    with StoreReader.open(url) as reader:
+        drawn, rows, tables = own.figure(reader), own.frame(reader), own.tables(reader)
+    assert [trace.type for trace in drawn.data] == ["bar", "scatter"]
+    assert {"L0Net", "L1Net"} < set(rows["variant"])
+    assert tables[0].title == "Lengths"
+    assert len(tables) > 4
 
 
 # --- Pages that fail

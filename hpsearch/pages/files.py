@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+from hpsearch.pages.old_names import keep_old_names
 from hpsearch.pages.page import KINDS, Page, PageError, in_one_line
 from hpsearch.system import installation
 
@@ -65,6 +66,7 @@ def _run(path: Path) -> ModuleType:
     if specification is None or specification.loader is None:
         raise PageError(f"{path}: a page must be a Python file")
     module = importlib.util.module_from_spec(specification)
+    keep_old_names()
     try:
         specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:

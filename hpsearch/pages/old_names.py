@@ -1,0 +1,54 @@
+"""The names by which a page's file knew what has moved since, so that it goes on."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def keep_old_names() -> None:
+    """Have the modules of old beside those of today; whatever is there already stays."""
+    moved, names = _moved_modules(), _moved_names()
+    for old, module in moved.items():
+        _keep(old, module)
+    for old, values in names.items():
+        module = sys.modules.get(old) or ModuleType(old, "Names of old; see hpsearch.pages.")
+        for value in values:
+            if not hasattr(module, value.__name__):
+                setattr(module, value.__name__, value)
+        _keep(old, module)
+
+
+def _keep(old: str, module: ModuleType) -> None:
+    package, _, leaf = old.rpartition(".")
+    setattr(sys.modules[package], leaf, sys.modules.setdefault(old, module))
+
+
+def _moved_modules() -> dict[str, ModuleType]:
+    from hpsearch.config import targets
+    from hpsearch.results import published, significance
+    from hpsearch.store import recorded
+
+    return {
+        "hpsearch.published": published,
+        "hpsearch.recorded": recorded,
+        "hpsearch.significance": significance,
+        "hpsearch.targets": targets,
+        "hpsearch.units": targets,
+    }
+
+
+def _moved_names() -> dict[str, tuple[Any, ...]]:
+    from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+    from hpsearch.report import search_table, table1
+    from hpsearch.results.tables import arms_of
+    from hpsearch.search.failures import Breakdown, shape
+    from hpsearch.search.study import Study
+
+    return {
+        "hpsearch.config": (DataConfig, NetworkConfig, TrainingConfig, TrialConfig),
+        "hpsearch.report.tables": (arms_of, search_table, table1),
+        "hpsearch.study": (Study,),
+        "hpsearch.study.failures": (Breakdown, shape),
+    }

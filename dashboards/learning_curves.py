@@ -8,7 +8,7 @@ from hpsearch.ablation.plan import CellKey
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
 from hpsearch.report.text import unit_symbol
-from hpsearch.store import StoreReader
+from hpsearch.store import Kind, StoreReader
 
 TITLE = "Learning curves"
 
@@ -22,7 +22,7 @@ OTHERS = "other trials"
 
 
 def figure(
-    store: StoreReader, name: str | None = None, kind: str | None = None
+    store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> go.Figure | None:
     """The arms of an ablation, or the trials of a search; by default of what was launched last."""
     curves = frame(store, name, kind)
@@ -35,23 +35,18 @@ def figure(
 
 
 def frame(
-    store: StoreReader, name: str | None = None, kind: str | None = None
+    store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> pd.DataFrame | None:
     """A row per run, epoch and target, with the name of the line that it lies on."""
-    found = store.experiments()
-    if name is not None:
-        found = found[found["name"] == name]
-    if kind is not None:
-        found = found[found["kind"] == kind]
-    if found.empty:
+    experiment = store.experiment(kind, name)
+    if experiment is None:
         return None
-    last = found.iloc[-1]
-    curves = store.target_errors(int(last["id"])).dropna(subset=["mae"])
+    curves = store.target_errors(experiment.id).dropna(subset=["mae"])
     curves = curves[curves["mae"] > 0]
     if curves.empty:
         return None
     # An ablation's key is variant/target/repeat, a trial's is its number.
-    if last["kind"] == "ablation":
+    if experiment.kind == "ablation":
         return curves.assign(line=[CellKey.parse(key).variant for key in curves["key"]])
     best = curves.groupby(["key", "epoch"])["loss"].sum().groupby("key").min().nsmallest(NAMED)
     named = curves["key"].isin(best.index)

@@ -120,9 +120,10 @@ class StoreReader:
             raise unknown_experiment(self.label, wanted, name, names)
         return found
 
-    def experiment(self, kind: Kind, name: str | None = None) -> Experiment | None:
-        """As :meth:`find`, with ``None`` where the store has no such experiment."""
-        return self._database.read(lambda connection: find_experiment(connection, (kind,), name))
+    def experiment(self, kind: Kind | None, name: str | None = None) -> Experiment | None:
+        """As :meth:`find`, of one kind or of both; ``None`` if there is no such experiment."""
+        kinds = KINDS if kind is None else (kind,)
+        return self._database.read(lambda connection: find_experiment(connection, kinds, name))
 
     def latest(self, kind: Kind) -> str | None:
         """Name of the experiment of that kind which was launched last, or ``None``."""

@@ -184,6 +184,10 @@ def test_an_experiment_is_found_by_its_name_or_as_the_one_launched_last(store: S
     assert (store.find("both").kind, store.find("both", "study").kind) == ("ablation", "study")
     assert store.find(None, "ablation").name == "both"
     assert store.experiment("ablation") == store.find(None, "ablation")
+    assert (store.experiment(None), store.experiment(None, "both")) == (
+        store.find(),
+        store.find("both"),
+    )
     assert store.experiment("ablation", "last") is None
 
 

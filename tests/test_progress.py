@@ -9,7 +9,7 @@ import pytest
 from hpsearch import executor
 from hpsearch.cli.drive import drive
 from hpsearch.cost.estimate import Estimate
-from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
+from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Finished, RunFacts
 from hpsearch.terminal.progress import Progress
 
 
@@ -54,16 +54,16 @@ def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
 
 
 def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(work, on_event):
-        on_event(executor.Finished("0", Failure("diverged", "no end of losses")))
+    def run(work, placement, on_event):
+        on_event(Finished("0", Failure("diverged", "no end of losses")))
         for key in ("1", "2"):
             failure = Failure("exception", f"KeyError: {key}", f"Traceback of {key}:\n  line\n")
-            on_event(executor.Finished(key, failure))
+            on_event(Finished(key, failure))
 
     monkeypatch.setattr(executor, "run", run)
     said: list[str] = []
     progress = Progress("trial", Estimate([]), say=said.append)
-    drive(SimpleNamespace(finished=False), progress, {}, "hpsearch status quick")
+    drive(SimpleNamespace(finished=False), progress, executor.Placement(), "hpsearch status quick")
     assert said == [
         "trial 0: failed (diverged): no end of losses",
         "trial 1: failed (exception): KeyError: 1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from made_up import FACTS, metrics
 from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
-from hpsearch.cli import launch, program
+from hpsearch.cli import program
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.cost.accuracy import Measured, QuoteAccuracy
 from hpsearch.cost.model import CostModel
@@ -22,6 +23,7 @@ from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
+from hpsearch.search.costs import SearchCosts
 from hpsearch.search.launch import launch_study
 from hpsearch.search.quote import Quote, drawn, to_time, usual_epochs, ways_down, within_reach
 from hpsearch.search.study import Study
@@ -117,7 +119,7 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
-    monkeypatch.setattr(launch._Costs, "measure", lambda costs, say: setattr(costs, "model", model))
+    monkeypatch.setattr(SearchCosts, "measured", lambda costs, *_: replace(costs, model=model))
     (tmp_path / "storage").mkdir()
 
     def dry_run(*options: str) -> str:
@@ -202,14 +204,14 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
     assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
 
     # A launch times the space's own, before it writes anything.
-    def measure(costs: launch._Costs, say: Any) -> None:
+    def measure(costs: SearchCosts, *_: Any) -> SearchCosts:
         raise HpsearchError("they are timed")
 
-    def create(storage: str | None) -> Any:
+    def create(url: str) -> Any:
         raise AssertionError("nothing was timed")
 
-    monkeypatch.setattr(launch._Costs, "measure", measure)
-    monkeypatch.setattr(launch, "create_store", create)
+    monkeypatch.setattr(SearchCosts, "measured", measure)
+    monkeypatch.setattr(Store, "create", create)
     monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     text = find_space("table3").read_text()

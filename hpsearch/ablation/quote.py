@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, final
 
 from hpsearch.ablation.plan import AblationPlan
+from hpsearch.cost import measure
 from hpsearch.cost.estimate import makespan
 from hpsearch.cost.timings import Timing
+from hpsearch.executor import Placement
+from hpsearch.system.gpus import gpus
 
 
 @final
@@ -67,3 +70,25 @@ class PlanQuote:
             "seconds": self.seconds,
             "total_seconds": self.total_seconds,
         }
+
+
+def quote_plan(plan: AblationPlan, placement: Placement, places: int) -> PlanQuote:
+    """The quote of ``plan``, after a few steps of every arm were timed on this machine.
+
+    Args:
+        plan: the cells.
+        placement: where runs are placed.
+        places: runs that go on side by side.
+
+    Raises:
+        HpsearchError: an arm could not be timed.
+    """
+    device = placement.torch_device
+    found = gpus() if device.startswith("cuda") else []
+    gpu = found[0].identifier if found else None
+    first = {cell.key.variant: cell.config for cell in reversed(plan.cells)}
+    timings = {
+        variant.name: measure.measure(first[variant.name], placement.cpus_per_run, device, gpu)
+        for variant in plan.variants
+    }
+    return PlanQuote.of(plan, timings, places)

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from hpsearch.cli.drive import drive, make_progress
-from hpsearch.cli.inputs import (
-    check_before_writing,
-    create_store,
-    load_molecules,
-    read_winner,
-)
+from hpsearch.cli.inputs import check_before_writing, load_molecules, read_winner, url_of
 from hpsearch.cli.options import (
     at_least,
     complete_choice,
@@ -31,12 +25,16 @@ from hpsearch.cli.options import (
     storage_option,
     targets_option,
 )
-from hpsearch.cli.output import again_command, answering, say, say_folded
+from hpsearch.cli.output import Output, again_command, print_json
 from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
+    from hpsearch.ablation.molecules import DataSummary
     from hpsearch.ablation.plan import AblationPlan
+    from hpsearch.ablation.work import Ablation
+    from hpsearch.config.export import Winner
     from hpsearch.executor import Placement
+    from hpsearch.store import Store
 
 
 @click.command(
@@ -149,13 +147,8 @@ def ablate(
     epochs; one that was edited, or written by hand, keeps its own training.
     """
     from hpsearch.ablation.declared import declared_variants
-    from hpsearch.ablation.launch import launch_ablation
-    from hpsearch.ablation.molecules import DataSummary
     from hpsearch.ablation.plan import AblationPlan
-    from hpsearch.config.architecture import relative_work
     from hpsearch.config.run import Overrides
-    from hpsearch.cost.estimate import Estimate
-    from hpsearch.terminal.lines import plan_lines
 
     require_dry_run(dry_run, as_json)
     winner = read_winner(file)
@@ -171,45 +164,43 @@ def ablate(
         name=name,
         stem=file.stem,
     )
-    if dry_run:
-        with answering(as_json) as answer:
-            # For what it refuses.
-            DataSummary.of(load_molecules(), winner, plan)
-            _quote(plan, placement, answer if as_json else None)
-        return
-    data = DataSummary.of(load_molecules(), winner, plan)
-    root, _ = check_before_writing(storage, runs, name, "ablation", placement)
-    with create_store(storage) as store:
-        ablation = launch_ablation(store, winner, plan, root, data, wait=if_held == "wait", say=say)
+    folder = None if dry_run else check_before_writing(storage, runs, name, "ablation")
+    out = Output.beside_json(as_json)
+    from hpsearch.ablation.molecules import DataSummary
+
+    # A dry run needs it for what it refuses.
+    data = DataSummary.of(load_molecules(out.say), winner, plan)
+    if folder is None:
+        _quote(plan, placement, out, as_json)
+    else:
+        _run(winner, plan, data, storage, folder, placement, wait=if_held == "wait")
+
+
+def _run(
+    winner: Winner,
+    plan: AblationPlan,
+    data: DataSummary,
+    storage: str | None,
+    folder: Path,
+    placement: Placement,
+    *,
+    wait: bool,
+) -> None:
+    """Make or continue the ablation, and run what it is missing."""
+    from hpsearch import executor
+    from hpsearch.ablation.launch import launch_ablation
+    from hpsearch.store import Store
+
+    out = Output.with_table()
+    # For what it refuses, before the store is made.
+    executor.count_places(placement)
+    with Store.create(url_of(storage)) as store:
+        ablation = launch_ablation(store, winner, plan, folder, data, wait=wait, say=out.say)
+        _say_beginning(ablation, store, data, out)
+        _drive(ablation, placement, out, storage)
         counts = ablation.counts()
-        say(f"ablation {plan.name} in {store.label}")
-        for line in plan_lines(plan):
-            say(line)
-        say(f"found: {counts['complete']} complete, {counts['waiting']} to run")
-        say(plan.training_note)
-        say(
-            f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
-        )
-        cells = [
-            (str(cell.key), cell.config.training.epochs, relative_work(cell.config))
-            for cell in ablation.waiting
-        ]
-        progress = make_progress(
-            "run",
-            Estimate(cells),
-            total=len(plan.cells),
-            done=counts["complete"],
-            compares=False,
-        )
-        drive(
-            ablation,
-            progress,
-            placement,
-            again_command(f"status {shlex.quote(plan.name)}", storage),
-        )
-        counts = ablation.counts()
-        say(f"{counts['complete']} complete, {counts['failed']} failed")
-        say(f"next: {again_command('report', storage)} -o report/")
+        out.say(f"{counts['complete']} complete, {counts['failed']} failed")
+        out.say(f"next: {again_command('report', storage)} -o report/")
         if counts["failed"]:
             if ablation.first_failure is not None:
                 key, failure = ablation.first_failure
@@ -220,28 +211,54 @@ def ablate(
             )
 
 
-def _quote(plan: AblationPlan, placement: Placement, answer: Callable[[Any], None] | None) -> None:
+def _say_beginning(ablation: Ablation, store: Store, data: DataSummary, out: Output) -> None:
+    from hpsearch.terminal.lines import plan_lines
+
+    plan, counts = ablation.plan, ablation.counts()
+    out.say(f"ablation {plan.name} in {store.label}")
+    for line in plan_lines(plan):
+        out.say(line)
+    out.say(f"found: {counts['complete']} complete, {counts['waiting']} to run")
+    out.say(plan.training_note)
+    out.say(
+        f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
+    )
+
+
+def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str | None) -> None:
+    from hpsearch.config.architecture import relative_work
+    from hpsearch.cost.estimate import Estimate
+
+    plan = ablation.plan
+    cells = [
+        (str(cell.key), cell.config.training.epochs, relative_work(cell.config))
+        for cell in ablation.waiting
+    ]
+    progress = make_progress(
+        out,
+        "run",
+        Estimate(cells),
+        total=len(plan.cells),
+        done=ablation.counts()["complete"],
+        compares=False,
+    )
+    status = again_command(f"status {shlex.quote(plan.name)}", storage)
+    drive(ablation, progress, placement, status)
+
+
+def _quote(plan: AblationPlan, placement: Placement, out: Output, as_json: bool) -> None:
+    """Quote what an ablation would train."""
     from hpsearch import executor
-    from hpsearch.ablation.quote import PlanQuote
-    from hpsearch.cost import measure
-    from hpsearch.system.gpus import gpus
+    from hpsearch.ablation.quote import quote_plan
     from hpsearch.terminal.lines import plan_lines
     from hpsearch.terminal.quotes import quote_lines
 
     places = executor.count_places(placement)
-    device = placement.torch_device
-    found = gpus() if device.startswith("cuda") else []
-    gpu = found[0].identifier if found else None
-    for line in plan_lines(plan) if answer is None else ():
-        say_folded(line)
-    timings = {}
-    for variant in plan.variants:
-        [cell, *_] = [cell for cell in plan.cells if cell.key.variant == variant.name]
-        timings[variant.name] = measure.measure(cell.config, placement.cpus_per_run, device, gpu)
-    quote = PlanQuote.of(plan, timings, places)
-    if answer is not None:
-        answer(quote.to_dict())
+    if as_json:
+        print_json(quote_plan(plan, placement, places).to_dict())
         return
-    for line in quote_lines(quote):
-        say_folded(line)
-    say("nothing has been run or written; leave out --dry-run to begin")
+    for line in plan_lines(plan):
+        out.say_folded(line)
+    for line in quote_lines(quote_plan(plan, placement, places)):
+        out.say_folded(line)
+    out.say("nothing has been run or written; leave out --dry-run to begin")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from hpsearch.cli.inputs import runs_root, url_of
+from hpsearch.cli.inputs import runs_folder, url_of
 from hpsearch.cli.options import example, storage_option
-from hpsearch.cli.output import answering, say, terminal_columns
+from hpsearch.cli.output import print_json, terminal_columns
 from hpsearch.errors import HpsearchError
 
 
@@ -27,13 +27,14 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     Each trouble comes with its mend. Looked at are cores, memory, GPUs, the molecules, the store,
     disks and versions. The exit code is 1 where something keeps a launch from working.
     """
+    url, folder = url_of(storage), runs_folder(storage, runs)
     from dataclasses import asdict
 
     from hpsearch.doctor import examine
     from hpsearch.terminal.columns import hanging
 
     found = []
-    for finding in examine(url_of(storage), runs_root(storage, runs)):
+    for finding in examine(url, folder):
         found.append(finding)
         if not as_json:
             mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
@@ -41,10 +42,9 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
             said += [(f"{'':18}-> ", finding.mend)] if finding.mend else []
             for start, text in said:
                 for line in hanging(start, text, terminal_columns()):
-                    say(line)
+                    click.echo(line)
     if as_json:
-        with answering(as_json) as answer:
-            answer([asdict(finding) for finding in found])
+        print_json([asdict(finding) for finding in found])
     wrong = [finding.what for finding in found if finding.state == "bad"]
     if wrong:
         raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from hpsearch.cli.output import say, shown
+from hpsearch.cli.output import Output
 
 if TYPE_CHECKING:
     from hpsearch.cost.estimate import Estimate
@@ -18,15 +14,27 @@ if TYPE_CHECKING:
     from hpsearch.terminal.progress import Progress
 
 
-def make_progress(noun: str, estimate: Estimate, **known: Any) -> Progress:
-    """Tells how a launch goes on: as a table on a terminal, as lines elsewhere."""
-    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+def make_progress(out: Output, noun: str, estimate: Estimate, **known: Any) -> Progress:
+    """What shows how a launch goes on: a table on a terminal, lines elsewhere.
+
+    Args:
+        out: where lines are printed, and the terminal if it is one.
+        noun: what a run is called.
+        estimate: of the time left.
+        known: of the runs before this launch, as :class:`Progress` takes it.
+    """
+    if out.screen is not None:
         from hpsearch.terminal.board import Board
 
-        return Board(noun, estimate, say=say, follow=lambda line: None, **known)
+        console = out.screen.console
+        return Board(noun, estimate, say=out.say, follow=_nothing, console=console, **known)
     from hpsearch.terminal.progress import Progress
 
-    return Progress(noun, estimate, say=click.echo, **known)
+    return Progress(noun, estimate, say=out.say, **known)
+
+
+def _nothing(line: str) -> None:
+    """A table shows what this line would say."""
 
 
 def drive(work: Work, progress: Progress, placement: Placement, status: str) -> None:
@@ -65,9 +73,9 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
                         f"the traceback of {progress.noun} {key}; all of them: {status} --json",
                         *outcome.traceback.rstrip().splitlines(),
                     ):
-                        say(line)
+                        progress.print_line(line)
 
-    with shown(progress):
+    with progress:
         executor.run(work, placement, on_event=tell)
     progress.ended()
     failpoint.reach("exit")

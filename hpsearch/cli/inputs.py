@@ -1,76 +1,79 @@
-"""What a user names in a command: a store, a folder, a configuration, molecules."""
+"""What a user names in a command: a store, a folder, a configuration, molecules.
+
+A mistake in them is answered before anything heavy is imported.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpsearch.cli.output import say
 from hpsearch.errors import InputError, unwritable
 
 if TYPE_CHECKING:
     from hpsearch.config.export import Winner
     from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
-    from hpsearch.executor import Placement
-    from hpsearch.store import Store, StoreReader
 
 
 def url_of(given: str | None) -> str:
     """The URL that was given, else the environment's, else the default."""
-    from hpsearch.store import default_url
+    from hpsearch.store.address import default_url
 
     return default_url() if given is None else given
 
 
-def create_store(url: str | None) -> Store:
-    """Open the store at ``url`` for writing; make or upgrade it where needed."""
-    from hpsearch.store import Store
+def require_store(url: str | None) -> str:
+    """The URL of a store that is there, as far as that can be seen without opening it.
 
-    return Store.create(url_of(url))
+    Raises:
+        InputError: it is no URL of a store, or names a SQLite file that does not exist.
+    """
+    from hpsearch.store.address import Address, require_file
 
-
-def open_store(url: str | None) -> StoreReader:
-    """Open the store at ``url``, which must exist, to look into it."""
-    from hpsearch.store import StoreReader
-
-    return StoreReader.open(url_of(url))
-
-
-def open_store_to_change(url: str | None) -> Store:
-    """Open the store at ``url``, which must exist, to write into it."""
-    from hpsearch.store import Store
-
-    return Store.open(url_of(url))
+    found = url_of(url)
+    require_file(Address(found))
+    return found
 
 
-def check_before_writing(
-    url: str | None, runs: Path | None, name: str | None, what: str, placement: Placement
-) -> tuple[Path, int]:
-    """Refuse what would only be refused after the store was made.
+def runs_folder(url: str | None, given: Path | None) -> Path:
+    """The folder of the checkpoints: the one given, else beside the SQLite file.
+
+    Raises:
+        InputError: the store's URL is wrong.
+    """
+    from hpsearch.store.address import Address
+
+    database = Address(url_of(url)).path
+    if given is not None:
+        return given
+    return Path("storage/runs") if database is None else database.parent / "runs"
+
+
+def check_before_writing(url: str | None, runs: Path | None, name: str | None, what: str) -> Path:
+    """Refuse what would otherwise only be refused after the store was made.
+
+    Args:
+        url: of the store.
+        runs: the folder of the checkpoints; ``None`` for the one beside the store.
+        name: of the experiment; ``None`` for the default.
+        what: the experiment's kind.
 
     Returns:
-        The folder of the runs, and how many of them go on side by side.
+        The folder of the checkpoints.
+
+    Raises:
+        InputError: the name cannot be stored, or the folder cannot be written into.
     """
-    from hpsearch import executor
     from hpsearch.store import check_name
 
     if name is not None:
         check_name(name, what)
-    root = runs_root(url, runs)
-    require_writable(root)
-    return root, executor.count_places(placement)
-
-
-def runs_root(url: str | None, given: Path | None) -> Path:
-    """The folder of the checkpoints: the one given, else beside the SQLite file."""
-    from hpsearch.store.address import Address
-
-    if given is not None:
-        return given
-    database = Address(url_of(url)).path
-    return Path("storage/runs") if database is None else database.parent / "runs"
+    folder = runs_folder(url, runs)
+    require_writable(folder)
+    return folder
 
 
 def require_writable(folder: Path) -> None:
@@ -84,17 +87,18 @@ def require_writable(folder: Path) -> None:
         raise unwritable(folder, error) from None
 
 
-def load_molecules() -> Molecules:
-    """QM9 as this machine keeps it."""
+def load_molecules(say: Callable[[str], None]) -> Molecules:
+    """QM9 as this machine keeps it; ``say`` is called about what lasts longer than a second."""
     from hpsearch.data import qm9
 
     return qm9.load(say=say)
 
 
-def check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
+def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, str]:
     """Refuse sizes and split files that do not fit, before anything is written or started.
 
     Args:
+        molecules: the whole data set.
         config: what decides the molecules.
         file: the space that it stands in; ``None`` where options have changed it.
 
@@ -104,7 +108,6 @@ def check_molecules(config: DataConfig, file: Path | None) -> dict[str, str]:
     from hpsearch.config.yaml_file import read_yaml
     from hpsearch.data.split import make_split
 
-    molecules = load_molecules()
     try:
         split = make_split(molecules, config)
     except InputError as error:

@@ -10,17 +10,17 @@ from typing import Literal
 
 import click
 
-from hpsearch.cli.inputs import open_store, open_store_to_change
+from hpsearch.cli.inputs import require_store, require_writable
 from hpsearch.cli.options import (
     complete_choice,
     complete_experiment,
     example,
     output_folder_option,
     pages_option,
-    parse_names,
+    parse_formats,
     storage_option,
 )
-from hpsearch.cli.output import again_command, answering, say, terminal_columns
+from hpsearch.cli.output import again_command, print_json, terminal_columns
 from hpsearch.errors import HpsearchError, InputError
 
 
@@ -41,15 +41,17 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
     best so far, counts and the time left.
     """
-    from hpsearch.results.standing import standing
-    from hpsearch.terminal.status import status_lines, traceback_lines
-
     if as_json and with_traceback:
         raise InputError("--traceback must come without --json, which has the tracebacks anyway")
-    with open_store(storage) as store, answering(as_json) as answer:
+    url = require_store(storage)
+    from hpsearch.results.standing import standing
+    from hpsearch.store import StoreReader
+    from hpsearch.terminal.status import status_lines, traceback_lines
+
+    with StoreReader.open(url) as store:
         found = standing(store, name)
         if as_json:
-            answer(found.to_dict())
+            print_json(found.to_dict())
             return
         if with_traceback:
             lines = traceback_lines(found)
@@ -57,7 +59,7 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
             again = again_command(f"status {shlex.quote(found.name)}", storage)
             lines = status_lines(found, store.label, again, terminal_columns())
         for line in lines:
-            say(line)
+            click.echo(line)
 
 
 @click.command(epilog=example("hpsearch verify"))
@@ -71,23 +73,25 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
     and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
     Without STUDY it is the one launched last.
     """
+    url = require_store(storage)
     from dataclasses import asdict
 
     from hpsearch.search.verify import verify as check
+    from hpsearch.store import StoreReader
 
-    with open_store(storage) as store, answering(as_json) as answer:
+    with StoreReader.open(url) as store:
         found = check(store, study)
         if as_json:
-            answer(asdict(found))
+            print_json(asdict(found))
         else:
             for breach in found.breaches:
-                say(str(breach))
+                click.echo(str(breach))
             for breach in found.in_progress:
-                say(f"in progress: {breach}")
+                click.echo(f"in progress: {breach}")
         if found.breaches:
             raise HpsearchError(f"study {found.study} in {store.label}: {found}")
         if not as_json:
-            say(f"study {found.study} in {store.label}: {found}")
+            click.echo(f"study {found.study} in {store.label}: {found}")
 
 
 @click.command(epilog=example("hpsearch dashboard --port 8080"))
@@ -113,14 +117,17 @@ def dashboard(
     does not encrypt: put a proxy with TLS before it, or use ssh -L.
     """
     from hpsearch.dashboard.access import check_host, token_from_environment
-    from hpsearch.dashboard.server import serve
 
     token = token_from_environment()
     check_host(host, port, token)
+    url = require_store(storage)
+    from hpsearch.dashboard.server import serve
+    from hpsearch.store import Store, StoreReader
+
+    opened = StoreReader.open if read_only else Store.open
     # Ctrl-C is how a person ends it.
-    opened = open_store if read_only else open_store_to_change
-    with opened(storage) as store, suppress(KeyboardInterrupt):
-        serve(store, host, port, say, token=token, read_only=read_only, own_pages=own_pages)
+    with opened(url) as store, suppress(KeyboardInterrupt):
+        serve(store, host, port, click.echo, token=token, read_only=read_only, own_pages=own_pages)
 
 
 @click.command("export-best", epilog=example("hpsearch export-best -o best.yaml"))
@@ -151,16 +158,18 @@ def export_best(
     The file also says where it comes from: study, trial, errors, hashes of data and split. Without
     STUDY it is the one launched last.
     """
+    url = require_store(storage)
     from hpsearch.search.study import Study
+    from hpsearch.store import StoreReader
 
-    with open_store(storage) as store:
+    with StoreReader.open(url) as store:
         winner = Study.open(store, study).winner(select_on=select_on)
     winner.write(output)
     origin = winner.provenance
     assert origin is not None
-    say(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
+    click.echo(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
     file = shlex.quote(str(output))
-    say(f"next: {again_command('ablate', storage)} {file}, or hpsearch train {file}")
+    click.echo(f"next: {again_command('ablate', storage)} {file}, or hpsearch train {file}")
 
 
 @click.command(epilog=example("hpsearch report -o report/ --format html,csv"))
@@ -171,7 +180,7 @@ def export_best(
     "--format",
     "formats",
     default="html,csv,md,latex",
-    callback=parse_names,
+    callback=parse_formats,
     shell_complete=complete_choice("FORMATS", several=True),
     show_default=True,
     metavar="NAMES",
@@ -195,18 +204,21 @@ def report(
 
     It is of the study or ablation NAME; without it, of the one launched last.
     """
+    url = require_store(storage)
+    require_writable(output)
     from hpsearch.pages.figures import draw_pages
     from hpsearch.report.write import write_report
+    from hpsearch.store import StoreReader
     from hpsearch.terminal.lines import section_lines
 
     pages = functools.partial(draw_pages, own=own_pages)
-    with open_store(storage) as store:
+    with StoreReader.open(url) as store:
         written = write_report(store, output, name, formats, pages, distinct=distinct_targets)
     for section in written.table1:
         for line in section_lines(section, terminal_columns()):
-            say(line)
-        say("")
+            click.echo(line)
+        click.echo()
     for path in written.paths:
-        say(str(path))
+        click.echo(str(path))
     for problem in written.problems:
         click.echo(f"page left out: {problem}", err=True)

@@ -16,6 +16,18 @@ from hpsearch.errors import InputError
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+def parse_formats(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
+    """Callback that takes a list of a report's formats apart."""
+    from hpsearch.cli import completion
+
+    formats = parse_names(context, option, text)
+    for name in formats:
+        if name not in completion.FORMATS:
+            known = ", ".join(completion.FORMATS)
+            raise InputError(f"a format must be one of {known}; got '{name}'")
+    return formats
+
+
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 

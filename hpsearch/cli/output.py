@@ -1,77 +1,75 @@
-"""What the commands print."""
+"""Where a command prints: lines for a person, one JSON value for a script."""
 
 from __future__ import annotations
 
 import functools
+import json
+import math
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from hpsearch.terminal.progress import Progress
+    from hpsearch.terminal.board import Screen
 
 
-_printers: list[Callable[[str], None]] = [click.echo]
+@dataclass(frozen=True)
+class Output:
+    """Where a command's lines go.
 
-
-def say(line: str) -> None:
-    """Print a line, by the table that is on the terminal where there is one."""
-    _printers[-1](line)
-
-
-def say_folded(line: str) -> None:
-    """Print a line, broken between words where it is wider than the terminal."""
-    from hpsearch.terminal.columns import folded
-
-    for each in folded(line, terminal_columns()):
-        say(each)
-
-
-@contextmanager
-def answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
-    """A function that prints one JSON value; what is said beside it goes to standard error.
-
-    Args:
-        as_json: whether there will be an answer; elsewhere what is said is the output.
+    Attributes:
+        say: prints a line.
+        screen: the terminal that ``say`` prints on, where a table may be drawn below the lines.
     """
-    import json
-    import math
 
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: finite(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [finite(each) for each in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+    say: Callable[[str], None] = click.echo
+    screen: Screen | None = None
 
-    if as_json:
-        _printers.append(functools.partial(click.echo, err=True))
-    try:
-        yield lambda value: click.echo(json.dumps(finite(value), allow_nan=False))
-    finally:
-        if as_json:
-            _printers.pop()
+    @classmethod
+    def beside_json(cls, as_json: bool) -> Output:
+        """Lines on standard error where standard output is for one JSON value."""
+        return cls(functools.partial(click.echo, err=as_json))
+
+    @classmethod
+    def with_table(cls) -> Output:
+        """Lines above a table where standard output is a terminal that can draw one."""
+        if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+            return cls()
+        from hpsearch.terminal.board import Screen
+
+        screen = Screen()
+        return cls(screen.print_line, screen)
+
+    def say_folded(self, line: str) -> None:
+        """Print a line, broken between words where it is wider than the terminal."""
+        from hpsearch.terminal.columns import folded
+
+        for each in folded(line, terminal_columns()):
+            self.say(each)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on one line; a number that is not finite becomes ``null``."""
+    click.echo(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def terminal_columns() -> int | None:
     """Of the terminal; ``None`` where the output goes elsewhere, which has no width."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-@contextmanager
-def shown(progress: Progress) -> Iterator[None]:
-    """Has ``progress`` draw, and print what is said meanwhile."""
-    with progress:
-        _printers.append(progress.print_line)
-        try:
-            yield
-        finally:
-            _printers.pop()
 
 
 def again_command(command: str, storage: str | None) -> str:

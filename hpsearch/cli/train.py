@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -19,11 +19,15 @@ from hpsearch.cli.options import (
     size_options,
     targets_option,
 )
-from hpsearch.cli.output import answering, say, say_folded, shown
+from hpsearch.cli.output import Output, print_json
 from hpsearch.errors import InputError
 
-if TYPE_CHECKING:
-    pass
+
+def _check_device(context: click.Context, option: click.Parameter, name: str) -> str:
+    """Callback that refuses what torch calls no device, without torch, which takes seconds."""
+    if name.partition(":")[0] in ("cpu", "cuda"):
+        return name
+    raise InputError(f"the device must be cpu or cuda (cuda:1 for the second GPU), got '{name}'")
 
 
 @click.command(epilog=example("hpsearch train best.yaml --targets U0 -o u0/"))
@@ -39,7 +43,14 @@ if TYPE_CHECKING:
 @epochs_option
 @schedule_option
 @size_options
-@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--device",
+    callback=_check_device,
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="cpu or cuda.",
+)
 def train(
     file: Path, targets: tuple[str, ...], output: Path | None, device: str, **overrides: Any
 ) -> None:
@@ -50,38 +61,40 @@ def train(
     this process, on all CPU cores. The same command again continues. The best epoch's weights lie
     in the folder as safetensors.
     """
-    from hpsearch.ablation.molecules import checked_split
     from hpsearch.config.run import Overrides
-    from hpsearch.runs.checkpoint import BEST
-    from hpsearch.system.hardware import cores
-    from hpsearch.system.process import prepare_worker
 
     winner = read_winner(file)
     config = Overrides(**overrides).apply_to_run(winner.config, targets)
     output = output or Path(f"{file.stem}-train")
-    molecules = load_molecules()
+    require_writable(output)
+    molecules = load_molecules(click.echo)
+    from hpsearch.ablation.molecules import checked_split
+
     split = checked_split(molecules, winner, config.data)
+    from hpsearch.system.hardware import cores
+    from hpsearch.system.process import prepare_worker
+
     prepare_worker(cores())
+    from hpsearch.cost.estimate import Estimate
+    from hpsearch.runs.checkpoint import BEST
     from hpsearch.runs.training import Training
 
     training = Training.begin(config, molecules, output.absolute(), device)
-    require_writable(output)
-    say(
+    out = Output.with_table()
+    out.say(
         f"{', '.join(config.targets)} for at most {config.training.epochs} epochs; "
         f"{len(split.train):,} training, {len(split.validation):,} validation, "
         f"{len(split.test):,} test molecules"
     )
-    from hpsearch.cost.estimate import Estimate
-
     alone = Estimate([(output.name, config.training.epochs, 1.0)])
-    progress = make_progress("run", alone, compares=False)
-    with shown(progress):
+    progress = make_progress(out, "run", alone, compares=False)
+    with progress:
         progress.started(output.name, training.facts)
         while not training.finished:
             progress.epoch(output.name, training.run_epoch())
         progress.finished(output.name, training.complete(evaluate_test=True))
     [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
-    say(f"weights: {weights}")
+    out.say(f"weights: {weights}")
 
 
 @click.command(epilog=example("hpsearch dipoles -o dipoles/"))
@@ -121,11 +134,11 @@ def dipoles(output: Path, steps: int, seeds: int) -> None:
     from hpsearch.report.render import plain
     from hpsearch.report.write import write_files
 
-    say("test MSE in units of the bound, after training:")
-    experiment = run(steps, seeds, say)
-    say(f"\n{plain(table(experiment))}")
+    click.echo("test MSE in units of the bound, after training:")
+    experiment = run(steps, seeds, click.echo)
+    click.echo(f"\n{plain(table(experiment))}")
     for path in write_files(output, documents(experiment)):
-        say(str(path))
+        click.echo(str(path))
 
 
 @click.group()
@@ -147,19 +160,21 @@ def data() -> None:
 )
 def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     """Make the cache of QM9 that all runs of this machine share."""
-    from hpsearch.data import qm9
-
     if archive is None and uncharacterized is not None:
         raise InputError(
             "--uncharacterized must come with --archive, got it alone; the package's molecules are "
             "without them already"
         )
+    from hpsearch.data import qm9
+
     if archive is None:
-        qm9.load(say=say)
-        molecules = qm9.verify(say=say)
+        qm9.load(say=click.echo)
+        molecules = qm9.verify(say=click.echo)
     else:
-        molecules = qm9.prepare(archive, uncharacterized, say=say)
-    say(f"{len(molecules):,} molecules in {qm9.cache_directory()}, hash {molecules.content_hash}")
+        molecules = qm9.prepare(archive, uncharacterized, say=click.echo)
+    click.echo(
+        f"{len(molecules):,} molecules in {qm9.cache_directory()}, hash {molecules.content_hash}"
+    )
 
 
 @data.command(epilog=example("hpsearch data describe"))
@@ -186,18 +201,22 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
     """Print the molecules' counts, split, statistics, naive errors."""
     from hpsearch.config.run import DataConfig
     from hpsearch.data.split import make_split, save_split
+
+    out = Output.beside_json(as_json)
+    molecules = load_molecules(out.say)
+    given = {name: size for name, size in sizes.items() if size is not None}
+    data = DataConfig(split_seed=split_seed, **given)
+    split = make_split(molecules, data)
+    if split_file is not None:
+        save_split(split, molecules, split_file)
     from hpsearch.terminal.lines import molecule_facts, molecule_lines
 
-    with answering(as_json) as answer:
-        molecules = load_molecules()
-        given = {name: size for name, size in sizes.items() if size is not None}
-        data = DataConfig(split_seed=split_seed, **given)
-        if split_file is not None:
-            save_split(make_split(molecules, data), molecules, split_file)
-        if as_json:
-            answer(molecule_facts(molecules, data))
-            return
-        for line in molecule_lines(molecules, data):
-            say_folded(line)
+    if as_json:
+        print_json(molecule_facts(molecules, data))
+        return
+    for line in molecule_lines(molecules, data):
+        out.say_folded(line)
     if split_file is not None:
-        say(f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration")
+        out.say(
+            f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration"
+        )

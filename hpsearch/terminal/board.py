@@ -22,6 +22,22 @@ _AROUND = 5
 """Lines of the terminal that are not rows of the table."""
 
 
+@final
+class Screen:
+    """A terminal that prints lines, above a table while there is one.
+
+    Attributes:
+        console: Rich's, on which the table is drawn.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console()
+
+    def print_line(self, line: str) -> None:
+        """Print a line as it is; the terminal breaks it where it is too long."""
+        self.console.print(Text(line), soft_wrap=True)
+
+
 @dataclass
 class _Row:
     facts: RunFacts

@@ -1,4 +1,4 @@
-"""Checks whether this machine can run a search, and says how to fix what it lacks.
+"""What this machine can do, what is wrong with it, and how to fix it.
 
 It writes two caches only, which any run would write: the molecules and the compiled kernel. A
 process of its own looks at what a worker would find: torch, CUDA and the kernel.

@@ -38,6 +38,15 @@ INSIDE = {
 }
 """Who else may inside a function, or for its types."""
 
+MOST_ROWS = 20
+"""Of the table, so that it can be drawn from memory."""
+
+MOST_MODULES = 5
+"""Beside the packages."""
+
+MOST_FILES = 13
+"""In one package, beside its __init__."""
+
 HEAVY = ("torch", "ray", "optuna", "sqlalchemy", "alembic", "pandas", "plotly", "numpy", "pydantic")
 
 
@@ -76,15 +85,18 @@ def _imports(file: Path, node: ast.AST, at_the_top: bool) -> Iterator[Import]:
             yield from _imports(file, child, at_the_top and not lazy)
 
 
-def layers() -> dict[str, int]:
-    """Layer of every module and package, from the table."""
-    found: dict[str, int] = {}
+def table() -> list[tuple[str, str]]:
+    """The rows of the table, lowest first: a module or package, and its purpose."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for layer, names in re.findall(r"^\| (\d+) \| ([^|]+) \|", text, flags=re.M):
-        for name in re.findall(r"`([a-z_0-9]+)/?`", names):
-            assert name not in found, f"{name} stands twice in the table"
-            found[name] = int(layer)
-    return found
+    first, _, _ = text.partition("\n## One way for the data")
+    return re.findall(r"^\| `([a-z_]+)/?` \| ([^|]+) \|", first, flags=re.M)
+
+
+def layers() -> dict[str, int]:
+    """The row of every module and package in the table, lowest first."""
+    rows = [name for name, _ in table()]
+    assert len(set(rows)) == len(rows), "a name stands twice in the table"
+    return {name: number for number, name in enumerate(rows)}
 
 
 def units() -> set[str]:
@@ -110,6 +122,24 @@ def test_the_table_names_every_module() -> None:
     assert set(layers()) == units()
 
 
+def test_a_stranger_can_draw_the_house() -> None:
+    assert len(table()) <= MOST_ROWS
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert len(modules) <= MOST_MODULES, modules
+    sizes = {path.name: len(list(path.glob("[!_]*.py"))) for path in PACKAGE.iterdir()}
+    crowded = {name: size for name, size in sizes.items() if size > MOST_FILES}
+    assert not crowded
+
+
+def test_a_package_says_its_purpose_in_the_first_line() -> None:
+    for name, purpose in table():
+        file = PACKAGE / name / "__init__.py"
+        text = (file if file.exists() else PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+        first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+        assert first.endswith("."), f"{name}: the first line must be a sentence, got '{first}'"
+        assert first == purpose.strip(), f"{name}: the table has another purpose"
+
+
 def test_packages_are_two_folders_deep() -> None:
     assert max(len(source.relative_to(PACKAGE).parts) for source in SOURCES) == 2
 
@@ -117,7 +147,7 @@ def test_packages_are_two_folders_deep() -> None:
 def test_imports_point_downward() -> None:
     layer = layers()
     upward = [
-        f"{found}: {found.unit} is of layer {layer[found.unit]}, {wanted} of {layer[wanted]}"
+        f"{found}: {found.unit} is in row {layer[found.unit]}, {wanted} in row {layer[wanted]}"
         for found in IMPORTS
         if found.unit != "__init__"
         and (wanted := imported_unit(found.name)) not in (None, found.unit)

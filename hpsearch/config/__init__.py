@@ -1,1 +1,1 @@
-"""What may be asked for: targets, one run, a search space, an exported configuration; as YAML."""
+"""What may be asked for: targets, one run, a search space, an exported configuration."""

@@ -1,4 +1,4 @@
-"""Figure 2 and Eq. 4 as an experiment: two dipoles, and networks that do or do not see their angle.
+"""Figure 2 and Eq. 4 as an experiment: what a network without vectors cannot learn.
 
 ``docs/dipoles.md`` derives what each network can reach.
 """

@@ -1,4 +1,4 @@
-"""Ray Tune as a stateless executor: trains the assignments of any ``Work`` on Ray's workers.
+"""Ray Tune as a stateless executor of the runs that a study or an ablation assigns.
 
 The only package that imports ray, and only once something runs. Tune chooses where a run goes and
 notices when its process dies; it remembers nothing: every call makes a fresh ``Tuner`` whose files

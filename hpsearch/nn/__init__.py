@@ -1,4 +1,4 @@
-"""The network of the paper: torch only; of QM9 it knows the elements and the range of distances."""
+"""The network of the paper: torch only, without molecules."""
 
 from hpsearch.config.architecture import Degrees
 from hpsearch.kernels.neighbourhoods import Neighbourhoods

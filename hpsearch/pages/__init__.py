@@ -1,4 +1,4 @@
-"""The pages in ``dashboards/``, one Plotly figure a file; this module is what such a file imports.
+"""The pages in dashboards/: one Plotly figure a file.
 
 A page is a Python file with ``TITLE`` and ``figure(store, name=None)``, and if it likes
 ``frame(store, name=None)``, the rows that the figure draws, and ``tables(store, name=None)``. It is

@@ -1,4 +1,4 @@
-"""The SQL store: experiments, runs, epochs and results beside Optuna's tables in one database.
+"""The SQL store: experiments, runs, epochs and results beside Optuna's tables.
 
 The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL several.
 """

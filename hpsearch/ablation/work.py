@@ -116,13 +116,13 @@ class Ablation:
         self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
         split = split_name(self.plan.vary_split, CellKey.parse(key).repeat)
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
-        settled = self._store.settle(self.experiment.id, **given)
-        self._expected_splits[split] = settled[split]
+        stored = self._store.settle(self.experiment.id, **given)
+        self._expected_splits[split] = stored[split]
         for what, value in given.items():
-            if settled[what] != value:
+            if stored[what] != value:
                 raise InputError(
                     f"every cell of the ablation '{self.plan.name}' must see the same molecules; "
-                    f"the {what.replace('_', ' ')} was {settled[what][:12]}, the cell {key} on "
+                    f"the {what.replace('_', ' ')} was {stored[what][:12]}, the cell {key} on "
                     f"{facts.host} has {value[:12]}; restore the data or choose a new name"
                 )
 

@@ -172,7 +172,7 @@ def _reclaim(
         failpoint.reach("reconciling")
         trial = rows.read(row.trial_id)
         if trial is not None and "failure" in trial.user_attrs:
-            # Its verdict was known, and the launch died before it was told.
+            # Its verdict was known, and the launch died before it ended the row.
             rows.fail(row.trial_id)
             continue
         if trial is not None and _saw_others(trial, space, provenance):

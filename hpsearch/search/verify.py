@@ -257,7 +257,7 @@ class _Check:
             yield Breach("facts", trial.number, "has no number of weights")
         for what, seen in (("data_hash", run.data_hash), ("split_hash", run.split_hash)):
             studys = self._provenance.get(what)
-            # Those that a forced launch left behind were right in their time.
+            # The hashes before a forced launch were right in their time.
             accepted = {studys, *(entry[what] for entry in self._provenance.get("forced", []))}
             if seen is None or seen not in accepted:
                 yield Breach(

@@ -89,7 +89,7 @@ class Search:
         space: what is searched.
         at_start: the study's trials when the launch began.
         breakdown: why the launch stops early; ``None`` while it does not.
-        forced: changes of space, molecules and split that this launch was told to accept.
+        forced: changes of space, molecules and split that this launch was forced to accept.
     """
 
     def __init__(
@@ -181,17 +181,17 @@ class Search:
             return  # it has ended, here or in an earlier launch
         self._store.record_facts(trial.run_id, facts)
         # Epochs beyond the checkpoint are trained again, on another machine to other numbers and
-        # perhaps not to the same end; those before it are told again after this.
+        # perhaps not to the same end; those before it are recorded again after this.
         self._store.forget_epochs(trial.run_id, trial.trial_id, after=facts.resumed_from)
         trial.reported = {e: v for e, v in trial.reported.items() if e <= facts.resumed_from}
         given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
-        settled = self._store.settle(self._experiment_id, **given)
-        self._split_hash = settled["split_hash"]
+        stored = self._store.settle(self._experiment_id, **given)
+        self._split_hash = stored["split_hash"]
         for what, value in given.items():
-            if settled[what] != value:
+            if stored[what] != value:
                 raise InputError(
                     f"every run of the study '{self.name}' must see the same molecules; the "
-                    f"{what.replace('_', ' ')} was {settled[what][:12]}, run {key} on "
+                    f"{what.replace('_', ' ')} was {stored[what][:12]}, run {key} on "
                     f"{facts.host} has {value[:12]}; restore the data, start a new study with "
                     "--study NAME, or go on with --force"
                 )
@@ -252,7 +252,7 @@ class Search:
         else:
             self._fail(trial.trial_id, outcome)
         self._running.pop(key, None)
-        # Only now: until the verdict is told, the folder is what a next launch continues from.
+        # Only now: until the row has ended, the folder is what a next launch continues from.
         self._files.trial_ended(key)
 
     def _complete(self, trial_id: int, outcome: Completion, loss: float) -> None:

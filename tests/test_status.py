@@ -159,9 +159,9 @@ def test_an_ablation_s_first_failure_is_shown_with_its_traceback(seen: Seen) -> 
     # When it happens, and again at the end.
     _, shown = seen.failing.split("the traceback of run L0Net/mu/0; all of them: ")
     assert re.match(r"hpsearch status paper_l1net-\w+ --json\nTraceback \(most recent", shown)
-    assert f"\nhpsearch.nn.kernels.{message}\n0 complete, 1 failed\n" in shown
+    assert f"\nhpsearch.kernels.library.{message}\n0 complete, 1 failed\n" in shown
     assert seen.errors.startswith("run L0Net/mu/0: Traceback (most recent call last):\n")
-    assert f"\nhpsearch.nn.kernels.{message}\nhpsearch: 1 of 1 runs failed" in seen.errors
+    assert f"\nhpsearch.kernels.library.{message}\nhpsearch: 1 of 1 runs failed" in seen.errors
     first, head, row, why, command = seen.after.splitlines()
     assert re.match(r"ablation paper_l1net-\w+ in .*: 0 of 1 complete, 1 failed$", first)
     assert head.split() == ["run", "state", "epochs", "test", "MAE", "unit", "weights"]

@@ -22,7 +22,7 @@ from hpsearch.dashboard.access import Application, Guard, check_host, is_loopbac
 from hpsearch.dashboard.application import application
 from hpsearch.dashboard.server import Limits, listening, made_server, serve
 from hpsearch.errors import InputError
-from hpsearch.store import Store
+from hpsearch.store import Store, StoreReader
 
 TOKEN = "0123456789abcdef-+&"
 QUOTED = "0123456789abcdef-%2B%26"
@@ -75,7 +75,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def served(store: Store, token: str | None = None, *, read_only: bool = False) -> Iterator[Site]:
+def served(
+    store: StoreReader, token: str | None = None, *, read_only: bool = False
+) -> Iterator[Site]:
     """A dashboard that is up for as long as the context is open."""
     guard = Guard(application(store), token, read_only=read_only)
     with up(guard, Limits(threads=4)) as port:
@@ -299,6 +301,19 @@ def test_read_only_shows_all_and_changes_nothing(site: Any, store: Store, token:
     for method, path, body in CHANGES:
         answer = up.ask(path, method, body, **headers)
         assert (answer.status, "--read-only" in answer.body) == (403, True)
+    assert not changed(store)
+
+
+def test_a_reader_is_shown_whole_and_cannot_be_changed(store: Store, tmp_path: Path) -> None:
+    with (
+        StoreReader.open(f"sqlite:///{tmp_path}/s.db") as reader,
+        # Even past the guard that refuses such requests, the database does.
+        served(reader, read_only=False) as up,
+    ):
+        for path in READS:
+            assert up.ask(path).status in (200, 302)
+        for method, path, body in CHANGES[:7]:
+            assert up.ask(path, method, body).status >= 400
     assert not changed(store)
 
 

@@ -56,6 +56,17 @@ def test_the_list_leads_to_every_page_of_every_experiment(site: Site, store: Sto
     assert all(site.ask(link).status == 200 for link in links)
 
 
+def test_a_page_gets_a_store_that_it_cannot_write_into(
+    store: Store, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hpsearch.pages.files, "folder", lambda: tmp_path / "pages")
+    (tmp_path / "pages").mkdir()
+    text = "TITLE = 'Mine'\ndef figure(store, name): store.begin_experiment('study', 'x', {})\n"
+    (tmp_path / "pages" / "mine.py").write_text(text)
+    assert "'StoreReader' object has no attribute" in figure(site, "mine").body
+    assert store.experiment("study", "x") is None
+
+
 def test_a_page_names_its_neighbours_and_asks_only_this_server(site: Site) -> None:
     body = site.ask("/pages/targets?study=made-up").body
     assert "<title>Losses by target: made-up</title>" in body

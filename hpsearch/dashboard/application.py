@@ -33,12 +33,16 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
     """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest.
 
     Args:
-        store: what is shown; what people change in Optuna's dashboard needs one that writes.
+        store: what is shown. With one that writes, Optuna's dashboard may change it; the pages get
+            its reader.
         own_pages: a folder of the user's pages, beside the shipped ones.
     """
-    theirs = store.optuna_by_hand if isinstance(store, Store) else store.optuna_reader
-    optuna_app = optuna_dashboard.wsgi(theirs)
-    pages = _Pages(store, own_pages, _scripts())
+    if isinstance(store, Store):
+        reader, trials = store.reader, store.optuna_by_hand
+    else:
+        reader, trials = store, store.optuna_reader
+    optuna_app = optuna_dashboard.wsgi(trials)
+    pages = _Pages(reader, own_pages, _scripts())
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "/")

@@ -66,6 +66,11 @@ class Store(StoreReader):
         database.first_use(lambda: make_tables(address, writer(database.engine)))
         return cls(database)
 
+    @cached_property
+    def reader(self) -> StoreReader:
+        """This store for those who only look; it is closed with this one."""
+        return StoreReader(self._database)
+
     # --- Optuna -----------------------------------------------------------------------------------
 
     @cached_property

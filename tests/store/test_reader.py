@@ -28,7 +28,7 @@ READS = {
 """All that a reader offers. A name that joins them must not write."""
 
 WRITES = {
-    *("create", "drive", "leave", "optuna_storage", "optuna_by_hand", "one_transaction"),
+    *("reader", "create", "drive", "leave", "optuna_storage", "optuna_by_hand", "one_transaction"),
     *("begin_experiment", "update_provenance", "settle", "forget_epochs"),
     *("record_run", "record_facts", "record_epoch", "record_result"),
 }
@@ -76,6 +76,7 @@ def test_a_reader_has_these_public_names_and_no_others(filled: Store, url: str) 
         for name in WRITES:
             assert not hasattr(reader, name)
     assert public(filled) == READS | WRITES
+    assert public(filled.reader) == READS
 
 
 def test_looking_leaves_the_file_as_it_was(tmp_path: Path, filled: Store, url: str) -> None:

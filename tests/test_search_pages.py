@@ -16,6 +16,7 @@ from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.store import Store
 from hpsearch.system.installation import find_space
+from hpsearch.terminal.status import ended_rows
 
 TRIALS = 12
 """Trial 0 has diverged; trial k has the loss 1/k."""
@@ -88,7 +89,7 @@ def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypa
         [bars] = draw(store, "failures").data
         assert (list(bars.x), list(bars.y)) == ([3], ["refused: beyond max_parameters"])
         assert list(search_table(Study.open(store))["state"]) == ["refused"] * 3
-        _, *ended = standing(store).ended
+        _, *ended = ended_rows(standing(store))
         assert [state for _, state, *_ in ended] == ["refused"] * 3
 
 

@@ -56,6 +56,9 @@ class _Run:
         return max(self.total - self.done, 0)
 
 
+RunState = Literal["waiting", "running", "ended"]
+
+
 @dataclass(frozen=True)
 class RunSoFar:
     """A run as the store has it.
@@ -70,7 +73,7 @@ class RunSoFar:
 
     epochs: float
     cost: float
-    state: Literal["waiting", "running", "ended"]
+    state: RunState
     seconds: tuple[float, ...] = ()
     silent: float = 0.0
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any, final
-
-import pandas as pd
 
 from hpsearch.ablation.cells import STATES, cell_table
 from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
-from hpsearch.config.targets import target
 from hpsearch.cost.accuracy import QuoteAccuracy
-from hpsearch.cost.estimate import RunSoFar, left_by_record
-from hpsearch.search.study import Study
+from hpsearch.cost.estimate import RunSoFar, RunState, left_by_record
+from hpsearch.search.study import Counts, Study
 from hpsearch.store import Experiment, StoreReader
 from hpsearch.store.lease import Holder
 from hpsearch.store.recorded import RecordedRun, recorded_runs
@@ -56,7 +55,6 @@ class Standing:
         live: the runs that are under way, or interrupted where nobody drives it.
         failures: of the runs that failed, the first one first.
         rows: every run, for scripts.
-        ended: every run that has ended, as a table: heading and rows; the last column is a text.
         quote_accuracy: how right a search's quote was; ``None`` where there was none.
     """
 
@@ -71,13 +69,12 @@ class Standing:
     live: tuple[RecordedRun, ...]
     failures: tuple[FailedRun, ...]
     rows: list[dict[str, Any]]
-    ended: tuple[tuple[str, ...], ...]
     quote_accuracy: QuoteAccuracy | None = None
 
     @property
     def is_driven(self) -> bool:
         """Whether a launch that is alive drives it."""
-        return self.holder is not None and self.holder.drives
+        return _is_driven(self.holder)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -97,6 +94,10 @@ class Standing:
         }
 
 
+def _is_driven(holder: Holder | None) -> bool:
+    return holder is not None and holder.drives
+
+
 def standing(store: StoreReader, name: str | None = None) -> Standing:
     """How the study or the ablation called ``name`` stands; without it, the one launched last.
 
@@ -114,21 +115,18 @@ def _of_study(store: StoreReader, study: Study) -> Standing:
     trials, counts = study.trials(), study.counts()
     runs = recorded_runs(store, study.experiment_id)
     records = json.loads(trials.to_json(orient="records", date_format="iso", double_precision=15))
-    ended = [row for row in records if row["state"] not in ("RUNNING", "WAITING")]
+    holder = study.holder()
+    running = [str(row["number"]) for row in records if row["state"] == "RUNNING"]
     return Standing(
         kind="study",
         name=study.name,
         noun="trial",
         counts=vars(counts),
         summary=str(counts),
-        holder=study.holder(),
+        holder=holder,
         best=study.best(),
-        seconds_left=study.seconds_left(),
-        live=tuple(
-            runs[str(row["number"])]
-            for row in records
-            if row["state"] == "RUNNING" and str(row["number"]) in runs
-        ),
+        seconds_left=_study_seconds_left(counts, runs, running) if _is_driven(holder) else None,
+        live=tuple(runs[key] for key in running if key in runs),
         failures=tuple(
             FailedRun(
                 str(row["number"]),
@@ -136,28 +134,12 @@ def _of_study(store: StoreReader, study: Study) -> Standing:
                 row["failure_reason"] or "told without a reason",
                 row["failure_traceback"] or "",
             )
-            for row in ended
+            for row in records
             # What was refused or given up was never trained to a failure.
             if row["state"] == "FAIL" and row["failure"] not in ("refused", "given_up")
         ),
         rows=[row | _live_values(runs.get(str(row["number"]))) for row in records],
-        ended=(
-            ("trial", "state", "epochs", "best loss", "s/epoch", "weights", ""),
-            *(_ended_trial(row) for row in ended),
-        ),
         quote_accuracy=study.quote_accuracy(),
-    )
-
-
-def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        str(row["number"]),
-        "refused" if row["failure"] == "refused" else row["state"].lower(),
-        str(row["epochs"]),
-        _number(row["best_loss"], ",.4g"),
-        _number(row["seconds_per_epoch"], ".1f"),
-        _number(row["weights"], ",.0f"),
-        row["failure_reason"] or "",
     )
 
 
@@ -178,7 +160,6 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
             )
             failures.append(FailedRun(str(key), kind, message, traceback))
     tracebacks = {failure.key: failure for failure in failures}
-    driven = holder is not None and holder.drives
     return Standing(
         kind="ablation",
         name=experiment.name,
@@ -187,7 +168,7 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
         summary=", ".join([f"{counts['complete']} of {len(cells)} complete", *parts]),
         holder=holder,
         best=None,
-        seconds_left=_seconds_left(states, runs) if driven else None,
+        seconds_left=_ablation_seconds_left(states, runs) if _is_driven(holder) else None,
         live=tuple(runs[key] for key, state in states.items() if state == "running"),
         failures=tuple(failures),
         rows=[
@@ -199,34 +180,43 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
             }
             for row in records
         ],
-        ended=(
-            ("run", "state", "epochs", "test MAE", "unit", "weights", ""),
-            *(_ended_cell(row) for row in records if row["state"] in ("complete", "failed")),
-        ),
     )
 
 
-def _ended_cell(row: dict[str, Any]) -> tuple[str, ...]:
-    is_failed = row["state"] == "failed"
-    return (
-        row["key"],
-        row["state"],
-        _number(row["epochs"], ".0f"),
-        _number(row["test_mae"], ",.4g"),
-        target(row["target"]).unit,
-        _number(row["weights"], ",.0f"),
-        (row["reason"] or "") if is_failed else "",
+def _study_seconds_left(
+    counts: Counts, runs: Mapping[str, RecordedRun], running: Container[str]
+) -> float | None:
+    """A trial to come counts with as many epochs as the others have on average."""
+    usual = mean(run.epochs for run in runs.values()) if runs else 0.0
+    missing = counts.wanted - counts.complete - counts.pruned - counts.running
+    begun = (
+        _so_far(run, 1.0, "running" if key in running else "ended") for key, run in runs.items()
+    )
+    return left_by_record([*begun, *[RunSoFar(usual, 1.0, "waiting")] * max(missing, 0)])
+
+
+_RUN_STATES: Mapping[str, RunState] = {
+    "complete": "ended",
+    "failed": "ended",
+    "running": "running",
+    "waiting": "waiting",
+}
+
+
+def _ablation_seconds_left(
+    states: Mapping[str, str], runs: Mapping[str, RecordedRun]
+) -> float | None:
+    return left_by_record(
+        _so_far(run, _work_of(run), _RUN_STATES[states[key]]) for key, run in runs.items()
     )
 
 
-def _seconds_left(states: dict[str, str], runs: dict[str, RecordedRun]) -> float | None:
-    known = {"complete": "ended", "failed": "ended", "running": "running", "waiting": "waiting"}
-    found = []
-    for key, run in runs.items():
-        cost = relative_work(TrialConfig.from_dict(dict(run.configuration)))
-        state: Any = known[states[key]]
-        found.append(RunSoFar(run.epochs, cost, state, run.seconds, run.silent_seconds))
-    return left_by_record(found)
+def _work_of(run: RecordedRun) -> float:
+    return relative_work(TrialConfig.from_dict(dict(run.configuration)))
+
+
+def _so_far(run: RecordedRun, cost: float, state: RunState) -> RunSoFar:
+    return RunSoFar(run.epochs, cost, state, run.seconds, run.silent_seconds)
 
 
 def _live_values(run: RecordedRun | None) -> dict[str, Any]:
@@ -240,7 +230,3 @@ def _live_values(run: RecordedRun | None) -> dict[str, Any]:
         "host": None if run is None else run.host,
         "device": None if run is None else run.device,
     }
-
-
-def _number(value: Any, form: str) -> str:
-    return "-" if value is None or pd.isna(value) else format(float(value), form)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import mean
 from typing import Any, Literal, Self, final
 
 import optuna
@@ -18,12 +17,10 @@ from optuna.trial import FrozenTrial, TrialState
 from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.accuracy import Measured, QuoteAccuracy
-from hpsearch.cost.estimate import RunSoFar, left_by_record
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
 from hpsearch.store.lease import Holder
-from hpsearch.store.recorded import recorded_runs
 
 LEAST_TRIALS = 5
 """Complete trials below which nothing is said."""
@@ -222,35 +219,6 @@ class Study:
             for name, column in by_target.items()
         }
         return importances(trials, losses)
-
-    def seconds_left(self) -> float | None:
-        """Seconds until all wanted trials have a verdict, by the recorded epochs.
-
-        ``None`` while nobody drives the study, before the first epoch and after the last.
-        """
-        holder = self.holder()
-        if holder is None or not holder.drives:
-            return None
-        runs = recorded_runs(self._store, self._experiment.id)
-        counts = self.counts()
-        missing = counts.wanted - counts.complete - counts.pruned - counts.running
-        usual = mean(run.epochs for run in runs.values()) if runs else 0.0
-        return left_by_record(
-            [
-                *(
-                    RunSoFar(
-                        run.epochs,
-                        1.0,
-                        "running" if trial.state == TrialState.RUNNING else "ended",
-                        run.seconds,
-                        run.silent_seconds,
-                    )
-                    for trial in self._trials()
-                    if (run := runs.get(str(trial.number))) is not None
-                ),
-                *[RunSoFar(usual, 1.0, "waiting")] * max(missing, 0),
-            ]
-        )
 
     def best(self) -> tuple[float, str] | None:
         """The lowest validation loss of a complete trial and its number; ``None`` before any."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import pandas as pd
+
+from hpsearch.config.targets import target
 from hpsearch.report.text import duration
 from hpsearch.results.standing import Standing
 from hpsearch.store.recorded import RecordedRun
@@ -29,9 +33,10 @@ def status_lines(of: Standing, where: str, again: str, width: int | None = None)
         yield ""
         rows = [(of.noun, *LIVE_COLUMNS), *map(_live_row, of.live)]
         yield from columns(rows, width, left=_left(of))
-    if len(of.ended) > 1:
+    ended = ended_rows(of)
+    if len(ended) > 1:
         yield from [""] * bool(of.live)
-        yield from _ended_lines(of, width)
+        yield from _ended_lines(ended, _left(of), width)
     if any(failure.traceback for failure in of.failures):
         # On a line of its own, to be copied whole from a narrow terminal.
         yield "the traceback of the first failure:"
@@ -88,15 +93,59 @@ def _live_row(run: RecordedRun) -> tuple[str, ...]:
     return (run.key, *live_cells(done, run.loss, zero, seconds, run.weights, where))
 
 
+_TRIAL_COLUMNS = ("trial", "state", "epochs", "best loss", "s/epoch", "weights", "")
+_CELL_COLUMNS = ("run", "state", "epochs", "test MAE", "unit", "weights", "")
+
+
+def ended_rows(of: Standing) -> list[tuple[str, ...]]:
+    """Every run that has ended, as cells under headings; the last one is a text."""
+    if of.kind == "study":
+        ended = [row for row in of.rows if row["state"] not in ("RUNNING", "WAITING")]
+        return [_TRIAL_COLUMNS, *map(_ended_trial, ended)]
+    ended = [row for row in of.rows if row["state"] in ("complete", "failed")]
+    return [_CELL_COLUMNS, *map(_ended_cell, ended)]
+
+
+def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["number"]),
+        "refused" if row["failure"] == "refused" else row["state"].lower(),
+        str(row["epochs"]),
+        _number(row["best_loss"], ",.4g"),
+        _number(row["seconds_per_epoch"], ".1f"),
+        _number(row["weights"], ",.0f"),
+        row["failure_reason"] or "",
+    )
+
+
+def _ended_cell(row: dict[str, Any]) -> tuple[str, ...]:
+    is_failed = row["state"] == "failed"
+    return (
+        row["key"],
+        row["state"],
+        _number(row["epochs"], ".0f"),
+        _number(row["test_mae"], ",.4g"),
+        target(row["target"]).unit,
+        _number(row["weights"], ",.0f"),
+        (row["reason"] or "") if is_failed else "",
+    )
+
+
+def _number(value: Any, form: str) -> str:
+    return "-" if value is None or pd.isna(value) else format(float(value), form)
+
+
 LEAST_REASON = 36
 """Columns from which a reason stands beside its row; with fewer it comes below."""
 
 
-def _ended_lines(of: Standing, width: int | None) -> Iterator[str]:
-    head, *lines = columns([row[:-1] for row in of.ended], None, left=(*_left(of), 1))
+def _ended_lines(
+    rows: list[tuple[str, ...]], left: tuple[int, ...], width: int | None
+) -> Iterator[str]:
+    head, *lines = columns([row[:-1] for row in rows], None, left=(*left, 1))
     yield head
     beside = max(map(len, lines))
-    for line, (*_, reason) in zip(lines, of.ended[1:], strict=True):
+    for line, (*_, reason) in zip(lines, rows[1:], strict=True):
         if not reason or width is None or width - beside - 2 >= LEAST_REASON:
             yield from hanging(f"{line:{beside}}  ", reason, width)
         else:

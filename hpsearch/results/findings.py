@@ -23,7 +23,7 @@ class AblationFindings:
         experiment: the ablation.
         rows: of its runs.
         cells: its cell table, with the columns ``ablation.cells.CELL_COLUMNS``.
-        residuals: of the test molecules, with the columns of `Store.test_residuals`.
+        residuals: of the test molecules, with the columns of `StoreReader.test_residuals`.
     """
 
     experiment: Experiment

@@ -62,9 +62,9 @@ class StudyRows:
 
     Attributes:
         trials: Optuna's, by number.
-        target_errors: validation errors after each epoch, as `Store.target_errors`.
-        epochs: losses and seconds of each epoch, as `Store.epochs`.
-        runs: the networks, as `Store.runs`.
+        target_errors: validation errors after each epoch, as `StoreReader.target_errors`.
+        epochs: losses and seconds of each epoch, as `StoreReader.epochs`.
+        runs: the networks, as `StoreReader.runs`.
     """
 
     trials: tuple[FrozenTrial, ...]

@@ -1,4 +1,4 @@
-"""Where a store is: its URL, read once, whose password never leaves this module as text.
+"""Where a store is: its URL, read once. Its password never leaves this module as text.
 
 SQLAlchemy takes half a second to import, so it reads the URL of a server only: a SQLite file that
 is missing is refused without it.
@@ -255,7 +255,7 @@ def _sqlite_connector(path: Path, create: bool, writes: bool) -> Callable[[], sq
 
 
 def _refuse_split_password(url: URL) -> None:
-    """Refuse a password with a bare @ in it: what stands behind would be taken for the host."""
+    """Refuse a password with a bare @ in it: what follows would be read as the host."""
     if "@" in f"{url.host}{url.database}":
         raise InputError(
             f"a store must be a URL as {EXAMPLES}; got one with an @ too many; percent-encode it "

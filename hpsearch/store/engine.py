@@ -1,4 +1,4 @@
-"""Transactions: how they begin, for our tables and for Optuna's alike, and how they wait."""
+"""Transactions on the database: how they begin, and how long they wait for a locked one."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Database:
     Attributes:
         address: where it is.
         engine: of our tables; :func:`writer` is the one to write through.
-        fence: called in every transaction that writes; refuses nothing until a writer sets it.
+        fence: called in every transaction that writes; until a writer sets it, it refuses nothing.
         patience_seconds: how long a call waits for the database.
     """
 
@@ -68,7 +68,7 @@ class Database:
         self._before_closing: list[Callable[[], None]] = []
 
     def first_use(self, action: Callable[[], None]) -> None:
-        """``action()``, the first that asks the database; close it where that fails.
+        """Call ``action``, the first to use the database; close the database if it fails.
 
         Raises:
             InputError: the database cannot be used.
@@ -88,7 +88,7 @@ class Database:
             raise refusal(self.address, error) from None
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """``work`` in a transaction that reads, repeated as by :meth:`wait`."""
+        """Call ``work`` in a transaction that reads; repeat it as :meth:`wait` does."""
 
         def transaction() -> Result:
             with self.engine.connect() as connection:
@@ -97,11 +97,11 @@ class Database:
         return self.wait(transaction)
 
     def wait(self, action: Callable[[], Result]) -> Result:
-        """``action()``, repeated while the database is locked or away: see :func:`wait_for`."""
+        """Call ``action``, again while the database is locked or away: see :func:`wait_for`."""
         return wait_for(action, self.address, self.patience_seconds)
 
     def at_close(self, action: Callable[[], None]) -> None:
-        """Have ``action`` called whenever the database is closed, before its connections go."""
+        """Call ``action`` whenever the database is closed, before its connections are."""
         self._before_closing.append(action)
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def engine_options(
 
 
 def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) -> None:
-    """Make transactions begin by our word: SQLite's with its lock, all that write with the fence.
+    """Begin SQLite's transactions with the right lock, and call ``fence`` in all that write.
 
     Args:
         engine: ours or Optuna's.
@@ -168,7 +168,7 @@ def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) 
 
 
 def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> Result:
-    """``action()``, repeated while the database cannot serve it.
+    """Call ``action``, again and again while the database cannot serve it.
 
     ``action`` must be safe to repeat: a commit may have arrived although its answer did not.
 
@@ -188,10 +188,12 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
         except (SQLAlchemyError, StorageInternalError) as error:
             reason = address.one_line(driver_error(error) or error)
             if not is_transient(error):
-                mend = ""
+                advice = ""
                 if is_full(error):
-                    mend = "; free space and run the same command again: it goes on from here"
-                raise HpsearchError(f"the store {address.label} failed: {reason}{mend}") from error
+                    advice = "; free space and run the same command again: it goes on from here"
+                raise HpsearchError(
+                    f"the store {address.label} failed: {reason}{advice}"
+                ) from error
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:

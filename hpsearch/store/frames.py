@@ -1,4 +1,4 @@
-"""Queries behind the store's data frames; the columns are documented at the methods of `Store`."""
+"""Queries behind the data frames, whose columns `StoreReader` describes."""
 
 from __future__ import annotations
 

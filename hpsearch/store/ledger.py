@@ -1,4 +1,4 @@
-"""All rows of one study, Optuna's and ours, as they stood at one instant."""
+"""All rows of one study, Optuna's and ours, read at one instant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpsearch.store.tables import epochs, runs, target_errors
 
 
 def read_ledger(connection: Connection, experiment_id: int, study: str) -> Ledger:
-    """Rows of the study called ``study``, in a number of queries that does not grow with it.
+    """Read the rows of the study called ``study``, in a fixed number of queries.
 
     ``connection`` must not have begun: the queries must see one instant, or a trial that ends
     between two of them would look broken.

@@ -1,4 +1,4 @@
-"""Optuna's storage in the same database, and what is read of its rows past it."""
+"""Optuna's storage in the same database, and direct queries of its tables."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def optuna_storage(
 def kept_storage(
     database: Database, *, fence: Fence = no_fence, locks: bool = False, writes: bool = True
 ) -> RDBStorage:
-    """As :func:`optuna_storage`, waited for, and closed with ``database``."""
+    """Open :func:`optuna_storage`, waiting for the database; it is closed with ``database``."""
     storage = database.wait(
         lambda: optuna_storage(database.address, fence=fence, locks=locks, writes=writes)
     )
@@ -90,7 +90,7 @@ def kept_storage(
 
 @contextmanager
 def joined(storage: RDBStorage) -> Iterator[None]:
-    """Have all that this thread has ``storage`` write inside stand or fall together.
+    """Make one transaction of all that this thread writes through ``storage`` in the block.
 
     Optuna commits every call in a session of its own: a trial's parameters would be sixteen
     transactions, each with its wait for the disk, and a death between two would leave half of
@@ -191,7 +191,7 @@ def forget_values(connection: Connection, trial_id: int, after: int) -> None:
 
 
 def read_trials(connection: Connection, study_id: int) -> tuple[LedgerTrial, ...]:
-    """All that the ledger has of a study's trials, by number."""
+    """A study's trials by number, with what the ledger holds of them."""
     t = _trials.c
     rows = connection.execute(
         select(t.trial_id, t.number, t.state)

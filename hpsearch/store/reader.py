@@ -1,4 +1,4 @@
-"""`StoreReader`: what a store says, for all who only look."""
+"""`StoreReader`: reads a store, and has no method that writes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class StoreReader:
-    """A store to look into: no method writes, and opening one makes and changes nothing.
+    """A store to read: no method writes, and opening one makes and changes nothing.
 
     Every call waits for a database that is locked or restarting. Make one by :meth:`open`, close it
     at the end.
@@ -88,11 +88,11 @@ class StoreReader:
 
     @cached_property
     def optuna_reader(self) -> RDBStorage:
-        """Optuna's storage for those who look: it refuses to write, and the driver never waits."""
+        """Optuna's storage to read: the database refuses its writes; no driver waits for it."""
         return kept_storage(self._database, writes=False)
 
     def wait(self, action: Callable[[], Result]) -> Result:
-        """``action()``, repeated while the database is locked or away; it must be repeatable.
+        """Call ``action``, again while the database is locked or away; it must be repeatable.
 
         Raises:
             HpsearchError: the database stayed away for longer than the store waits, or refused for
@@ -154,7 +154,7 @@ class StoreReader:
         return self._database.read(lambda connection: trial_states(connection, study))
 
     def ledger(self, experiment_id: int, study: str) -> Ledger:
-        """All rows of a study as they stand at one instant, for those who check them.
+        """All rows of a study, read at one instant, for `hpsearch verify`.
 
         Args:
             experiment_id: of the study.
@@ -187,7 +187,7 @@ class StoreReader:
         return self._database.read(work)
 
     def revision(self) -> str:
-        """A text that differs once a run, an epoch or a verdict has come; cheap to ask for."""
+        """A text that changes whenever a run, an epoch or a result is added; cheap to compute."""
         e, r = epochs.c, runs.c
         queries = (
             select(func.count(), func.max(e.created_at)).select_from(epochs),

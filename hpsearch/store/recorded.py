@@ -1,4 +1,4 @@
-"""Runs as the store has them at this moment: what a launch's table shows, for another shell."""
+"""The runs of an experiment as recorded so far: what `hpsearch status` shows of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store hands out, as plain frozen values, and the names that it keeps."""
+"""Frozen values that the store returns, and the rules for the names of experiments."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ _MADE_BY = {"study": "launch", "ablation": "ablate"}
 def unknown_experiment(
     label: str, kinds: Sequence[Kind], name: str | None, names: Sequence[str]
 ) -> InputError:
-    """What to tell of an experiment that a store does not have.
+    """The error for an experiment that a store does not have.
 
     Args:
         label: the store's.

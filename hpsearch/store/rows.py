@@ -1,4 +1,4 @@
-"""Values as the tables hold them, and the one statement that writes them."""
+"""Single rows of our tables: their values, and the statements that find and write them."""
 
 from __future__ import annotations
 

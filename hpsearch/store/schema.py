@@ -1,4 +1,4 @@
-"""The schema's version: made and upgraded by the steps in ``storage/``, checked when opened."""
+"""The tables' version: the steps in ``storage/`` make and upgrade it, opening checks it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 @final
 class Store(StoreReader):
-    """One database of experiments, to record in and to read.
+    """A store to write and to read.
 
     Every write is one transaction and may be repeated without harm, so each waits for a database
     that is locked or restarting. Make one by :meth:`create`, or by :meth:`open` where there is a
@@ -68,7 +68,7 @@ class Store(StoreReader):
 
     @cached_property
     def reader(self) -> StoreReader:
-        """This store for those who only look; it is closed with this one."""
+        """A reader of this store, closed with it."""
         return StoreReader(self._database)
 
     # --- Optuna -----------------------------------------------------------------------------------
@@ -80,14 +80,14 @@ class Store(StoreReader):
 
     @cached_property
     def optuna_by_hand(self) -> RDBStorage:
-        """Optuna's storage for what a person changes in its dashboard, who holds no lease.
+        """Optuna's storage for what a person changes in its dashboard, without the lease.
 
         On SQLite a transaction locks only once it writes: the driver does not wait for a look.
         """
         return kept_storage(self._database)
 
     def one_transaction(self) -> AbstractContextManager[None]:
-        """Have what `optuna_storage` writes inside stand or fall together; see `joined`.
+        """Make one transaction of what `optuna_storage` writes in the block; see `joined`.
 
         Within :meth:`wait`, as part of what may be repeated. Nothing else may be written to the
         store inside: on SQLite it would wait for this transaction.
@@ -103,7 +103,7 @@ class Store(StoreReader):
         wait: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Take the lease on an experiment: from now on this store writes only while it has it.
+        """Take the lease on an experiment; from then on this store writes only while it has it.
 
         Args:
             experiment: what is to be driven; one that this store drove before is given back.
@@ -161,7 +161,7 @@ class Store(StoreReader):
     def settle(self, experiment_id: int, **values: Any) -> dict[str, Any]:
         """Set entries that are still missing or ``None``; returns all of the provenance.
 
-        Of several who settle the same entry the first one wins and all are told the same.
+        If several callers settle the same entry, the first one wins and all get its value.
         """
 
         def fill(stored: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class Store(StoreReader):
         return self._write(work)
 
     def record_facts(self, run_id: int, facts: RunFacts) -> None:
-        """What the run's worker knows before the first epoch; a later worker's replaces it."""
+        """Record what a worker knows before the first epoch; a later worker's facts replace it."""
         values = {
             "weights": facts.weights,
             "host": plain(facts.host),
@@ -222,7 +222,7 @@ class Store(StoreReader):
         self._write(lambda c: c.execute(update(runs).where(runs.c.id == run_id).values(values)))
 
     def record_epoch(self, run_id: int, metrics: EpochMetrics) -> None:
-        """One epoch with its targets' errors; repeated, the later numbers stand.
+        """Record an epoch with its targets' errors; recorded again, the later numbers stay.
 
         A number that is not finite is stored as NULL, so that no minimum is ever NaN.
         """
@@ -270,7 +270,7 @@ class Store(StoreReader):
         self._write(work)
 
     def record_result(self, run_id: int, outcome: Outcome) -> None:
-        """An ablation run's verdict. A completion stands for ever; a failure may be replaced."""
+        """Record an ablation run's outcome. A completion is never replaced; a failure may be."""
         row = result_row(run_id, outcome)
         columns = [name for name in row if name != "run_id"]
         maes = outcome.test_maes if isinstance(outcome, Completion) else {}

@@ -146,6 +146,7 @@ def ablate(
     add to it. An export as it was written is trained as in the paper, for at most 200
     epochs; one that was edited, or written by hand, keeps its own training.
     """
+    from hpsearch import executor
     from hpsearch.ablation.declared import declared_variants
     from hpsearch.ablation.plan import AblationPlan
     from hpsearch.config.run import Overrides
@@ -170,8 +171,10 @@ def ablate(
 
     # A dry run needs it for what it refuses.
     data = DataSummary.of(load_molecules(out.say), winner, plan)
+    # Of all that is heavy this needs only Ray, so it comes first.
+    places = executor.count_places(placement)
     if folder is None:
-        _quote(plan, placement, out, as_json)
+        _quote(plan, placement, places, out, as_json)
     else:
         _run(winner, plan, data, storage, folder, placement, wait=if_held == "wait")
 
@@ -187,13 +190,10 @@ def _run(
     wait: bool,
 ) -> None:
     """Make or continue the ablation, and run what it is missing."""
-    from hpsearch import executor
     from hpsearch.ablation.launch import launch_ablation
     from hpsearch.store import Store
 
     out = Output.with_table()
-    # For what it refuses, before the store is made.
-    executor.count_places(placement)
     with Store.create(url_of(storage)) as store:
         ablation = launch_ablation(store, winner, plan, folder, data, wait=wait, say=out.say)
         _say_beginning(ablation, store, data, out)
@@ -246,14 +246,14 @@ def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str |
     drive(ablation, progress, placement, status)
 
 
-def _quote(plan: AblationPlan, placement: Placement, out: Output, as_json: bool) -> None:
+def _quote(
+    plan: AblationPlan, placement: Placement, places: int, out: Output, as_json: bool
+) -> None:
     """Quote what an ablation would train."""
-    from hpsearch import executor
     from hpsearch.ablation.quote import quote_plan
     from hpsearch.terminal.lines import plan_lines
     from hpsearch.terminal.quotes import quote_lines
 
-    places = executor.count_places(placement)
     if as_json:
         print_json(quote_plan(plan, placement, places).to_dict())
         return

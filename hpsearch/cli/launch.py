@@ -49,6 +49,7 @@ class _Request:
         storage: the store's URL as it was given.
         force: whether another space, molecules or split than the study's are accepted.
         placement: where trials are placed.
+        places: trials that go on side by side.
         molecules: the whole data set.
         hashes: of data and split.
     """
@@ -58,6 +59,7 @@ class _Request:
     storage: str | None
     force: bool
     placement: Placement
+    places: int
     molecules: Molecules
     hashes: dict[str, str]
 
@@ -65,7 +67,7 @@ class _Request:
         """What it costs, by what was timed on this machine."""
         from hpsearch.search.costs import SearchCosts
 
-        return SearchCosts.of(self.space, self.molecules, self.placement)
+        return SearchCosts.of(self.space, self.molecules, self.placement, self.places)
 
 
 @click.command(
@@ -136,6 +138,7 @@ def launch(
     table3, table3_log. Values that are not given here are the file's. The same command again
     continues what is missing; a larger --trials extends the study.
     """
+    from hpsearch import executor
     from hpsearch.config.space import SearchSpace
     from hpsearch.system.installation import find_space
 
@@ -148,7 +151,9 @@ def launch(
     out = Output.beside_json(as_json)
     molecules = load_molecules(out.say)
     hashes = check_molecules(molecules, chosen.data, given_file)
-    request = _Request(chosen, study, storage, force, placement, molecules, hashes)
+    # Of all that is heavy this needs only Ray, so it comes first.
+    places = executor.count_places(placement)
+    request = _Request(chosen, study, storage, force, placement, places, molecules, hashes)
     if folder is None:
         _quote(request, out, as_json)
     else:

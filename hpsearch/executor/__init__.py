@@ -83,7 +83,7 @@ def count_places(placement: Placement) -> int:
     Raises:
         InputError: as :func:`run`.
     """
-    from hpsearch.executor.execution import machines_of
+    from hpsearch.executor.cluster import machines_of
 
     machines = machines_of(placement)
     placement.require_room(machines)

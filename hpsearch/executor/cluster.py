@@ -18,11 +18,17 @@ import ray
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.leftovers import kill_all, remove, see_off, watched
-from hpsearch.executor.ray_private import files_in, without_rays_handlers
+from hpsearch.executor.placement import Placement
+from hpsearch.executor.ray_private import (
+    files_in,
+    resources_of_this_machine,
+    without_rays_handlers,
+)
 from hpsearch.executor.signals import (
     GRACE_SECONDS,
     STARTING_GRACE_SECONDS,
     end_in_any_case,
+    handlers_put_back,
     ignore_signals,
     signals_wait,
 )
@@ -90,6 +96,23 @@ def _ended_by_force(folder: Path) -> Iterator[None]:
 def machines_up() -> list[dict[str, float]]:
     """What each machine of the cluster has; without those that have died."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def machines_of(placement: Placement) -> list[dict[str, float]]:
+    """What each machine of the placement's cluster has, or this one without an address.
+
+    Raises:
+        InputError: the cluster cannot be reached.
+    """
+    if placement.address is None:
+        # What Ray will count when it starts, which takes seconds.
+        return [resources_of_this_machine()]
+    with (
+        handlers_put_back(),
+        scratch_folder(None) as folder,
+        cluster(placement.address, folder, placement.cpus_per_run),
+    ):
+        return machines_up()
 
 
 def free_resources() -> dict[str, float]:

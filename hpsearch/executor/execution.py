@@ -15,7 +15,7 @@ from hpsearch.executor.cluster import cluster, machines_up, scratch_folder
 from hpsearch.executor.driver import Driver, Stop
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.placement import NO_LIMIT, Placement
-from hpsearch.executor.ray_private import memory_kills_are_deaths, resources_of_this_machine
+from hpsearch.executor.ray_private import memory_kills_are_deaths
 from hpsearch.executor.signals import end_at_signals, handlers_put_back
 from hpsearch.executor.worker import Worker
 from hpsearch.runs.messages import Work, from_json
@@ -42,23 +42,6 @@ def train(
             raise
         except Exception as error:
             raise HpsearchError(f"Ray Tune failed: {one_line(error)}") from error
-
-
-def machines_of(placement: Placement) -> list[dict[str, float]]:
-    """What each machine of the placement's cluster has, or this one without an address.
-
-    Raises:
-        InputError: the cluster cannot be reached.
-    """
-    if placement.address is None:
-        # What Ray will count when it starts, which takes seconds.
-        return [resources_of_this_machine()]
-    with (
-        handlers_put_back(),
-        scratch_folder(None) as folder,
-        cluster(placement.address, folder, placement.cpus_per_run),
-    ):
-        return machines_up()
 
 
 def _tuner(driver: Driver, folder: Path) -> Tuner:

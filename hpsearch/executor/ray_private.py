@@ -24,7 +24,6 @@ from typing import Any
 
 import ray
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
-from ray.air.execution._internal import RayActorManager
 from ray.exceptions import RayActorError, RayTaskError
 
 from hpsearch.executor.signals import SIGNALS
@@ -54,6 +53,9 @@ def memory_kills_are_deaths() -> Iterator[None]:
     Ray 2.60 raises an error of another family for such a kill, at which Tune's actor manager gives
     up the whole experiment and with it the neighbours.
     """
+    # Tune, which takes a second to import and is not needed to count what a machine has.
+    from ray.air.execution._internal import RayActorManager
+
     original = RayActorManager._actor_task_failed
 
     def actor_task_failed(manager: Any, tracked_actor_task: Any, exception: Exception) -> None:

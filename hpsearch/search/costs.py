@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self, final
 
-from hpsearch import executor
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost import measure
@@ -47,18 +46,17 @@ class SearchCosts:
     model: CostModel | None
 
     @classmethod
-    def of(cls, space: SearchSpace, molecules: Molecules, placement: Placement) -> Self:
+    def of(
+        cls, space: SearchSpace, molecules: Molecules, placement: Placement, places: int
+    ) -> Self:
         """The cost by the timings that are kept on this machine.
 
         Args:
             space: what is searched.
             molecules: the whole data set.
             placement: where trials are placed.
-
-        Raises:
-            InputError: no machine has room for a trial, or the cluster cannot be reached.
+            places: trials that go on side by side.
         """
-        places = executor.count_places(placement)
         cpus, gpus_per_trial = placement.cpus_per_run, placement.gpus_per_run
         device = placement.torch_device
         # A cluster may have more places: this machine times what it has room for itself.

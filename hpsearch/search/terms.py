@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.store import StoreReader, TrialState
 from hpsearch.system import installation
+
+if TYPE_CHECKING:
+    from hpsearch.store import StoreReader, TrialState
 
 _FREE = ("trials", "description")
 """Entries of the space that may differ between two launches of a study."""

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
@@ -289,6 +289,8 @@ def long_store(tmp_path: Path) -> Iterator[Store]:
 
 # --- In a browser ---------------------------------------------------------------------------------
 
+Opened: TypeAlias = Callable[[str], contextlib.AbstractContextManager[Any]]
+
 POINTS = """
 () => (document.getElementById('figure').data ?? []).reduce((sum, each) => sum + each.x.length, 0)
 """
@@ -312,12 +314,16 @@ def running(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[[str], Any]]:
-    """Opens a page; in the end none may have complained."""
+def opened(browser: Any) -> Iterator[Opened]:
+    """Opens a page for a ``with`` block; in the end none may have complained.
+
+    A page asks its dashboard again every few seconds: it is closed before its dashboard is.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     complaints: list[str] = []
 
-    def open_page(address: str) -> Any:
+    @contextlib.contextmanager
+    def open_page(address: str) -> Iterator[Any]:
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(f"{address}: {error}"))
         page.on(
@@ -325,63 +331,64 @@ def opened(browser: Any) -> Iterator[Callable[[str], Any]]:
             lambda said: said.type == "error" and complaints.append(f"{address}: {said.text}"),
         )
         page.goto(address)
-        return page
+        yield page
+        page.close()
 
     yield open_page
     context.close()
     assert complaints == []
 
 
-def test_a_running_study_is_followed(running: int, opened: Callable[[str], Any]) -> None:
+def test_a_running_study_is_followed(running: int, opened: Opened) -> None:
     address = f"http://127.0.0.1:{running}"
-    optuna = opened(f"{address}/dashboard")
-    optuna.get_by_text("1. quick").wait_for()
-    optuna.get_by_text("hpsearch pages").click()
-    optuna.wait_for_url("**/pages")
-    optuna.get_by_role("link", name="Learning curves").click()
-    optuna.wait_for_selector("#figure .main-svg")
-    seen = optuna.evaluate(POINTS)
-    assert seen >= 1
-    # It has been drawn once; whoever has hidden a curve keeps it hidden.
-    optuna.locator("#figure .legendtoggle").first.click()
-    optuna.wait_for_function(f"() => ({POINTS})() > {seen}", timeout=60_000)
-    optuna.wait_for_function(
-        "() => document.getElementById('figure')._fullData[0].visible === 'legendonly'"
-    )
-    assert optuna.inner_text("#state").startswith("as of ")
+    with opened(f"{address}/dashboard") as optuna:
+        optuna.get_by_text("1. quick").wait_for()
+        optuna.get_by_text("hpsearch pages").click()
+        optuna.wait_for_url("**/pages")
+        optuna.get_by_role("link", name="Learning curves").click()
+        optuna.wait_for_selector("#figure .main-svg")
+        seen = optuna.evaluate(POINTS)
+        assert seen >= 1
+        # It has been drawn once; whoever has hidden a curve keeps it hidden.
+        optuna.locator("#figure .legendtoggle").first.click()
+        optuna.wait_for_function(f"() => ({POINTS})() > {seen}", timeout=60_000)
+        optuna.wait_for_function(
+            "() => document.getElementById('figure')._fullData[0].visible === 'legendonly'"
+        )
+        assert optuna.inner_text("#state").startswith("as of ")
 
 
-def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Callable[[str], Any]) -> None:
+def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Opened) -> None:
     with served(long_store) as site:
         address = f"http://127.0.0.1:{site.port}"
         pages = [page for page in load_pages()[0] if page.kind != "ablation"]
         assert len(pages) == 7
         for page in pages:
-            seen = opened(f"{address}/pages/{page.name}?study=made-up")
-            seen.wait_for_selector("#figure .main-svg")
-            assert seen.inner_text("#state").startswith("as of ")
-            assert page.title in seen.title()
-            # Another window has no other height: what stands below stays below.
-            seen.set_viewport_size({"width": 900, "height": 500})
-            seen.wait_for_function(
-                "() => document.querySelector('#figure .main-svg').clientWidth < 900"
-            )
-            below, figure_end = seen.evaluate(
-                "() => ['.rows', '#figure .main-svg'].map((part) =>"
-                " document.querySelector(part).getBoundingClientRect())"
-                ".map((box, which) => which ? box.bottom : box.top)"
-            )
-            assert below >= figure_end - 1, page.name
-            drawn = seen.evaluate("() => document.getElementById('figure').data.length")
-            assert drawn == len(page.figure(long_store, "made-up").data)
-            seen.close()
+            with opened(f"{address}/pages/{page.name}?study=made-up") as seen:
+                seen.wait_for_selector("#figure .main-svg")
+                assert seen.inner_text("#state").startswith("as of ")
+                assert page.title in seen.title()
+                # Another window has no other height: what stands below stays below.
+                seen.set_viewport_size({"width": 900, "height": 500})
+                seen.wait_for_function(
+                    "() => document.querySelector('#figure .main-svg').clientWidth < 900"
+                )
+                below, figure_end = seen.evaluate(
+                    "() => ['.rows', '#figure .main-svg'].map((part) =>"
+                    " document.querySelector(part).getBoundingClientRect())"
+                    ".map((box, which) => which ? box.bottom : box.top)"
+                )
+                assert below >= figure_end - 1, page.name
+                drawn = seen.evaluate("() => document.getElementById('figure').data.length")
+                assert drawn == len(page.figure(long_store, "made-up").data)
 
 
-def test_a_figure_that_comes_later_is_as_wide_as_the_page(
-    tmp_path: Path, opened: Callable[[str], Any]
-) -> None:
-    with Store.create(f"sqlite:///{tmp_path}/later.db") as store, served(store) as site:
-        page = opened(f"http://127.0.0.1:{site.port}/pages/learning_curves")
+def test_a_figure_that_comes_later_is_as_wide_as_the_page(tmp_path: Path, opened: Opened) -> None:
+    with (
+        Store.create(f"sqlite:///{tmp_path}/later.db") as store,
+        served(store) as site,
+        opened(f"http://127.0.0.1:{site.port}/pages/learning_curves") as page,
+    ):
         page.get_by_text("nothing to show yet").wait_for()
         run_search(store)
         page.wait_for_selector("#figure .main-svg")
@@ -393,14 +400,14 @@ def test_a_figure_that_comes_later_is_as_wide_as_the_page(
         assert drawn == pytest.approx(place, abs=60)  # less its edges
 
 
-def test_an_ablation_has_its_table_and_its_curves(
-    store: Store, opened: Callable[[str], Any]
-) -> None:
+def test_an_ablation_has_its_table_and_its_curves(store: Store, opened: Opened) -> None:
     winner = the_winner(Study.open(store))
     waiting = ["L0NetDeep/U0/1", "L1Net/U0/1"]
     name = run_ablation(store, winner, repeats=2, skip=waiting)
-    with served(store) as site:
-        page = opened(f"http://127.0.0.1:{site.port}/pages/ablation?ablation={name}")
+    with (
+        served(store) as site,
+        opened(f"http://127.0.0.1:{site.port}/pages/ablation?ablation={name}") as page,
+    ):
         page.wait_for_selector("#figure .main-svg")
         page.wait_for_selector("#figure-learning_curves .main-svg")
         assert page.evaluate("() => document.getElementById('figure-learning_curves').data.length")
@@ -413,10 +420,12 @@ def test_an_ablation_has_its_table_and_its_curves(
         assert page.locator(".text td", has_text="±").count() >= 6
 
 
-def test_what_was_chosen_in_a_menu_stays(long_store: Store, opened: Callable[[str], Any]) -> None:
+def test_what_was_chosen_in_a_menu_stays(long_store: Store, opened: Opened) -> None:
     visible = "() => document.getElementById('figure').data.map((t) => t.visible === true)"
-    with served(long_store) as site:
-        page = opened(f"http://127.0.0.1:{site.port}/pages/parallel?study=made-up")
+    with (
+        served(long_store) as site,
+        opened(f"http://127.0.0.1:{site.port}/pages/parallel?study=made-up") as page,
+    ):
         page.wait_for_selector("#figure .main-svg")
         page.locator(".updatemenu-header").click()
         page.locator(".updatemenu-dropdown-button").nth(3).click()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from hpsearch.kernels import slot_inputs as module
 from hpsearch.kernels.neighbourhoods import Neighbourhoods
 from hpsearch.kernels.slot_inputs import directed, directed_sum, slot_inputs
-from hpsearch.nn import slot_inputs as module
 
 COUNTS = [5, 1, 9, 29, 2, 14]
 SIZES = [(1, 64, 21), (3, 4, 7), (2, 5, 0), (2, 0, 17), (1, 1, 1), (1, 16, 16), (1, 15, 33)]

@@ -1,6 +1,6 @@
 """The documentation as a site: ``make docs`` writes ``site/``.
 
-The texts are those that are read in the repository, where they are: the README is the first page.
+The pages are the repository's own Markdown files; the README is the first page.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ include_patterns = [
     "storage/README.md",
     "dashboards/README.md",
 ]
-suppress_warnings = ["toc.not_included"]  # reports of results: they are linked where they are read
+suppress_warnings = ["toc.not_included"]  # docs/results/ is linked from other pages
 myst_heading_anchors = 3
-highlight_language = "text"  # what a command prints is no Python
+highlight_language = "text"  # most blocks show what a command prints
 html_theme = "furo"
 html_title = "hpsearch"
 html_show_sphinx = False
@@ -29,6 +29,8 @@ CONTENTS = """
 :hidden:
 
 docs/tutorial
+docs/questions
+docs/glossary
 docs/commands
 search_spaces/README
 storage/README
@@ -47,7 +49,7 @@ CHANGELOG
 
 
 def setup(app: Any) -> None:
-    """Give the first page the list of the others, which a README cannot show."""
+    """Append the table of contents to the first page; GitHub would not render it."""
     app.connect("source-read", _add_contents)
 
 

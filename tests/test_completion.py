@@ -100,9 +100,9 @@ def test_the_choices_are_what_the_commands_take() -> None:
     assert set(get_args(schedule)) == set(completion.SCHEDULES)
 
 
-def test_bash_completes_after_the_line_of_the_readme(folder: Path) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    [line] = [each for each in readme.splitlines() if "bash_source" in each]
+def test_bash_completes_after_the_documented_line(folder: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "questions.md").read_text(encoding="utf-8")
+    [line] = [each for each in page.splitlines() if "bash_source" in each]
     script = (
         f"{line}\nCOMP_WORDS=(hpsearch status made); COMP_CWORD=2\n"
         "_hpsearch_completion hpsearch; echo ${COMPREPLY[@]}"

@@ -1,6 +1,6 @@
 """The documentation names every command and option, and what it points at exists.
 
-``python tests/test_docs.py > docs/commands.md`` writes the reference of the commands anew.
+``python tests/test_docs.py > docs/commands.md`` updates the reference of the commands.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ SOURCES = sorted(
 
 HEAD = """# The commands
 
-What `hpsearch COMMAND --help` prints. `python tests/test_docs.py > docs/commands.md` writes this
-page anew. [The README](../README.md#questions) says how to have the shell complete all this.
+The output of `hpsearch COMMAND --help` for each command. Words are explained in the
+[glossary](glossary.md). The shell can complete commands and options
+([how](questions.md#does-the-shell-complete-commands)). To update this page, run
+`python tests/test_docs.py > docs/commands.md`.
 """
 
 

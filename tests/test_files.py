@@ -13,7 +13,7 @@ import pytest
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, save_split
 from hpsearch.system import files
-from hpsearch.system.files import write_together, write_whole
+from hpsearch.system.files import write_atomically, write_together
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -22,9 +22,9 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def test_text_and_bytes_take_the_place_of_what_was_there(tmp_path: Path) -> None:
-    write_whole(tmp_path / "a", "first, and longer")
-    write_whole(tmp_path / "a", "é")
-    write_whole(tmp_path / "b", b"bytes")
+    write_atomically(tmp_path / "a", "first, and longer")
+    write_atomically(tmp_path / "a", "é")
+    write_atomically(tmp_path / "b", b"bytes")
     assert content(tmp_path) == {"a": "é", "b": "bytes"}
 
 
@@ -32,7 +32,7 @@ def test_text_and_bytes_take_the_place_of_what_was_there(tmp_path: Path) -> None
 def test_permissions_follow_the_umask(tmp_path: Path, mode: int, expected: int) -> None:
     before = os.umask(0o022)
     try:
-        write_whole(tmp_path / "a", "", mode)
+        write_atomically(tmp_path / "a", "", mode)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == expected
@@ -49,7 +49,7 @@ def test_what_ends_it_half_way_leaves_the_old_content_alone(
 
     monkeypatch.setattr(os, "fsync", fails)
     with pytest.raises(type(error)):
-        write_whole(tmp_path / "a", "new")
+        write_atomically(tmp_path / "a", "new")
     with pytest.raises(type(error)):
         write_together(tmp_path, {"a": "new", "b": "new"})
     assert content(tmp_path) == {"a": "old"}
@@ -58,7 +58,7 @@ def test_what_ends_it_half_way_leaves_the_old_content_alone(
 def test_a_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
-        write_whole(tmp_path / "a", "new")
+        write_atomically(tmp_path / "a", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -79,7 +79,7 @@ def test_the_disk_has_the_file_before_its_name_and_the_name_at_the_end(
 
     monkeypatch.setattr(os, "fsync", syncs)
     monkeypatch.setattr(Path, "replace", replaces)
-    write_whole(tmp_path / "a", "a")
+    write_atomically(tmp_path / "a", "a")
     assert done == ["file", "rename", "folder"]
     done.clear()
     assert write_together(tmp_path, {"a": "", "b": ""}) == (tmp_path / "a", tmp_path / "b")
@@ -100,16 +100,16 @@ def test_a_folder_that_cannot_be_stored_on_request_is_no_error(
     monkeypatch.setattr(os, "fsync", fails_for_folders)
     if raised:
         with pytest.raises(OSError, match="Input/output error"):
-            write_whole(tmp_path / "a", "a")
+            write_atomically(tmp_path / "a", "a")
     else:
-        write_whole(tmp_path / "a", "a")
+        write_atomically(tmp_path / "a", "a")
     assert content(tmp_path) == {"a": "a"}
 
 
 def test_many_may_write_one_file_at_once(tmp_path: Path) -> None:
     texts = [str(number) * 100_000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda text: write_whole(tmp_path / "a", text), texts * 4))
+        list(pool.map(lambda text: write_atomically(tmp_path / "a", text), texts * 4))
     assert list(content(tmp_path)) == ["a"]
     assert (tmp_path / "a").read_text() in texts
 

@@ -90,11 +90,11 @@ def test_freed_memory_is_used_again_instead_of_faulted_in() -> None:
 
 
 PEAK = """
-from hpsearch.system.process import forget_peak, peak_memory
+from hpsearch.system.process import reset_peak_memory, peak_memory
 taken = bytearray(300 * 2**20)
 first = peak_memory("cpu")
 del taken
-assert forget_peak("cpu")
+assert reset_peak_memory("cpu")
 print((first - peak_memory("cpu")) // 2**20)
 """
 

@@ -449,7 +449,7 @@ def test_finding_and_constructing_change_nothing_on_disk(molecules, tmp_path):
     assert found.useless == (newer,)
     assert found.best_is_lost
     assert len(found.state.history) == 2
-    resume.take_up(tmp_path, found, training._identity())
+    resume.prepare_folder(tmp_path, found, training._identity())
     assert not newer.exists()
     assert best.read_bytes()
     assert resume.find(tmp_path, training._identity()).damaged == ()

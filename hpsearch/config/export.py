@@ -15,7 +15,7 @@ from hpsearch.config.targets import target
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
 from hpsearch.errors import InputError, nearest, one_line, unwritable
-from hpsearch.system.files import write_whole
+from hpsearch.system.files import write_atomically
 
 FORMAT = "hpsearch-winner/1"
 
@@ -295,7 +295,7 @@ def _replace(path: Path, text: str) -> None:
             raise InputError(f"{shown} must be a file, got a folder; name a file in it")
         if not path.parent.is_dir():
             raise InputError(f"{shown} must lie in a folder that exists, got none; make the folder")
-        write_whole(path, text)
+        write_atomically(path, text)
     except ValueError as error:  # a NUL in the path
         raise InputError(f"{shown} must be a path, got: {error}; rename it") from None
     except OSError as error:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hpsearch.config.run import TrialConfig
 from hpsearch.system import hardware
-from hpsearch.system.files import cache_directory, write_whole
+from hpsearch.system.files import cache_directory, write_atomically
 
 KEPT = 64
 """The file keeps the timings of so many configurations, the latest ones."""
@@ -128,4 +128,4 @@ def keep(surroundings: Surroundings, timed: Sequence[Timed]) -> None:
     ]
     file = surroundings.file
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps({"surroundings": surroundings.describe(), "timed": rows}))
+    write_atomically(file, json.dumps({"surroundings": surroundings.describe(), "timed": rows}))

@@ -51,7 +51,7 @@ def load(cache: Path | None = None, say: Say = silent) -> Molecules:
     except FileNotFoundError:
         return _make(folder, say)
     except DamagedCacheError as damage:
-        return _mend(folder, damage, say)
+        return _repair(folder, damage, say)
 
 
 def verify(cache: Path | None = None, say: Say = silent) -> Molecules:
@@ -66,7 +66,7 @@ def verify(cache: Path | None = None, say: Say = silent) -> Molecules:
         return molecules
     folder = _folder(cache)
     damage = DamagedCacheError("numbers have changed", cached.read_source(folder))
-    return _mend(folder, damage, say)
+    return _repair(folder, damage, say)
 
 
 def prepare(
@@ -135,7 +135,7 @@ def _make(folder: Path, say: Say) -> Molecules:
     return cached.open_table(folder)
 
 
-def _mend(folder: Path, damage: DamagedCacheError, say: Say) -> Molecules:
+def _repair(folder: Path, damage: DamagedCacheError, say: Say) -> Molecules:
     if damage.source not in (None, PACKAGE):
         # The package has other molecules than the archive when nothing was left out of that.
         raise HpsearchError(

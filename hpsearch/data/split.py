@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.errors import InputError
-from hpsearch.system.files import write_whole
+from hpsearch.system.files import write_atomically
 
 QM9_MOLECULES = 130_831
 """Molecules of QM9 in the package."""
@@ -160,7 +160,7 @@ def _write(path: Path, text: str) -> None:
         # A link's target, a pipe or a terminal (/dev/stdout) is written to, not replaced.
         path.write_text(text, encoding="utf-8")
     else:
-        write_whole(path, text)
+        write_atomically(path, text)
 
 
 def read_split(path: Path, molecules: Molecules) -> Split:

@@ -81,15 +81,17 @@ class ScalarReadout(Estimator):
 
     def forward(self, systems: Systems) -> Tensor:
         """See the base class."""
-        per_site, pairs = self._per_site(systems)
-        total = per_site.new_zeros(pairs.molecules).index_add(0, pairs.molecule, per_site)
+        per_site, neighbourhoods = self._per_site(systems)
+        total = per_site.new_zeros(neighbourhoods.molecules).index_add(
+            0, neighbourhoods.molecule, per_site
+        )
         return self.mean + self.deviation * total
 
     def _per_site(self, systems: Systems) -> tuple[Tensor, Neighbourhoods]:
-        pairs = _pairs(systems, self.config)
+        neighbourhoods = _neighbourhoods(systems, self.config)
         given = features_given(systems, self.config.featurization_vectors)
-        out: Tensor = self.blocks(given, pairs, self.basis(pairs.distance))
-        return out[0], pairs
+        out: Tensor = self.blocks(given, neighbourhoods, self.basis(neighbourhoods.distance))
+        return out[0], neighbourhoods
 
 
 class VectorReadout(Estimator):
@@ -125,11 +127,13 @@ class VectorReadout(Estimator):
 
     def forward(self, systems: Systems) -> Tensor:
         """See the base class."""
-        pairs = _pairs(systems, self.config)
+        neighbourhoods = _neighbourhoods(systems, self.config)
         given = features_given(systems, self.config.featurization_vectors)
-        vectors = self.block(given, pairs, self.basis(pairs.distance)).vectors
+        vectors = self.block(given, neighbourhoods, self.basis(neighbourhoods.distance)).vectors
         per_site: Tensor = self.mix(vectors.flatten(1, 2)).view(3, -1)
-        total = per_site.new_zeros(3, pairs.molecules).index_add(1, pairs.molecule, per_site)
+        total = per_site.new_zeros(3, neighbourhoods.molecules).index_add(
+            1, neighbourhoods.molecule, per_site
+        )
         return total.square().sum(0)
 
 
@@ -160,7 +164,7 @@ def _basis(config: NetworkConfig) -> RadialBasis:
     return RadialBasis(config.radial_basis, config.radial_functions, config.radial_maximum_angstrom)
 
 
-def _pairs(systems: Systems, config: NetworkConfig) -> Neighbourhoods:
+def _neighbourhoods(systems: Systems, config: NetworkConfig) -> Neighbourhoods:
     return Neighbourhoods.of(systems.positions, systems.counts, config.radial_maximum_angstrom)
 
 

@@ -33,7 +33,7 @@ from hpsearch.runs.messages import (
     Started,
     to_json,
 )
-from hpsearch.system.process import forget_peak, peak_memory, prepare_worker
+from hpsearch.system.process import peak_memory, prepare_worker, reset_peak_memory
 
 if TYPE_CHECKING:
     from hpsearch.data.molecule import Molecules
@@ -99,7 +99,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Repor
     training = None
     try:
         _check_device(device)
-        is_own_peak = forget_peak(device)
+        is_own_peak = reset_peak_memory(device)
         molecules = _molecules()
         _check_split(assignment, molecules)
         training = Training.begin(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.system.files import cache_directory, write_whole
+from hpsearch.system.files import cache_directory, write_atomically
 from hpsearch.system.hardware import instructions
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -136,7 +136,7 @@ def _compile(compiler: str, path: Path) -> None:
         part = Path(folder) / path.name
         _run([compiler, "-o", str(part), str(SOURCE), *_OPTIONS])
         content = part.read_bytes()
-    write_whole(path, content + hashlib.sha256(content).digest(), 0o700)
+    write_atomically(path, content + hashlib.sha256(content).digest(), 0o700)
 
 
 def _whole(path: Path) -> bool:

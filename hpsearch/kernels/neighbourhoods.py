@@ -24,7 +24,7 @@ class Neighbourhoods:
         pair: ``[A, K]`` unordered pair of each slot; P if unused.
         reverse: ``[A, K]`` flat index ``b*K + k'`` of the slot in which neighbour b lists the atom.
         distance: ``[P]`` distance of each unordered pair, in Å.
-        slots: ``[2, P]`` flat indices ``a*K + k`` of the two slots of each unordered pair.
+        slots_of_pair: ``[2, P]`` flat indices ``a*K + k`` of the two slots of each unordered pair.
         molecule: ``[A]`` molecule of each atom.
         molecules: M.
     """
@@ -34,7 +34,7 @@ class Neighbourhoods:
     pair: Tensor
     reverse: Tensor
     distance: Tensor
-    slots: Tensor
+    slots_of_pair: Tensor
     molecule: Tensor
     molecules: int
 
@@ -48,7 +48,7 @@ class Neighbourhoods:
 
         Args:
             multiple: what divides P.
-            distance: of the new pairs, in Å; beyond the maximum. Their two ``slots`` are the same.
+            distance: of the new pairs, in Å; above the maximum. Their two slots are the same.
         """
         P = len(self.distance)
         missing = -P % multiple
@@ -58,7 +58,9 @@ class Neighbourhoods:
             self,
             pair=torch.where(self.used, self.pair, P + missing),
             distance=torch.cat((self.distance, self.distance.new_full((missing,), distance))),
-            slots=torch.cat((self.slots, self.slots.new_zeros(2, missing)), dim=1),
+            slots_of_pair=torch.cat(
+                (self.slots_of_pair, self.slots_of_pair.new_zeros(2, missing)), dim=1
+            ),
         )
 
     @classmethod
@@ -92,8 +94,8 @@ class Neighbourhoods:
         pairs = int(upper.sum())
 
         # Move each atom's neighbours to its first slots.
-        slots = max(int(near.sum(-1).max()), 1)
-        order = torch.argsort(near.logical_not().to(torch.uint8), dim=-1, stable=True)[..., :slots]
+        K = max(int(near.sum(-1).max()), 1)
+        order = torch.argsort(near.logical_not().to(torch.uint8), dim=-1, stable=True)[..., :K]
         used = near.gather(-1, order)[real]  # [A, K]
         neighbour = torch.where(used, (starts[:, None, None] + order)[real], 0)
         pair = torch.where(used, number.gather(-1, order)[real], pairs)
@@ -115,7 +117,7 @@ class Neighbourhoods:
             pair=pair,
             reverse=reverse.view_as(pair),
             distance=distance[upper],
-            slots=flat.T.contiguous(),
+            slots_of_pair=flat.T.contiguous(),
             molecule=molecule,
             molecules=len(counts),
         )

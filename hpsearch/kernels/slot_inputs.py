@@ -29,35 +29,38 @@ from hpsearch.kernels.neighbourhoods import Neighbourhoods
 
 
 def slot_inputs(
-    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool = True
+    scalars: Tensor, vectors: Tensor, neighbourhoods: Neighbourhoods, vectors_leave: bool = True
 ) -> tuple[Tensor, Tensor]:
     """X and X_i of every copy.
 
     Args:
         scalars: ``[T, A, S]``.
         vectors: ``[T, 3, A, V]``.
-        pairs: the neighbourhoods.
+        neighbourhoods: which atoms are near each other.
         vectors_leave: whether X_i is wanted; it is of width zero otherwise.
 
     Returns:
         ``[T, A, K, S + V]`` and ``[T, 3, A, K, 3 V]``; what stands in unused slots means nothing.
     """
     library = compiled_for(scalars)
-    if library is not None and not pairs.direction.requires_grad:
+    if library is not None and not neighbourhoods.direction.requires_grad:
         result: tuple[Tensor, Tensor] = _Compiled.apply(  # type: ignore[no-untyped-call]
-            scalars, vectors, pairs, vectors_leave, library
+            scalars, vectors, neighbourhoods, vectors_leave, library
         )
         return result
-    inputs = [_in_torch(s, v, pairs, vectors_leave) for s, v in zip(scalars, vectors, strict=True)]
+    inputs = [
+        _in_torch(s, v, neighbourhoods, vectors_leave)
+        for s, v in zip(scalars, vectors, strict=True)
+    ]
     return torch.stack([x for x, _ in inputs]), torch.stack([x for _, x in inputs])
 
 
-def directed_sum(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+def directed_sum(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
     """Σ_b sqrt(3) û M: what its neighbours send to each atom; without gradients.
 
     Args:
         m: ``[A, K, u]``; an atom's row k is what it sends to its neighbour k.
-        pairs: the neighbourhoods; û points from the receiver to the sender.
+        neighbourhoods: which atoms are near each other; û points from the receiver to the sender.
 
     Returns:
         ``[3, A, u]``.
@@ -65,28 +68,30 @@ def directed_sum(m: Tensor, pairs: Neighbourhoods) -> Tensor:
     library = compiled_for(m)
     if library is not None:
         out = m.new_empty(3, len(m), m.shape[2])
-        _call(library.hpsearch_directed_sum, pairs, 0, m.shape[2], (m, out))
+        _call(library.hpsearch_directed_sum, neighbourhoods, 0, m.shape[2], (m, out))
         return out
-    received = mirrored(m, pairs)
-    return torch.bmm(pairs.direction.transpose(1, 2), received).transpose(0, 1) * math.sqrt(3)
+    to_receiver = neighbourhoods.direction.transpose(1, 2)
+    summed = torch.bmm(to_receiver, mirrored(m, neighbourhoods)).transpose(0, 1)
+    return summed * math.sqrt(3)
 
 
-def directed(G: Tensor, pairs: Neighbourhoods) -> Tensor:
+def directed(G: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
     """The transpose of :func:`directed_sum`: ``[3, A, u]`` to ``[A, K, u]``.
 
     What stands in unused slots means nothing.
     """
     library = compiled_for(G)
     if library is not None:
-        m = G.new_empty(*pairs.pair.shape, G.shape[2])
-        _call(library.hpsearch_directed, pairs, 0, G.shape[2], (G.contiguous(), m))
+        m = G.new_empty(*neighbourhoods.pair.shape, G.shape[2])
+        _call(library.hpsearch_directed, neighbourhoods, 0, G.shape[2], (G.contiguous(), m))
         return m
-    return mirrored(torch.bmm(pairs.direction, G.transpose(0, 1)) * math.sqrt(3), pairs)
+    received = torch.bmm(neighbourhoods.direction, G.transpose(0, 1)) * math.sqrt(3)
+    return mirrored(received, neighbourhoods)
 
 
-def mirrored(m: Tensor, pairs: Neighbourhoods) -> Tensor:
+def mirrored(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
     """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
-    return m.flatten(0, 1)[pairs.reverse]
+    return m.flatten(0, 1)[neighbourhoods.reverse]
 
 
 # --- in torch operations ---
@@ -100,32 +105,32 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, pairs: Neighbourhoods) -> Tensor:
-        ctx.pairs = pairs
-        return x[pairs.neighbour]
+    def forward(ctx: Any, x: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
+        ctx.neighbourhoods = neighbourhoods
+        return x[neighbourhoods.neighbour]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        pairs = ctx.pairs
-        mirrored = gradients[0].flatten(0, 1)[pairs.reverse]
-        return (mirrored * pairs.used[..., None]).sum(1), None
+        neighbourhoods = ctx.neighbourhoods
+        mirrored = gradients[0].flatten(0, 1)[neighbourhoods.reverse]
+        return (mirrored * neighbourhoods.used[..., None]).sum(1), None
 
 
-def _gather(x: Tensor, pairs: Neighbourhoods) -> Tensor:
-    gathered: Tensor = _Gather.apply(x, pairs)  # type: ignore[no-untyped-call]
+def _gather(x: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
+    gathered: Tensor = _Gather.apply(x, neighbourhoods)  # type: ignore[no-untyped-call]
     return gathered
 
 
 def _in_torch(
-    scalars: Tensor, vectors: Tensor, pairs: Neighbourhoods, vectors_leave: bool
+    scalars: Tensor, vectors: Tensor, neighbourhoods: Neighbourhoods, vectors_leave: bool
 ) -> tuple[Tensor, Tensor]:
     """X and X_i of one copy: ``[A, K, S + V]`` and ``[3, A, K, 3 V]``."""
-    S = _gather(scalars, pairs)
+    S = _gather(scalars, neighbourhoods)
     if vectors.shape[-1] == 0:
         return S, S.new_zeros(3, *S.shape[:2], 0)
-    V = [_gather(component, pairs) for component in vectors]  # x, y, z: [A, K, V]
-    u = pairs.direction[..., None].unbind(2)
+    V = [_gather(component, neighbourhoods) for component in vectors]  # x, y, z: [A, K, V]
+    u = neighbourhoods.direction[..., None].unbind(2)
     along = u[0] * V[0] + u[1] * V[1] + u[2] * V[2]
     into_scalars = torch.cat((S, along), dim=-1)
     if not vectors_leave:
@@ -165,18 +170,18 @@ class _Compiled(torch.autograd.Function):
         ctx: Any,
         scalars: Tensor,
         vectors: Tensor,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         vectors_leave: bool,
         library: ctypes.CDLL,
     ) -> tuple[Tensor, Tensor]:
-        ctx.pairs, ctx.library = pairs, library
+        ctx.neighbourhoods, ctx.library = neighbourhoods, library
         T, A, S = scalars.shape
-        V, K = vectors.shape[3], pairs.pair.shape[1]
+        V, K = vectors.shape[3], neighbourhoods.pair.shape[1]
         ctx.sizes = S, V
         x = scalars.new_empty(T, A, K, S + V)
         x_i = scalars.new_empty(T, 3, A, K, 3 * V if vectors_leave else 0)
         for copy in zip(scalars.contiguous(), vectors.contiguous(), x, x_i, strict=True):
-            _call(library.hpsearch_gather, pairs, S, V, copy)
+            _call(library.hpsearch_gather, neighbourhoods, S, V, copy)
         return x, x_i
 
     @staticmethod
@@ -186,19 +191,22 @@ class _Compiled(torch.autograd.Function):
         (T, A), (S, V) = dx.shape[:2], ctx.sizes
         d_scalars, d_vectors = dx.new_empty(T, A, S), dx.new_empty(T, 3, A, V)
         for copy in zip(dx, dx_i, d_scalars, d_vectors, strict=True):
-            _call(ctx.library.hpsearch_scatter, ctx.pairs, S, V, copy)
+            _call(ctx.library.hpsearch_scatter, ctx.neighbourhoods, S, V, copy)
         return d_scalars, d_vectors, None, None, None
 
 
 def _call(
-    function: Any, pairs: Neighbourhoods, scalars: int, vectors: int, operands: tuple[Tensor, ...]
+    function: Any, near: Neighbourhoods, scalars: int, vectors: int, operands: tuple[Tensor, ...]
 ) -> None:
-    """Call with the addresses of contiguous float32 tensors; none for one without elements."""
-    where = pairs.pair, pairs.neighbour, pairs.reverse, pairs.direction
-    where = tuple(tensor.contiguous() for tensor in where)  # type: ignore[assignment]
+    """Call a function of the library with the addresses of contiguous float32 tensors.
+
+    A tensor without elements becomes a null pointer.
+    """
+    slot_arrays = near.pair, near.neighbour, near.reverse, near.direction
+    slot_arrays = tuple(tensor.contiguous() for tensor in slot_arrays)  # type: ignore[assignment]
     table = _Table(
-        *(*pairs.pair.shape, len(pairs.distance), scalars, vectors, torch.get_num_threads()),
-        *(tensor.data_ptr() for tensor in where),
+        *(*near.pair.shape, len(near.distance), scalars, vectors, torch.get_num_threads()),
+        *(tensor.data_ptr() for tensor in slot_arrays),
     )
     addresses = (tensor.data_ptr() if tensor.numel() else None for tensor in operands)
     function(ctypes.byref(table), *addresses)

@@ -45,17 +45,17 @@ class SlotProducts(ABC):
     """The products of one copy's radial function; without gradients.
 
     Args:
-        pairs: the neighbourhoods.
+        neighbourhoods: which atoms are near each other.
         g: ``[P, H]`` the radial function of each unordered pair.
         dg: ``[P, H]`` where its gradient shall stand after :meth:`finish`, if it is wanted.
 
     Attributes:
         hidden: H.
-        slots: K.
+        slots_per_atom: K.
     """
 
     hidden: int
-    slots: int
+    slots_per_atom: int
 
     @abstractmethod
     def aggregate(self, x: Tensor, out: Tensor) -> None:
@@ -101,7 +101,7 @@ class SlotProducts(ABC):
         Returns:
             ``[D, A, K, C]``; in unused slots zero, where all is finite.
         """
-        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        out = y.new_zeros(*y.shape[:2], self.slots_per_atom, w.shape[2])
         weighed = self._weighed(y, w)
         for part in range(len(y)):
             self.distribute(weighed[part], out[part])
@@ -140,7 +140,9 @@ class SlotProducts(ABC):
         return out.flatten(0, 1).flatten(1)
 
 
-def slot_products(pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> SlotProducts:
+def slot_products(
+    neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None = None
+) -> SlotProducts:
     """The fastest implementation for these tensors; arguments as of :class:`SlotProducts`.
 
     Raises:
@@ -148,20 +150,20 @@ def slot_products(pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) ->
     """
     library = compiled_for(g)
     if library is not None:
-        return CompiledProducts(pairs, g, dg, library)
-    return TorchProducts(pairs, g, dg)
+        return CompiledProducts(neighbourhoods, g, dg, library)
+    return TorchProducts(neighbourhoods, g, dg)
 
 
 @final
 class TorchProducts(SlotProducts):
     """In torch operations, on every device and in every precision."""
 
-    def __init__(self, pairs: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> None:
-        self._pairs = pairs
+    def __init__(self, neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> None:
+        self._neighbourhoods = neighbourhoods
         # g in slots, [A, K, H]; zero in unused ones.
-        self._g = torch.cat((g, g.new_zeros(1, g.shape[1])))[pairs.pair]
+        self._g = torch.cat((g, g.new_zeros(1, g.shape[1])))[neighbourhoods.pair]
         self.hidden = g.shape[1]
-        self.slots = pairs.pair.shape[1]
+        self.slots_per_atom = neighbourhoods.pair.shape[1]
         self._dg = dg
         self._dg_slots: Tensor | None = None
 
@@ -189,7 +191,7 @@ class TorchProducts(SlotProducts):
         if self._dg_slots is None:
             self._dg.zero_()
             return
-        flat, (one, other) = self._dg_slots.flatten(0, 1), self._pairs.slots
+        flat, (one, other) = self._dg_slots.flatten(0, 1), self._neighbourhoods.slots_of_pair
         torch.add(flat[one], flat[other], out=self._dg)
         self._dg.masked_fill_((one == other)[:, None], 0.0)
 
@@ -220,17 +222,18 @@ class CompiledProducts(SlotProducts):
     """In kernels.c: float32, on the CPU, over used slots only, straight from the rows of pairs."""
 
     def __init__(
-        self, pairs: Neighbourhoods, g: Tensor, dg: Tensor | None, library: ctypes.CDLL
+        self, neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None, library: ctypes.CDLL
     ) -> None:
-        A, K = pairs.pair.shape
+        A, K = neighbourhoods.pair.shape
         P, H = g.shape
-        self.hidden, self.slots = H, K
+        self.hidden, self.slots_per_atom = H, K
         self._library = library
         self._sizes = {"A": A, "K": K, "P": P, "H": H}
-        self._tensors = pairs.molecule.contiguous(), pairs.pair.contiguous()  # keeps them alive
+        molecule, pair = neighbourhoods.molecule.contiguous(), neighbourhoods.pair.contiguous()
+        self._kept_alive = molecule, pair
         self._table = _Table(
-            *(A, pairs.molecules, K, P, H, torch.get_num_threads()),
-            *(tensor.data_ptr() for tensor in self._tensors),
+            *(A, neighbourhoods.molecules, K, P, H, torch.get_num_threads()),
+            *(molecule.data_ptr(), pair.data_ptr()),
         )
         self._g = g.contiguous()
         self._dg = None if dg is None else dg.zero_()
@@ -267,7 +270,7 @@ class CompiledProducts(SlotProducts):
         """See the base class."""
         if not self.at_once(w):
             return super().transform(y, w)
-        out = y.new_zeros(*y.shape[:2], self.slots, w.shape[2])
+        out = y.new_zeros(*y.shape[:2], self.slots_per_atom, w.shape[2])
         self._pull_back_weighted(None, w, y, out, None, True)
         return out
 

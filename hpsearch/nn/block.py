@@ -70,7 +70,7 @@ class ConvolutionBlock(nn.Module):
     def forward(
         self,
         features: Features,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         phi: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
@@ -78,5 +78,7 @@ class ConvolutionBlock(nn.Module):
 
         With an embedding the features that enter are one-hot elements, as the convolution has it.
         """
-        out: Features = self.gate(self.convolution(features, pairs, self.radial(phi), embedding))
+        out: Features = self.gate(
+            self.convolution(features, neighbourhoods, self.radial(phi), embedding)
+        )
         return out

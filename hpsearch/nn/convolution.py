@@ -65,7 +65,7 @@ class _NeighbourSum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         into_scalars: Tensor,
         into_vectors: Tensor,
         scalars: Tensor,
@@ -75,20 +75,20 @@ class _NeighbourSum(torch.autograd.Function):
         w_sv: Tensor,
         w_vv: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        ctx.pairs = pairs
+        ctx.neighbourhoods = neighbourhoods
         T, u0, u1 = w_s.shape[0], w_s.shape[1], w_vv.shape[1]
-        A = len(pairs.pair)
+        A = len(neighbourhoods.pair)
         out_scalars = scalars.new_empty(T, A, u0)
         out_vectors = scalars.new_zeros(T, 3, A, u1)
         for t in range(T):
             n = t if len(scalars) > 1 else 0
-            slots = slot_products(pairs, radial[t])
-            out_scalars[t] = slots.convolve(into_scalars[n : n + 1], w_s[t])[0]
+            products = slot_products(neighbourhoods, radial[t])
+            out_scalars[t] = products.convolve(into_scalars[n : n + 1], w_s[t])[0]
             if w_sv.numel():
-                m = slots.transform(scalars[n : n + 1], w_sv[t])[0]
-                out_vectors[t] = directed_sum(m, pairs)
+                m = products.transform(scalars[n : n + 1], w_sv[t])[0]
+                out_vectors[t] = directed_sum(m, neighbourhoods)
             if w_vv.numel():
-                out_vectors[t] += slots.convolve(into_vectors[n], w_vv[t])
+                out_vectors[t] += products.convolve(into_vectors[n], w_vv[t])
         ctx.save_for_backward(into_scalars, into_vectors, scalars, radial, w_s, w_sv, w_vv)
         return out_scalars, out_vectors
 
@@ -96,9 +96,9 @@ class _NeighbourSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         G_scalars, G_vectors = gradients
-        pairs = ctx.pairs
+        neighbourhoods = ctx.neighbourhoods
         into_scalars, into_vectors, scalars, radial, w_s, w_sv, w_vv = ctx.saved_tensors
-        inputs = into_scalars, into_vectors, scalars, pairs.direction
+        inputs = into_scalars, into_vectors, scalars, neighbourhoods.direction
         wanted = ctx.needs_input_grad[1:5]
         # Unused slots are never read, except by what leads on to the positions.
         empty = torch.zeros_like if wanted[3] else torch.empty_like
@@ -115,24 +115,24 @@ class _NeighbourSum(torch.autograd.Function):
             n = t if len(scalars) > 1 else 0
             fresh = t == n  # the first copy that has these features
             part = slice(n, n + 1)
-            slots = slot_products(pairs, radial[t], d_radial[t])
+            products = slot_products(neighbourhoods, radial[t], d_radial[t])
 
             x, dx = into_scalars[part], None if d_into_scalars is None else d_into_scalars[part]
-            slots.pull_back_convolve(x, w_s[t], G_scalars[t : t + 1], dx, dw_s[t], fresh)
+            products.pull_back_convolve(x, w_s[t], G_scalars[t : t + 1], dx, dw_s[t], fresh)
 
             if w_sv.numel():
                 if d_direction is not None:
-                    m = mirrored(slots.transform(scalars[part], w_sv[t])[0], pairs)
+                    m = mirrored(products.transform(scalars[part], w_sv[t])[0], neighbourhoods)
                     d_direction += torch.bmm(m, G_vectors[t].permute(1, 2, 0)) * math.sqrt(3)
-                dM = directed(G_vectors[t], pairs)[None]
-                slots.pull_back_convolve(dM, w_sv[t], scalars[part], None, dw_sv[t])
+                dM = directed(G_vectors[t], neighbourhoods)[None]
+                products.pull_back_convolve(dM, w_sv[t], scalars[part], None, dw_sv[t])
                 if d_scalars is not None:
-                    d_scalars[part] += slots.convolve(dM, w_sv[t])
+                    d_scalars[part] += products.convolve(dM, w_sv[t])
 
             if w_vv.numel():
                 x, dx = into_vectors[n], None if d_into_vectors is None else d_into_vectors[n]
-                slots.pull_back_convolve(x, w_vv[t], G_vectors[t], dx, dw_vv[t], fresh)
-            slots.finish()
+                products.pull_back_convolve(x, w_vv[t], G_vectors[t], dx, dw_vv[t], fresh)
+            products.finish()
         return (
             None,
             d_into_scalars,
@@ -190,7 +190,7 @@ class Convolution(nn.Module):
     def forward(
         self,
         features: Features,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
@@ -198,14 +198,14 @@ class Convolution(nn.Module):
 
         Args:
             features: ``[T or 1, A, ...]``; one-hot elements where an embedding is given.
-            pairs: the neighbourhoods.
+            neighbourhoods: which atoms are near each other.
             radial: ``[T, P, H]``, the radial MLP's last hidden layer.
             embedding: ``[elements, S]``; the features that enter are its rows.
 
         Returns:
             Features of ``degrees_out``, ``[T, A, ...]``.
         """
-        neighbours = self.neighbour_sum(features, pairs, radial, embedding)
+        neighbours = self.neighbour_sum(features, neighbourhoods, radial, embedding)
         scalar_scale, vector_scale = self.effective_neighbours.rsqrt()
         own = self._self_term(features, embedding)
         return Features(
@@ -221,7 +221,7 @@ class Convolution(nn.Module):
     def second_moments(
         self,
         features: Features,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Tensor:
@@ -229,7 +229,7 @@ class Convolution(nn.Module):
 
         One for a degree that does not leave; arguments as of the convolution.
         """
-        total = self.neighbour_sum(features, pairs, radial, embedding)
+        total = self.neighbour_sum(features, neighbourhoods, radial, embedding)
         moments = torch.ones_like(self.effective_neighbours)
         for moment, part in zip(moments, total, strict=True):
             if part.numel():
@@ -254,7 +254,7 @@ class Convolution(nn.Module):
     def neighbour_sum(
         self,
         features: Features,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
@@ -270,14 +270,14 @@ class Convolution(nn.Module):
         scalars = features.scalars * self.from_scalar
         vectors = features.vectors * self.from_vector
         into_scalars, into_vectors = slot_inputs(
-            scalars, vectors, pairs, self.vectors_to_vectors.numel() > 0
+            scalars, vectors, neighbourhoods, self.vectors_to_vectors.numel() > 0
         )
         out: tuple[Tensor, Tensor] = _NeighbourSum.apply(  # type: ignore[no-untyped-call]
-            pairs,
+            neighbourhoods,
             into_scalars,
             into_vectors,
             scalars,
-            pairs.direction,
+            neighbourhoods.direction,
             radial,
             w_s,
             w_sv,

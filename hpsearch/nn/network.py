@@ -40,7 +40,7 @@ class Featurization(nn.Module):
             _block(layer, 1, basis, config.softplus_beta) for layer in layers.featurization
         )
 
-    def forward(self, elements: Tensor, pairs: Neighbourhoods, phi: Tensor) -> Features:
+    def forward(self, elements: Tensor, neighbourhoods: Neighbourhoods, phi: Tensor) -> Features:
         """``[A]`` element indices to features ``[1, A, ...]``."""
         one_hot = torch.nn.functional.one_hot(elements, len(ELEMENTS)).to(self.embedding.dtype)[
             None
@@ -49,9 +49,9 @@ class Featurization(nn.Module):
         for number, block in enumerate(self.blocks):
             if number == 0:
                 # The embedding is linear, and so is the first convolution in it.
-                features = block(features, pairs, phi, self.embedding)
+                features = block(features, neighbourhoods, phi, self.embedding)
                 continue
-            out = block(features, pairs, phi)
+            out = block(features, neighbourhoods, phi)
             features = _residual(features, out) if self.residual else out
         return features
 
@@ -82,10 +82,10 @@ class OutputBlocks(nn.Module):
         assert isinstance(bias, Tensor)
         return bias
 
-    def forward(self, features: Features, pairs: Neighbourhoods, phi: Tensor) -> Tensor:
+    def forward(self, features: Features, neighbourhoods: Neighbourhoods, phi: Tensor) -> Tensor:
         """Features ``[1, A, ...]`` to each atom's contribution ``[T, A]``."""
         for block in self.blocks:
-            features = block(features, pairs, phi)
+            features = block(features, neighbourhoods, phi)
         x = features.scalars
         for number, layer in enumerate(self.atom_wise):
             x = layer(self.activation(x) if number > 0 else x)
@@ -180,19 +180,20 @@ class MultiTargetNetwork(nn.Module):
         Returns:
             ``[M, T]``: (t̂ - s)/σ for each molecule and target (Eqs 16 and 17).
         """
-        per_atom, pairs = self._per_atom(*_filled_up(elements, positions, counts))
-        total = per_atom.new_zeros(per_atom.shape[0], pairs.molecules)
-        outputs: Tensor = total.index_add(1, pairs.molecule, per_atom).T
+        per_atom, neighbourhoods = self._per_atom(*_filled_up(elements, positions, counts))
+        total = per_atom.new_zeros(per_atom.shape[0], neighbourhoods.molecules)
+        outputs: Tensor = total.index_add(1, neighbourhoods.molecule, per_atom).T
         return outputs[: len(counts)]
 
     def _per_atom(
         self, elements: Tensor, positions: Tensor, counts: Tensor
     ) -> tuple[Tensor, Neighbourhoods]:
         maximum = self.config.radial_maximum_angstrom
-        pairs = Neighbourhoods.of(positions, counts, maximum)
-        pairs = pairs.filled_up(PAIRS_AT_ONCE, 2 * maximum)
-        phi = self.basis(pairs.distance)
-        return self.output_blocks(self.featurization(elements, pairs, phi), pairs, phi), pairs
+        neighbourhoods = Neighbourhoods.of(positions, counts, maximum)
+        neighbourhoods = neighbourhoods.filled_up(PAIRS_AT_ONCE, 2 * maximum)
+        phi = self.basis(neighbourhoods.distance)
+        features = self.featurization(elements, neighbourhoods, phi)
+        return self.output_blocks(features, neighbourhoods, phi), neighbourhoods
 
 
 class _Batch(NamedTuple):

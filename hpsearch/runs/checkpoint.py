@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import HpsearchError, disk_full
 from hpsearch.system import failpoint
-from hpsearch.system.files import PARTIAL, write_whole
+from hpsearch.system.files import PARTIAL, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def write(
     path = directory / f"{stem}-{epoch:05d}-{digest}.safetensors"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        write_atomically(path, data)
         failpoint.reach("checkpoint-renamed")
     except OSError as error:
         reason = f"cannot write the checkpoint {path}: {error.strerror or error}"

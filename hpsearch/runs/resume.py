@@ -1,6 +1,6 @@
 """Continuing a run from its folder: the newest usable checkpoint; what an epoch writes there.
 
-:func:`find` only reads. :func:`take_up` then changes the folder, and :func:`write` adds to it.
+:func:`find` only reads. :func:`prepare_folder` then cleans the folder; :func:`write` adds to it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Found:
+class Resumable:
     """What a run's folder holds for its continuation.
 
     Attributes:
@@ -67,7 +67,7 @@ def best_epoch(history: Sequence[EpochMetrics]) -> int:
     return min(history, key=lambda metrics: metrics.validation_loss).epoch
 
 
-def find(directory: Path, identity: Identity) -> Found:
+def find(directory: Path, identity: Identity) -> Resumable:
     """The newest checkpoint that is whole and whose best epoch's weights are; changes nothing.
 
     The weights of the best epoch are also in the checkpoint itself if that epoch is its last one.
@@ -102,10 +102,10 @@ def find(directory: Path, identity: Identity) -> Found:
     last = 0 if state is None else len(state.history)
     best = checkpoint.files(directory, checkpoint.BEST)
     useless += [path for path in best if checkpoint.epoch_of(path) > last]
-    return Found(state, tuple(dict.fromkeys(damaged)), tuple(useless), best_is_lost)
+    return Resumable(state, tuple(dict.fromkeys(damaged)), tuple(useless), best_is_lost)
 
 
-def take_up(directory: Path, found: Found, identity: Identity) -> None:
+def prepare_folder(directory: Path, found: Resumable, identity: Identity) -> None:
     """Change the folder so that the run can go on from what was found.
 
     Raises:

@@ -145,7 +145,7 @@ class Training:
             checkpoint.DiskFull: lost weights of the best epoch do not fit on the disk.
         """
         training = cls(config, molecules, directory, device, pieces)
-        training._take_up(resume.find(directory, training._identity()))
+        training._resume(resume.find(directory, training._identity()))
         return training
 
     @property
@@ -290,13 +290,13 @@ class Training:
     def _pieces_of(self, chosen: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         return np.array_split(chosen, min(self._pieces, len(chosen)))
 
-    def _take_up(self, found: resume.Found) -> None:
+    def _resume(self, found: resume.Resumable) -> None:
         """Continue from what the folder holds, or make the fresh network ready to train."""
         if found.state is not None:
             state = found.state
             resume.restore(self.directory, state, self.network, self._optimizer, self._schedule)
             self.history = list(state.history)
-        resume.take_up(self.directory, found, self._identity())
+        resume.prepare_folder(self.directory, found, self._identity())
         if not self.history:
             inputs = self.evaluator.inputs(self.split.train[:CALIBRATION_MOLECULES])
             self.network.calibrate(*inputs, pieces=self._pieces)

@@ -38,7 +38,7 @@ SECRET_PARAMETERS = (
 )
 """Parameters of a PostgreSQL URL that hold a secret."""
 
-MENDS = (
+PASSWORD_ADVICE = (
     f"give the URL in {STORAGE_VARIABLE}, or without its password beside {PASSWORD_VARIABLE} or a "
     f"file ~/.pgpass ({PASSWORD_FILE_VARIABLE} names another)"
 )
@@ -70,7 +70,8 @@ def refuse_passwords(arguments: Iterable[str]) -> None:
         if has_password(value if is_option else argument):
             raise InputError(
                 "a password must not stand on the command line, where every user of the machine "
-                f"can read it; got one in an argument, so take it for known and change it; {MENDS}"
+                "can read it; got one in an argument, so take it for known and change it; "
+                f"{PASSWORD_ADVICE}"
             )
 
 

@@ -30,7 +30,7 @@ def cache_directory() -> Path:
     return Path.home() / ".cache" / "hpsearch"
 
 
-def write_whole(path: Path, content: str | bytes, mode: int = 0o666) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     """Write a file in one step: a reader finds the old content or the new, never a part.
 
     That also holds after a kill, a full disk and a power cut. Any number of processes may write the

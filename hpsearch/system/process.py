@@ -72,7 +72,7 @@ def prepare_worker(cpus: float) -> None:
     torch.set_num_threads(_threads(cpus))
 
 
-def forget_peak(device: str) -> bool:
+def reset_peak_memory(device: str) -> bool:
     """Start measuring the peak of memory again: a worker trains one run after another.
 
     Args:
@@ -99,7 +99,7 @@ def forget_peak(device: str) -> bool:
 
 
 def peak_memory(device: str) -> int | None:
-    """The most bytes in use at a time since :func:`forget_peak`, or since the process began.
+    """The most bytes in use at a time since :func:`reset_peak_memory`, or since the process began.
 
     On the CPU those of the whole process, Python and its libraries included; on a GPU those that
     torch has allocated there.

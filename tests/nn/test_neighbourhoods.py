@@ -56,9 +56,9 @@ def test_reverse_and_slots_name_the_same_pair_from_both_ends():
         assert flat_pair[back] == flat_pair[slot]
         assert back // K == flat_neighbour[slot]
         assert flat_neighbour[back] == slot // K
-    assert torch.equal(flat_pair[pairs.slots[0]], torch.arange(len(pairs.distance)))
-    assert torch.equal(flat_pair[pairs.slots[1]], torch.arange(len(pairs.distance)))
-    assert not torch.equal(pairs.slots[0], pairs.slots[1])
+    assert torch.equal(flat_pair[pairs.slots_of_pair[0]], torch.arange(len(pairs.distance)))
+    assert torch.equal(flat_pair[pairs.slots_of_pair[1]], torch.arange(len(pairs.distance)))
+    assert not torch.equal(pairs.slots_of_pair[0], pairs.slots_of_pair[1])
 
 
 def test_filled_up_pairs_stand_in_no_slot():
@@ -70,8 +70,8 @@ def test_filled_up_pairs_stand_in_no_slot():
     assert torch.equal(filled.pair[filled.used], pairs.pair[pairs.used])
     assert torch.equal(filled.distance[:count], pairs.distance)
     assert (filled.distance[count:] == 3.0).all()
-    assert torch.equal(filled.slots[:, :count], pairs.slots)
-    assert torch.equal(filled.slots[0, count:], filled.slots[1, count:])
+    assert torch.equal(filled.slots_of_pair[:, :count], pairs.slots_of_pair)
+    assert torch.equal(filled.slots_of_pair[0, count:], filled.slots_of_pair[1, count:])
 
 
 def test_molecules_do_not_see_each_other():

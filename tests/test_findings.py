@@ -16,6 +16,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 import hpsearch.report
+from hpsearch.pages.figures import draw_pages
 from hpsearch.report.write import write_report
 from hpsearch.results.comparison import interval_table
 from hpsearch.results.findings import AblationFindings, Findings, SearchFindings
@@ -61,11 +62,12 @@ def rows_asked(asked: Counter[tuple[str, str]]) -> Counter[str]:
     return found
 
 
+@pytest.mark.parametrize("pages", [None, draw_pages], ids=["tables", "tables and pages"])
 @pytest.mark.parametrize("kind", ["study", "ablation"])
-def test_a_report_reads_each_table_of_an_experiment_once(kind, store, tmp_path):
-    write_report(store, tmp_path, store.latest(kind))  # opens Optuna's storage
+def test_a_report_reads_each_table_of_an_experiment_once(kind, pages, store, tmp_path):
+    write_report(store, tmp_path, store.latest(kind), pages=pages)  # opens Optuna's storage
     with reads() as asked:
-        write_report(store, tmp_path, store.latest(kind))
+        write_report(store, tmp_path, store.latest(kind), pages=pages)
     found = rows_asked(asked)
     tables = {name.split()[0] for name in found}
     assert {f"hpsearch_{name}" for name in ("runs", "epochs", "target_errors", "results")} <= tables
@@ -80,6 +82,14 @@ def test_a_second_reading_would_be_counted(store):
         AblationFindings.read(store)
         AblationFindings.read(store)
     assert rows_asked(asked)["hpsearch_runs of (2,)"] == 2
+
+
+def test_a_page_that_changes_its_rows_changes_no_other_page_s(store):
+    snapshot, experiment = store.snapshot(), store.find(None, "ablation")
+    rows = snapshot.epochs(experiment.id)
+    rows["seconds"] = 0.0
+    rows.loc[:, "epoch"] = -1
+    assert snapshot.epochs(experiment.id).equals(store.epochs(experiment.id))
 
 
 def test_what_was_read_answers_without_the_store(store):

@@ -133,7 +133,9 @@ class _Pages:
         tag = f'"{self.store.revision()}-{path.stat().st_mtime_ns}"'
         kind, write = _PARTS[part]
         return _unless_known(
-            known, tag, lambda: _answer(write(self.store, load_page(path), asked), kind, tag=tag)
+            known,
+            tag,
+            lambda: _answer(write(self.store.snapshot(), load_page(path), asked), kind, tag=tag),
         )
 
 

@@ -78,6 +78,8 @@ def write_report(
         HpsearchError: the disk is full.
     """
     wanted = check_formats(formats)
+    # The pages show the same moment as the tables, and nothing is read a second time.
+    store = store.snapshot()
     findings = Findings.read(store, name)
     figures = Figures()
     if {"html", "csv"} & set(wanted) and pages is not None:

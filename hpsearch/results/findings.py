@@ -39,6 +39,12 @@ class AblationFindings:
             InputError: the store has no such ablation.
         """
         experiment = store.find(name, "ablation")
+        return store.once(
+            ("findings of an ablation", experiment.id), lambda: cls._of(store, experiment)
+        )
+
+    @classmethod
+    def _of(cls, store: StoreReader, experiment: Experiment) -> Self:
         rows = AblationRows.read(store, experiment.id)
         cells = cells_of(rows, experiment.provenance)
         return cls(experiment, rows, cells, store.test_residuals(experiment.id))

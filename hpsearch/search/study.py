@@ -311,7 +311,12 @@ class Study:
             return list(self._rows.trials)
         storage = self._store.optuna_reader
         try:
-            found = self._store.wait(lambda: storage.get_all_trials(self._study_id, deepcopy=False))
+            found = self._store.once(
+                ("trials", self._study_id),
+                lambda: self._store.wait(
+                    lambda: storage.get_all_trials(self._study_id, deepcopy=False)
+                ),
+            )
         except KeyError:
             raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
         return sorted(found, key=lambda trial: trial.number)

@@ -1,12 +1,12 @@
-"""`StoreReader`: reads a store, and has no method that writes."""
+"""`StoreReader` reads a store and has no method that writes; a `Snapshot` reads each part once."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, NoReturn, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar, final
 
 import pandas as pd
 from optuna.storages import RDBStorage
@@ -100,6 +100,14 @@ class StoreReader:
         """
         return self._database.wait(action)
 
+    def once(self, what: Hashable, read: Callable[[], Result]) -> Result:
+        """Return ``read()``; a `Snapshot` remembers the result under ``what``."""
+        return read()
+
+    def snapshot(self) -> Snapshot:
+        """Return a reader that remembers what it has read."""
+        return Snapshot(self)
+
     # --- Experiments and trials -------------------------------------------------------------------
 
     def find(self, name: str | None = None, *kinds: Kind) -> Experiment:
@@ -114,7 +122,7 @@ class StoreReader:
             InputError: the store has no such experiment.
         """
         wanted = kinds or KINDS
-        found = self._database.read(lambda connection: find_experiment(connection, wanted, name))
+        found = self._found(wanted, name)
         if found is None:
             names = self._database.read(lambda connection: experiment_names(connection, wanted))
             raise unknown_experiment(self.label, wanted, name, names)
@@ -122,8 +130,7 @@ class StoreReader:
 
     def experiment(self, kind: Kind | None, name: str | None = None) -> Experiment | None:
         """As :meth:`find`, of one kind or of both; ``None`` if there is no such experiment."""
-        kinds = KINDS if kind is None else (kind,)
-        return self._database.read(lambda connection: find_experiment(connection, kinds, name))
+        return self._found(KINDS if kind is None else (kind,), name)
 
     def latest(self, kind: Kind) -> str | None:
         """Name of the experiment of that kind which was launched last, or ``None``."""
@@ -207,9 +214,13 @@ class StoreReader:
 
         Columns: id, kind, name, provenance (dict), created_at, launched_at (UTC).
         """
-        frame = self._frame(frames.all_experiments())
-        frame["provenance"] = frame["provenance"].map(json.loads)
-        return frame
+
+        def read() -> pd.DataFrame:
+            frame = self._frame(frames.all_experiments())
+            frame["provenance"] = frame["provenance"].map(json.loads)
+            return frame
+
+        return self._frame_once("experiments", read)
 
     def runs(self, experiment_id: int | None = None) -> pd.DataFrame:
         """Every run of an experiment, or of all, in the order they were made.
@@ -218,9 +229,13 @@ class StoreReader:
         directory, weights, host, device, data_hash, split_hash, zero_output_loss, created_at,
         started_at (UTC). Empty from weights on until the run's worker has started.
         """
-        frame = self._frame(frames.all_runs(experiment_id))
-        frame["configuration"] = frame["configuration"].map(json.loads)
-        return frame
+
+        def read() -> pd.DataFrame:
+            frame = self._frame(frames.all_runs(experiment_id))
+            frame["configuration"] = frame["configuration"].map(json.loads)
+            return frame
+
+        return self._frame_once(("runs", experiment_id), read)
 
     def epochs(self, experiment_id: int | None = None) -> pd.DataFrame:
         """Every recorded epoch, by run and epoch.
@@ -231,15 +246,18 @@ class StoreReader:
         A learning rate is that of the epoch's last optimizer step. Epochs that code from before
         30 November 2026 recorded have the rate of the step after it.
         """
-        return self._frame(frames.all_epochs(experiment_id))
+        return self._frame_once(
+            ("epochs", experiment_id), lambda: self._frame(frames.all_epochs(experiment_id))
+        )
 
     def target_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
         """Validation errors after each epoch, by run, epoch and target.
 
         Columns: kind, experiment, key, epoch, target, loss (normalised), mae (reporting unit).
         """
-        return self._database.read(
-            lambda c: frames.read_frame(c, frames.all_target_errors(experiment_id))
+        return self._frame_once(
+            ("target_errors", experiment_id),
+            lambda: self._frame(frames.all_target_errors(experiment_id)),
         )
 
     def results(self, experiment_id: int | None = None) -> pd.DataFrame:
@@ -249,8 +267,8 @@ class StoreReader:
         best_validation_loss, test_loss, failure_kind, failure_message, failure_traceback,
         failure_epoch, failure_step, finished_at (UTC).
         """
-        return self._database.read(
-            lambda c: frames.read_frame(c, frames.all_results(experiment_id))
+        return self._frame_once(
+            ("results", experiment_id), lambda: self._frame(frames.all_results(experiment_id))
         )
 
     def test_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
@@ -258,8 +276,9 @@ class StoreReader:
 
         Columns: kind, experiment, key, target, mae (reporting unit).
         """
-        return self._database.read(
-            lambda c: frames.read_frame(c, frames.all_test_errors(experiment_id))
+        return self._frame_once(
+            ("test_errors", experiment_id),
+            lambda: self._frame(frames.all_test_errors(experiment_id)),
         )
 
     def test_residuals(self, experiment_id: int) -> pd.DataFrame:
@@ -268,9 +287,52 @@ class StoreReader:
         Columns: kind, experiment, key, target, residuals (float64 array in reporting units, in the
         order of the split's test rows). A run that was recorded without them has no row.
         """
-        frame = self._database.read(lambda c: frames.all_test_residuals(c, experiment_id))
-        frame["residuals"] = frame["residuals"].map(unpacked)
-        return frame
+
+        def read() -> pd.DataFrame:
+            frame = self._database.read(lambda c: frames.all_test_residuals(c, experiment_id))
+            frame["residuals"] = frame["residuals"].map(unpacked)
+            return frame
+
+        return self._frame_once(("test_residuals", experiment_id), read)
+
+    def _found(self, kinds: tuple[Kind, ...], name: str | None) -> Experiment | None:
+        return self.once(
+            ("experiment", kinds, name),
+            lambda: self._database.read(lambda c: find_experiment(c, kinds, name)),
+        )
 
     def _frame(self, query: Select[Any]) -> pd.DataFrame:
         return self._database.read(lambda connection: frames.read_frame(connection, query))
+
+    def _frame_once(self, what: Hashable, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        # A shallow copy shares the memory; pandas copies a column when somebody writes into it.
+        return self.once(what, read).copy(deep=False)
+
+
+@final
+class Snapshot(StoreReader):
+    """A reader that reads each part of a store once, for one document.
+
+    Whatever is drawn from it shows the store at one moment. It is for one thread, and it lives no
+    longer than the reader that it was made from.
+    """
+
+    def __init__(self, reader: StoreReader) -> None:
+        super().__init__(reader._database)
+        self._reader = reader
+        self._remembered: dict[Hashable, Any] = {}
+
+    @cached_property
+    def optuna_reader(self) -> RDBStorage:
+        """Optuna's storage of the reader that this was made from."""
+        return self._reader.optuna_reader
+
+    def once(self, what: Hashable, read: Callable[[], Result]) -> Result:
+        """Return ``read()``, called the first time that somebody asks for ``what``."""
+        if what not in self._remembered:
+            self._remembered[what] = read()
+        result: Result = self._remembered[what]
+        return result
+
+    def close(self) -> None:
+        """Do nothing: the reader that this was made from closes the database."""

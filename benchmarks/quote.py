@@ -32,7 +32,7 @@ from hpsearch.system import hardware
 from hpsearch.system.process import prepare_worker, worker_environment
 from hpsearch.config.space import SearchSpace
 from hpsearch.system.installation import find_space
-from hpsearch.search.quote import drawn, to_time
+from hpsearch.search.quote import draw_configs, choose_to_time
 from hpsearch.search.quote import DRAWS
 
 CPUS = 1.0
@@ -80,7 +80,7 @@ def main() -> int:
     )
     about = machine()
     print(f"{about['cpu']}, {at_once} side by side, load {os.getloadavg()[0]:.1f}")
-    timed = measure.measure_all(to_time(drawn(space, DRAWS)), CPUS, "cpu", at_once)
+    timed = measure.measure_all(choose_to_time(draw_configs(space, DRAWS)), CPUS, "cpu", at_once)
     model = CostModel(timed, qm9.load())
     print(f"fitted to {len(timed)} configurations, typical error {model.typical_error:.0%}")
 
@@ -89,7 +89,7 @@ def main() -> int:
         config.model_copy(
             update={"training": config.training.model_copy(update={"learning_rate": 1e-6})}
         )
-        for config in drawn(space.with_overrides(seed=space.seed + 1), given.count)
+        for config in draw_configs(space.with_overrides(seed=space.seed + 1), given.count)
     ]
     own = measure.measure_all(others, CPUS, "cpu", at_once)
     with ThreadPoolExecutor(at_once) as pool:

@@ -1,4 +1,4 @@
-"""Alembic's entry point; opened by path, on the connection that hpsearch.store hands over."""
+"""Alembic's entry point. `hpsearch.store.schema` passes the connection."""
 
 from alembic import context
 
@@ -6,7 +6,7 @@ from hpsearch.store.tables import PREFIX, VERSION_TABLE, metadata
 
 
 def is_ours(name, type_, _parent_names):
-    """Whether a table found in the database is ours: Optuna's stand in the same one."""
+    """Whether a table is ours; the database also contains Optuna's tables."""
     return type_ != "table" or (name is not None and name.startswith(PREFIX))
 
 
@@ -18,7 +18,7 @@ context.configure(
     target_metadata=metadata,
     version_table=VERSION_TABLE,
     include_name=is_ours,
-    # SQLite alters a table by making it anew; later steps are then written once for both stores.
+    # SQLite cannot alter a table in place. In batch mode one migration works on both databases.
     render_as_batch=True,
 )
 with context.begin_transaction():

@@ -16,22 +16,22 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import Budget, SearchSpace, parse_bytes
 from hpsearch.cost import measure, timings
 from hpsearch.cost.model import CostModel, refusal
-from hpsearch.cost.timings import Surroundings, Timed, Timing
+from hpsearch.cost.timings import TimedConfig, Timing, TimingConditions
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError
-from hpsearch.search.quote import drawn
+from hpsearch.search.quote import draw_configs
 from hpsearch.system.installation import find_space
 
 SPACE = SearchSpace.load(find_space("table3")).with_overrides(train_size=1_000, test_size=2_000)
-CONFIGS = drawn(SPACE, 20)
-HERE = Surroundings(cpus=1.0, device="cpu", at_once=2)
+CONFIGS = draw_configs(SPACE, 20)
+HERE = TimingConditions(cpus=1.0, device="cpu", at_once=2)
 
 
 def weights(config: TrialConfig) -> int:
     return count_weights(config.network, len(config.targets))
 
 
-def made_up(config: TrialConfig, model: CostModel) -> Timed:
+def made_up(config: TrialConfig, model: CostModel) -> TimedConfig:
     """A machine of 100 GFLOP/s, 2 ns a number, 1 ms a block and 0.1 ns a weight."""
     work, one = model.work(config), model._work(config, 1)
     timing = Timing(
@@ -46,13 +46,13 @@ def made_up(config: TrialConfig, model: CostModel) -> Timed:
         validation=1_000,
         test=2_000,
     )
-    return Timed(config, timing)
+    return TimedConfig(config, timing)
 
 
 @pytest.fixture(scope="module")
-def timed() -> list[Timed]:
+def timed() -> list[TimedConfig]:
     nothing = Timing(1.0, 1.0, 1.0, 1, 1, 1, 1)
-    counting = CostModel([Timed(config, nothing) for config in CONFIGS[:4]], qm9.load())
+    counting = CostModel([TimedConfig(config, nothing) for config in CONFIGS[:4]], qm9.load())
     return [made_up(config, counting) for config in CONFIGS]
 
 
@@ -93,7 +93,9 @@ def test_the_work_of_the_smallest_network_by_hand(basis: str, functions: int) ->
     assert count_work(network, 1, 1.0, 1.0) == Workload(first + second, numbers, 2)
 
 
-def test_known_rates_are_found_and_carried_to_other_configurations(timed: list[Timed]) -> None:
+def test_known_rates_are_found_and_carried_to_other_configurations(
+    timed: list[TimedConfig],
+) -> None:
     model = CostModel(timed[:10], qm9.load())
     for each in timed[10:]:
         found = model.timing(each.config)
@@ -109,14 +111,14 @@ def test_known_rates_are_found_and_carried_to_other_configurations(timed: list[T
 
 
 def test_the_error_is_that_of_a_model_that_has_not_seen_the_configuration(
-    timed: list[Timed],
+    timed: list[TimedConfig],
 ) -> None:
     random = np.random.default_rng(0)
     noisy = []
     for each in timed:
         factor = float(random.choice([0.8, 1.25]))
         slower = replace(each.timing, step_seconds=factor * each.timing.step_seconds)
-        noisy.append(Timed(each.config, slower))
+        noisy.append(TimedConfig(each.config, slower))
     model = CostModel(noisy, qm9.load())
     assert model.typical_error is not None
     assert 0.1 < model.typical_error < 0.4
@@ -155,40 +157,42 @@ def test_memory_is_blamed_for_what_the_kernel_killed_alone(
     assert any("memory does not suffice" in line for line in said) == (number == signal.SIGKILL)
 
 
-def test_timings_are_kept_for_the_same_surroundings_only(cache: Path, timed: list[Timed]) -> None:
-    assert timings.kept(HERE) == []
-    timings.keep(HERE, timed[:2])
-    timings.keep(HERE, timed[2:3])
-    assert timings.kept(HERE) == timed[:3]
+def test_timings_are_kept_for_the_same_surroundings_only(
+    cache: Path, timed: list[TimedConfig]
+) -> None:
+    assert timings.cached_timings(HERE) == []
+    timings.cache_timings(HERE, timed[:2])
+    timings.cache_timings(HERE, timed[2:3])
+    assert timings.cached_timings(HERE) == timed[:3]
     for other in (replace(HERE, at_once=1), replace(HERE, device="cuda"), replace(HERE, cpus=2.0)):
-        assert timings.kept(other) == []
+        assert timings.cached_timings(other) == []
     assert [path.suffix for path in (cache / "timings").iterdir()] == [".json"]
 
 
 def test_a_configuration_timed_again_takes_the_place_of_the_earlier_timing(
-    cache: Path, timed: list[Timed]
+    cache: Path, timed: list[TimedConfig]
 ) -> None:
-    timings.keep(HERE, timed[:3])
-    again = Timed(timed[0].config, replace(timed[0].timing, step_seconds=9.0))
-    timings.keep(HERE, [again])
-    assert timings.kept(HERE) == [timed[1], timed[2], again]
+    timings.cache_timings(HERE, timed[:3])
+    again = TimedConfig(timed[0].config, replace(timed[0].timing, step_seconds=9.0))
+    timings.cache_timings(HERE, [again])
+    assert timings.cached_timings(HERE) == [timed[1], timed[2], again]
 
 
 def test_only_the_latest_are_kept(
-    cache: Path, timed: list[Timed], monkeypatch: pytest.MonkeyPatch
+    cache: Path, timed: list[TimedConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timings, "KEPT", 5)
-    timings.keep(HERE, timed)
-    assert timings.kept(HERE) == timed[-5:]
+    monkeypatch.setattr(timings, "MOST_CACHED", 5)
+    timings.cache_timings(HERE, timed)
+    assert timings.cached_timings(HERE) == timed[-5:]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"timed": [{"config": {}, "timing": {}}]}'])
-def test_a_damaged_file_counts_for_none(cache: Path, timed: list[Timed], text: str) -> None:
+def test_a_damaged_file_counts_for_none(cache: Path, timed: list[TimedConfig], text: str) -> None:
     HERE.file.parent.mkdir()
     HERE.file.write_text(text)
-    assert timings.kept(HERE) == []
-    timings.keep(HERE, timed[:1])
-    assert timings.kept(HERE) == timed[:1]
+    assert timings.cached_timings(HERE) == []
+    timings.cache_timings(HERE, timed[:1])
+    assert timings.cached_timings(HERE) == timed[:1]
 
 
 @pytest.mark.parametrize("module", ["timings", "estimate", "measure"])
@@ -224,7 +228,7 @@ def test_what_is_no_size(text: str) -> None:
         parse_bytes(text)
 
 
-def test_a_budget_refuses_with_the_figure(timed: list[Timed]) -> None:
+def test_a_budget_refuses_with_the_figure(timed: list[TimedConfig]) -> None:
     model = CostModel(timed, qm9.load())
     config, timing = timed[0].config, timed[0].timing
     count = weights(config)

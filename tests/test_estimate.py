@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.cost.estimate import FIRST_RUN_SECONDS, Estimate, RunSoFar, left_by_record
+from hpsearch.cost.estimate import FIRST_RUN_SECONDS, RunSoFar, TimeLeft, left_by_record
 
 
 def test_runs_that_wait_take_the_first_place_that_is_free() -> None:
     # Two places; epochs of 10 s for cost 1 and, unseen, 20 s for cost 2.
-    estimate = Estimate([("a", 3, 1.0), ("b", 3, 1.0), ("c", 3, 2.0)])
+    estimate = TimeLeft([("a", 3, 1.0), ("b", 3, 1.0), ("c", 3, 2.0)])
     assert estimate.left(0.0) is None
     estimate.started("a", 0, 100.0)
     estimate.started("b", 0, 100.0)
@@ -22,7 +22,7 @@ def test_runs_that_wait_take_the_first_place_that_is_free() -> None:
 
 
 def test_a_run_of_the_same_cost_is_the_better_measure() -> None:
-    estimate = Estimate([("a", 2, 1.0), ("b", 2, 2.0), ("c", 4, 2.0)])
+    estimate = TimeLeft([("a", 2, 1.0), ("b", 2, 2.0), ("c", 4, 2.0)])
     for key, seconds in (("a", 10.0), ("b", 50.0)):
         estimate.started(key, 0, 0.0)
         estimate.epoch(key, seconds, 50.0)
@@ -33,7 +33,7 @@ def test_a_run_of_the_same_cost_is_the_better_measure() -> None:
 
 
 def test_what_goes_on_has_fewer_epochs_left() -> None:
-    estimate = Estimate([("a", 10, 1.0)])
+    estimate = TimeLeft([("a", 10, 1.0)])
     estimate.started("a", 6, 0.0)
     estimate.epoch("a", 10.0, 10.0)
     assert estimate.left(10.0) == pytest.approx(3 * 10 + FIRST_RUN_SECONDS)
@@ -44,14 +44,14 @@ def test_what_goes_on_has_fewer_epochs_left() -> None:
 
 
 def test_trials_whose_keys_are_not_known_before_take_any_place_in_line() -> None:
-    estimate = Estimate([(None, 2, 1.0)] * 3)
+    estimate = TimeLeft([(None, 2, 1.0)] * 3)
     estimate.started("7", 0, 0.0)
     estimate.epoch("7", 10.0, 10.0)
     assert estimate.left(10.0) == pytest.approx(10 + 2 * 20 + 3 * FIRST_RUN_SECONDS)
 
 
 def test_another_trial_comes_in_the_place_of_one_that_failed() -> None:
-    estimate = Estimate([(None, 4, 1.0)] * 2)
+    estimate = TimeLeft([(None, 4, 1.0)] * 2)
     estimate.started("7", 0, 0.0)
     estimate.epoch("7", 10.0, 10.0)
     estimate.finished("7", 10.0, failed=True)
@@ -61,7 +61,7 @@ def test_another_trial_comes_in_the_place_of_one_that_failed() -> None:
         assert estimate.epochs(key) == 4
     estimate.finished("8", 60.0)
     # A run that has a name, an ablation's, is not replaced.
-    named = Estimate([("a", 4, 1.0)])
+    named = TimeLeft([("a", 4, 1.0)])
     named.started("a", 0, 0.0)
     named.epoch("a", 10.0, 10.0)
     named.finished("a", 10.0, failed=True)
@@ -69,7 +69,7 @@ def test_another_trial_comes_in_the_place_of_one_that_failed() -> None:
 
 
 def test_the_error_is_that_of_the_first_and_of_the_half_way_estimate() -> None:
-    estimate = Estimate([("a", 4, 1.0)])
+    estimate = TimeLeft([("a", 4, 1.0)])
     estimate.started("a", 0, 0.0)
     for epoch, end in enumerate((10.0, 20.0, 32.0, 44.0), start=1):
         estimate.epoch("a", end - (0.0, 10.0, 20.0, 32.0)[epoch - 1], end)
@@ -84,7 +84,7 @@ def test_the_error_is_that_of_the_first_and_of_the_half_way_estimate() -> None:
 
 
 def test_nothing_is_said_of_estimates_that_nobody_made() -> None:
-    estimate = Estimate([])
+    estimate = TimeLeft([])
     assert estimate.errors(5.0) is None
     estimate.started("a", 0, 0.0)
     assert estimate.errors(5.0) is None
@@ -92,7 +92,7 @@ def test_nothing_is_said_of_estimates_that_nobody_made() -> None:
 
 def test_a_run_says_its_own_epochs_where_they_are_searched() -> None:
     # Six on average; the one that comes has four, and the next counts six again.
-    estimate = Estimate([(None, 6.0, 1.0)] * 2)
+    estimate = TimeLeft([(None, 6.0, 1.0)] * 2)
     estimate.started("7", 0, 0.0, epochs=4)
     assert estimate.epochs("7") == 4
     estimate.epoch("7", 10.0, 10.0)

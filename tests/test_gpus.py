@@ -10,7 +10,7 @@ import pytest
 from test_cost import CONFIGS
 
 from hpsearch.cost import measure
-from hpsearch.cost.timings import Surroundings
+from hpsearch.cost.timings import TimingConditions
 from hpsearch.errors import HpsearchError
 from hpsearch.system.gpus import VISIBLE, Gpu, gpus, models, parse
 
@@ -198,10 +198,10 @@ def test_a_machine_without_mig_is_not_asked_for_details(driver: Driver) -> None:
 
 
 def test_timings_are_kept_apart_by_the_model_of_the_gpu() -> None:
-    one = Surroundings(1.0, "cuda", 1, "NVIDIA H100 80GB HBM3")
+    one = TimingConditions(1.0, "cuda", 1, "NVIDIA H100 80GB HBM3")
     assert one.file != replace(one, gpu="NVIDIA A100-SXM4-40GB").file
     # Of a CPU they are kept where they have always been.
-    assert "gpu" not in Surroundings(1.0, "cpu", 1).describe()
+    assert "gpu" not in TimingConditions(1.0, "cpu", 1).describe()
 
 
 def test_each_timing_process_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,8 +38,8 @@ def test_a_run_alone_has_a_whole_gpu_or_a_machine_s_cores() -> None:
 
 def test_runs_side_by_side_are_those_that_fit_up_to_the_limit() -> None:
     machines = [{"CPU": 4.0}, {"CPU": 3.0}]
-    assert Placement(cpus_per_run=2).side_by_side(machines) == 3
-    assert Placement(cpus_per_run=2, max_concurrent=2).side_by_side(machines) == 2
+    assert Placement(cpus_per_run=2).runs_at_a_time(machines) == 3
+    assert Placement(cpus_per_run=2, max_concurrent=2).runs_at_a_time(machines) == 2
 
 
 def test_a_placement_imports_nothing_heavy() -> None:

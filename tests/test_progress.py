@@ -8,14 +8,14 @@ import pytest
 
 from hpsearch import executor
 from hpsearch.cli.drive import drive
-from hpsearch.cost.estimate import Estimate
+from hpsearch.cost.estimate import TimeLeft
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Finished, RunFacts
 from hpsearch.terminal.progress import Progress
 
 
 def test_the_best_so_far_counts_what_earlier_launches_found() -> None:
     said: list[str] = []
-    progress = Progress("trial", Estimate([]), say=said.append, best=(0.5, "1"))
+    progress = Progress("trial", TimeLeft([]), say=said.append, best=(0.5, "1"))
     progress.finished("4", Completion(2, 2, 0.75))
     progress.finished("5", Completion(2, 2, 0.25))
     assert said[0].endswith("(best so far 0.5, trial 1)")
@@ -25,7 +25,7 @@ def test_the_best_so_far_counts_what_earlier_launches_found() -> None:
 
 def test_the_end_of_a_run_says_how_many_are_done_running_and_failed() -> None:
     said: list[str] = []
-    estimate = Estimate([("a", 1, 1.0), ("b", 1, 1.0), ("c", 1, 1.0)])
+    estimate = TimeLeft([("a", 1, 1.0), ("b", 1, 1.0), ("c", 1, 1.0)])
     progress = Progress("run", estimate, total=5, done=2, say=said.append)
     facts = RunFacts(4321, "somewhere", "cpu", "data", "split", 2.0)
     for key in ("a", "b"):
@@ -40,7 +40,7 @@ def test_the_end_of_a_run_says_how_many_are_done_running_and_failed() -> None:
 
 def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
     said: list[str] = []
-    progress = Progress("run", Estimate([("a", 2, 1.0)]), say=said.append)
+    progress = Progress("run", TimeLeft([("a", 2, 1.0)]), say=said.append)
     progress.ended()
     assert said == []
     progress.started("a", RunFacts(1, "somewhere", "cpu", "data", "split", 2.0))
@@ -62,7 +62,7 @@ def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(executor, "run", run)
     said: list[str] = []
-    progress = Progress("trial", Estimate([]), say=said.append)
+    progress = Progress("trial", TimeLeft([]), say=said.append)
     drive(SimpleNamespace(finished=False), progress, executor.Placement(), "hpsearch status quick")
     assert said == [
         "trial 0: failed (diverged): no end of losses",
@@ -76,7 +76,7 @@ def test_the_first_traceback_is_shown_when_it_happens(monkeypatch: pytest.Monkey
 
 def test_files_that_were_damaged_are_said_where_starts_are_not() -> None:
     said: list[str] = []
-    progress = Progress("trial", Estimate([]), say=said.append, follow=lambda line: None)
+    progress = Progress("trial", TimeLeft([]), say=said.append, follow=lambda line: None)
     facts = RunFacts(4321, "somewhere", "cpu", "data", "split", 2.0, damaged=("a", "b"))
     progress.started("4", facts)
     assert said == ["trial 4: damaged and passed over: a, b"]
@@ -84,7 +84,7 @@ def test_files_that_were_damaged_are_said_where_starts_are_not() -> None:
 
 def test_more_than_a_day_is_said_once() -> None:
     said: list[str] = []
-    progress = Progress("trial", Estimate([(None, 1_000, 1.0)]), say=said.append)
+    progress = Progress("trial", TimeLeft([(None, 1_000, 1.0)]), say=said.append)
     progress.started("0", RunFacts(1, "somewhere", "cpu", "data", "split", 2.0))
     for epoch, seconds in ((1, 60.0), (2, 600.0), (3, 600.0)):
         progress.epoch("0", EpochMetrics(epoch, 1e-3, seconds, 1.0, 1.0, {}, {}))

@@ -15,9 +15,9 @@ from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
 
 from hpsearch.cli import program
 from hpsearch.config.space import Budget, SearchSpace
-from hpsearch.cost.accuracy import Measured, QuoteAccuracy
+from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.cost.model import CostModel
-from hpsearch.cost.timings import Timed, Timing
+from hpsearch.cost.timings import TimedConfig, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
@@ -25,7 +25,14 @@ from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Completion
 from hpsearch.search.costs import SearchCosts
 from hpsearch.search.launch import launch_study
-from hpsearch.search.quote import Quote, drawn, to_time, usual_epochs, ways_down, within_reach
+from hpsearch.search.quote import (
+    Quote,
+    choose_to_time,
+    draw_configs,
+    is_covered,
+    shorter_searches,
+    usual_epochs,
+)
 from hpsearch.search.study import Study
 from hpsearch.search.terms import first_terms, require_same_space
 from hpsearch.search.work import Search
@@ -41,7 +48,10 @@ SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler
 def model() -> CostModel:
     """Of a machine on which every step takes 0.1 s and a molecule a millisecond."""
     timing = Timing(0.1, 1e-3, 2.0, 10**9, 1, 1, 1)
-    flat = CostModel([Timed(config, timing) for config in to_time(drawn(SPACE, 50))], qm9.load())
+    flat = CostModel(
+        [TimedConfig(config, timing) for config in choose_to_time(draw_configs(SPACE, 50))],
+        qm9.load(),
+    )
     flat._rates = {name: rate * 0 for name, rate in flat._rates.items()}
     flat._rates["memory"][-1] = 1e9
     flat._rates["start"][0] = 2.0
@@ -51,7 +61,7 @@ def model() -> CostModel:
 
 
 def test_with_a_random_sampler_the_very_trials_are_quoted(model: CostModel) -> None:
-    configs = drawn(SPACE, SPACE.trials)
+    configs = draw_configs(SPACE, SPACE.trials)
     runs = [model.timing(config).run_seconds(7, tested=False) for config in configs]
     quote = Quote.of(SPACE, model, places=1, memory=None)
     assert quote.seconds == pytest.approx((sum(runs),) * 3)
@@ -64,7 +74,7 @@ def test_with_a_random_sampler_the_very_trials_are_quoted(model: CostModel) -> N
 def test_core_hours_and_gpu_hours_do_not_depend_on_the_trials_side_by_side(
     model: CostModel,
 ) -> None:
-    configs = drawn(SPACE, SPACE.trials)
+    configs = draw_configs(SPACE, SPACE.trials)
     hours = sum(model.timing(c).run_seconds(7, tested=False) for c in configs) / 3600
     on_cores = Quote.of(SPACE, model, places=4, memory=None, cpus=2.0)
     assert on_cores.to_dict()["core_hours"] == pytest.approx(2 * hours)
@@ -101,8 +111,8 @@ def test_where_every_draw_is_refused_that_is_said_and_no_figures(model: CostMode
 
 @pytest.mark.parametrize(("count", "timed"), [(1, 1), (3, 3), (8, 8), (20, 8)])
 def test_no_configuration_is_timed_twice(count: int, timed: int) -> None:
-    configs = drawn(SPACE, count)
-    found = to_time([*configs, *configs[:2]])
+    configs = draw_configs(SPACE, count)
+    found = choose_to_time([*configs, *configs[:2]])
     assert len(found) == len({config.fingerprint for config in found}) == timed
 
 
@@ -161,7 +171,7 @@ def test_the_quote_for_scripts(model: CostModel) -> None:
 def test_options_that_bring_it_down(model: CostModel) -> None:
     large = SPACE.with_overrides(train_size=50_000, trials=40)
     whole = Quote.of(large, model, places=1, memory=None).seconds[1]
-    ways = dict(ways_down(large, model, 1))
+    ways = dict(shorter_searches(large, model, 1))
     assert set(ways) == {"--train-size 10000", "--epochs 3", "--trials 10"}
     assert ways["--train-size 10000"] == pytest.approx(whole / 5, rel=0.1)
     assert ways["--epochs 3"] == pytest.approx(whole * 3 / 7, rel=0.1)
@@ -172,8 +182,8 @@ def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
     model: CostModel,
 ) -> None:
     large = SPACE.with_overrides(train_size=50_000, trials=40)
-    fresh = dict(ways_down(large, model, 1))
-    ways = dict(ways_down(large, model, 1, done=5, launched=True))
+    fresh = dict(shorter_searches(large, model, 1))
+    ways = dict(shorter_searches(large, model, 1, done=5, launched=True))
     assert set(ways) == {
         "--train-size 10000 --study NAME",
         "--epochs 3 --study NAME",
@@ -182,7 +192,7 @@ def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
     # Another study begins anew.
     assert ways["--epochs 3 --study NAME"] == fresh["--epochs 3"]
     assert ways["--trials 10"] == pytest.approx(fresh["--trials 10"] / 2, rel=0.2)
-    assert "--trials 10" not in dict(ways_down(large, model, 1, done=10, launched=True))
+    assert "--trials 10" not in dict(shorter_searches(large, model, 1, done=10, launched=True))
     # Without another name it is refused, in words that say what to type.
     stored = first_terms(large)
     require_same_space("quick", stored, large.with_overrides(trials=10), force=False)
@@ -199,9 +209,9 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
         quote = Quote.of(limited, model, places=1, memory=None)
         # With the second limit the model refuses every draw, and knows none of them.
         assert bool(quote.configs) == (budget.max_memory is not None)
-        assert not within_reach(limited, quote, model)
+        assert not is_covered(limited, quote, model)
     known = SPACE.model_copy(update={"budget": Budget(max_epoch_seconds=1e-3)})
-    assert within_reach(known, Quote.of(known, model, places=1, memory=None), model)
+    assert is_covered(known, Quote.of(known, model, places=1, memory=None), model)
 
     # A launch times the space's own, before it writes anything.
     def measure(costs: SearchCosts, *_: Any) -> SearchCosts:
@@ -212,7 +222,7 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
 
     monkeypatch.setattr(SearchCosts, "measured", measure)
     monkeypatch.setattr(Store, "create", create)
-    monkeypatch.setattr(CostModel, "of_kept", lambda *_: model)
+    monkeypatch.setattr(CostModel, "from_cache", lambda *_: model)
     monkeypatch.chdir(tmp_path)
     text = find_space("table3").read_text()
     Path("wide.yaml").write_text(
@@ -229,14 +239,16 @@ def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
     text = text.replace("parameters:", "parameters:\n  epochs: {type: int, low: 4, high: 8}")
     space = SearchSpace.parse(text, "epochs.yaml").with_overrides(trials=4)
     assert usual_epochs(space) == pytest.approx(6, abs=0.5)
-    assert "--epochs 3" in dict(ways_down(space, model, 1))
+    assert "--epochs 3" in dict(shorter_searches(space, model, 1))
     assert usual_epochs(space.with_overrides(epochs=2)) == 2
 
 
-def taken(quoted: float | None, factor: float, memory: float | None = None) -> Measured:
+def taken(quoted: float | None, factor: float, memory: float | None = None) -> MeasuredTrial:
     """A trial of ten epochs that took ``1 / factor`` of a second where ``quoted`` was said."""
     bytes_taken = None if memory is None else int(10**9 / memory)
-    return Measured(10 / factor, 1 / factor, bytes_taken, quoted, None if quoted is None else 10**9)
+    return MeasuredTrial(
+        10 / factor, 1 / factor, bytes_taken, quoted, None if quoted is None else 10**9
+    )
 
 
 def test_errors_are_the_medians_over_the_trials_that_were_quoted() -> None:
@@ -261,7 +273,7 @@ def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None
         "run_seconds": {"low": 3000.0, "middle": 3600.0, "high": 4500.0},
         "start_seconds": 100.0,
     }
-    trials = [Measured(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
+    trials = [MeasuredTrial(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
     accuracy = QuoteAccuracy.of(quote, trials, 600.0)
     epoch, hours = accuracy_lines(accuracy)
     assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
@@ -296,7 +308,7 @@ def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
 
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         launch(2)
-        seconds = [model.timing(config).epoch_seconds for config in drawn(SPACE, 3)]
+        seconds = [model.timing(config).epoch_seconds for config in draw_configs(SPACE, 3)]
         accuracy = Study.open(store).quote_accuracy()
         assert accuracy is not None and accuracy.hours_error is not None
         launch(3)

@@ -27,11 +27,11 @@ from hpsearch.executor.attempts import LOST_WORKERS, Event, Retried
 from hpsearch.executor.cluster import cluster, scratch_folder
 from hpsearch.executor.driver import Driver
 from hpsearch.executor.execution import DriverCallback, WorkSearcher
-from hpsearch.executor.failures import loss_of
+from hpsearch.executor.failures import failure_from_tune
 from hpsearch.executor.leftovers import kill_all, processes_of, remove
 from hpsearch.executor.placement import Placement
-from hpsearch.executor.ray_private import memory_kills_are_deaths
-from hpsearch.executor.signals import end_at_signals, handlers_put_back, signals_wait
+from hpsearch.executor.ray_private import memory_kills_as_lost_workers
+from hpsearch.executor.signals import end_at_signals, restored_handlers, signals_delayed
 from hpsearch.executor.worker import _check_split, _molecules, diagnosis
 from hpsearch.runs.messages import (
     Assignment,
@@ -655,7 +655,7 @@ def test_a_kill_for_memory_is_named_without_the_machines_processes() -> None:
         f"MEM(GB)\tCOMMAND\n9\t1.4\thpsearch launch --storage postgresql://me:{SECRET}@db/s"
     )
 
-    failure = loss_of(text, raised=False)
+    failure = failure_from_tune(text, raised=False)
 
     assert failure.kind == "out_of_memory"
     assert "22.88GB used / 23.54GB limit" in failure.message
@@ -712,9 +712,9 @@ def test_molecules_and_splits_that_a_machine_lacks_are_no_fault_of_the_run(
 
 def test_a_package_that_a_worker_cannot_import_is_no_fault_of_its_run() -> None:
     text = "Traceback\nModuleNotFoundError: No module named 'torch'"
-    failure = loss_of(text, raised=True)
+    failure = failure_from_tune(text, raised=True)
     assert (failure.kind, failure.traceback) == ("machine", text)
-    assert loss_of("Traceback\nKeyError: 'mu'", raised=True).kind == "exception"
+    assert failure_from_tune("Traceback\nKeyError: 'mu'", raised=True).kind == "exception"
 
 
 def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
@@ -731,7 +731,7 @@ def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
 
     with pytest.raises(RuntimeError, match="Caught unexpected exception"):
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
-    with memory_kills_are_deaths():
+    with memory_kills_as_lost_workers():
         RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
 
     [death] = caught
@@ -745,7 +745,7 @@ def test_tune_takes_a_kill_for_memory_as_a_death() -> None:
 def test_a_signal_that_comes_while_ray_starts_interrupts_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt) as interrupt, signals_wait(seen.append):
+    with pytest.raises(KeyboardInterrupt) as interrupt, signals_delayed(seen.append):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)
         seen.append(-1)
@@ -757,7 +757,7 @@ def test_a_signal_that_comes_while_ray_starts_interrupts_afterwards() -> None:
 
 
 def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt) as interrupt, signals_wait(lambda number: None):
+    with pytest.raises(KeyboardInterrupt) as interrupt, signals_delayed(lambda number: None):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("it went on")
@@ -768,7 +768,7 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
 def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Signals) -> None:
     driver = Driver(Listed([]), lambda event: None, Placement())
     seen: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with handlers_put_back():
+    with restored_handlers():
         end_at_signals(driver, seen.put)
         os.kill(os.getpid(), signal.SIGTERM)
         assert driver.interrupted == signal.SIGTERM
@@ -788,7 +788,7 @@ log = open(sys.argv[1] + "/log", "w")
 child = subprocess.Popen(["sleep", "60"], start_new_session=True, stdout=log)
 print(child.pid, flush=True)
 end = (Path(sys.argv[1]), threading.Event(), signal.SIGTERM)
-threading.Thread(target=signals.end_in_any_case, args=end, daemon=True).start()
+threading.Thread(target=signals.force_end, args=end, daemon=True).start()
 time.sleep(60)
 """
 
@@ -839,7 +839,7 @@ def test_a_cluster_that_does_not_end_is_ended_by_force(
         subprocess.Popen(["sleep", "30"], stdout=log) as server,
     ):
         monkeypatch.setattr("ray.shutdown", server.wait)
-        with handlers_put_back(), cluster(None, tmp_path, 1.0):
+        with restored_handlers(), cluster(None, tmp_path, 1.0):
             pass
     assert server.returncode == -signal.SIGKILL
 
@@ -852,12 +852,12 @@ def test_a_cluster_is_over_also_where_ray_cannot_be_shut_down(
 
     monkeypatch.setattr("hpsearch.executor.cluster._connect", lambda *arguments: None)
     monkeypatch.setattr(
-        "hpsearch.executor.cluster.end_in_any_case", lambda folder, over, number: over.is_set()
+        "hpsearch.executor.cluster.force_end", lambda folder, over, number: over.is_set()
     )
     monkeypatch.setattr("ray.shutdown", fail)
     with (
         pytest.raises(RuntimeError, match="no answer"),
-        handlers_put_back(),
+        restored_handlers(),
         cluster(None, tmp_path, 1.0) as is_over,
     ):
         assert not is_over(signal.SIGTERM)

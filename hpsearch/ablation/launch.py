@@ -131,4 +131,4 @@ def _record_plan(
         changes["data"] = {**asdict(data), "baselines": merged}
     store.update_provenance(experiment.id, **changes)
     if data is not None:
-        store.settle(experiment.id, data_hash=data.data_hash, split_hash=data.split_hash)
+        store.fill_provenance(experiment.id, data_hash=data.data_hash, split_hash=data.split_hash)

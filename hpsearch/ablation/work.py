@@ -116,7 +116,7 @@ class Ablation:
         self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
         split = split_name(self.plan.vary_split, CellKey.parse(key).repeat)
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
-        stored = self._store.settle(self.experiment.id, **given)
+        stored = self._store.fill_provenance(self.experiment.id, **given)
         self._expected_splits[split] = stored[split]
         for what, value in given.items():
             if stored[what] != value:

@@ -227,7 +227,7 @@ def _say_beginning(ablation: Ablation, store: Store, data: DataSummary, out: Out
 
 def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str | None) -> None:
     from hpsearch.config.architecture import relative_work
-    from hpsearch.cost.estimate import Estimate
+    from hpsearch.cost.estimate import TimeLeft
 
     plan = ablation.plan
     cells = [
@@ -237,7 +237,7 @@ def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str |
     progress = make_progress(
         out,
         "run",
-        Estimate(cells),
+        TimeLeft(cells),
         total=len(plan.cells),
         done=ablation.counts()["complete"],
         compares=False,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from hpsearch.cli.output import Output
 
 if TYPE_CHECKING:
-    from hpsearch.cost.estimate import Estimate
+    from hpsearch.cost.estimate import TimeLeft
     from hpsearch.executor import Placement
     from hpsearch.executor.attempts import Event
     from hpsearch.runs.messages import Work
     from hpsearch.terminal.progress import Progress
 
 
-def make_progress(out: Output, noun: str, estimate: Estimate, **known: Any) -> Progress:
+def make_progress(out: Output, noun: str, estimate: TimeLeft, **known: Any) -> Progress:
     """What shows how a launch goes on: a table on a terminal, lines elsewhere.
 
     Args:

@@ -242,18 +242,18 @@ def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) ->
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
             # The study is in the store by now.
-            yield shorter_line(costs.ways_down(missing, launched=True))
+            yield shorter_line(costs.shorter_searches(missing, launched=True))
 
 
 def _drive(search: Search, store: Store, request: _Request, out: Output, missing: int) -> None:
-    from hpsearch.cost.estimate import Estimate
+    from hpsearch.cost.estimate import TimeLeft
     from hpsearch.search.quote import usual_epochs
     from hpsearch.search.study import Study
 
     progress = make_progress(
         out,
         "trial",
-        Estimate([(None, usual_epochs(request.space), 1.0)] * missing),
+        TimeLeft([(None, usual_epochs(request.space), 1.0)] * missing),
         total=request.space.trials,
         done=search.at_start.complete + search.at_start.pruned,
         best=Study.open(store, search.name).best(),
@@ -299,5 +299,5 @@ def _quote(request: _Request, out: Output, as_json: bool) -> None:
     for line in search_quote_lines(quote):
         out.say_folded(line)
     if quote.seconds[1] > A_DAY:
-        out.say(shorter_line(costs.ways_down(missing, launched=done is not None)))
+        out.say(shorter_line(costs.shorter_searches(missing, launched=done is not None)))
     out.say("nothing has been run or written; leave out --dry-run to begin")

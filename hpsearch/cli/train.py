@@ -75,7 +75,7 @@ def train(
     from hpsearch.system.process import prepare_worker
 
     prepare_worker(cores())
-    from hpsearch.cost.estimate import Estimate
+    from hpsearch.cost.estimate import TimeLeft
     from hpsearch.runs.checkpoint import BEST
     from hpsearch.runs.training import Training
 
@@ -86,7 +86,7 @@ def train(
         f"{len(split.train):,} training, {len(split.validation):,} validation, "
         f"{len(split.test):,} test molecules"
     )
-    alone = Estimate([(output.name, config.training.epochs, 1.0)])
+    alone = TimeLeft([(output.name, config.training.epochs, 1.0)])
     progress = make_progress(out, "run", alone, compares=False)
     with progress:
         progress.started(output.name, training.facts)

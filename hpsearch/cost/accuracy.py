@@ -9,7 +9,7 @@ from typing import Any, Self, final
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTrial:
     """What a complete trial took, beside what it was quoted when it was drawn.
 
     Attributes:
@@ -55,7 +55,7 @@ class QuoteAccuracy:
     def of(
         cls,
         quote: Mapping[str, Any] | None,
-        measured: Sequence[Measured],
+        measured: Sequence[MeasuredTrial],
         failed_seconds: float,
     ) -> Self | None:
         """The accuracy of ``quote``; ``None`` where no trial was quoted.

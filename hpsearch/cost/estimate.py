@@ -85,7 +85,7 @@ def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
     epoch and where nothing runs.
     """
     named = {str(number): run for number, run in enumerate(runs)}
-    estimate = Estimate((key, run.epochs, run.cost) for key, run in named.items())
+    estimate = TimeLeft((key, run.epochs, run.cost) for key, run in named.items())
     for state in ("ended", "running"):
         for key, run in named.items():
             if run.state == state:
@@ -95,7 +95,7 @@ def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
     return estimate.left(0.0)
 
 
-class Estimate:
+class TimeLeft:
     """Plays the rest of the launch: a run that waits takes the first place that becomes free.
 
     A run's next epochs are assumed to take as long as its own did on average. Before it has any,

@@ -21,7 +21,7 @@ from queue import Queue
 from typing import Any
 
 from hpsearch.config.run import TrialConfig
-from hpsearch.cost.timings import Timed, Timing
+from hpsearch.cost.timings import TimedConfig, Timing
 from hpsearch.errors import HpsearchError
 from hpsearch.system import credentials
 from hpsearch.system.gpus import VISIBLE
@@ -90,10 +90,10 @@ def measure_all(
     cpus: float,
     device: str,
     at_once: int,
-    say: Callable[[Timed], None] = lambda timed: None,
+    say: Callable[[TimedConfig], None] = lambda timed: None,
     say_failed: Callable[[TrialConfig, HpsearchError], None] | None = None,
     gpus: Sequence[str] = (),
-) -> list[Timed]:
+) -> list[TimedConfig]:
     """Times a few steps of each of ``configs``, as many side by side as a launch trains.
 
     Args:
@@ -116,10 +116,10 @@ def measure_all(
     for place in range(at_once):
         free.put(gpus[place % len(gpus)] if gpus else None)
 
-    def timed(config: TrialConfig) -> Timed | None:
+    def timed(config: TrialConfig) -> TimedConfig | None:
         gpu = free.get()
         try:
-            found = Timed(config, measure(config, cpus, device, gpu))
+            found = TimedConfig(config, measure(config, cpus, device, gpu))
         except HpsearchError as error:
             if say_failed is None:
                 raise

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hpsearch.config.architecture import Workload, count_weights, count_work
 from hpsearch.config.run import DataConfig, TrialConfig
 from hpsearch.config.space import Budget
-from hpsearch.cost.timings import Surroundings, Timed, Timing, kept
+from hpsearch.cost.timings import TimedConfig, Timing, TimingConditions, cached_timings
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 
@@ -36,7 +36,7 @@ class CostModel:
             a model fitted to the others; empty where there are too few to leave one out.
     """
 
-    def __init__(self, timed: Sequence[Timed], molecules: Molecules) -> None:
+    def __init__(self, timed: Sequence[TimedConfig], molecules: Molecules) -> None:
         """Fit the rates.
 
         Args:
@@ -54,9 +54,9 @@ class CostModel:
             self.errors = tuple(self._error_without(number) for number in range(len(timed)))
 
     @classmethod
-    def of_kept(cls, surroundings: Surroundings, molecules: Molecules) -> Self | None:
+    def from_cache(cls, surroundings: TimingConditions, molecules: Molecules) -> Self | None:
         """The model fitted to the kept timings; ``None`` where there are too few."""
-        timed = kept(surroundings)
+        timed = cached_timings(surroundings)
         return cls(timed, molecules) if len(timed) >= LEAST else None
 
     @property
@@ -68,7 +68,7 @@ class CostModel:
         """The predicted cost of a run of ``config``."""
         return self._timing(config, self._rates)
 
-    def reaches(self, config: TrialConfig) -> bool:
+    def covers(self, config: TrialConfig) -> bool:
         """Whether ``config`` needs at most twice the work of the heaviest step that was timed."""
         heaviest = max(self.work(timed.config).flops for timed in self.timed)
         return self.work(config).flops <= 2 * heaviest
@@ -102,7 +102,7 @@ class CostModel:
             "memory": np.array([step.numbers, weights, 1.0]),
         }
 
-    def _fitted(self, timed: Sequence[Timed]) -> dict[str, NDArray[np.float64]]:
+    def _fitted(self, timed: Sequence[TimedConfig]) -> dict[str, NDArray[np.float64]]:
         rows = [self._rows(each.config) for each in timed]
         measured = {
             "step": [each.timing.step_seconds for each in timed],

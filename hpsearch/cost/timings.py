@@ -17,7 +17,7 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.system import hardware
 from hpsearch.system.files import cache_directory, write_atomically
 
-KEPT = 64
+MOST_CACHED = 64
 """The file keeps the timings of so many configurations, the latest ones."""
 
 
@@ -60,7 +60,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedConfig:
     """A configuration and its measured cost."""
 
     config: TrialConfig
@@ -68,7 +68,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class TimingConditions:
     """The machine and the placement that runs were timed with; timings are valid only there.
 
     Attributes:
@@ -109,22 +109,24 @@ def _arithmetic() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def kept(surroundings: Surroundings) -> list[Timed]:
+def cached_timings(surroundings: TimingConditions) -> list[TimedConfig]:
     """The timings kept for these surroundings, the latest last; none if their file is damaged."""
     try:
         rows = json.loads(surroundings.file.read_text())["timed"]
-        return [Timed(TrialConfig.from_dict(r["config"]), Timing(**r["timing"])) for r in rows]
+        return [
+            TimedConfig(TrialConfig.from_dict(r["config"]), Timing(**r["timing"])) for r in rows
+        ]
     except (OSError, ValueError, KeyError, TypeError, ValidationError):
         return []
 
 
-def keep(surroundings: Surroundings, timed: Sequence[Timed]) -> None:
+def cache_timings(surroundings: TimingConditions, timed: Sequence[TimedConfig]) -> None:
     """Add ``timed`` to the file; they replace earlier timings of the same configurations."""
     again = {each.config.fingerprint for each in timed}
-    before = [each for each in kept(surroundings) if each.config.fingerprint not in again]
+    before = [each for each in cached_timings(surroundings) if each.config.fingerprint not in again]
     rows = [
         {"config": each.config.to_dict(), "timing": asdict(each.timing)}
-        for each in [*before, *timed][-KEPT:]
+        for each in [*before, *timed][-MOST_CACHED:]
     ]
     file = surroundings.file
     file.parent.mkdir(parents=True, exist_ok=True)

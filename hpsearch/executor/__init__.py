@@ -87,4 +87,4 @@ def count_places(placement: Placement) -> int:
 
     machines = machines_of(placement)
     placement.require_room(machines)
-    return placement.side_by_side(machines)
+    return placement.runs_at_a_time(machines)

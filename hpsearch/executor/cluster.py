@@ -17,7 +17,7 @@ import ray
 
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor.failures import one_line
-from hpsearch.executor.leftovers import kill_all, remove, see_off, watched
+from hpsearch.executor.leftovers import kill_all, kill_remaining, remove, watched
 from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import (
     files_in,
@@ -27,10 +27,10 @@ from hpsearch.executor.ray_private import (
 from hpsearch.executor.signals import (
     GRACE_SECONDS,
     STARTING_GRACE_SECONDS,
-    end_in_any_case,
-    handlers_put_back,
+    force_end,
     ignore_signals,
-    signals_wait,
+    restored_handlers,
+    signals_delayed,
 )
 from hpsearch.system import credentials
 from hpsearch.system.process import worker_environment
@@ -65,18 +65,18 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
         What a handler of signals calls, with the number, to have this process end in any case.
     """
     over = threading.Event()
-    see_to_the_end = functools.partial(end_in_any_case, folder, over)
+    on_signal = functools.partial(force_end, folder, over)
     try:
-        soon = functools.partial(see_to_the_end, grace_seconds=STARTING_GRACE_SECONDS)
-        with signals_wait(soon):
+        soon = functools.partial(on_signal, grace_seconds=STARTING_GRACE_SECONDS)
+        with signals_delayed(soon):
             _connect(address, folder, cpus)
-        yield see_to_the_end
+        yield on_signal
     finally:
         ignore_signals()
         try:
             with _ended_by_force(folder):
                 ray.shutdown()
-            see_off(folder)
+            kill_remaining(folder)
         finally:
             over.set()
 
@@ -108,7 +108,7 @@ def machines_of(placement: Placement) -> list[dict[str, float]]:
         # What Ray will count when it starts, which takes seconds.
         return [resources_of_this_machine()]
     with (
-        handlers_put_back(),
+        restored_handlers(),
         scratch_folder(None) as folder,
         cluster(placement.address, folder, placement.cpus_per_run),
     ):

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Attempt, Event, Retried, next_attempt, verdict
 from hpsearch.executor.cluster import free_resources, machines_up
-from hpsearch.executor.failures import loss_of, tune_error
+from hpsearch.executor.failures import failure_from_tune, tune_error
 from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import kill_worker
 from hpsearch.runs.messages import (
@@ -163,7 +163,7 @@ class Driver:
         """Tune's error path: the worker died, or retired after a failure that it had reported."""
         run = self._runs.get(trial.trial_id)
         if run and not run.finished:
-            failure = loss_of(*tune_error(trial))
+            failure = failure_from_tune(*tune_error(trial))
             if run.overdue:
                 failure = Failure(
                     "hung",

@@ -15,8 +15,8 @@ from hpsearch.executor.cluster import cluster, machines_up, scratch_folder
 from hpsearch.executor.driver import Driver, Stop
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.placement import NO_LIMIT, Placement
-from hpsearch.executor.ray_private import memory_kills_are_deaths
-from hpsearch.executor.signals import end_at_signals, handlers_put_back
+from hpsearch.executor.ray_private import memory_kills_as_lost_workers
+from hpsearch.executor.signals import end_at_signals, restored_handlers
 from hpsearch.executor.worker import Worker
 from hpsearch.runs.messages import Work, from_json
 
@@ -27,12 +27,12 @@ def train(
     """What :func:`hpsearch.executor.run` does, once ray is imported."""
     driver = Driver(work, on_event, placement)
     with (
-        handlers_put_back(),
+        restored_handlers(),
         scratch_folder(scratch) as folder,
-        cluster(placement.address, folder, placement.cpus_per_run) as see_to_the_end,
-        memory_kills_are_deaths(),
+        cluster(placement.address, folder, placement.cpus_per_run) as on_signal,
+        memory_kills_as_lost_workers(),
     ):
-        end_at_signals(driver, see_to_the_end)
+        end_at_signals(driver, on_signal)
         placement.require_room(machines_up())
         try:
             _tuner(driver, folder).fit()

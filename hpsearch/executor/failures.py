@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from hpsearch.runs.messages import Failure
 
-GOES_ON = "; the same command goes on once that is mended"
+FIX_AND_RELAUNCH = "; the same command goes on once that is mended"
 """Ends the message of a failure that is the machine's."""
 
 
@@ -31,7 +31,7 @@ def tune_error(trial: Any) -> tuple[str, bool]:
     return text, raised
 
 
-def loss_of(text: str, raised: bool) -> Failure:
+def failure_from_tune(text: str, raised: bool) -> Failure:
     """The failure that an error of Tune's stands for.
 
     Args:
@@ -41,7 +41,7 @@ def loss_of(text: str, raised: bool) -> Failure:
     if raised:
         said = last_line(text)
         if said.startswith(("ImportError", "ModuleNotFoundError", "OSError")):
-            return Failure("machine", said + GOES_ON, text)
+            return Failure("machine", said + FIX_AND_RELAUNCH, text)
         return Failure("exception", said, text)
     # No more of Ray's text than needed: it lists the machine's processes with their arguments, and
     # among these may be a store's URL.

@@ -116,7 +116,7 @@ def kill_all(folder: Path) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-def see_off(folder: Path) -> None:
+def kill_remaining(folder: Path) -> None:
     """Kills what a cluster that was shut down leaves behind.
 
     An agent whose raylet was killed looks for the head of the cluster for another minute.

@@ -105,7 +105,7 @@ class Placement:
         """How many runs fit into the machines."""
         return sum(self.fitting(machine) for machine in machines)
 
-    def side_by_side(self, machines: Iterable[Resources]) -> int:
+    def runs_at_a_time(self, machines: Iterable[Resources]) -> int:
         """How many runs go on at a time on the machines."""
         return min(self.places(machines), self.max_concurrent or NO_LIMIT)
 

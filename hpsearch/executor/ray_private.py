@@ -47,7 +47,7 @@ def kill_worker(trial: Any) -> None:
 
 
 @contextmanager
-def memory_kills_are_deaths() -> Iterator[None]:
+def memory_kills_as_lost_workers() -> Iterator[None]:
     """Has Tune take a worker killed for its machine's memory as it takes any dead worker.
 
     Ray 2.60 raises an error of another family for such a kill, at which Tune's actor manager gives

@@ -18,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def handlers_put_back() -> Iterator[None]:
+def restored_handlers() -> Iterator[None]:
     """Undoes at the end what Ray, Tune and :func:`end_at_signals` did to signal handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -41,10 +41,10 @@ class Interruptible(Protocol):
     interrupted: int
 
 
-def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None]) -> None:
+def end_at_signals(driver: Interruptible, on_signal: Callable[[int], None]) -> None:
     """Turns the first signal to end into an interrupt between two calls of the Work.
 
-    A second one, the same or another, interrupts at once. ``see_to_the_end`` runs in a thread from
+    A second one, the same or another, interrupts at once. ``on_signal`` runs in a thread from
     the first on. Call this once Ray is up: Ray's own handler of SIGTERM prints a stack and leaves
     Ray's processes and files behind.
     """
@@ -55,7 +55,7 @@ def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None])
         if driver.interrupted:
             raise KeyboardInterrupt(number)
         driver.interrupted = number
-        threading.Thread(target=see_to_the_end, args=(number,), daemon=True).start()
+        threading.Thread(target=on_signal, args=(number,), daemon=True).start()
 
     for name in SIGNALS:
         # `nohup` has SIGHUP ignored, and it should stay so.
@@ -64,12 +64,12 @@ def end_at_signals(driver: Interruptible, see_to_the_end: Callable[[int], None])
 
 
 @contextmanager
-def signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
+def signals_delayed(on_signal: Callable[[int], None]) -> Iterator[None]:
     """Delays the interrupt of a first signal until Ray has started; a second interrupts at once.
 
     If Ray's start is interrupted, its libraries may wait a minute for a server that never came up,
     and then end the process themselves. Where the signal went to the servers as well, the start
-    fails; that error is not shown. ``see_to_the_end`` runs in a thread from the first signal on.
+    fails; that error is not shown. ``on_signal`` runs in a thread from the first signal on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -86,7 +86,7 @@ def signals_wait(see_to_the_end: Callable[[int], None]) -> Iterator[None]:
     for name in waited:
         signal.signal(name, note)
     try:
-        with _called_at_once(waited, see_to_the_end), _kept(signal.SIGTERM):
+        with _called_at_once(waited, on_signal), _kept(signal.SIGTERM):
             yield
     except Exception:
         if not came:
@@ -153,14 +153,14 @@ def _kept(number: signal.Signals) -> Iterator[None]:
 
 
 GRACE_SECONDS = 10.0
-"""Between a signal and the next step of :func:`end_in_any_case`."""
+"""Between a signal and the next step of :func:`force_end`."""
 
 
 STARTING_GRACE_SECONDS = 4.0
 """The same while Ray starts, when there is nothing yet that takes long to end."""
 
 
-def end_in_any_case(
+def force_end(
     folder: Path, over: threading.Event, number: int, grace_seconds: float | None = None
 ) -> None:
     """Ends this process where the interrupt does not: at once first, then by force.

@@ -22,7 +22,7 @@ from hpsearch.errors import (
     disk_full,
     machine_at_fault,
 )
-from hpsearch.executor.failures import GOES_ON, one_line
+from hpsearch.executor.failures import FIX_AND_RELAUNCH, one_line
 from hpsearch.runs.messages import (
     Assignment,
     EpochEnded,
@@ -191,7 +191,7 @@ def diagnosis(error: Exception) -> tuple[FailureKind, str]:
     said = one_line(error)
     if not isinstance(error, HpsearchError):
         said = f"{type(error).__name__}: {said}"
-    return kind, said + GOES_ON * (kind == "machine")
+    return kind, said + FIX_AND_RELAUNCH * (kind == "machine")
 
 
 def _short_of_memory(error: BaseException | None) -> bool:

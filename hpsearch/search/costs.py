@@ -10,11 +10,18 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost import measure
 from hpsearch.cost.model import LEAST, CostModel, refusal
-from hpsearch.cost.timings import Surroundings, Timed, keep
+from hpsearch.cost.timings import TimedConfig, TimingConditions, cache_timings
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor import Placement
-from hpsearch.search.quote import DRAWS, Quote, drawn, to_time, ways_down, within_reach
+from hpsearch.search.quote import (
+    DRAWS,
+    Quote,
+    choose_to_time,
+    draw_configs,
+    is_covered,
+    shorter_searches,
+)
 from hpsearch.search.terms import verdicts
 from hpsearch.store import StoreReader, check_name
 from hpsearch.store.address import Address
@@ -39,7 +46,7 @@ class SearchCosts:
 
     space: SearchSpace
     molecules: Molecules
-    surroundings: Surroundings
+    surroundings: TimingConditions
     places: int
     gpus_per_trial: float
     gpus: tuple[Gpu, ...]
@@ -65,18 +72,18 @@ class SearchCosts:
         if found:
             room = max(1, min(room, int(len(found) / gpus_per_trial + 1e-6)))
         name = found[0].name if found else ""
-        surroundings = Surroundings(cpus, device, min(places, room), name)
-        model = CostModel.of_kept(surroundings, molecules)
+        surroundings = TimingConditions(cpus, device, min(places, room), name)
+        model = CostModel.from_cache(surroundings, molecules)
         return cls(space, molecules, surroundings, places, gpus_per_trial, found, model)
 
     @property
     def is_known(self) -> bool:
         """Whether the space's configurations, or others like them, were timed."""
-        return self.model is not None and within_reach(self.space, self.quote(), self.model)
+        return self.model is not None and is_covered(self.space, self.quote(), self.model)
 
     def measured(
         self,
-        on_timed: Callable[[Timed], None] = lambda timed: None,
+        on_timed: Callable[[TimedConfig], None] = lambda timed: None,
         on_error: Callable[[TrialConfig, HpsearchError], None] = lambda config, error: None,
     ) -> Self:
         """The cost after a few configurations of the space were timed; the timings are kept.
@@ -104,18 +111,20 @@ class SearchCosts:
                 "(max_parameters) leaves out what is too large for this machine"
             )
         costs = replace(self, model=CostModel(timed, self.molecules))
-        keep(here, timed)
+        cache_timings(here, timed)
         return costs
 
     def _to_time(self) -> list[TrialConfig]:
-        draws = drawn(self.space, DRAWS)
+        draws = draw_configs(self.space, DRAWS)
         # What is too large anyhow need not be tried; what takes long is only known afterwards.
         budget = self.space.budget
         if budget is not None:
             budget = budget.model_copy(update={"max_memory": None, "max_epoch_seconds": None})
-        configs = to_time([config for config in draws if refusal(budget, config, None) is None])
+        configs = choose_to_time(
+            [config for config in draws if refusal(budget, config, None) is None]
+        )
         # Fewer make no model.
-        return configs if len(configs) >= LEAST else to_time(draws)
+        return configs if len(configs) >= LEAST else choose_to_time(draws)
 
     def quote(self, missing: int | None = None) -> Quote:
         """The quote for ``missing`` trials; for all of them where that is not given."""
@@ -141,7 +150,7 @@ class SearchCosts:
         # its equals.
         return memory * self.places // self.surroundings.at_once
 
-    def ways_down(self, missing: int, *, launched: bool) -> list[tuple[str, float]]:
+    def shorter_searches(self, missing: int, *, launched: bool) -> list[tuple[str, float]]:
         """Options that make the search shorter, each with the seconds that it then takes.
 
         Args:
@@ -150,7 +159,7 @@ class SearchCosts:
         """
         assert self.model is not None
         done = self.space.trials - missing
-        return ways_down(self.space, self.model, self.places, done=done, launched=launched)
+        return shorter_searches(self.space, self.model, self.places, done=done, launched=launched)
 
 
 def trials_done(

@@ -98,7 +98,7 @@ def shape(message: str) -> str:
     return re.sub(r"\d+", "#", message)
 
 
-def failed(failure: Failure) -> dict[str, Any]:
+def failure_attributes(failure: Failure) -> dict[str, Any]:
     """Attributes of a trial that failed, for its row.
 
     ``failure`` comes last: a row that has it has the others too.
@@ -113,11 +113,11 @@ def failed(failure: Failure) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if value not in ("", None)}
 
 
-def refused(reason: str) -> dict[str, Any]:
+def refusal_attributes(reason: str) -> dict[str, Any]:
     """Attributes of a trial that was drawn beyond the budget and never trained."""
     return {"failure_reason": reason, "failure": "refused"}
 
 
-def dropped(reason: str) -> dict[str, Any]:
+def drop_attributes(reason: str) -> dict[str, Any]:
     """Attributes of an abandoned trial that is not to go on."""
     return {"failure_reason": reason, "failure": "given_up"}

@@ -17,7 +17,7 @@ from hpsearch.config.run import DataConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.model import CostModel
 from hpsearch.errors import InputError
-from hpsearch.search.failures import dropped
+from hpsearch.search.failures import drop_attributes
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.terms import (
     changes,
@@ -88,7 +88,7 @@ def launch_study(
     rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
     folder = runs_root.absolute() / experiment_folder(name, experiment.identity)
     files = TrialFiles(store, name, folder)
-    at_start = _reclaim(rows, files, space, experiment.provenance)
+    at_start = _resume_or_end(rows, files, space, experiment.provenance)
     files.remove_unneeded(rows.states())
     return Search(
         store,
@@ -156,7 +156,7 @@ def _forced_terms(
 # --- What a dead launch left ----------------------------------------------------------------------
 
 
-def _reclaim(
+def _resume_or_end(
     rows: TrialRows, files: TrialFiles, space: SearchSpace, provenance: Mapping[str, Any]
 ) -> StartCounts:
     """End the RUNNING rows that cannot go on; the others are the search's to continue.
@@ -175,14 +175,14 @@ def _reclaim(
             # Its verdict was known, and the launch died before it ended the row.
             rows.fail(row.trial_id)
             continue
-        if trial is not None and _saw_others(trial, space, provenance):
+        if trial is not None and _used_other_molecules(trial, space, provenance):
             reason = "it was trained on other molecules or another split"
         elif len(epochs) < room:
             epochs.append(0 if trial is None else len(trial.intermediate_values))
             continue
         else:
             reason = f"only {space.trials} trials are wanted now"
-        rows.fail_because(row.trial_id, dropped(reason))
+        rows.fail_because(row.trial_id, drop_attributes(reason))
         files.remove(row.number)
     return StartCounts(
         complete=count_state(states, "COMPLETE"),
@@ -193,7 +193,9 @@ def _reclaim(
     )
 
 
-def _saw_others(trial: FrozenTrial, space: SearchSpace, provenance: Mapping[str, Any]) -> bool:
+def _used_other_molecules(
+    trial: FrozenTrial, space: SearchSpace, provenance: Mapping[str, Any]
+) -> bool:
     """Whether a run saw, or was about to see, other molecules than a forced launch accepted."""
     hashes = {key: provenance[key] for key in ("data_hash", "split_hash")}
     if any(

@@ -42,7 +42,7 @@ best weights, of which the older is removed once the newer is whole."""
 _KEPT_BYTES_A_WEIGHT = 4
 
 
-def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
+def draw_configs(space: SearchSpace, count: int) -> list[TrialConfig]:
     """Random configurations; a study with the sampler ``random`` draws these very ones first."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
@@ -52,11 +52,11 @@ def drawn(space: SearchSpace, count: int) -> list[TrialConfig]:
 
 def usual_epochs(space: SearchSpace) -> float:
     """The most epochs of a trial; their mean where the space searches them."""
-    configs = drawn(space, DRAWS if "epochs" in space.parameters else 1)
+    configs = draw_configs(space, DRAWS if "epochs" in space.parameters else 1)
     return mean(config.training.epochs for config in configs)
 
 
-def to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+def choose_to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """:data:`TIMED` of ``configs``, or as many different ones as there are, from light to heavy.
 
     Two equal ones would make the model's error look too small.
@@ -133,7 +133,7 @@ class Quote:
             cpus: cores of a trial.
             gpus: of a trial.
         """
-        configs = drawn(space, max(DRAWS, space.trials))
+        configs = draw_configs(space, max(DRAWS, space.trials))
         within = [config for config in configs if refusal(space.budget, config, model) is None]
         timings = [model.timing(config) for config in within]
         runs = [
@@ -241,7 +241,7 @@ def _interval(
     return float(low), float(middle), float(high)
 
 
-def ways_down(
+def shorter_searches(
     space: SearchSpace,
     model: CostModel,
     places: int,
@@ -259,7 +259,7 @@ def ways_down(
         launched: whether the study is in the store. Then only the number of trials may change;
             other sizes or epochs make another study, which begins anew.
     """
-    epochs = max(config.training.epochs for config in drawn(space, DRAWS))
+    epochs = max(config.training.epochs for config in draw_configs(space, DRAWS))
     other, done_there = (" --study NAME", 0) if launched else ("", done)
     changes: list[tuple[str, dict[str, Any], int]] = []
     if space.data.split_file is None and space.data.train_size > FEWER_MOLECULES:
@@ -276,7 +276,7 @@ def ways_down(
     return found
 
 
-def within_reach(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
+def is_covered(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
     """Whether ``model`` was fitted to configurations like the quoted ones.
 
     If the budget refused every draw, the draws take the place of the quoted ones.
@@ -286,4 +286,4 @@ def within_reach(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
         quote: of the space.
         model: that made the quote.
     """
-    return all(map(model.reaches, to_time(quote.configs or drawn(space, DRAWS))))
+    return all(map(model.covers, choose_to_time(quote.configs or draw_configs(space, DRAWS))))

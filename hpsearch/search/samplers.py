@@ -65,11 +65,11 @@ class RecentTPE(optuna.samplers.TPESampler):
     def _look(self, study: optuna.Study) -> optuna.Study:
         if self._seen is None:
             trials = study.get_trials(deepcopy=False)
-            self._seen = cast(optuna.Study, _Seen(study, best_and_latest(trials)))
+            self._seen = cast(optuna.Study, _PartOfStudy(study, best_and_latest(trials)))
         return self._seen
 
 
-class _Read:
+class _ReadOnce:
     """A study whose trials are read when they are first asked for, and never again."""
 
     def __init__(self, study: optuna.Study) -> None:
@@ -97,7 +97,7 @@ class _Read:
         return self.get_trials(deepcopy, states)
 
 
-class _Seen(_Read):
+class _PartOfStudy(_ReadOnce):
     """A study as a sampler sees it that is shown some of the trials."""
 
     def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
@@ -182,12 +182,12 @@ class SeededPerTrial(BaseSampler):
         # Which parameters are drawn together is not random, and found from the trials since the
         # last look; a new sampler would go through all of them.
         self._inferring = self._sampler
-        self._history: _Read | None = None
+        self._history: _ReadOnce | None = None
 
     def _read_once(self, study: optuna.Study) -> optuna.Study:
         """``study``, whose trials are read once for all that is drawn of a trial."""
         if self._history is None:
-            self._history = _Read(study)
+            self._history = _ReadOnce(study)
         return cast(optuna.Study, self._history)
 
     def _seeded(self, number: int) -> BaseSampler:

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.cost.accuracy import Measured, QuoteAccuracy
+from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
@@ -182,7 +182,7 @@ class Study:
         return QuoteAccuracy.of(
             self.provenance.get("quote"),
             [
-                Measured(
+                MeasuredTrial(
                     _epochs_seconds(trial),
                     float(trial.user_attrs["seconds_per_epoch"]),
                     trial.user_attrs.get("peak_memory_bytes"),

@@ -77,14 +77,14 @@ class TrialRows:
         except KeyError:
             return None
 
-    def ask(self, *, in_line: bool) -> Trial:
+    def ask(self, *, enqueued: bool) -> Trial:
         """A new RUNNING row, whose parameters are still to be drawn.
 
         Args:
-            in_line: whether rows that someone put in line may be waiting. Optuna looks for one by
+            enqueued: whether rows that someone put in line may be waiting. Optuna looks for one by
                 reading every row that has changed, so it looks only where this is true.
         """
-        if in_line:
+        if enqueued:
             return self._wait(self._study.ask)
         return self._wait(
             lambda: Trial(self._study, self._study._storage.create_new_trial(self._study._study_id))

@@ -23,7 +23,13 @@ from hpsearch.runs.messages import (
     Outcome,
     RunFacts,
 )
-from hpsearch.search.failures import Breakdown, Failures, dropped, failed, refused
+from hpsearch.search.failures import (
+    Breakdown,
+    Failures,
+    drop_attributes,
+    failure_attributes,
+    refusal_attributes,
+)
 from hpsearch.search.terms import count_state, count_verdicts
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.store import Experiment, Store, TrialState
@@ -152,7 +158,7 @@ class Search:
             if abandoned:
                 assignment = self._continue(abandoned[0])
             else:
-                trial = self._rows.ask(in_line=count_state(rows, "WAITING") > 0)
+                trial = self._rows.ask(enqueued=count_state(rows, "WAITING") > 0)
                 failpoint.reach("asked")
                 assignment = self._draw_and_assign(trial, new=True)
             if assignment is not None:
@@ -185,7 +191,7 @@ class Search:
         self._store.forget_epochs(trial.run_id, trial.trial_id, after=facts.resumed_from)
         trial.reported = {e: v for e, v in trial.reported.items() if e <= facts.resumed_from}
         given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
-        stored = self._store.settle(self._experiment_id, **given)
+        stored = self._store.fill_provenance(self._experiment_id, **given)
         self._split_hash = stored["split_hash"]
         for what, value in given.items():
             if stored[what] != value:
@@ -269,7 +275,7 @@ class Search:
 
     def keep_quote(self, quote: Mapping[str, Any]) -> None:
         """Store with the study what it was quoted to cost; the first quote stays."""
-        self._store.settle(self._experiment_id, quote=dict(quote))
+        self._store.fill_provenance(self._experiment_id, quote=dict(quote))
 
     # --- Handing out ------------------------------------------------------------------------------
 
@@ -345,7 +351,7 @@ class Search:
 
     def _quoted(self, config: TrialConfig) -> dict[str, Any]:
         """What the trial should take, stored to compare with what it takes."""
-        if self._model is None or not self._model.reaches(config):
+        if self._model is None or not self._model.covers(config):
             return {}
         timing = self._model.timing(config)
         return {
@@ -357,13 +363,13 @@ class Search:
 
     def _drop(self, row: TrialState, reason: str) -> None:
         """End a row that nobody runs, since it is not to go on."""
-        self._rows.fail_because(row.trial_id, dropped(reason))
+        self._rows.fail_because(row.trial_id, drop_attributes(reason))
         if str(row.number) not in self._running:
             self._files.remove(row.number)
 
     def _refuse(self, number: int, trial_id: int, why: str) -> None:
         reason = f"refused, beyond the budget: {why}"
-        self._rows.fail_because(trial_id, refused(reason))
+        self._rows.fail_because(trial_id, refusal_attributes(reason))
         self._say(f"trial {number}: {reason}")
         self._refused_in_a_row += 1
         if self._refused_in_a_row >= REFUSALS:
@@ -374,7 +380,7 @@ class Search:
             self.breakdown = self.breakdown or Breakdown(reason, "")
 
     def _fail(self, trial_id: int, failure: Failure) -> None:
-        self._rows.fail_because(trial_id, failed(failure))
+        self._rows.fail_because(trial_id, failure_attributes(failure))
         self.breakdown = self.breakdown or self._failures.note(failure)
         if self.breakdown is not None:
             for row in self._abandoned(self._rows.states()):

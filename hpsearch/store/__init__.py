@@ -1,6 +1,6 @@
-"""The SQL store: experiments, runs, epochs and results beside Optuna's tables.
+"""The SQL database: experiments, runs, epochs and results, next to Optuna's tables.
 
-The only package that imports sqlalchemy. SQLite serves one machine, PostgreSQL several.
+No other package imports sqlalchemy. SQLite serves one machine, PostgreSQL several.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -41,10 +41,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a checker would take it to have every name
+if not TYPE_CHECKING:  # a type checker would otherwise accept any attribute of this module
 
     def __getattr__(name: str) -> Any:
-        """The two classes, imported when they are asked for: they bring SQLAlchemy and pandas."""
+        """Return a class that is imported on first use, because it loads SQLAlchemy and pandas."""
         if name == "StoreReader":
             from hpsearch.store.reader import StoreReader
 

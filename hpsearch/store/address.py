@@ -1,7 +1,7 @@
-"""Where a store is: its URL, read once. Its password never leaves this module as text.
+"""The address of a store: its URL, parsed once. No message contains its password.
 
-SQLAlchemy takes half a second to import, so it reads the URL of a server only: a SQLite file that
-is missing is refused without it.
+SQLAlchemy takes half a second to import, so only the URL of a server is parsed by SQLAlchemy. A
+missing SQLite file is reported without importing it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 DEFAULT_URL = "sqlite:///storage/hpsearch.db"
-"""The store where neither an option nor the environment names one."""
+"""The store if neither an option nor the environment names one."""
 
 EXAMPLES = f"{DEFAULT_URL} or postgresql://user@host/database"
 CONNECT_SECONDS = 10
@@ -32,26 +32,26 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""Seconds, and milliseconds for the last."""
+"""The last value is in milliseconds, the first two in seconds."""
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def default_url() -> str:
-    """The URL in ``HPSEARCH_STORAGE``, else :data:`DEFAULT_URL`."""
+    """Return the URL in ``HPSEARCH_STORAGE``, or :data:`DEFAULT_URL`."""
     return os.environ.get(credentials.STORAGE_VARIABLE) or DEFAULT_URL
 
 
 @final
 class Address:
-    """A parsed store URL: SQLite's made absolute, PostgreSQL's served by psycopg 3.
+    """A parsed store URL; PostgreSQL is accessed through psycopg 3.
 
-    The password, or the file that holds it, is read from the environment once, here: a connection
-    that is made later may fall into a moment in which the environment is without it.
+    The password, or the name of the password file, is read from the environment only once, here.
+    Later, `credentials.withheld` may have removed it while a connection is opened.
 
     Attributes:
-        label: for messages: the absolute path, or the URL with its password hidden.
+        label: the name in messages: the absolute path, or the URL with its password hidden.
         path: the SQLite file; ``None`` for PostgreSQL.
     """
 
@@ -59,7 +59,7 @@ class Address:
         """Parse ``text``.
 
         Raises:
-            InputError: ``text`` is no URL of a SQLite file or a PostgreSQL database.
+            InputError: ``text`` is not the URL of a SQLite file or a PostgreSQL database.
         """
         driver = _driver(text)
         self.path: Path | None = None
@@ -80,19 +80,19 @@ class Address:
 
     @property
     def bare_url(self) -> str:
-        """A URL that names the dialect and nothing else; the connection comes from `connector`.
+        """The URL for SQLAlchemy and Optuna: only the dialect, without a path or a password.
 
-        Optuna keeps the URL that it is given, formats it (a brace in a password raises) and
-        writes it into a configuration; so it gets one that holds no secret and no path.
+        The connection comes from `connector`. Optuna stores the URL it is given, formats it (a
+        brace in a password raises an error) and writes it into a configuration.
         """
         return "sqlite://" if self.path else "postgresql+psycopg://"
 
     def connector(self, *, create: bool, writes: bool = True) -> Callable[[], Any]:
-        """A function that opens one new driver connection.
+        """Return a function that opens a new connection.
 
         Args:
-            create: whether a missing SQLite file may be made.
-            writes: whether the database accepts writes of the connection.
+            create: whether a missing SQLite file may be created.
+            writes: whether the connection may write.
         """
         if self.path is not None:
             return _sqlite_connector(self.path, create, writes)
@@ -100,10 +100,10 @@ class Address:
         dialect_class = self._url.get_dialect()
         dialect = dialect_class(dbapi=dialect_class.import_dbapi())  # type: ignore[call-arg]
         arguments, options = dialect.create_connect_args(self._url)
-        # Without it a host that swallows packets holds the command for minutes.
+        # Without a timeout, a host that drops packets blocks the command for minutes.
         options.setdefault("connect_timeout", CONNECT_SECONDS)
         options.setdefault("application_name", "hpsearch")
-        # A server that vanishes without a word is noticed in half a minute, not in hours.
+        # With keepalives, a lost server is noticed within half a minute instead of hours.
         for name, seconds in _KEEPALIVE.items():
             options.setdefault(name, seconds)
         for name, value in self._environment.items():
@@ -118,17 +118,17 @@ class Address:
         return connect
 
     def one_line(self, error: BaseException) -> str:
-        """What ``error`` says, on one line and without a secret."""
+        """Return the message of ``error`` on one line, without secrets."""
         text = " ".join(str(getattr(error, "orig", None) or error).split())
         return credentials.without(self._secrets, text)
 
 
 def make_folder(address: Address) -> None:
-    """Make the folder of a SQLite file.
+    """Create the folder of a SQLite file.
 
     Raises:
-        InputError: it cannot be made, or lies on a network file system: there SQLite's write-ahead
-            log, which is memory that processes share, loses or damages what is written.
+        InputError: the folder cannot be created, or it is on a network file system. SQLite's
+            write-ahead log uses memory shared between processes and is not safe there.
     """
     if address.path is None:
         return
@@ -147,16 +147,16 @@ def make_folder(address: Address) -> None:
 
 
 def require_file(address: Address) -> None:
-    """Raise unless the SQLite file exists: connecting would make an empty one."""
+    """Raise an error if the SQLite file does not exist: connecting would create an empty one."""
     if address.path is not None and not address.path.is_file():
         raise InputError(f"no study store at {address.label}; `hpsearch launch` makes one")
 
 
 def _driver(text: str) -> str:
-    """The database and its driver, which a URL begins with.
+    """Return the database and driver that a URL begins with.
 
     Raises:
-        InputError: ``text`` is no URL, or one of another database.
+        InputError: ``text`` is not a URL, or the URL of an unsupported database.
     """
     scheme = re.match(r"([\w+]+)://", text)
     if scheme is None:
@@ -195,7 +195,7 @@ def _server_url(text: str) -> URL:
 
 
 def _sqlite_path(text: str) -> Path:
-    # As people write it; whatever else a URL may be is read by SQLAlchemy.
+    # The usual form needs no import; SQLAlchemy parses every other one.
     plain = re.fullmatch(r"[\w+]+:///([^?%]+)", text)
     name = _database(_parse(text)) if plain is None else _required(plain[1], text)
     if "\0" in name:
@@ -204,7 +204,7 @@ def _sqlite_path(text: str) -> Path:
 
 
 def _database(url: URL) -> str:
-    """The file that a SQLite URL names."""
+    """Return the file that a SQLite URL names."""
     shown = _without_secrets(url)
     name = _required(url.database or "", shown)
     if url.query:
@@ -222,8 +222,8 @@ def _required(name: str, shown: str) -> str:
 
 
 def _sqlite_connector(path: Path, create: bool, writes: bool) -> Callable[[], sqlite3.Connection]:
-    # The mode makes SQLite itself refuse to create a file for a reader, even one that is deleted
-    # between our check and the connection.
+    # With mode=rw SQLite never creates a file for a reader, even if the file is deleted between
+    # our check and the connection.
     uri = f"{path.as_uri()}?mode={'rwc' if create else 'rw'}"
 
     def connect() -> sqlite3.Connection:
@@ -231,17 +231,17 @@ def _sqlite_connector(path: Path, create: bool, writes: bool) -> Callable[[], sq
             uri,
             uri=True,
             timeout=BUSY_SECONDS,
-            # Transactions begin by the hook in `engine`, not by the driver's guess, which takes
-            # the write lock too late: two processes then read the same rows before either writes.
+            # The hook in `engine` begins the transactions. The driver would take the write lock
+            # too late: two processes could read the same rows before either of them writes.
             isolation_level=None,
             check_same_thread=False,
         )
         try:
             if create:
-                # Readers and one writer do not wait for each other. The file keeps this setting.
+                # Readers and one writer do not block each other. The setting is stored in the file.
                 connection.execute("PRAGMA journal_mode=WAL")
-            # NORMAL may lose the last commits at a power cut: a trial that the user has seen
-            # complete would be gone. FULL costs a sync per commit, some dozens per trial.
+            # NORMAL may lose the last commits at a power cut, and with them a trial that was
+            # reported complete. FULL costs one sync per commit, a few dozen per trial.
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             if not writes:
@@ -255,7 +255,7 @@ def _sqlite_connector(path: Path, create: bool, writes: bool) -> Callable[[], sq
 
 
 def _refuse_split_password(url: URL) -> None:
-    """Refuse a password with a bare @ in it: what follows would be read as the host."""
+    """Refuse a password that contains an unescaped @: the rest would be parsed as the host."""
     if "@" in f"{url.host}{url.database}":
         raise InputError(
             f"a store must be a URL as {EXAMPLES}; got one with an @ too many; percent-encode it "
@@ -264,7 +264,7 @@ def _refuse_split_password(url: URL) -> None:
 
 
 def _from_environment() -> dict[str, str]:
-    """psycopg's options for what libpq would read from the environment when it connects."""
+    """Return psycopg's options for what libpq would otherwise read from the environment."""
     variables = {
         "password": credentials.PASSWORD_VARIABLE,
         "passfile": credentials.PASSWORD_FILE_VARIABLE,

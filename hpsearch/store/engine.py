@@ -1,4 +1,4 @@
-"""Transactions on the database: how they begin, and how long they wait for a locked one."""
+"""Database transactions: how they begin, and how long they wait for a locked database."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ _POSTGRESQL_TRANSIENT = (
 )
 
 _WRITES = "hpsearch_writes"
-"""Execution option of connections that will write."""
+"""Execution option: the connection will write."""
 
 _UNFENCED = "hpsearch_unfenced"
-"""Execution option of connections that write without the lease: those that take it."""
+"""Execution option: the connection writes without a lease, in order to take one."""
 
 Fence = Callable[[Connection], None]
-"""Called first in every transaction that writes; raises where it must not."""
+"""Called first in every writing transaction; raises an error if writing is not allowed."""
 
 
 @final
 class Database:
-    """One database and its connections.
+    """A database and its connections.
 
     Attributes:
-        address: where it is.
-        engine: of our tables; :func:`writer` is the one to write through.
-        fence: called in every transaction that writes; until a writer sets it, it refuses nothing.
+        address: the address of the database.
+        engine: SQLAlchemy's engine for our tables. Writes go through :func:`writer` of it.
+        fence: called in every writing transaction. The default allows every write.
         patience_seconds: how long a call waits for the database.
     """
 
@@ -63,18 +63,18 @@ class Database:
         self.address = address
         self.patience_seconds = patience_seconds
         self.fence: Fence = no_fence
-        # Looked up in each transaction: what fences, a lease, needs the engine itself.
+        # A lambda, because the lease that becomes the fence needs this engine first.
         self.engine = make_engine(address, create=create, fence=lambda c: self.fence(c))
         self._before_closing: list[Callable[[], None]] = []
 
     def first_use(self, action: Callable[[], None]) -> None:
-        """Call ``action``, the first to use the database; close the database if it fails.
+        """Call ``action``, the first use of the database; close the database if it fails.
 
         Raises:
             InputError: the database cannot be used.
         """
-        # Here a failure is far more often a wrong URL than a database that is away for a moment,
-        # so PostgreSQL's is reported at once. A SQLite file that is locked is in use: it exists.
+        # The first failure of a PostgreSQL URL usually means that the URL is wrong, so it is
+        # reported at once. A locked SQLite file exists and is in use, so waiting helps.
         try:
             if self.address.path is None:
                 action()
@@ -88,7 +88,7 @@ class Database:
             raise refusal(self.address, error) from None
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """Call ``work`` in a transaction that reads; repeat it as :meth:`wait` does."""
+        """Call ``work`` in a read transaction; repeat it as :meth:`wait` does."""
 
         def transaction() -> Result:
             with self.engine.connect() as connection:
@@ -97,64 +97,64 @@ class Database:
         return self.wait(transaction)
 
     def wait(self, action: Callable[[], Result]) -> Result:
-        """Call ``action``, again while the database is locked or away: see :func:`wait_for`."""
+        """Call ``action``; repeat it while the database is unavailable: see :func:`wait_for`."""
         return wait_for(action, self.address, self.patience_seconds)
 
     def at_close(self, action: Callable[[], None]) -> None:
-        """Call ``action`` whenever the database is closed, before its connections are."""
+        """Register ``action`` to be called by :meth:`close`, before the connections close."""
         self._before_closing.append(action)
 
     def close(self) -> None:
-        """Close every connection; used again, the database makes new ones."""
+        """Close all connections. A later call opens new ones."""
         for action in self._before_closing:
             action()
         self.engine.dispose()
 
 
 def no_fence(connection: Connection) -> None:
-    """No lease is needed."""
+    """Allow the write: no lease is needed."""
 
 
 def make_engine(address: Address, *, create: bool, fence: Fence) -> Engine:
-    """Our engine; :func:`writer` is the one to write through."""
+    """Return the engine for our tables; writes go through :func:`writer` of it."""
     engine = create_engine(address.bare_url, **engine_options(address, create=create))
     set_beginning(engine, fence)
     return engine
 
 
 def writer(engine: Engine, *, fenced: bool = True) -> Engine:
-    """``engine`` with the same connections, whose transactions write."""
+    """Return ``engine`` for writing transactions; it shares the connections."""
     return engine.execution_options(**{_WRITES: True, _UNFENCED: not fenced})
 
 
 def engine_options(
     address: Address, *, create: bool = False, writes: bool = True
 ) -> dict[str, object]:
-    """Keyword arguments of ``create_engine``, the same for our engine and for Optuna's."""
+    """Return the arguments of ``create_engine``, the same for our engine and Optuna's."""
     return {
         "creator": address.connector(create=create, writes=writes),
         "poolclass": QueuePool,
-        # A connection that a restart of PostgreSQL has broken is replaced before it is used.
+        # Replaces a connection that broke when PostgreSQL restarted.
         "pool_pre_ping": address.path is None,
     }
 
 
 def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) -> None:
-    """Begin SQLite's transactions with the right lock, and call ``fence`` in all that write.
+    """Begin SQLite transactions with the right lock, and call ``fence`` in writing ones.
 
     Args:
         engine: ours or Optuna's.
-        fence: called in the transaction, so that what it reads holds until the commit.
-        always_writes: every transaction takes the write lock at once. Optuna's transactions read
-            before they write, and do not say which of them will.
+        fence: called inside the transaction, so that its result is valid until the commit.
+        always_writes: whether every transaction takes the write lock at once. Optuna's
+            transactions read first and do not say whether they will write.
     """
 
     def begin(connection: Connection) -> None:
         options = connection.get_execution_options()
         writes = always_writes or options.get(_WRITES, False)
         if connection.dialect.name == "sqlite":
-            # A transaction that first reads and then writes fails at once, however long the
-            # timeout, when another one wrote in between; with the lock from the start it waits.
+            # A transaction that reads and then writes fails, whatever the timeout, if another
+            # one wrote in between. With the lock from the start it waits instead.
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
         if writes and not options.get(_UNFENCED, False):
             fence(connection)
@@ -164,21 +164,21 @@ def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) 
         event.listen(engine, "commit", lambda connection: failpoint.reach("inside-commit"))
 
 
-# --- Waiting for a database that is locked, restarting or briefly out of reach --------------------
+# --- Waiting for a database that is locked, restarting or unreachable -----------------------------
 
 
 def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> Result:
-    """Call ``action``, again and again while the database cannot serve it.
+    """Call ``action``; repeat it while the database is unavailable.
 
-    ``action`` must be safe to repeat: a commit may have arrived although its answer did not.
+    ``action`` must be safe to repeat: a commit may have succeeded although its reply was lost.
 
     Args:
-        action: one or more whole transactions.
-        address: names the store in the error.
-        seconds: from the first failure until waiting ends.
+        action: one or more complete transactions.
+        address: names the store in the error message.
+        seconds: longest time to wait after the first failure.
 
     Raises:
-        HpsearchError: the database refused for a lasting reason, or for longer than ``seconds``.
+        HpsearchError: the error is permanent, or lasted longer than ``seconds``.
     """
     deadline: float | None = None
     pause = FIRST_PAUSE_SECONDS
@@ -201,13 +201,13 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
                     f"the store {address.label} could not be used for {seconds:.0f} s: {reason}; "
                     "the same command goes on from here"
                 ) from error
-            # Jitter, so that several processes do not come back at the same instant.
+            # Random, so that several processes do not retry at the same moment.
             time.sleep(min(pause, deadline - now) * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def driver_error(error: BaseException) -> DBAPIError | None:
-    """The database driver's error that ``error`` is or wraps; Optuna hides it as a cause."""
+    """Return the database driver's error in ``error`` or its causes; Optuna wraps it."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, DBAPIError):
@@ -217,12 +217,12 @@ def driver_error(error: BaseException) -> DBAPIError | None:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether the database found no space on its disk."""
+    """Whether the database's disk is full."""
     found = driver_error(error)
     if found is None or found.orig is None:
         return False
     code = getattr(found.orig, "sqlite_errorcode", None)
-    # Without space SQLite may also fail to enlarge the index of its log.
+    # On a full disk SQLite may also fail to enlarge the index of its log.
     full = (_SQLITE_FULL, _SQLITE_IOERR_SHMSIZE)
     return code in full or getattr(found.orig, "sqlstate", None) == _POSTGRESQL_FULL
 
@@ -236,20 +236,20 @@ def is_transient(error: BaseException) -> bool:
         return True
     code = getattr(found.orig, "sqlite_errorcode", None)
     if code is not None:
-        # The low byte is the primary code: BUSY_SNAPSHOT and its kin are BUSY.
+        # The low byte is the primary code: BUSY_SNAPSHOT, for example, is BUSY.
         return code & 0xFF in (_SQLITE_BUSY, _SQLITE_LOCKED)
     name = type(found.orig).__module__
     if not name.startswith("psycopg"):
         return False
     state = getattr(found.orig, "sqlstate", None)
     if state is None:
-        # No state means that the server could not be asked.
+        # Without a state, the server did not answer.
         return type(found.orig).__name__ in ("OperationalError", "ConnectionTimeout")
     return any(state.startswith(prefix) for prefix in _POSTGRESQL_TRANSIENT)
 
 
 def refusal(address: Address, error: BaseException) -> InputError:
-    """What to tell the user of a store that cannot be opened."""
+    """Return the error for a store that cannot be opened."""
     found = driver_error(error) or error
     code = getattr(getattr(found, "orig", None), "sqlite_errorcode", 0)
     if code & 0xFF == _SQLITE_NOT_A_DATABASE:

@@ -1,4 +1,4 @@
-"""Queries behind the data frames, whose columns `StoreReader` describes."""
+"""The queries for the data frames of `StoreReader`, which describes their columns."""
 
 from __future__ import annotations
 
@@ -133,6 +133,6 @@ def all_test_residuals(connection: Connection, experiment_id: int) -> pd.DataFra
 
 
 def read_frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
-    """The query's rows; an empty frame has the columns too."""
+    """Return the query's rows; an empty frame has the columns too."""
     rows = connection.execute(query)
     return pd.DataFrame(rows.all(), columns=list(rows.keys()))

@@ -1,10 +1,12 @@
-"""The lease on an experiment: one driver at a time, fenced by a token that every write verifies.
+"""The lease on an experiment: it allows one driver at a time, and every write verifies its token.
 
-A driver takes the lease, renews it from a thread of its own and gives it back at the end. It lapses
-when it was not renewed for its length; then, or at once where the holder's process is known to be
-gone, another driver may take it. Time alone cannot keep the first one out: it may only have slept.
-So each transaction that writes first reads the token, on PostgreSQL with a lock that a taking waits
-for, on SQLite under the only write lock; a driver whose token is not there any more writes nothing.
+A driver takes the lease, renews it in a background thread, and gives it back at the end. The lease
+lapses when it is not renewed for its length. Another driver may take a lapsed lease, or at once the
+lease of a process that has ended.
+
+Time alone is not enough: the first driver may only have been suspended and may continue to write.
+So every writing transaction first reads the token, and writes nothing if the token has changed. On
+PostgreSQL the read takes a lock that a taker waits for; SQLite has only one write lock.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ from hpsearch.system import incarnation
 Result = TypeVar("Result")
 
 SECONDS = 60.0
-"""Length of a lease: so long a driver of another machine may be silent before it is replaced."""
+"""Length of a lease: how long a driver on another machine may be silent before it is replaced."""
 
 VARIABLE = "HPSEARCH_LEASE_SECONDS"
 
 RENEWALS = 6
-"""So many renewals in the length of a lease."""
+"""Number of renewals in the length of a lease."""
 
 
 class LeaseHeld(HpsearchError):
@@ -60,16 +62,16 @@ class LeaseLost(HpsearchError):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who drives an experiment.
+    """The driver that holds a lease.
 
     Attributes:
-        host: name of the machine.
-        process: number of the process there.
+        host: name of its machine.
+        process: its process id.
         since: when it took the lease.
-        silent_seconds: since the lease was renewed.
-        lapsed: whether it was not renewed for its length.
+        silent_seconds: seconds since it last renewed the lease.
+        lapsed: whether it was silent for longer than the lease's length.
         gone: whether the process is known to have ended.
-        here: whether the process is on this machine and has not ended; it may be stopped.
+        here: whether the process is on this machine and has not ended; it may be suspended.
     """
 
     host: str
@@ -82,7 +84,7 @@ class Holder:
 
     @property
     def drives(self) -> bool:
-        """Whether it counts as alive."""
+        """Whether the driver counts as alive."""
         return not (self.lapsed or self.gone)
 
     def __str__(self) -> str:
@@ -91,10 +93,10 @@ class Holder:
 
 
 def lease_seconds() -> float:
-    """Length of the leases that this process takes.
+    """Return the length of the leases that this process takes.
 
     Raises:
-        InputError: ``HPSEARCH_LEASE_SECONDS`` is no number of at least one second.
+        InputError: ``HPSEARCH_LEASE_SECONDS`` is not a number, or below 1.
     """
     text = os.environ.get(VARIABLE) or str(SECONDS)
     with suppress(ValueError):
@@ -108,8 +110,8 @@ class _Refusal:
     """Why the lease cannot be taken now.
 
     Attributes:
-        holder: who has it.
-        renewal: changes with every renewal and every taking.
+        holder: the driver that has it.
+        renewal: the token and the time of the last renewal; a new holder changes both.
         seconds: the length of the holder's lease.
     """
 
@@ -120,14 +122,14 @@ class _Refusal:
 
 @dataclass
 class _Watch:
-    """How long a contender has seen no renewal, by its own clock.
+    """How long a waiting driver has seen no renewal, by its own clock.
 
     Attributes:
         pause: seconds between two looks.
-        renewal: seen last.
-        since: when it was seen first.
-        looked: when the contender looked last.
-        renewed: whether a renewal came while it watched.
+        renewal: the renewal seen last.
+        since: when that renewal was first seen.
+        looked: time of the last look.
+        renewed: whether the holder renewed the lease during the watch.
     """
 
     pause: float
@@ -137,29 +139,29 @@ class _Watch:
     renewed: bool = False
 
     def look(self, refusal: _Refusal) -> None:
-        """Note a refusal."""
+        """Record a refusal."""
         now = time.monotonic()
         if refusal.renewal != self.renewal:
             self.renewed = self.renewal is not None
             self.renewal, self.since = refusal.renewal, now
         elif now - self.looked > self.pause + refusal.seconds / RENEWALS:
-            # The database was away, for the holder as well.
+            # The database was unavailable, and the holder could not renew either.
             self.since = now
         self.looked = now
 
-    def settled(self, seconds: float) -> tuple[str, float] | None:
-        """The renewal seen last, once a living holder would have made the next one."""
+    def stale_renewal(self, seconds: float) -> tuple[str, float] | None:
+        """Return the last renewal if the next one is overdue, otherwise ``None``."""
         watched = time.monotonic() - self.since
         return self.renewal if watched > 1.5 * seconds / RENEWALS else None
 
 
 @final
 class Lease:
-    """The lease of one driver; at most one at a time.
+    """The lease of this driver, which holds at most one at a time.
 
     Args:
-        engine: of transactions that write and are exempt from :meth:`verify`.
-        patiently: repeats an action while the database is away.
+        engine: for writing transactions that skip :meth:`verify`.
+        patiently: calls an action, and repeats it while the database is unavailable.
     """
 
     def __init__(self, engine: Engine, patiently: Callable[[Callable[[], Any]], Any]) -> None:
@@ -176,43 +178,43 @@ class Lease:
     ) -> None:
         """Become the driver of an experiment.
 
-        A lease whose process is gone is taken over at once, one that has lapsed after a look at
-        whether it is renewed after all: the database may have been away, and not its holder. One
-        of another machine is waited for until it lapses or is renewed.
+        The lease of a process that has ended is taken over at once. A lapsed lease is first watched
+        for a renewal: perhaps only the database was unavailable. For a holder on another machine
+        the call waits until its lease lapses or is renewed.
 
         Args:
             experiment_id: the experiment.
-            what: names it in messages, ``the study 'quick'``.
-            wait: whether to wait for a holder that is alive until it ends.
-            say: told once who holds the lease while this call waits.
+            what: its name in messages, such as ``the study 'quick'``.
+            wait: whether to wait for the end of a driver that is alive.
+            say: called once with the name of the holder, if this call has to wait.
 
         Raises:
             LeaseHeld: another driver is alive, and ``wait`` is not set.
         """
         self.give_back()
-        seconds, token, told = lease_seconds(), uuid.uuid4().hex, False
+        seconds, token, said = lease_seconds(), uuid.uuid4().hex, False
         watch = _Watch(pause=min(1.0, seconds / 20))
-        settled: tuple[str, float] | None = None
+        stale: tuple[str, float] | None = None
         while True:
             contend = partial(
-                _take, experiment_id=experiment_id, token=token, seconds=seconds, settled=settled
+                _take, experiment_id=experiment_id, token=token, seconds=seconds, stale=stale
             )
             refusal = self._patiently(partial(self._transact, contend))
             if refusal is None:
                 break
             watch.look(refusal)
-            settled = watch.settled(refusal.seconds)
+            stale = watch.stale_renewal(refusal.seconds)
             holder = refusal.holder
             if not wait and not holder.lapsed and (holder.here or watch.renewed):
                 raise LeaseHeld(
                     f"{what} is driven by {holder}; leave it to that, wait for its end with "
                     "--if-held wait, or end it first"
                 )
-            if not told:
+            if not said:
                 until = "ends or lapses" if wait else "proves to be alive or lapses"
                 left = max(refusal.seconds - holder.silent_seconds, 0) + refusal.seconds / 4
                 say(f"{what} is held by {holder}; waiting until that {until} ({left:.0f} s)")
-                told = True
+                said = True
             time.sleep(watch.pause)
         self._experiment_id, self._what, self._token = experiment_id, what, token
         self._stop = threading.Event()
@@ -222,16 +224,16 @@ class Lease:
         self._renewal.start()
 
     def verify(self, connection: Connection) -> None:
-        """Called first in every transaction that writes.
+        """Check that this driver still has the lease; called first in every writing transaction.
 
         Raises:
-            LeaseLost: the lease that this driver had is another's.
+            LeaseLost: another driver has taken the lease.
         """
         if self._experiment_id is None:
             return
         c = leases.c
         query = select(c.token).where(c.experiment_id == self._experiment_id)
-        # Shared with our other transactions, against the one that would take the lease over.
+        # A shared lock: it blocks a driver that would take the lease, not our own transactions.
         token = connection.execute(query.with_for_update(read=True)).scalar_one_or_none()
         if token != self._token:
             holder = find_holder(connection, self._experiment_id)
@@ -242,15 +244,15 @@ class Lease:
             )
 
     def give_back(self) -> None:
-        """Stop driving; nothing where the lease is lost or was never taken.
+        """Stop driving; does nothing if the lease is lost or was never taken.
 
-        A database that is away keeps the row: it lapses.
+        If the database is unavailable, the row stays and lapses.
         """
         if self._experiment_id is None:
             return
         self._stop.set()
         if self._renewal is not None:
-            # Not for ever: it may hang in a call to a server that has vanished.
+            # With a timeout: the thread may hang in a call to a lost server.
             self._renewal.join(timeout=30)
         mine = self._mine()
         self._experiment_id = None
@@ -265,8 +267,8 @@ class Lease:
             return connection.execute(update(leases).where(mine).values(renewed_at=now))
 
         while not stop.wait(every):
-            # A database that stays away is for the driver's own calls to report, and a lease that
-            # is lost is found out by the next write.
+            # The driver's own calls report an unavailable database, and its next write detects a
+            # lost lease.
             with suppress(SQLAlchemyError):
                 self._transact(renew)
 
@@ -279,9 +281,9 @@ class Lease:
 
 
 def find_holder(connection: Connection, experiment_id: int) -> Holder | None:
-    """Who drives the experiment, dead or alive; ``None`` for nobody."""
+    """Return the driver of the experiment, alive or not; ``None`` if it has none."""
     if not inspect(connection).has_table(leases.name):
-        return None  # a store of an older schema, which its readers leave as it is
+        return None  # the store has an older schema, which readers do not upgrade
     row = connection.execute(
         select(leases).where(leases.c.experiment_id == experiment_id)
     ).one_or_none()
@@ -294,9 +296,9 @@ def _take(
     experiment_id: int,
     token: str,
     seconds: float,
-    settled: tuple[str, float] | None,
+    stale: tuple[str, float] | None,
 ) -> _Refusal | None:
-    """Take the lease, or say who has it; ``settled`` is a renewal that no other will follow."""
+    """Take the lease, or return who has it; ``stale`` is a renewal whose successor is overdue."""
     now = _database_time(connection)
     mine = {
         "experiment_id": experiment_id,
@@ -312,21 +314,21 @@ def _take(
     query = select(leases).where(this).with_for_update()
     row = connection.execute(query).one_or_none()
     if row is None:
-        # Of two that find none, the second waits here for the first, and then finds its row.
+        # If two drivers see no row, the second one waits here and then sees the first one's row.
         upsert(connection, leases, [mine], key=("experiment_id",), replace=("experiment_id",))
         row = connection.execute(query).one()
     if row.token == token:
         return None
     holder, renewal = _holder(row, now), (row.token, row.renewed_at)
     own = all(getattr(row, name) == mine[name] for name in ("host", "process", "incarnation"))
-    if own or holder.gone or (holder.lapsed and renewal == settled):
+    if own or holder.gone or (holder.lapsed and renewal == stale):
         connection.execute(update(leases).where(this).values(mine))
         return None
     return _Refusal(holder, renewal, row.seconds)
 
 
 def _holder(row: Row[Any], now: float) -> Holder:
-    # Of either sign: where a clock was set back, a lease that nobody renews lies in the future.
+    # Absolute: if a clock was set back, the last renewal lies in the future.
     silent = abs(now - row.renewed_at)
     return Holder(
         host=row.host,
@@ -340,7 +342,7 @@ def _holder(row: Row[Any], now: float) -> Holder:
 
 
 def _database_time(connection: Connection) -> float:
-    """Seconds, by one clock for all drivers: a server's own, or that of SQLite's machine."""
+    """Return the time in seconds, by the clock all drivers share: the server's or the machine's."""
     if connection.dialect.name == "sqlite":
         return time.time()
     query = select(func.extract("epoch", func.clock_timestamp()))

@@ -13,13 +13,13 @@ from hpsearch.store.tables import epochs, runs, target_errors
 
 
 def read_ledger(connection: Connection, experiment_id: int, study: str) -> Ledger:
-    """Read the rows of the study called ``study``, in a fixed number of queries.
+    """Read all rows of a study, in a fixed number of queries.
 
-    ``connection`` must not have begun: the queries must see one instant, or a trial that ends
-    between two of them would look broken.
+    ``connection`` must have no open transaction: all queries must see the same instant. Otherwise a
+    trial that ends between two of them would look inconsistent.
     """
     if connection.dialect.name == "postgresql":
-        # SQLite's transactions see one instant anyhow.
+        # A transaction of SQLite always sees one instant.
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
     study_id = study_id_of(connection, study)
     return Ledger(

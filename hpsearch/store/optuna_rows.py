@@ -28,14 +28,14 @@ _TRIES = 10
 
 
 def make_optuna_tables(address: Address) -> None:
-    """Make Optuna's tables where they are missing."""
+    """Create those of Optuna's tables that are missing."""
     for attempt in range(1, _TRIES + 1):
         try:
             optuna_storage(address, locks=True, create=True).engine.dispose()
             return
         except (IntegrityError, OperationalError, ProgrammingError, StorageInternalError) as error:
-            # Optuna looks for its tables, makes them and stamps their version in separate
-            # transactions, so two first launches trip each other up; the next look finds all there.
+            # Optuna creates its tables and their version in separate transactions, so two first
+            # launches disturb each other. The next attempt sees all tables.
             if attempt == _TRIES or is_transient(error):
                 raise
 
@@ -48,14 +48,14 @@ def optuna_storage(
     writes: bool = True,
     create: bool = False,
 ) -> RDBStorage:
-    """Optuna's storage in this database.
+    """Return Optuna's storage in this database.
 
     Args:
         address: of the store.
-        fence: called in every transaction of a storage that locks.
-        locks: whether SQLite's transactions take the write lock when they begin.
-        writes: whether the database accepts what the storage writes.
-        create: whether missing tables are made.
+        fence: called in every transaction, if ``locks`` is set.
+        locks: whether SQLite transactions take the write lock when they begin.
+        writes: whether the storage may write.
+        create: whether missing tables are created.
 
     Raises:
         InputError: Optuna's tables belong to another version of Optuna.
@@ -72,10 +72,10 @@ def optuna_storage(
     return storage
 
 
-def kept_storage(
+def open_optuna_storage(
     database: Database, *, fence: Fence = no_fence, locks: bool = False, writes: bool = True
 ) -> RDBStorage:
-    """Open :func:`optuna_storage`, waiting for the database; it is closed with ``database``."""
+    """Wait for the database and open :func:`optuna_storage`; ``database.close`` closes it."""
     storage = database.wait(
         lambda: optuna_storage(database.address, fence=fence, locks=locks, writes=writes)
     )
@@ -89,17 +89,19 @@ def kept_storage(
 
 
 @contextmanager
-def joined(storage: RDBStorage) -> Iterator[None]:
-    """Make one transaction of all that this thread writes through ``storage`` in the block.
+def in_one_transaction(storage: RDBStorage) -> Iterator[None]:
+    """Put everything that this thread writes through ``storage`` in the block into one transaction.
 
-    Optuna commits every call in a session of its own: a trial's parameters would be sixteen
-    transactions, each with its wait for the disk, and a death between two would leave half of
-    them. Inside, those sessions join one transaction and commit savepoints of it. Optuna's own
-    memory (a ``Trial``, the cache of a study) is not rolled back with it. Not to be nested.
+    Optuna commits every call separately. A trial's parameters would take sixteen transactions, each
+    with a disk sync, and a crash between two of them would store only some parameters. In the
+    block, Optuna's sessions join one transaction and commit savepoints.
+
+    A rollback does not reset Optuna's objects (a ``Trial``, the cache of a study). Blocks must not
+    be nested.
 
     Raises:
-        SQLAlchemyError: the transaction could not begin or commit; nothing has been written, or
-            for a commit whose answer was lost, all of it.
+        SQLAlchemyError: the transaction could not begin or commit. Nothing was written, or
+            everything if only the reply to the commit was lost.
     """
     sessions = storage.scoped_session
     sessions.remove()
@@ -128,13 +130,13 @@ _attributes = table(
 
 
 def study_id_of(connection: Connection, study: str) -> int | None:
-    """Optuna's key of the study; ``None`` if it has none of that name."""
+    """Return Optuna's key of the study; ``None`` if Optuna has no study of that name."""
     query = select(_studies.c.study_id).where(_studies.c.study_name == study)
     return connection.execute(query).scalar_one_or_none()
 
 
 def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
-    """Rows of the study, by number; ``None`` if Optuna has no study of that name."""
+    """Return the study's rows by number; ``None`` if Optuna has no study of that name."""
     trials, study_id = _trials.c, study_id_of(connection, study)
     if study_id is None:
         return None
@@ -147,14 +149,14 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
 
 
 def count_trials(connection: Connection) -> list[tuple[str, int]]:
-    """How many of Optuna's rows are in each state, over all studies."""
+    """Return the number of Optuna's rows in each state, over all studies."""
     state = _trials.c.state
     query = select(state, func.count()).group_by(state).order_by(state)
     return [(name, count) for name, count in connection.execute(query)]
 
 
 def count_refused(connection: Connection, study: str) -> int:
-    """Rows of the study that were drawn beyond its budget."""
+    """Return the number of the study's trials that exceeded its budget."""
     studies, trials, attributes = _studies.c, _trials.c, _attributes.c
     query = (
         select(func.count())
@@ -168,9 +170,9 @@ def count_refused(connection: Connection, study: str) -> int:
 
 
 def best_trials(connection: Connection, study: str, count: int) -> set[int]:
-    """Numbers of the complete trials of the study with the ``count`` lowest values."""
+    """Return the numbers of the ``count`` complete trials with the lowest values."""
     studies, trials, values = _studies.c, _trials.c, _values.c
-    # PostgreSQL has a type of its own for states, which no text equals.
+    # On PostgreSQL the column has an enum type, which cannot be compared with a text.
     complete = cast(trials.state, String) == "COMPLETE"
     query = (
         select(trials.number)
@@ -184,14 +186,14 @@ def best_trials(connection: Connection, study: str, count: int) -> set[int]:
 
 
 def forget_values(connection: Connection, trial_id: int, after: int) -> None:
-    """Remove a trial's intermediate values beyond a step, which Optuna has no call for."""
+    """Delete a trial's intermediate values after a step; Optuna has no function for it."""
     c = _reported.c
     these = (c.trial_id == trial_id) & (c.step > after)
     connection.execute(delete(_reported).where(these))
 
 
 def read_trials(connection: Connection, study_id: int) -> tuple[LedgerTrial, ...]:
-    """A study's trials by number, with what the ledger holds of them."""
+    """Return a study's trials by number."""
     t = _trials.c
     rows = connection.execute(
         select(t.trial_id, t.number, t.state)

@@ -22,7 +22,7 @@ from hpsearch.store.optuna_rows import (
     best_trials,
     count_refused,
     count_trials,
-    kept_storage,
+    open_optuna_storage,
     trial_states,
 )
 from hpsearch.store.records import (
@@ -43,13 +43,13 @@ Result = TypeVar("Result")
 
 
 class StoreReader:
-    """A store to read: no method writes, and opening one makes and changes nothing.
+    """A store opened for reading: no method writes, and :meth:`open` creates and changes nothing.
 
-    Every call waits for a database that is locked or restarting. Make one by :meth:`open`, close it
-    at the end.
+    Every call waits for a database that is locked or restarting. Open it with :meth:`open` and
+    close it at the end.
 
     Attributes:
-        label: for messages: the file's absolute path, or the URL with its password hidden.
+        label: the name in messages: the absolute path, or the URL with its password hidden.
     """
 
     def __init__(self, database: Database) -> None:
@@ -58,10 +58,10 @@ class StoreReader:
 
     @classmethod
     def open(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
-        """The store at ``url``, which must exist.
+        """Open the store at ``url``.
 
         Raises:
-            InputError: there is no store, it has another schema, or it cannot be reached.
+            InputError: the store does not exist, has an unknown schema, or cannot be reached.
         """
         address = Address(url)
         require_file(address)
@@ -70,7 +70,7 @@ class StoreReader:
         return cls(database)
 
     def close(self) -> None:
-        """Close every connection; a writer gives its lease back first."""
+        """Close all connections; a writer first gives its lease back."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -88,15 +88,17 @@ class StoreReader:
 
     @cached_property
     def optuna_reader(self) -> RDBStorage:
-        """Optuna's storage to read: the database refuses its writes; no driver waits for it."""
-        return kept_storage(self._database, writes=False)
+        """Optuna's storage for reading. It cannot write and never blocks a driver."""
+        return open_optuna_storage(self._database, writes=False)
 
     def wait(self, action: Callable[[], Result]) -> Result:
-        """Call ``action``, again while the database is locked or away; it must be repeatable.
+        """Call ``action``; repeat it while the database is locked or unavailable.
+
+        ``action`` must be safe to repeat.
 
         Raises:
-            HpsearchError: the database stayed away for longer than the store waits, or refused for
-                good.
+            HpsearchError: the error is permanent, or the database was unavailable for longer than
+                the store waits.
         """
         return self._database.wait(action)
 
@@ -111,12 +113,12 @@ class StoreReader:
     # --- Experiments and trials -------------------------------------------------------------------
 
     def find(self, name: str | None = None, *kinds: Kind) -> Experiment:
-        """The experiment called ``name``, or the one launched last.
+        """Return the experiment called ``name``, or the one launched last.
 
         Args:
-            name: of the experiment. A study and an ablation may have one name; the one of them that
-                was launched last is then found.
-            kinds: which kinds are looked for; both without any.
+            name: of the experiment. If a study and an ablation have the same name, the one launched
+                last is returned.
+            kinds: the kinds to search; both if none is given.
 
         Raises:
             InputError: the store has no such experiment.
@@ -129,20 +131,20 @@ class StoreReader:
         return found
 
     def experiment(self, kind: Kind | None, name: str | None = None) -> Experiment | None:
-        """As :meth:`find`, of one kind or of both; ``None`` if there is no such experiment."""
+        """Return the experiment as :meth:`find` does, or ``None`` if there is none."""
         return self._found(KINDS if kind is None else (kind,), name)
 
     def latest(self, kind: Kind) -> str | None:
-        """Name of the experiment of that kind which was launched last, or ``None``."""
+        """Return the name of the experiment of that kind launched last, or ``None``."""
         found = self.experiment(kind)
         return None if found is None else found.name
 
     def holder(self, experiment_id: int) -> Holder | None:
-        """Who drives an experiment, or did when it died; ``None`` for nobody."""
+        """Return the experiment's driver, which may have died; ``None`` if it has none."""
         return self._database.read(lambda connection: find_holder(connection, experiment_id))
 
     def run(self, experiment_id: int, key: str) -> StoredRun | None:
-        """The run ``key`` of an experiment, or ``None``."""
+        """Return the run ``key`` of an experiment, or ``None``."""
         query = select(runs.c.id, runs.c.configuration).where(
             runs.c.experiment_id == experiment_id, runs.c.key == key
         )
@@ -153,15 +155,15 @@ class StoreReader:
         return StoredRun(row.id, key, config)
 
     def trial_states(self, study: str) -> list[TrialState] | None:
-        """Optuna's rows of the study, by number; ``None`` if it has no study of that name.
+        """Return Optuna's rows of the study by number; ``None`` if Optuna has no such study.
 
-        Optuna's own reading keeps what it has read: a row deleted meanwhile stays in its memory,
-        RUNNING for ever. And it reads parameters and epochs too, seconds for 10,000 trials.
+        Optuna's own query is not used. It caches rows, so that a deleted row stays RUNNING for
+        ever. It also reads parameters and epochs, which takes seconds for 10,000 trials.
         """
         return self._database.read(lambda connection: trial_states(connection, study))
 
     def ledger(self, experiment_id: int, study: str) -> Ledger:
-        """All rows of a study, read at one instant, for `hpsearch verify`.
+        """Return all rows of a study, read at one instant, for `hpsearch verify`.
 
         Args:
             experiment_id: of the study.
@@ -170,15 +172,15 @@ class StoreReader:
         return self._database.read(lambda connection: read_ledger(connection, experiment_id, study))
 
     def count_refused(self, study: str) -> int:
-        """Trials of the study that were drawn beyond its budget; they are among the failed rows."""
+        """Return the number of trials that exceeded the budget; their rows are failed ones."""
         return self._database.read(lambda connection: count_refused(connection, study))
 
     def best_trials(self, study: str, count: int) -> set[int]:
-        """Numbers of the complete trials with the ``count`` lowest values, the first of equals."""
+        """Return the numbers of the ``count`` complete trials with the lowest values."""
         return self._database.read(lambda connection: best_trials(connection, study, count))
 
     def curve(self, run_id: int) -> Curve:
-        """What the run's recorded epochs say."""
+        """Return a summary of the run's recorded epochs."""
         loss = epochs.c.validation_loss
         these = epochs.c.run_id == run_id
         totals = select(func.count(), func.avg(epochs.c.seconds)).where(these)
@@ -194,7 +196,7 @@ class StoreReader:
         return self._database.read(work)
 
     def revision(self) -> str:
-        """A text that changes whenever a run, an epoch or a result is added; cheap to compute."""
+        """Return a text that changes whenever a run, an epoch or a result is added."""
         e, r = epochs.c, runs.c
         queries = (
             select(func.count(), func.max(e.created_at)).select_from(epochs),
@@ -210,7 +212,7 @@ class StoreReader:
         return self._database.read(work)
 
     def experiments(self) -> pd.DataFrame:
-        """Every experiment, the one launched last at the end.
+        """Return all experiments; the one launched last comes last.
 
         Columns: id, kind, name, provenance (dict), created_at, launched_at (UTC).
         """
@@ -223,11 +225,11 @@ class StoreReader:
         return self._frame_once("experiments", read)
 
     def runs(self, experiment_id: int | None = None) -> pd.DataFrame:
-        """Every run of an experiment, or of all, in the order they were made.
+        """Return the runs of one experiment or of all, in the order of their creation.
 
         Columns: kind, experiment (name), key, run_id, configuration (dict), fingerprint,
         directory, weights, host, device, data_hash, split_hash, zero_output_loss, created_at,
-        started_at (UTC). Empty from weights on until the run's worker has started.
+        started_at (UTC). The columns from weights on are empty until a worker has started the run.
         """
 
         def read() -> pd.DataFrame:
@@ -238,20 +240,20 @@ class StoreReader:
         return self._frame_once(("runs", experiment_id), read)
 
     def epochs(self, experiment_id: int | None = None) -> pd.DataFrame:
-        """Every recorded epoch, by run and epoch.
+        """Return the recorded epochs, by run and epoch.
 
         Columns: kind, experiment, key, epoch, learning_rate, seconds, training_loss,
         validation_loss, created_at (UTC).
 
-        A learning rate is that of the epoch's last optimizer step. Epochs that code from before
-        30 November 2026 recorded have the rate of the step after it.
+        The learning rate is that of the epoch's last optimizer step. In epochs recorded by code
+        from before 30 November 2026 it is that of the next step.
         """
         return self._frame_once(
             ("epochs", experiment_id), lambda: self._frame(frames.all_epochs(experiment_id))
         )
 
     def target_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
-        """Validation errors after each epoch, by run, epoch and target.
+        """Return the validation errors after each epoch, by run, epoch and target.
 
         Columns: kind, experiment, key, epoch, target, loss (normalised), mae (reporting unit).
         """
@@ -261,7 +263,7 @@ class StoreReader:
         )
 
     def results(self, experiment_id: int | None = None) -> pd.DataFrame:
-        """Verdicts of ablation runs.
+        """Return the verdicts of ablation runs.
 
         Columns: kind, experiment, key, weights, state (complete or failed), epochs, best_epoch,
         best_validation_loss, test_loss, failure_kind, failure_message, failure_traceback,
@@ -272,7 +274,7 @@ class StoreReader:
         )
 
     def test_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
-        """Test errors of completed ablation runs.
+        """Return the test errors of completed ablation runs.
 
         Columns: kind, experiment, key, target, mae (reporting unit).
         """
@@ -282,10 +284,10 @@ class StoreReader:
         )
 
     def test_residuals(self, experiment_id: int) -> pd.DataFrame:
-        """Prediction less reference of every test molecule, of completed ablation runs.
+        """Return prediction minus reference of every test molecule, for completed ablation runs.
 
         Columns: kind, experiment, key, target, residuals (float64 array in reporting units, in the
-        order of the split's test rows). A run that was recorded without them has no row.
+        order of the split's test molecules). A run that was recorded without residuals has no row.
         """
 
         def read() -> pd.DataFrame:

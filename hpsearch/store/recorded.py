@@ -1,4 +1,4 @@
-"""The runs of an experiment as recorded so far: what `hpsearch status` shows of them."""
+"""The runs of an experiment as recorded so far, for `hpsearch status`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ class RecordedRun:
 
     Attributes:
         key: unique within its experiment.
-        configuration: of the run, as stored.
-        weights: trainable ones; ``None`` until a worker has built it, as the next three.
+        configuration: the stored configuration.
+        weights: number of trainable weights; ``None`` until a worker has built the network. The
+            next three are ``None`` until then too.
         host: name of the machine.
         device: ``cpu`` or the GPU's name.
         zero_output_loss: validation loss of a network whose output is zero.
-        epoch: the last one that has ended, 0 for none.
-        loss: its validation loss; ``None`` where there is none that is finite.
-        seconds: of the recorded epochs.
-        silent_seconds: since the last of these ended, at most as long as they usually take.
+        epoch: number of the last epoch that ended; 0 if none has.
+        loss: its validation loss; ``None`` if it is missing or not finite.
+        seconds: seconds of each recorded epoch.
+        silent_seconds: seconds since the last epoch ended, at most the mean length of an epoch.
     """
 
     key: str
@@ -43,12 +44,12 @@ class RecordedRun:
 
     @property
     def epochs(self) -> int:
-        """Of the run, at most."""
+        """The most epochs that the run may train."""
         return int(self.configuration["training"]["epochs"])
 
 
 def recorded_runs(store: StoreReader, experiment_id: int) -> dict[str, RecordedRun]:
-    """Every run of an experiment, by its key."""
+    """Return the runs of an experiment by their keys."""
     epochs = {str(key): rows for key, rows in store.epochs(experiment_id).groupby("key")}
     now = datetime.now(UTC).replace(tzinfo=None)
     found = {}
@@ -84,7 +85,7 @@ def _recorded(
         epoch=last,
         loss=loss,
         seconds=seconds,
-        # The clocks of two machines may differ, and a driver that waits for its database is no
-        # sign of progress.
+        # Limited, because the clocks of two machines may differ, and because the driver may be
+        # waiting for its database.
         silent_seconds=min(silent, mean(seconds)) if seconds else 0.0,
     )

@@ -1,4 +1,4 @@
-"""Frozen values that the store returns, and the rules for the names of experiments."""
+"""The values that the store returns, and the rules for names of experiments."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Experiment:
     """A study or an ablation.
 
     Attributes:
-        id: primary key; what runs are recorded under.
+        id: primary key.
         kind: ``study`` or ``ablation``.
         name: unique within its kind.
-        identity: random, made with the experiment; names its folder.
-        provenance: what it was made from: space or export, hashes, versions.
-        created_at: when it was first launched (UTC).
-        launched_at: when it was last launched (UTC).
+        identity: a random text, part of the name of the experiment's folder.
+        provenance: its origin: space or export, hashes, versions.
+        created_at: time of the first launch (UTC).
+        launched_at: time of the last launch (UTC).
     """
 
     id: int
@@ -44,10 +44,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One network as recorded.
+    """A recorded run.
 
     Attributes:
-        id: primary key; what epochs and results are recorded under.
+        id: primary key.
         key: unique within its experiment.
         config: the run's configuration.
     """
@@ -59,11 +59,11 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a run's recorded epochs say.
+    """A summary of a run's recorded epochs.
 
     Attributes:
-        epochs: number of epochs recorded.
-        best_epoch: the first epoch of the lowest validation loss; ``None`` if none is finite.
+        epochs: number of recorded epochs.
+        best_epoch: the first epoch with the lowest validation loss; ``None`` if none is finite.
         best_validation_loss: that loss.
         seconds_per_epoch: mean over the recorded epochs.
     """
@@ -76,7 +76,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class TrialState:
-    """One row of a study in Optuna's table, as it stands now.
+    """The state of a trial in Optuna's table.
 
     Attributes:
         number: of the trial, from 0.
@@ -94,10 +94,10 @@ class LedgerEpoch:
     """A recorded epoch.
 
     Attributes:
-        validation_loss: ``None`` where it was not finite.
-        targets: names of the targets that have errors.
-        losses: how many of these have a loss.
-        loss_sum: sum of these losses; ``None`` without any.
+        validation_loss: ``None`` if it was not finite.
+        targets: names of the targets with errors.
+        losses: number of these targets that have a loss.
+        loss_sum: sum of their losses; ``None`` if there is none.
     """
 
     validation_loss: float | None
@@ -111,12 +111,12 @@ class LedgerRun:
     """A recorded run.
 
     Attributes:
-        key: unique within the study, as far as the database's constraint held.
-        configuration: as stored, of whatever age.
-        weights: ``None`` until the run's worker has started.
-        data_hash: likewise.
-        split_hash: likewise.
-        epochs: by number.
+        key: unique within the study, unless the database lost its constraint.
+        configuration: the stored text, which older code may have written.
+        weights: ``None`` until a worker has started the run.
+        data_hash: ``None`` until then too.
+        split_hash: ``None`` until then too.
+        epochs: the recorded epochs by number.
     """
 
     key: str
@@ -129,14 +129,14 @@ class LedgerRun:
 
 @dataclass(frozen=True)
 class LedgerTrial:
-    """One of Optuna's rows.
+    """A trial in Optuna's tables.
 
     Attributes:
         number: of the trial, from 0.
         state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
-        value: ``None`` without one that is finite.
-        reported: the finite intermediate values, by epoch.
-        failure_reason: ``None`` without one.
+        value: its value; ``None`` if it has none or is not finite.
+        reported: the finite intermediate values by epoch.
+        failure_reason: why it failed; ``None`` if that is not stored.
     """
 
     number: int
@@ -148,11 +148,11 @@ class LedgerTrial:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A study's rows.
+    """All rows of a study.
 
     Attributes:
-        trials: by number; ``None`` if Optuna has no study of that name.
-        runs: in the order they were made.
+        trials: Optuna's trials by number; ``None`` if Optuna has no study of that name.
+        runs: our runs in the order of their creation.
     """
 
     trials: tuple[LedgerTrial, ...] | None
@@ -165,10 +165,10 @@ LONGEST_NAME = 200
 
 
 def check_name(name: str, what: str = "study") -> str:
-    """``name``, if it can be stored.
+    """Return ``name`` if it can be stored.
 
-    Any text a person would type is fine, SQL and other scripts included: it is only ever a bound
-    parameter. What is refused cannot be typed again, shown on a line or kept by PostgreSQL.
+    Any text that can be typed is accepted, SQL too: names are only used as bound parameters. Names
+    that cannot be typed, shown on one line or stored by PostgreSQL are refused.
 
     Raises:
         InputError: the name is blank, too long, or has characters that cannot be shown.
@@ -195,13 +195,13 @@ _MADE_BY = {"study": "launch", "ablation": "ablate"}
 def unknown_experiment(
     label: str, kinds: Sequence[Kind], name: str | None, names: Sequence[str]
 ) -> InputError:
-    """The error for an experiment that a store does not have.
+    """Return the error for an experiment that a store does not have.
 
     Args:
-        label: the store's.
-        kinds: that were looked for.
-        name: that was given; ``None`` for the experiment launched last.
-        names: of the experiments of these kinds that the store has.
+        label: the store's label.
+        kinds: the kinds that were searched.
+        name: the given name; ``None`` for the experiment launched last.
+        names: names of the experiments of these kinds in the store.
     """
     if name is None or not names:
         made = f"`hpsearch {_MADE_BY[kinds[0]]}` makes one"
@@ -215,12 +215,12 @@ def unknown_experiment(
 
 
 def experiment_folder(name: str, identity: str) -> str:
-    """A folder name for the experiment's runs: readable, unique and never a path.
+    """Return a folder name for the experiment's runs: readable, unique and never a path.
 
     Args:
         name: the experiment's name, any text.
-        identity: the experiment's own random text, so that namesakes in two stores that share a
-            folder for runs do not continue each other's checkpoints.
+        identity: the experiment's random text. With it, two experiments of one name in different
+            stores have different folders and never share checkpoints.
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].rstrip("-") or "study"

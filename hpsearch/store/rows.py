@@ -1,4 +1,4 @@
-"""Single rows of our tables: their values, and the statements that find and write them."""
+"""Single rows of our tables: their values, and the statements that read and write them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def upsert(
     key: Sequence[str],
     replace: Sequence[str],
 ) -> None:
-    """Insert ``rows``; one whose ``key`` exists takes over only the columns in ``replace``."""
+    """Insert ``rows``; for a row whose ``key`` exists, update only the columns in ``replace``."""
     if not rows:
         return
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
@@ -42,7 +42,7 @@ def upsert(
 def find_experiment(
     connection: Connection, kinds: Sequence[Kind], name: str | None
 ) -> Experiment | None:
-    """The experiment of these kinds called ``name``, or of any name: the one launched last."""
+    """Return the experiment of these kinds launched last, called ``name`` if that is given."""
     c = experiments.c
     query = select(experiments).where(c.kind.in_(kinds))
     if name is not None:
@@ -63,24 +63,24 @@ def find_experiment(
 
 
 def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]:
-    """Names of the experiments of these kinds, the one launched last at the end."""
+    """Return the names of these kinds' experiments; the one launched last comes last."""
     c = experiments.c
     query = select(c.name).where(c.kind.in_(kinds)).order_by(c.launched_at, c.id)
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
 def packed(values: Sequence[float] | None) -> bytes | None:
-    """``values`` as little-endian float32, whose seven digits are more than a residual has."""
+    """Return ``values`` as little-endian float32: seven digits, enough for a residual."""
     return None if not values else np.asarray(values, dtype="<f4").tobytes()
 
 
 def unpacked(content: bytes) -> NDArray[np.float64]:
-    """What :func:`packed` wrote."""
+    """Return the values that :func:`packed` wrote."""
     return np.frombuffer(content, dtype="<f4").astype(np.float64)
 
 
 def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:
-    """An ablation run's verdict."""
+    """Return the row for the verdict of an ablation run."""
     row: dict[str, Any] = {
         "run_id": run_id,
         "state": "failed",
@@ -113,20 +113,20 @@ def result_row(run_id: int, outcome: Outcome) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """``value`` as JSON; a NaN is refused rather than stored."""
+    """Return ``value`` as JSON; raise an error for NaN."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def now() -> datetime:
-    """UTC without a zone: SQLite keeps none."""
+    """Return the time in UTC without a time zone, because SQLite stores none."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def finite(value: float | None) -> float | None:
-    """``value``, or ``None`` (NULL) for one that is not finite."""
+    """Return ``value``, or ``None`` (NULL) if it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def plain(text: str) -> str:
-    """``text`` without what PostgreSQL cannot store: NUL and lone surrogates."""
+    """Return ``text`` without NUL and lone surrogates, which PostgreSQL cannot store."""
     return text.replace("\0", "�").encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The tables' version: the steps in ``storage/`` make and upgrade it, opening checks it."""
+"""The version of the tables: migrations in ``storage/`` create them, opening a store checks it."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from hpsearch.store.tables import VERSION_TABLE
 from hpsearch.system.installation import folder
 
 READABLE = frozenset({"0001", "0002"})
-"""Older versions that hold every table and column that readers use; `Store.create` upgrades them.
+"""Older versions that readers can still read; `Store.create` upgrades them.
 
-A step that adds only what the driver writes, or what a reader can do without, leaves the versions
-before it here; one that changes what readers read takes them out.
+Keep a version here if later migrations add only what readers do not need. Remove it if a migration
+changes what readers read.
 """
 
 _UPGRADE_LOCK = 4_811_274_306
-"""Any number that no other program takes as an advisory lock in the same database."""
+"""An arbitrary number for the advisory lock; no other program should use it in this database."""
 
 
 def make_tables(address: Address, engine: Engine) -> None:
-    """Make Optuna's tables and ours, or upgrade ours."""
+    """Create Optuna's tables and ours, or upgrade ours."""
     with engine.connect() as connection:
         refuse_newer(current(connection), scripts(connection), address.label)
     make_optuna_tables(address)
-    # Ours come last: where their version stands, the store is whole.
+    # Ours come last: if they have a version, all tables exist.
     with engine.begin() as connection:
         upgrade(connection, address.label)
 
 
 def check_tables(address: Address, engine: Engine) -> None:
-    """Raise unless our tables have the version that this code knows."""
+    """Raise an error unless this code can read our tables."""
     with engine.connect() as connection:
         check(connection, address.label)
 
 
 def configuration(connection: Connection) -> Config:
-    """Alembic's configuration for ``storage/env.py``, on an open connection."""
+    """Return Alembic's configuration for ``storage/env.py``, on an open connection."""
     config = Config()
     config.set_main_option("script_location", str(folder("storage")).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -50,35 +50,35 @@ def configuration(connection: Connection) -> Config:
 
 
 def scripts(connection: Connection) -> ScriptDirectory:
-    """The steps in ``storage/versions``."""
+    """Return the migrations in ``storage/versions``."""
     return ScriptDirectory.from_config(configuration(connection))
 
 
 def current(connection: Connection) -> str | None:
-    """The version that the database's own tables have; ``None`` if there are none."""
+    """Return the version of our tables; ``None`` if there are none."""
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     return context.get_current_revision()
 
 
 def upgrade(connection: Connection, label: str) -> None:
-    """Bring our tables to the newest version, within the connection's transaction.
+    """Upgrade our tables to the newest version, in the connection's transaction.
 
     Raises:
-        InputError: the tables are of a version that this code does not know.
+        InputError: this code does not know the tables' version.
     """
     if connection.dialect.name == "postgresql":
-        # SQLite's transaction holds the only write lock; here two launches would both migrate.
+        # Two launches must not migrate at once. On SQLite the write lock prevents it.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
     refuse_newer(current(connection), scripts(connection), label)
     command.upgrade(configuration(connection), "head")
 
 
 def check(connection: Connection, label: str) -> None:
-    """Accept tables that readers can read: of the newest version, or one in :data:`READABLE`.
+    """Raise an error unless the tables have the newest version or one in :data:`READABLE`.
 
     Raises:
-        TablesNotReady: there are none, or they are of an older version.
-        InputError: they are of a newer version.
+        TablesNotReady: there are no tables, or their version is too old.
+        InputError: their version is newer than this code.
     """
     found = current(connection)
     if found is None:
@@ -93,7 +93,7 @@ def check(connection: Connection, label: str) -> None:
 
 
 def refuse_newer(found: str | None, known: ScriptDirectory, label: str) -> None:
-    """Raise if ``found`` is a version that none of the ``known`` steps makes."""
+    """Raise an error if none of the ``known`` migrations creates the version ``found``."""
     if found is not None and found not in {step.revision for step in known.walk_revisions()}:
         raise InputError(
             f"the store {label} has the schema {found}, made by a newer hpsearch than this one, "

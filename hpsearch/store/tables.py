@@ -1,4 +1,4 @@
-"""Our tables. The steps in ``storage/versions`` make them; a test holds the two equal."""
+"""Our tables. The migrations in ``storage/versions`` create them; a test compares the two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 PREFIX = "hpsearch_"
 VERSION_TABLE = "hpsearch_alembic_version"
-"""Alembic's default name is taken by Optuna, in the same database."""
+"""Not Alembic's default name: Optuna uses that one in the same database."""
 
 metadata = MetaData(
     naming_convention={
@@ -112,7 +112,7 @@ test_errors = Table(
     Column("run_id", ForeignKey(results.c.run_id, ondelete="CASCADE"), primary_key=True),
     Column("target", String(20), primary_key=True),
     Column("mae", Double),
-    # float32, little-endian, one for each test molecule in the split's order.
+    # Little-endian float32, one value per test molecule in the split's order.
     Column("residuals", LargeBinary),
 )
 

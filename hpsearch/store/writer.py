@@ -1,4 +1,4 @@
-"""`Store`: a reader that also records experiments, runs and epochs."""
+"""`Store`: a reader that also writes experiments, runs and epochs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.store.address import Address, make_folder
 from hpsearch.store.engine import PATIENCE_SECONDS, Database, writer
 from hpsearch.store.lease import Lease
-from hpsearch.store.optuna_rows import forget_values, joined, kept_storage
+from hpsearch.store.optuna_rows import forget_values, in_one_transaction, open_optuna_storage
 from hpsearch.store.reader import StoreReader
 from hpsearch.store.records import Experiment, Kind, StoredRun, check_name
 from hpsearch.store.rows import (
@@ -39,11 +39,11 @@ Result = TypeVar("Result")
 
 @final
 class Store(StoreReader):
-    """A store to write and to read.
+    """A store opened for reading and writing.
 
-    Every write is one transaction and may be repeated without harm, so each waits for a database
-    that is locked or restarting. Make one by :meth:`create`, or by :meth:`open` where there is a
-    store already; close it at the end.
+    Every write is one transaction and can be repeated safely, so it waits for a database that is
+    locked or restarting. Open it with :meth:`create`, or with :meth:`open` if the store exists, and
+    close it at the end.
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,10 +55,10 @@ class Store(StoreReader):
 
     @classmethod
     def create(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
-        """The store at ``url``, made or upgraded where needed.
+        """Open the store at ``url``; create or upgrade it if needed.
 
         Raises:
-            InputError: the URL cannot be parsed or reached, or holds a newer schema.
+            InputError: the URL cannot be parsed or reached, or the store has a newer schema.
         """
         address = Address(url)
         make_folder(address)
@@ -68,31 +68,32 @@ class Store(StoreReader):
 
     @cached_property
     def reader(self) -> StoreReader:
-        """A reader of this store, closed with it."""
+        """A reader of this store; it is closed with the store."""
         return StoreReader(self._database)
 
     # --- Optuna -----------------------------------------------------------------------------------
 
     @cached_property
     def optuna_storage(self) -> RDBStorage:
-        """Optuna's storage for the driver: on SQLite each of its transactions locks at once."""
-        return kept_storage(self._database, fence=self._lease.verify, locks=True)
+        """Optuna's storage for the driver; on SQLite its transactions take the write lock first."""
+        return open_optuna_storage(self._database, fence=self._lease.verify, locks=True)
 
     @cached_property
     def optuna_by_hand(self) -> RDBStorage:
-        """Optuna's storage for what a person changes in its dashboard, without the lease.
+        """Optuna's storage for changes by hand in Optuna's dashboard; it needs no lease.
 
-        On SQLite a transaction locks only once it writes: the driver does not wait for a look.
+        On SQLite a transaction takes the write lock only when it writes, so reading does not block
+        the driver.
         """
-        return kept_storage(self._database)
+        return open_optuna_storage(self._database)
 
     def one_transaction(self) -> AbstractContextManager[None]:
-        """Make one transaction of what `optuna_storage` writes in the block; see `joined`.
+        """Put what `optuna_storage` writes in the block into one transaction.
 
-        Within :meth:`wait`, as part of what may be repeated. Nothing else may be written to the
-        store inside: on SQLite it would wait for this transaction.
+        Use it inside :meth:`wait`, which repeats it: see `in_one_transaction`. Write nothing else
+        to the store in the block: on SQLite that would wait for this transaction.
         """
-        return joined(self.optuna_storage)
+        return in_one_transaction(self.optuna_storage)
 
     # --- The lease --------------------------------------------------------------------------------
 
@@ -103,12 +104,12 @@ class Store(StoreReader):
         wait: bool = False,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """Take the lease on an experiment; from then on this store writes only while it has it.
+        """Take the lease on an experiment. From then on this store writes only with the lease.
 
         Args:
-            experiment: what is to be driven; one that this store drove before is given back.
-            wait: whether to wait for another driver that is alive until it ends.
-            say: told who holds the lease while this call waits.
+            experiment: the experiment to drive. The lease on an earlier one is given back.
+            wait: whether to wait for the end of another driver that is alive.
+            say: called with the name of the holder, if this call has to wait.
 
         Raises:
             LeaseHeld: another driver is alive, and ``wait`` is not set.
@@ -117,15 +118,15 @@ class Store(StoreReader):
         self._lease.take(experiment.id, what, wait=wait, say=say)
 
     def leave(self) -> None:
-        """Give the lease back, if this store has one; another driver may then begin at once."""
+        """Give the lease back, if this store has one. Another driver may then start at once."""
         self._lease.give_back()
 
     # --- Writing ----------------------------------------------------------------------------------
 
     def begin_experiment(self, kind: Kind, name: str, provenance: dict[str, Any]) -> Experiment:
-        """The experiment called ``name``, made with ``provenance`` unless it exists.
+        """Return the experiment called ``name``; create it with ``provenance`` if it is missing.
 
-        An existing one keeps its provenance. Either way it is now the one launched last.
+        An existing experiment keeps its provenance. The time of its last launch is set to now.
 
         Raises:
             InputError: the name cannot be stored.
@@ -155,13 +156,13 @@ class Store(StoreReader):
         return self._write(work)
 
     def update_provenance(self, experiment_id: int, **changes: Any) -> dict[str, Any]:
-        """Set entries of the experiment's provenance; returns all of it."""
+        """Set entries of the experiment's provenance; return the result."""
         return self._change_provenance(experiment_id, lambda stored: {**stored, **changes})
 
-    def settle(self, experiment_id: int, **values: Any) -> dict[str, Any]:
-        """Set entries that are still missing or ``None``; returns all of the provenance.
+    def fill_provenance(self, experiment_id: int, **values: Any) -> dict[str, Any]:
+        """Set those entries of the provenance that are missing or ``None``; return the result.
 
-        If several callers settle the same entry, the first one wins and all get its value.
+        If several callers set the same entry, all of them get the value of the first.
         """
 
         def fill(stored: dict[str, Any]) -> dict[str, Any]:
@@ -173,10 +174,10 @@ class Store(StoreReader):
     def record_run(
         self, experiment_id: int, key: str, config: TrialConfig, directory: str
     ) -> StoredRun:
-        """The run ``key``, made unless it exists.
+        """Return the run ``key``; create it if it is missing.
 
         Raises:
-            InputError: it is recorded with another configuration.
+            InputError: the run is recorded with another configuration.
         """
         fingerprint = config.fingerprint
         values = {
@@ -209,7 +210,7 @@ class Store(StoreReader):
         return self._write(work)
 
     def record_facts(self, run_id: int, facts: RunFacts) -> None:
-        """Record what a worker knows before the first epoch; a later worker's facts replace it."""
+        """Record what a worker knows before the first epoch; replace an earlier worker's facts."""
         values = {
             "weights": facts.weights,
             "host": plain(facts.host),
@@ -222,9 +223,9 @@ class Store(StoreReader):
         self._write(lambda c: c.execute(update(runs).where(runs.c.id == run_id).values(values)))
 
     def record_epoch(self, run_id: int, metrics: EpochMetrics) -> None:
-        """Record an epoch with its targets' errors; recorded again, the later numbers stay.
+        """Record an epoch and its targets' errors, replacing an earlier record of the epoch.
 
-        A number that is not finite is stored as NULL, so that no minimum is ever NaN.
+        A number that is not finite is stored as NULL, so that no minimum is NaN.
         """
         key = {"run_id": run_id, "epoch": metrics.epoch}
         row = {
@@ -259,7 +260,7 @@ class Store(StoreReader):
         self._write(work)
 
     def forget_epochs(self, run_id: int, trial_id: int | None = None, *, after: int) -> None:
-        """Remove a run's epochs beyond ``after``; of a search's trial Optuna's values as well."""
+        """Delete a run's epochs after ``after``, and Optuna's values if ``trial_id`` is given."""
 
         def work(connection: Connection) -> None:
             of_run = (epochs.c.run_id == run_id) & (epochs.c.epoch > after)
@@ -270,7 +271,7 @@ class Store(StoreReader):
         self._write(work)
 
     def record_result(self, run_id: int, outcome: Outcome) -> None:
-        """Record an ablation run's outcome. A completion is never replaced; a failure may be."""
+        """Record the outcome of an ablation run. A failure may be replaced, a completion not."""
         row = result_row(run_id, outcome)
         columns = [name for name in row if name != "run_id"]
         maes = outcome.test_maes if isinstance(outcome, Completion) else {}
@@ -286,8 +287,8 @@ class Store(StoreReader):
         ]
 
         def work(connection: Connection) -> None:
-            stands = select(results.c.state).where(results.c.run_id == run_id).with_for_update()
-            if connection.execute(stands).scalar_one_or_none() == "complete":
+            state = select(results.c.state).where(results.c.run_id == run_id).with_for_update()
+            if connection.execute(state).scalar_one_or_none() == "complete":
                 return
             upsert(connection, results, [row], key=("run_id",), replace=columns)
             measured = ("mae", "residuals")

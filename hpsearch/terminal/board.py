@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpsearch.cost.estimate import Estimate
+from hpsearch.cost.estimate import TimeLeft
 from hpsearch.report.text import duration
 from hpsearch.runs.messages import EpochMetrics, Outcome, RunFacts
 from hpsearch.terminal.progress import LIVE_COLUMNS, Progress, live_cells
@@ -54,7 +54,7 @@ class Board(Progress):
     """
 
     def __init__(
-        self, noun: str, estimate: Estimate, *, console: Console | None = None, **known: Any
+        self, noun: str, estimate: TimeLeft, *, console: Console | None = None, **known: Any
     ) -> None:
         super().__init__(noun, estimate, **known)
         self._rows: dict[str, _Row] = {}

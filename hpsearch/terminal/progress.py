@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Self
 
 from hpsearch.config.targets import target
-from hpsearch.cost.estimate import Estimate
+from hpsearch.cost.estimate import TimeLeft
 from hpsearch.report.text import duration, relative
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, RunFacts
 
@@ -64,7 +64,7 @@ class Progress:
     def __init__(
         self,
         noun: str,
-        estimate: Estimate,
+        estimate: TimeLeft,
         *,
         total: int = 0,
         done: int = 0,

@@ -8,13 +8,13 @@ from hpsearch.ablation.quote import PlanQuote
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.accuracy import QuoteAccuracy
-from hpsearch.cost.timings import Timed
+from hpsearch.cost.timings import TimedConfig
 from hpsearch.errors import HpsearchError
 from hpsearch.report.text import duration
 from hpsearch.search.quote import Quote
 
 
-def timed_line(timed: Timed) -> str:
+def timed_line(timed: TimedConfig) -> str:
     """What a few steps of a configuration took."""
     timing = timed.timing
     return (

@@ -1,6 +1,6 @@
 """Experiments, runs, their epochs and results.
 
-Written out rather than taken from hpsearch.store.tables, which will move on.
+The columns are written out here, because hpsearch.store.tables changes with later versions.
 """
 
 import sqlalchemy as sa

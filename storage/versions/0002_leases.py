@@ -1,4 +1,4 @@
-"""Who drives an experiment: one row while somebody does."""
+"""The leases: one row for each experiment that has a driver."""
 
 import sqlalchemy as sa
 from alembic import op

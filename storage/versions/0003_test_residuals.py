@@ -1,4 +1,4 @@
-"""Each test molecule's residual, for parity plots and paired comparisons."""
+"""The residual of each test molecule, for parity plots and paired comparisons."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -74,7 +74,7 @@ def _work(url: str, process: int) -> Account:
         rows = _rows(store)
         _together.wait(LONGEST_SECONDS)
         for _ in range(TRIALS):
-            trial = rows.ask(in_line=True)
+            trial = rows.ask(enqueued=True)
             params = rows.draw(trial, lambda trial: _parameters(space, trial))
             assert params is not None
             account.drawn[trial.number] = params

@@ -248,7 +248,7 @@ def test_every_write_verifies_the_lease(store: Store) -> None:
     set_lease(store, token="another")
     writes: list[Callable[[], object]] = [
         lambda: store.record_epoch(run.id, metrics(1, 2.0)),
-        lambda: store.settle(experiment.id, data_hash="x"),
+        lambda: store.fill_provenance(experiment.id, data_hash="x"),
         lambda: store.begin_experiment("study", "two", {}),
         lambda: optuna.create_new_trial(study),
         lambda: optuna.set_trial_state_values(trial, TrialState.COMPLETE, [1.0]),
@@ -318,11 +318,11 @@ def test_a_contender_waits_anew_where_the_database_was_away_for_it_too(
     watch = _Watch(pause=1.0)
     for clock[0] in (1.0, 2.0, 3.0):
         watch.look(refusal)
-    assert watch.settled(60.0) is None
+    assert watch.stale_renewal(60.0) is None
     clock[0] = 100.0  # the database was away: nobody could have renewed
     watch.look(refusal)
-    assert watch.settled(60.0) is None
+    assert watch.stale_renewal(60.0) is None
     for second in range(101, 117):
         clock[0] = float(second)
         watch.look(refusal)
-    assert watch.settled(60.0) == ("token", 5.0)
+    assert watch.stale_renewal(60.0) == ("token", 5.0)

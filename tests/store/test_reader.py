@@ -29,7 +29,7 @@ READS = {
 
 WRITES = {
     *("reader", "create", "drive", "leave", "optuna_storage", "optuna_by_hand", "one_transaction"),
-    *("begin_experiment", "update_provenance", "settle", "forget_epochs"),
+    *("begin_experiment", "update_provenance", "fill_provenance", "forget_epochs"),
     *("record_run", "record_facts", "record_epoch", "record_result"),
 }
 

@@ -158,8 +158,8 @@ def test_a_run_keeps_its_configuration(store: Store) -> None:
 
 def test_the_first_to_settle_wins(store: Store) -> None:
     experiment = store.begin_experiment("study", "s", {"split_hash": None})
-    assert store.settle(experiment.id, split_hash="a")["split_hash"] == "a"
-    assert store.settle(experiment.id, split_hash="b", data_hash="c") == {
+    assert store.fill_provenance(experiment.id, split_hash="a")["split_hash"] == "a"
+    assert store.fill_provenance(experiment.id, split_hash="b", data_hash="c") == {
         "split_hash": "a",
         "data_hash": "c",
     }

@@ -23,7 +23,7 @@ from hpsearch.results.standing import standing
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
 from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.search.launch import launch_study
-from hpsearch.search.quote import drawn
+from hpsearch.search.quote import draw_configs
 from hpsearch.search.samplers import SAMPLERS, SeededPerTrial
 from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
@@ -882,7 +882,7 @@ def budgeted(trials: int, **limits: Any) -> SearchSpace:
 
 
 def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launches) -> None:
-    limit = sorted(count_weights(c.network, len(c.targets)) for c in drawn(space(4), 20))[8]
+    limit = sorted(count_weights(c.network, len(c.targets)) for c in draw_configs(space(4), 20))[8]
     said: list[str] = []
     search = launches(budgeted(4, max_parameters=limit), say=said.append)
     launches.run_out(search)
@@ -898,7 +898,7 @@ def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launch
         assert reason.endswith(f" weights, max_parameters is {limit:,}")
     # Each with the parameters that were refused.
     assert refused["params_batch_size"].notna().all()
-    configs = enumerate(drawn(space(4), len(table)))
+    configs = enumerate(draw_configs(space(4), len(table)))
     counts = {n: count_weights(c.network, len(c.targets)) for n, c in configs}
     assert {n for n, count in counts.items() if count > limit} == set(refused["number"])
     counted = study.counts()

@@ -31,7 +31,7 @@ def params(rows: TrialRows, trial: Trial) -> dict[str, Any]:
 
 
 def test_a_row_is_drawn_by_one_commit(store: Store, rows: TrialRows) -> None:
-    trial = rows.ask(in_line=False)
+    trial = rows.ask(enqueued=False)
     stored = []
     event.listen(
         store.optuna_storage.engine,
@@ -46,7 +46,7 @@ def test_a_row_is_drawn_by_one_commit(store: Store, rows: TrialRows) -> None:
 
 
 def test_a_draw_that_was_rolled_back_is_drawn_again(store: Store, rows: TrialRows) -> None:
-    trial = rows.ask(in_line=False)
+    trial = rows.ask(enqueued=False)
     failures = []
 
     def fail_once(connection: object) -> None:
@@ -71,7 +71,7 @@ def test_a_draw_that_was_rolled_back_is_drawn_again(store: Store, rows: TrialRow
 
 
 def test_a_refused_draw_is_stored(rows: TrialRows) -> None:
-    trial = rows.ask(in_line=False)
+    trial = rows.ask(enqueued=False)
 
     def refuse(trial: Trial) -> None:
         trial.suggest_int("x", 1, 1)
@@ -83,7 +83,7 @@ def test_a_refused_draw_is_stored(rows: TrialRows) -> None:
 
 
 def test_annotations_stand_or_fall_together(rows: TrialRows) -> None:
-    trial = rows.ask(in_line=False)
+    trial = rows.ask(enqueued=False)
     with pytest.raises(TypeError):
         rows.annotate(trial._trial_id, {"a": 1, "b": object()})
     row = rows.read(trial._trial_id)

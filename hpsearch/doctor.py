@@ -1,7 +1,7 @@
-"""What this machine can do, what is wrong with it, and how to fix it.
+"""The check of this machine: what works, what does not, and how to fix it.
 
-It writes two caches only, which any run would write: the molecules and the compiled kernel. A
-process of its own looks at what a worker would find: torch, CUDA and the kernel.
+The doctor writes only two caches, which any run would write too: the molecules and the compiled
+kernel. A separate process checks torch, CUDA and the kernel as a worker would see them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -30,16 +30,16 @@ from hpsearch.system.process import prepare_worker, worker_environment
 State = Literal["good", "warning", "bad"]
 
 LEAST_MEMORY = 10**9
-"""Bytes of a trial of the quick space, with some to spare: it takes 0.7 to 0.9 GB."""
+"""Bytes for one trial of the quick space, which takes 0.7 to 0.9 GB."""
 
 ENOUGH_MEMORY = 2 * 10**9
-"""Bytes that are asked for each run at a time; the space and its batches decide what it needs."""
+"""Bytes to have for every run at a time; the real need depends on the space and the batch size."""
 
 LEAST_DISK = 2 * 10**9
-"""Bytes: a search of Table 3 keeps five sets of weights, and two checkpoints a running trial."""
+"""Bytes: a search of Table 3 stores five sets of weights, and two checkpoints per running trial."""
 
 CROWDED = 1.0
-"""Load a core from which a launch would share its cores with others."""
+"""Load per core above which other programs already use the cores."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,26 @@ class Finding:
 
     Attributes:
         what: name of the check.
-        state: with ``bad`` a launch fails, with ``warning`` it is slow or may fail.
-        said: what was found.
-        mend: how to fix it; empty where nothing has to be done.
+        state: ``bad`` if a launch would fail, ``warning`` if it would be slow or might fail.
+        said: the result in words.
+        fix: how to fix it; empty if there is nothing to fix.
     """
 
     what: str
     state: State
     said: str
-    mend: str = ""
+    fix: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """The form for JSON; ``mend`` is an older name of ``fix`` that scripts may read."""
+        return {**asdict(self), "mend": self.fix}
 
 
 def examine(url: str, runs: Path) -> Iterator[Finding]:
-    """Make every check, one after the other.
+    """Run every check, one after the other.
 
     Args:
-        url: of the store.
+        url: address of the store.
         runs: folder of the checkpoints.
     """
     yield _python()
@@ -78,7 +82,7 @@ def examine(url: str, runs: Path) -> Iterator[Finding]:
 
 
 def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
-    """What ``look`` finds; its error is a finding too."""
+    """The result of ``look``; an error of it is a ``bad`` result."""
     try:
         return look()
     except HpsearchError as error:
@@ -120,31 +124,31 @@ def _memory() -> Finding:
     said = f"{available / 1e9:.1f} GB available"
     cores = hardware.cores()
     if available < LEAST_MEMORY:
-        mend = "end what else runs: a trial of the quick space needs up to 0.9 GB"
-        return Finding("memory", "bad", said, mend)
+        fix = "end what else runs: a trial of the quick space needs up to 0.9 GB"
+        return Finding("memory", "bad", said, fix)
     if available < ENOUGH_MEMORY * cores:
-        places = available // ENOUGH_MEMORY
-        mend = f"for Table 3 launch with --max-concurrent {places}: a trial may need 2 GB"
-        if not places:
-            places = min(cores, available // LEAST_MEMORY)
-            mend = f"for quick launch with --max-concurrent {places}; Table 3 may need 2 GB a trial"
-        return Finding("memory", "warning", f"{said} for {cores} trials at a time", mend)
+        trials = available // ENOUGH_MEMORY
+        fix = f"for Table 3 launch with --max-concurrent {trials}: a trial may need 2 GB"
+        if not trials:
+            trials = min(cores, available // LEAST_MEMORY)
+            fix = f"for quick launch with --max-concurrent {trials}; Table 3 may need 2 GB a trial"
+        return Finding("memory", "warning", f"{said} for {cores} trials at a time", fix)
     return Finding("memory", "good", said)
 
 
 def _worker() -> Iterator[Finding]:
     try:
-        told = _ask_a_worker()
+        seen = _ask_a_worker()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         yield Finding("torch", "bad", f"no worker starts: {error}", "run make install again")
         return
-    yield Finding("torch", "good", f"{told['torch']}, {told['threads']} threads")
-    yield _gpus(told["gpus"])
-    if told["kernel"].startswith("compiled"):
+    yield Finding("torch", "good", f"{seen['torch']}, {seen['threads']} threads")
+    yield _gpus(seen["gpus"])
+    if seen["kernel"].startswith("compiled"):
         yield Finding("kernel", "good", "compiled for this processor")
     else:
-        mend = "install a C compiler (apt install gcc) for steps that take half the time"
-        yield Finding("kernel", "warning", told["kernel"], mend)
+        fix = "install a C compiler (apt install gcc) for steps that take half the time"
+        yield Finding("kernel", "warning", seen["kernel"], fix)
 
 
 def _ask_a_worker() -> dict[str, Any]:
@@ -158,12 +162,12 @@ def _ask_a_worker() -> dict[str, Any]:
             check=True,
             env={**os.environ, **worker_environment(cores)},
         )
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
 
 
 def _gpus(seen_by_torch: list[str]) -> Finding:
-    there = gpus.models()
+    installed = gpus.models()
     if seen_by_torch:
         return Finding(
             "GPUs",
@@ -171,11 +175,11 @@ def _gpus(seen_by_torch: list[str]) -> Finding:
             f"{len(seen_by_torch)}: {', '.join(seen_by_torch)}",
             "use them with --gpus-per-trial 1 and --gpus-per-run 1, or a fraction of one",
         )
-    if there:
+    if installed:
         return Finding(
             "GPUs",
             "warning",
-            f"{', '.join(there)}, which this build of torch does not see",
+            f"{', '.join(installed)}, which this build of torch does not see",
             "install a build of torch for CUDA",
         )
     return Finding("GPUs", "good", "none; runs use CPU cores")
@@ -199,13 +203,13 @@ def _store(url: str) -> Finding:
     if address.path is not None and not address.path.exists():
         return Finding("store", "good", f"{address.label} will be made by the first launch")
     if address.path is not None and address.path.is_dir():
-        mend = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
-        return Finding("store", "bad", f"{address.label} is a folder", mend)
+        fix = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
+        return Finding("store", "bad", f"{address.label} is a folder", fix)
     try:
         with StoreReader.open(url) as store:
             experiments = store.experiments()
     except TablesNotReady as error:
-        # They keep readers out, but not a launch.
+        # Readers cannot open such a database, but a launch can.
         return Finding("store", "good", str(error))
     studies = int((experiments["kind"] == "study").sum())
     said = f"{address.label}: {studies} studies, {len(experiments) - studies} ablations"
@@ -213,30 +217,30 @@ def _store(url: str) -> Finding:
 
 
 def _disk(runs: Path) -> Finding:
-    there = runs.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    existing = runs.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
     said = f"{free / 1e9:.1f} GB free for the runs in {runs}"
-    if not os.access(there, os.W_OK):
-        mend = "choose another folder: --runs FOLDER"
-        return Finding("disk", "bad", f"{there} cannot be written", mend)
+    if not os.access(existing, os.W_OK):
+        fix = "choose another folder: --runs FOLDER"
+        return Finding("disk", "bad", f"{existing} cannot be written", fix)
     if free < LEAST_DISK:
-        mend = "free space, or choose another folder: --runs FOLDER"
-        return Finding("disk", "warning", said, mend)
+        fix = "free space, or choose another folder: --runs FOLDER"
+        return Finding("disk", "warning", said, fix)
     return Finding("disk", "good", said)
 
 
 def _temporary() -> Finding:
-    """Ray keeps its sockets and logs in this folder, and its objects in shared memory."""
+    """Check where Ray puts its sockets and logs (this folder) and its objects (shared memory)."""
     folder = Path(tempfile.gettempdir())
     if not os.access(folder, os.W_OK):
         return Finding("temporary", "bad", f"{folder} cannot be written", "set TMPDIR")
     free = shutil.disk_usage(folder).free
     shared = Path("/dev/shm")
     if shared.exists() and shutil.disk_usage(shared).free < 10**8:
-        mend = "give the container more of it (--shm-size 1g)"
-        return Finding("temporary", "warning", "/dev/shm has less than 0.1 GB", mend)
+        fix = "give the container more of it (--shm-size 1g)"
+        return Finding("temporary", "warning", "/dev/shm has less than 0.1 GB", fix)
     return Finding("temporary", "good", f"{free / 1e9:.1f} GB free in {folder}")
 
 

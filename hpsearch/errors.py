@@ -1,4 +1,4 @@
-"""The errors a user meets: one line each, with the exit code of the command."""
+"""The errors shown to users: a text of one line and the exit code of the command."""
 
 from __future__ import annotations
 
@@ -17,36 +17,39 @@ class HpsearchError(Exception):
 
 
 class InputError(HpsearchError):
-    """What the user gave is wrong: what must hold, what came, where, the mend. Exit code 2."""
+    """The user's input is wrong. The text says what must hold, what came, where and the fix.
+
+    Exit code 2.
+    """
 
     exit_code = 2
 
 
 class MachineError(InputError):
-    """A machine is not, or has not, what every run needs: no fault of the one that met it."""
+    """This machine lacks something that every run needs; the run that failed is not to blame."""
 
 
 class TablesNotReady(InputError):
-    """A database has no tables of ours yet, or older ones: a launch makes or upgrades them."""
+    """The database has no hpsearch tables yet, or older ones; a launch makes or upgrades them."""
 
 
 def machine_at_fault(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it was raised for, is of the machine, its files or its data.
+    """Whether ``error`` or one of its causes lies in the machine, its files or its data.
 
-    Not where something else stands in a single run's place.
+    A wrong path of one run, such as a file where its folder should be, is not the machine's fault.
     """
-    in_place = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+    of_one_path = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
     while error is not None:
         if isinstance(error, (MachineError, ImportError)):
             return True
-        if isinstance(error, OSError) and error.errno not in in_place:
+        if isinstance(error, OSError) and error.errno not in of_one_path:
             return True
         error = error.__cause__
     return False
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it was raised for, is a disk or a quota without space."""
+    """Whether ``error`` or one of its causes is a full disk or an exhausted quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -54,31 +57,34 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
-_NOT_THE_PATH_S_FAULT = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 def unwritable(path: Path | str, error: OSError) -> HpsearchError:
-    """What to raise for a path that cannot be written: the user's error unless the disk is full."""
-    kind = HpsearchError if error.errno in _NOT_THE_PATH_S_FAULT else InputError
+    """The error to raise for a path that cannot be written.
+
+    It is an :class:`InputError` unless the disk is full or broken.
+    """
+    kind = HpsearchError if error.errno in _DISK_ERRORS else InputError
     reason = error.strerror or error
-    mend = "free space or choose another place" if disk_full(error) else "choose another place"
-    return kind(f"'{path}' must be writable, got: {reason}; {mend}")
+    fix = "free space or choose another place" if disk_full(error) else "choose another place"
+    return kind(f"'{path}' must be writable, got: {reason}; {fix}")
 
 
 def one_line(text: str, longest: int = _LONGEST_SHOWN) -> str:
-    """``text`` fit for an error message: no line break or control character, not too long."""
+    """``text`` for an error message: without line breaks and control characters, and cut short."""
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: longest + 1])
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def close_to(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that ``name`` most looks like; ``None`` where none does."""
-    found = difflib.get_close_matches(name[:_LONGEST_SHOWN], list(known), n=1)
-    return found[0] if found else None
+    """The name in ``known`` that is most similar to ``name``; ``None`` if none is similar."""
+    matches = difflib.get_close_matches(name[:_LONGEST_SHOWN], list(known), n=1)
+    return matches[0] if matches else None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The mend for a name that is not among ``known``."""
+    """The fix to suggest for a name that is not in ``known``."""
     names = list(known)
     close = close_to(name, names)
     if close is not None:

@@ -53,10 +53,11 @@ def test_it_looks_at_everything_and_makes_nothing(tmp_path: Path) -> None:
     ]
     assert "130,831 of QM9" in found["molecules"]["said"]
     assert "will be made by the first launch" in found["store"]["said"]
+    assert all(row["fix"] == row["mend"] for row in found.values())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_keeps_a_launch_from_working_is_named_with_its_mend(tmp_path: Path) -> None:
+def test_what_keeps_a_launch_from_working_is_named_with_its_fix(tmp_path: Path) -> None:
     (tmp_path / "file.db").write_text("no database, though as long as one" * 40)
     done = command(tmp_path, "--storage", f"sqlite:///{tmp_path}/file.db", HPSEARCH_KERNELS="off")
     assert done.returncode == 1
@@ -78,7 +79,7 @@ def test_a_container_s_share_of_the_cores_counts(monkeypatch: pytest.MonkeyPatch
     found = doctor._cores()
     assert found.state == "warning"
     assert "may use 1.5 of them" in found.said
-    assert found.mend == "launch with --max-concurrent 1"
+    assert found.fix == "launch with --max-concurrent 1"
     files(monkeypatch, cpu_max="max 100000\n")
     assert doctor._cores() == Finding("cores", "good", "16 cores, load 0.0")
 
@@ -108,7 +109,7 @@ def test_memory_is_the_control_group_s_where_that_has_less(
     files(monkeypatch, meminfo=meminfo, memory_max=limit, memory_current="500000000")
     found = doctor._memory()
     assert found.state == state
-    assert words in f"{found.said} {found.mend}"
+    assert words in f"{found.said} {found.fix}"
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     disks and versions. The exit code is 1 where something keeps a launch from working.
     """
     url, folder = url_of(storage), runs_folder(storage, runs)
-    from dataclasses import asdict
 
     from hpsearch.doctor import examine
     from hpsearch.terminal.columns import hanging
@@ -39,12 +38,12 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
         if not as_json:
             mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
             said = [(f"{mark:5}{finding.what:13}", finding.said)]
-            said += [(f"{'':18}-> ", finding.mend)] if finding.mend else []
+            said += [(f"{'':18}-> ", finding.fix)] if finding.fix else []
             for start, text in said:
                 for line in hanging(start, text, terminal_columns()):
                     click.echo(line)
     if as_json:
-        print_json([asdict(finding) for finding in found])
+        print_json([finding.to_dict() for finding in found])
     wrong = [finding.what for finding in found if finding.state == "bad"]
     if wrong:
         raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")

@@ -1,1 +1,1 @@
-"""What may be asked for: targets, one run, a search space, an exported configuration."""
+"""The configuration: targets, one run, a search space, an exported winner."""

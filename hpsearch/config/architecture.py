@@ -1,12 +1,12 @@
-"""The layers of a network in their order, and the sums over them: weights, work, order of runs.
+"""The layers of a network in their order, and sums over them: its weights and its work.
 
-One walk serves all: `hpsearch.nn.network` builds the layers that :meth:`Architecture.of` lists, and
-the counts add up over the same list. No network is built for a count: the driver never imports
-torch, and matching arms by their weights counts hundreds of networks.
+`hpsearch.nn.network` builds the layers that :meth:`Architecture.of` lists, and the counts are sums
+over the same list. A count needs no network: the driver never imports torch, and matching arms by
+their weights counts hundreds of networks.
 
-The operations are those of the cheapest order of contractions (`hpsearch.nn.convolution` derives
-it), without what is computed again; the numbers are those that a step writes and reads. Seconds and
-bytes follow from them by rates that are measured (`hpsearch.cost.model`).
+The operations are counted for the cheapest order of contractions (`hpsearch.nn.convolution` derives
+it), without recomputation. `hpsearch.cost.model` turns the counts into seconds and bytes by
+measured rates.
 """
 
 # A atoms, P unordered pairs of atoms within the cutoff, H neurons and B functions of the radial
@@ -31,18 +31,18 @@ class Degrees(NamedTuple):
 
     @property
     def present(self) -> int:
-        """Degrees present, the sum over l_in of Eq. 13."""
+        """The number of degrees with features: the sum over l_in in Eq. 13."""
         return (self.scalars > 0) + (self.vectors > 0)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Of a forward and a backward pass.
+    """The work of a forward and a backward pass.
 
     Attributes:
-        flops: floating-point operations of its matrix products.
-        numbers: entries of the tensors that lie between two operations.
-        copies: convolution & gated blocks, one for each target counted for each.
+        flops: floating-point operations of the matrix products.
+        numbers: entries of the tensors that are stored between two operations.
+        copies: convolution & gated blocks; an output block counts once for every target.
     """
 
     flops: float
@@ -55,7 +55,7 @@ class Workload:
         )
 
     def times(self, count: int) -> Workload:
-        """Of ``count`` of the same."""
+        """The work of ``count`` such passes."""
         return Workload(count * self.flops, count * self.numbers, count * self.copies)
 
 
@@ -64,11 +64,11 @@ class Workload:
 
 @dataclass(frozen=True)
 class EmbeddingLayer:
-    """Scalars for each element, learned.
+    """The learned scalars of every element.
 
     Attributes:
-        elements: distinct ones.
-        size: scalars that leave.
+        elements: number of different elements.
+        size: scalars per element.
     """
 
     elements: int
@@ -80,7 +80,7 @@ class EmbeddingLayer:
         return self.elements * self.size
 
     def work(self, atoms: float, pairs: float) -> Workload:
-        """None: the first convolution is linear and takes the embedding into its weights."""
+        """No work: the first convolution is linear and absorbs the embedding into its weights."""
         return Workload(0, 0, 0)
 
 
@@ -89,10 +89,10 @@ class RadialShape:
     """The radial MLP of a block.
 
     Attributes:
-        functions: of the radial basis.
-        present: functions that differ from zero at one distance.
+        functions: functions of the radial basis.
+        present: functions that are not zero at one distance.
         layers: hidden layers.
-        neurons: of each hidden layer.
+        neurons: neurons of a hidden layer.
     """
 
     functions: int
@@ -102,7 +102,7 @@ class RadialShape:
 
     @property
     def weights(self) -> int:
-        """Trainable weights of the hidden layers; the last, linear one is the convolution's."""
+        """Trainable weights of the hidden layers; the last, linear layer is in the convolution."""
         return self.neurons * (self.functions + self.neurons * (self.layers - 1))
 
 
@@ -111,12 +111,12 @@ class ConvolutionLayer:
     """A convolution & gated block: a radial MLP, Eq. 3 and the gated nonlinearity.
 
     Attributes:
-        entering: features that enter.
-        leaving: features that leave.
-        summed: features that the convolution sums over the neighbours. They are those that enter,
-            except in the first block: whatever the embedding's size, an atom is one of the
-            elements, and its neighbours are summed element by element.
-        radial: its radial MLP.
+        entering: input features.
+        leaving: output features.
+        summed: features that the convolution sums over the neighbours. They are the input features
+            except in the first block: there the neighbours are summed element by element,
+            whatever the embedding's size.
+        radial: the radial MLP.
     """
 
     entering: Degrees
@@ -134,7 +134,7 @@ class ConvolutionLayer:
         return self.radial.weights + self.radial.neurons * paths + own
 
     def work(self, atoms: float, pairs: float) -> Workload:
-        """Of one copy of the block."""
+        """The work of one copy of the block."""
         A, P = atoms, pairs
         (S, V), u1 = self.summed, self.leaving.vectors
         H, gated = self.radial.neurons, self._gated
@@ -154,7 +154,7 @@ class ConvolutionLayer:
 
     @property
     def _gated(self) -> int:
-        """Scalars that the convolution emits: a vector also takes a scalar that gates it."""
+        """Output scalars of the convolution, with one more for every vector as its gate."""
         return self.leaving.scalars + self.leaving.vectors
 
 
@@ -163,9 +163,9 @@ class AtomWiseLayer:
     """A dense layer with a bias, applied to every atom.
 
     Attributes:
-        entering: scalars that enter.
-        leaving: scalars that leave.
-        is_last: whether it emits an atom's contribution, one number.
+        entering: input scalars.
+        leaving: output scalars.
+        is_last: whether its output is an atom's contribution, a single number.
     """
 
     entering: int
@@ -178,7 +178,7 @@ class AtomWiseLayer:
         return self.leaving * (self.entering + 1)
 
     def work(self, atoms: float, pairs: float) -> Workload:
-        """Of one copy; the last layer is a sum over an atom's scalars and no matrix product."""
+        """The work of one copy; the last layer is a sum over scalars, not a matrix product."""
         flops = 0 if self.is_last else 6 * atoms * self.entering * self.leaving
         return Workload(flops, 0, 0)
 
@@ -188,13 +188,13 @@ Layer = EmbeddingLayer | ConvolutionLayer | AtomWiseLayer
 
 @dataclass(frozen=True)
 class Architecture:
-    """The layers of a network, in the order in which an atom's features pass them.
+    """The layers of a network, in the order in which the features of an atom pass through them.
 
     Attributes:
-        embedding: shared by all targets, as is the featurization.
-        featurization: blocks behind the embedding.
-        output: blocks of each target's own.
-        atom_wise: layers of each target's own, behind these blocks; the last emits one number.
+        embedding: first layer, shared by all targets.
+        featurization: blocks after the embedding, shared by all targets.
+        output: blocks that every target has a copy of.
+        atom_wise: layers after them, also one copy per target; the last one emits one number.
     """
 
     embedding: EmbeddingLayer
@@ -221,23 +221,23 @@ class Architecture:
 
     @property
     def shared(self) -> tuple[Layer, ...]:
-        """Layers that all targets share."""
+        """The layers that all targets share."""
         return (self.embedding, *self.featurization)
 
     @property
     def of_each_target(self) -> tuple[Layer, ...]:
-        """Layers that every target has a copy of, with weights of its own."""
+        """The layers that every target has a copy of, with its own weights."""
         return (*self.output, *self.atom_wise)
 
 
 def _blocks(
     degrees: list[Degrees], network: NetworkConfig, embedding: EmbeddingLayer | None = None
 ) -> tuple[ConvolutionLayer, ...]:
-    """The blocks between ``degrees``; the ``embedding``, if given, lies before the first."""
+    """The blocks between ``degrees``; the ``embedding``, if given, comes before the first."""
     functions = network.radial_functions
     radial = RadialShape(
         functions=functions,
-        # Where the kernel does not serve, all cosines are multiplied.
+        # Only the compiled kernel skips the other cosines.
         present=2 if network.radial_basis == "cosine" else functions,
         layers=network.radial_mlp_layers,
         neurons=network.radial_mlp_neurons,
@@ -259,7 +259,7 @@ def count_weights(network: NetworkConfig, targets: int = 1) -> int:
 
     Args:
         network: the architecture.
-        targets: output blocks, one for each target.
+        targets: number of targets, each with its own output block.
     """
     layers = Architecture.of(network)
     own = sum(layer.weights for layer in layers.of_each_target)
@@ -271,8 +271,8 @@ def count_work(network: NetworkConfig, targets: int, atoms: float, pairs: float)
 
     Args:
         network: the architecture.
-        targets: output blocks, one for each target.
-        atoms: of the batch.
+        targets: number of targets, each with its own output block.
+        atoms: atoms in the batch.
         pairs: unordered pairs of its atoms within ``network.radial_maximum_angstrom``.
     """
     layers = Architecture.of(network)
@@ -284,21 +284,21 @@ def count_work(network: NetworkConfig, targets: int, atoms: float, pairs: float)
 
 
 def relative_work(config: TrialConfig) -> float:
-    """A number that an epoch's seconds grow with, to compare runs on the same molecules.
+    """A relative cost of an epoch, to compare runs on the same molecules.
 
-    It is the floating-point operations of a training step per molecule, for a molecule of QM9's
-    mean size. The driver and ``hpsearch status`` need it before any molecule is read, and where
-    nothing was timed; seconds are what `hpsearch.cost.model` predicts.
+    It is the floating-point operations of a training step on one molecule of QM9's mean size. The
+    driver and ``hpsearch status`` use it before any molecule is read and without any timing;
+    `hpsearch.cost.model` predicts seconds.
     """
     pairs = mean_pairs(config.network.radial_maximum_angstrom)
     return count_work(config.network, len(config.targets), MEAN_ATOMS, pairs).flops
 
 
 MEAN_ATOMS = 18.03
-"""Atoms of a molecule of QM9, on average."""
+"""Mean number of atoms of a QM9 molecule."""
 
-# QM9 is the same for everyone and does not change, so the driver needs no molecules to count. Of
-# its 130,831 molecules every thirteenth was counted: the radius in Å, and the pairs within.
+# QM9 does not change, so the driver need not read the molecules to count pairs. Every thirteenth of
+# the 130,831 molecules was counted: the radius in Å, and the mean number of pairs within it.
 _PAIRS = (
     *((0.9, 0.0), (1.0, 0.38), (1.1, 8.51), (1.3, 10.13), (1.5, 14.39), (2.0, 23.72)),
     *((2.5, 50.27), (3.0, 74.13), (3.5, 95.07), (4.0, 112.79), (4.5, 129.01), (5.0, 140.38)),
@@ -307,9 +307,9 @@ _PAIRS = (
 
 
 def mean_pairs(radius_angstrom: float) -> float:
-    """Unordered pairs of atoms that lie within the radius in a molecule of QM9, on average.
+    """Mean number of unordered pairs of atoms within the radius in a QM9 molecule.
 
-    Interpolated in a table; beyond its last radius there are no more pairs.
+    The value is interpolated in a table, whose last radius includes all pairs.
     """
     for (low, fewer), (high, more) in pairwise(_PAIRS):
         if radius_angstrom < high:

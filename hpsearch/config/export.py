@@ -1,4 +1,4 @@
-"""The winner of a search as a YAML file that a person can read, edit and train again."""
+"""The winner of a search as a YAML file that a user can read, edit and train again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = "hpsearch-winner/1"
 
 
 class MeanAbsoluteError(Strict):
-    """A validation error with its unit, so that no reader takes meV for eV.
+    """A validation error with its unit, so that nobody mistakes meV for eV.
 
     Attributes:
         mae: mean absolute error on the validation molecules, in ``unit``.
@@ -33,24 +33,25 @@ class MeanAbsoluteError(Strict):
 
 
 class Provenance(Strict):
-    """Where an exported configuration comes from.
+    """The origin of an exported configuration.
 
     Attributes:
         study: name of the study.
-        trial: number of its best trial.
-        selected_on: the molecules that chose it; ``test`` means that their errors are not honest.
-        validation_loss: that trial's loss (Eq. 18).
-        zero_output_loss: the loss of a network whose output is zero, on the same molecules.
+        trial: number of its winner.
+        selected_on: molecules on which the winner was chosen; after ``test`` the test errors are
+            not an honest estimate.
+        validation_loss: loss of that trial (Eq. 18).
+        zero_output_loss: loss of a network that outputs zero, on the same molecules.
         validation_maes: errors of the same epoch, by target.
-        data_hash: of the molecules' content.
-        split_hash: of the three sets of molecules.
+        data_hash: hash of the molecules' content.
+        split_hash: hash of the three sets of molecules.
         space_name: name of the search space.
-        space_hash: of its content.
-        versions: of hpsearch, Python and the packages that decide the result, by name.
-        git_commit: of the code, where it ran from a checkout.
-        created: when it was exported, ISO 8601.
-        edited: whether a person has changed the configuration since: then the errors above are
-            another configuration's.
+        space_hash: hash of its content.
+        versions: versions of hpsearch, Python and the packages that decide the result.
+        git_commit: commit of the code, if it ran from a checkout.
+        created: time of the export, ISO 8601.
+        edited: whether the configuration has been changed since; the errors above then belong to
+            the unedited one.
     """
 
     study: str
@@ -114,10 +115,11 @@ class Winner(Strict):
     """A configuration to train, with its origin.
 
     Attributes:
-        name: of the configuration: the study's name, or a name of its own.
+        name: the study's name, or another name of the configuration.
         config: the configuration.
-        assumed: fields of ``config`` that its source does not state, as ``network.embedding_size``.
-        provenance: the search that found it; ``None`` for a configuration written by hand.
+        assumed: fields of ``config`` that its source does not state, such as
+            ``network.embedding_size``.
+        provenance: the search it comes from; ``None`` for a configuration written by hand.
     """
 
     name: _Name
@@ -132,39 +134,39 @@ class Winner(Strict):
 
     @property
     def data_hash(self) -> str | None:
-        """Hash of the molecules that it was found on; ``None`` without a search."""
+        """Hash of the molecules of its search; ``None`` without a search."""
         return None if self.provenance is None else self.provenance.data_hash
 
     @property
     def split_hash(self) -> str | None:
-        """Hash of the three sets that it was found on; ``None`` without a search."""
+        """Hash of the split of its search; ``None`` without a search."""
         return None if self.provenance is None else self.provenance.split_hash
 
     @property
     def untouched(self) -> bool:
-        """Whether it is a search's, as the search left it: neither written nor edited by hand."""
+        """Whether it comes from a search and has not been edited since."""
         return self.provenance is not None and not self.provenance.edited
 
     @classmethod
     def read(cls, path: str | Path) -> Winner:
         """The winner in the file at ``path``.
 
-        Where the fingerprint was deleted, the provenance is marked as edited. A relative
-        ``split_file`` is looked for beside the file, and absolute in what is returned.
+        If the fingerprint was deleted, the provenance is marked as edited. A relative
+        ``split_file`` is resolved against the folder of the file.
 
         Raises:
-            InputError: the file is not an export, or its configuration is not the one that its
-                fingerprint was made of.
+            InputError: the file is not an export, or its configuration does not match its
+                fingerprint.
         """
         winner = _from_document(read_yaml(path))
         data = winner.config.data.beside(Path(path))
         return winner.model_copy(update={"config": winner.config.model_copy(update={"data": data})})
 
     def write(self, path: str | Path) -> None:
-        """Write the file at ``path``, whole or not at all; an older file is replaced.
+        """Write the file at ``path`` atomically; an older file is replaced.
 
         Raises:
-            InputError: ``path`` is a folder, or lies in none.
+            InputError: ``path`` is a folder, or its folder does not exist.
             HpsearchError: the disk is full.
         """
         _replace(Path(path), self.to_yaml())
@@ -175,7 +177,7 @@ class Winner(Strict):
 
 
 class _File(Strict):
-    """The file's layout: what :class:`Winner` holds and the two keys that guard it."""
+    """The layout of the file: the fields of :class:`Winner`, and two keys that protect it."""
 
     format: Literal["hpsearch-winner/1"]
     name: _Name
@@ -238,7 +240,7 @@ def _lines(winner: Winner) -> Iterator[str]:
 
 
 def _value(key: str, value: Any, indent: str, place: str) -> Iterator[str]:
-    """Lines of ``key`` and its value; ``place`` is the dotted name that its unit is listed by."""
+    """The lines of ``key`` and its value; ``place`` is its dotted name in :data:`_UNITS`."""
     head = f"{indent}{_scalar(key)}:"
     if isinstance(value, Mapping) and value and not _is_flat(value):
         yield head
@@ -250,7 +252,7 @@ def _value(key: str, value: Any, indent: str, place: str) -> Iterator[str]:
 
 
 def _is_flat(value: Mapping[str, Any]) -> bool:
-    """An error with its unit stays on one line."""
+    """Whether the value is an error with its unit, which is written on one line."""
     return set(value) == {"mae", "unit"}
 
 
@@ -277,7 +279,7 @@ _SAFE = re.compile(r"[ !#-\[\]-~\xa1-\u1fff]")
 
 
 def _text(value: str) -> str:
-    """Plain where YAML reads the same text back, else quoted with everything odd escaped."""
+    """``value`` plain if YAML reads the same text back, else quoted with escapes."""
     if _PLAIN.fullmatch(value) and value.lower() not in yaml.SafeLoader.bool_values | {"null": 0}:
         return value
     return f'"{"".join(c if _SAFE.fullmatch(c) else _escaped(c) for c in value)}"'
@@ -288,7 +290,7 @@ def _escaped(character: str) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write ``path``, with errors that a person can act on."""
+    """Write ``path``, with errors that tell the user what to do."""
     shown = one_line(str(path), longest=300)
     try:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""The kinds of parameter that a search space may have, and the fields that they decide."""
+"""The types of parameter in a search space, and the configuration fields they set."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hpsearch.config.run import NetworkConfig, Strict, TrainingConfig
 from hpsearch.config.yaml_file import Position
 
 if TYPE_CHECKING:
-    import optuna  # half a second; a space is also read where nothing is sampled
+    import optuna  # takes half a second, and reading a space does not need it
 
 Scalar = bool | int | float | str
 Scalars = tuple[Scalar, ...]
 
 LARGEST = 2**31 - 1
-"""A database column and every sampler hold it exactly."""
+"""The largest integer that a database column and every sampler represent exactly."""
 
 
 def _scalar(value: object) -> Scalar:
@@ -35,11 +35,11 @@ def _scalar_or_none(value: object) -> Scalar | None:
 
 
 def _one_or_more(values: object) -> object:
-    """A condition's single value means a list of one."""
+    """A condition with a single value means a list of one value."""
     return values if isinstance(values, (list, tuple)) else (values,)
 
 
-# Strict pydantic refuses a list where a tuple is due, and YAML and JSON have only lists.
+# Strict pydantic refuses a list for a tuple, and YAML and JSON have only lists.
 _Scalars = Annotated[
     tuple[Annotated[Scalar, PlainValidator(_scalar)], ...],
     Field(strict=False, min_length=1, max_length=1000),
@@ -50,18 +50,18 @@ _Scale = Literal["linear", "log"]
 
 
 class _Conditional(Strict):
-    """What every parameter may have.
+    """The fields that every parameter may have.
 
     Attributes:
-        when: other parameters, each with the values that let this one have an effect.
-        otherwise: the field's value while the condition does not hold.
+        when: the condition: other parameters, and the values for which this one is used.
+        otherwise: the value of the field if the condition does not hold.
     """
 
     when: dict[str, _Allowed] = Field(default_factory=dict)
     otherwise: Annotated[Scalar | None, PlainValidator(_scalar_or_none)] = None
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the parameter has an effect, given the values drawn before it."""
+        """Whether the condition holds, given the values drawn so far."""
         return all(values.get(name) in allowed for name, allowed in self.when.items())
 
 
@@ -74,7 +74,7 @@ class IntParameter(_Conditional):
     scale: _Scale = "linear"
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value drawn by the trial's sampler."""
+        """A value sampled for the trial."""
         return trial.suggest_int(name, self.low, self.high, log=self.scale == "log")
 
     def can_be(self, value: Scalar) -> bool:
@@ -83,7 +83,7 @@ class IntParameter(_Conditional):
 
     @property
     def ends(self) -> dict[Position, Scalar]:
-        """Values that a configuration must accept for it to accept all, with their places."""
+        """The values to check, with their places in the file: if they are valid, all are."""
         return {("low",): self.low, ("high",): self.high}
 
 
@@ -96,14 +96,14 @@ class FloatParameter(_Conditional):
     scale: _Scale = "linear"
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value drawn by the trial's sampler."""
+        """A value sampled for the trial."""
         drawn = trial.suggest_float(name, self.low, self.high, log=self.scale == "log")
         # A sampler's exp(log(high)) may round to just above high.
         return float(min(max(drawn, self.low), self.high))
 
     @property
     def ends(self) -> dict[Position, Scalar]:
-        """Values that a configuration must accept for it to accept all, with their places."""
+        """The values to check, with their places in the file: if they are valid, all are."""
         return {("low",): self.low, ("high",): self.high}
 
 
@@ -114,7 +114,7 @@ class CategoricalParameter(_Conditional):
     choices: _Scalars
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
-        """A value drawn by the trial's sampler."""
+        """A value sampled for the trial."""
         return cast(Scalar, trial.suggest_categorical(name, self.choices))
 
     def can_be(self, value: Scalar) -> bool:
@@ -123,7 +123,7 @@ class CategoricalParameter(_Conditional):
 
     @property
     def ends(self) -> dict[Position, Scalar]:
-        """Values that a configuration must accept for it to accept all, with their places."""
+        """The values to check, with their places in the file: if they are valid, all are."""
         return {("choices", index): choice for index, choice in enumerate(self.choices)}
 
 
@@ -131,13 +131,15 @@ Parameter = IntParameter | FloatParameter | CategoricalParameter
 
 
 class Composites(Strict):
-    """Two numbers that stand for a layer's scalars and vectors, as the paper's search drew them.
+    """The number of components and the scalar fraction, from which scalars and vectors follow.
+
+    The paper's search samples these two instead of the numbers of scalars and vectors.
 
     Attributes:
-        featurization_components: components of every featurization block (Table 3's FC).
-        featurization_scalar_fraction: the part of them that are scalars.
-        output_components: components between two output convolutions (Table 3's OC).
-        output_scalar_fraction: the part of them that are scalars.
+        featurization_components: components of every featurization block (FC in Table 3).
+        featurization_scalar_fraction: the fraction of them that are scalars.
+        output_components: components between two output convolutions (OC in Table 3).
+        output_scalar_fraction: the fraction of them that are scalars.
     """
 
     featurization_components: Annotated[int, Field(ge=3)]
@@ -147,9 +149,10 @@ class Composites(Strict):
 
 
 def split_components(components: int, scalar_fraction: float) -> tuple[int, int]:
-    """Scalars and vectors: round(p C) and round((1 - p) C / 3), for a vector has three components.
+    """The numbers of scalars, round(p C), and of vectors, round((1 - p) C / 3).
 
-    Both are 0 only for C of 2 or less, which :class:`Composites` refuses.
+    A vector has three components. Both numbers are 0 only for C ≤ 2, which :class:`Composites`
+    refuses.
 
     >>> split_components(144, 0.4)
     (58, 29)
@@ -163,7 +166,7 @@ PARTS = ("featurization", "output")
 
 NETWORK_FIELDS = tuple(NetworkConfig.model_fields)
 TRAINING_FIELDS = tuple(name for name in TrainingConfig.model_fields if name != "seed")
-"""Without the seed, which follows from the space's seed and the trial's number."""
+"""All training fields except the seed, which follows from the space's seed and the trial number."""
 
 COMPOSITE_FIELDS = tuple(Composites.model_fields)
 
@@ -172,12 +175,12 @@ FIELDS = {
     **{name: TrainingConfig.model_fields[name] for name in TRAINING_FIELDS},
     **Composites.model_fields,
 }
-"""Everything that can be searched."""
+"""All fields that can be searched."""
 
 
 @cache
 def adapter(name: str) -> TypeAdapter[Any]:
-    """What the configuration allows for the field ``name``."""
+    """The validator of the configuration field ``name``."""
     info = FIELDS[name]
     kind: Any = info.annotation
     for constraint in info.metadata:
@@ -186,20 +189,20 @@ def adapter(name: str) -> TypeAdapter[Any]:
 
 
 def widths(part: str, values: Mapping[str, Any]) -> dict[str, int]:
-    """Scalars and vectors of ``part`` where the drawn ``values`` give them by components."""
+    """Scalars and vectors of ``part``, if ``values`` gives components and a scalar fraction."""
     if f"{part}_scalars" in values:
         return {}
     components = values.get(f"{part}_components")
-    if components is None:  # a single output convolution: nothing lies between two
+    if components is None:  # a single output convolution has no features between two of them
         return {f"{part}_scalars": 0, f"{part}_vectors": 0}
     scalars, vectors = split_components(components, values[f"{part}_scalar_fraction"])
     return {f"{part}_scalars": scalars, f"{part}_vectors": vectors}
 
 
 def draw_order(parameters: Mapping[str, Parameter]) -> list[str]:
-    """Names in the order of the configuration's fields, each after those that it depends on.
+    """Names in the order of the configuration's fields, but after the parameters they depend on.
 
-    A parameter in a circle of conditions is left out.
+    Parameters whose conditions form a circle are left out.
     """
     order: list[str] = []
     pending = [name for name in FIELDS if name in parameters]

@@ -1,7 +1,7 @@
-"""Frozen descriptions of one training run: the network, its training and its data.
+"""The configuration of one run: the network, its training and its data.
 
-A configuration is checked where it enters (a sampled trial, an exported file) and read-only ever
-after. Dumped, it is nested JSON of plain values, so it travels through Ray, SQL and YAML unchanged.
+A configuration is checked once, when it is read or sampled, and cannot change afterwards. Its
+dumped form is nested JSON of plain values, so Ray, SQL and YAML pass it on unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ScheduleName = Literal["plateau", "cosine"]
 
 
 class Strict(BaseModel):
-    """What is read from a file: no unknown keys, no coercion from text, no NaN, no later change."""
+    """A model read from a file: no unknown keys, no conversion from text, no NaN, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -49,16 +49,17 @@ class NetworkConfig(Strict):
         featurization_scalars: scalar features (l = 0) of every featurization block.
         featurization_vectors: vector features (l = 1) of every featurization block.
         featurization_blocks: convolution & gated blocks before the output blocks.
-        residual: add a featurization block's input to its output where the widths agree.
+        residual: whether a featurization block's input is added to its output, if their widths
+            agree.
         radial_basis: ``cosine`` (Eq. 2), ``gaussian`` (SchNet) or ``bessel`` (DimeNet).
         radial_functions: number of radial basis functions.
-        radial_maximum_angstrom: distance beyond which no pair interacts, in Å.
+        radial_maximum_angstrom: largest distance at which a pair of atoms interacts, in Å.
         radial_mlp_layers: hidden layers of the radial MLP.
         radial_mlp_neurons: width of each hidden layer of the radial MLP.
         output_blocks: convolution & gated blocks in each output block.
         output_scalars: scalars between two convolutions of an output block; 0 with one block.
         output_vectors: vectors between two convolutions of an output block; 0 with one block.
-        output_mlp_layers: atom-wise layers after the convolutions, the last one to a single scalar.
+        output_mlp_layers: atom-wise layers after the convolutions; the last one emits one scalar.
         output_mlp_neurons: scalars of the last convolution and of the hidden atom-wise layers.
         softplus_beta: sharpness of the softplus activations; not searched in the paper.
     """
@@ -102,18 +103,18 @@ class TrainingConfig(Strict):
     """How a network is trained (section 2.1).
 
     Attributes:
-        batch_size: molecules a step.
+        batch_size: molecules per step.
         learning_rate: Adam's initial learning rate.
-        epochs: most epochs.
-        schedule: ``plateau`` (the paper's: ``plateau_factor`` after ``plateau_patience`` epochs
-            without a lower validation loss) or ``cosine`` (a warm-up over the first twentieth of
-            the steps, then a half cosine to ``minimum_learning_rate`` over all ``epochs``; suits
-            runs too short for a plateau).
+        epochs: maximum number of epochs.
+        schedule: ``plateau`` or ``cosine``. ``plateau`` is the paper's: the learning rate is
+            multiplied by ``plateau_factor`` after ``plateau_patience`` epochs without a lower
+            validation loss. ``cosine`` warms up over the first twentieth of the steps and then
+            follows a half cosine to ``minimum_learning_rate``; it suits short runs.
         plateau_factor: factor on the learning rate at a plateau.
         plateau_patience: epochs without improvement before the factor applies.
-        minimum_learning_rate: where either schedule ends.
+        minimum_learning_rate: lowest learning rate of both schedules.
         early_stopping_patience: epochs without improvement after which training ends.
-        seed: of the weights and of the order of batches.
+        seed: seed of the initial weights and of the order of the molecules.
     """
 
     batch_size: PositiveCount
@@ -128,18 +129,20 @@ class TrainingConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Which molecules train, choose and test.
+    """The split into training, validation and test molecules.
 
     Attributes:
-        train_size: training molecules.
-        validation_size: validation molecules, which choose the epoch and the winner.
-        test_size: test molecules; ``None`` takes every molecule that lies behind the validation
-            molecules in the permutation: 20,831 with the other sizes' defaults.
-        split_seed: seed of the random permutation that the three sets are cut from.
-        split_file: JSON file with the three lists of QM9 indices, instead of a random split; the
-            sizes and the seed stay at their defaults, since the file decides the molecules.
-        training_seed: draws the training and validation molecules anew from those that do not test;
-            the test molecules stay. What an ablation's repeats differ in with ``--vary-split``.
+        train_size: number of training molecules.
+        validation_size: number of validation molecules, on which the best epoch and the winner are
+            chosen.
+        test_size: number of test molecules; ``None`` takes all that follow the validation
+            molecules in the permutation: 20,831 with the default sizes.
+        split_seed: seed of the random permutation from which the three sets are cut.
+        split_file: JSON file with three lists of QM9 indices, instead of a random split. The sizes
+            and the seed then stay at their defaults.
+        training_seed: if set, the training and validation molecules are drawn again from all
+            molecules outside the test set, with this seed. With ``--vary-split``, an ablation's
+            repeats differ in it.
     """
 
     train_size: Annotated[int, Field(ge=2)] = 109_000
@@ -147,7 +150,7 @@ class DataConfig(Strict):
     test_size: PositiveCount | None = None
     split_seed: Count = 0
     split_file: str | None = None
-    # Left out where it is not set: a configuration without it keeps the fingerprint that it had.
+    # Not dumped unless set, so that older configurations keep their fingerprint.
     training_seed: Annotated[Count | None, Field(exclude_if=lambda seed: seed is None)] = None
 
     @model_validator(mode="after")
@@ -164,9 +167,9 @@ class DataConfig(Strict):
         return self
 
     def beside(self, file: Path) -> DataConfig:
-        """The same with a relative ``split_file`` made absolute, as one that lies beside ``file``.
+        """The same with an absolute ``split_file``, resolved against the folder of ``file``.
 
-        A worker of another working folder, or on another machine, then opens the same file.
+        A worker in another working folder or on another machine then opens the same file.
         """
         if self.split_file is None or Path(self.split_file).is_absolute():
             return self
@@ -174,10 +177,10 @@ class DataConfig(Strict):
 
 
 class TrialConfig(Strict):
-    """Everything that decides one training run.
+    """The complete configuration of one run.
 
     Attributes:
-        targets: names of the targets, each with an output block of its own, in Table 1's order.
+        targets: names of the targets in Table 1's order; every target has its own output block.
         network: the architecture.
         training: the optimisation.
         data: the molecules.
@@ -199,12 +202,12 @@ class TrialConfig(Strict):
             raise ValueError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe nested dictionary; :meth:`from_dict` is its inverse."""
+        """The configuration as nested JSON; :meth:`from_dict` is the inverse."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
-        """The configuration that :meth:`to_dict` wrote.
+        """The configuration from the output of :meth:`to_dict`.
 
         Raises:
             pydantic.ValidationError: a key or value is not allowed.
@@ -218,7 +221,7 @@ class TrialConfig(Strict):
 
 
 def fingerprint(values: Any) -> str:
-    """SHA-256 (hex) of ``values`` as canonical JSON."""
+    """The SHA-256 (hex) of ``values`` as canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -227,12 +230,12 @@ def fingerprint(values: Any) -> str:
 
 
 def rebuild(config: Config, **changes: object) -> Config:
-    """``config`` with ``changes``, checked again: a copy alone would skip the validators."""
+    """``config`` with ``changes``, validated again, which pydantic's ``model_copy`` would not."""
     return _rebuilt(config, changes, str)
 
 
 def rebuild_by_options(config: Config, changes: Mapping[str, object]) -> Config:
-    """As :func:`rebuild`, for changes that a command's options gave: errors name the option.
+    """As :func:`rebuild` with the values of a command's options; errors name the option.
 
     Raises:
         InputError: a value is not allowed.
@@ -241,7 +244,7 @@ def rebuild_by_options(config: Config, changes: Mapping[str, object]) -> Config:
 
 
 def option(field: str) -> str:
-    """The command's option for a configuration's field: ``--train-size`` for ``train_size``."""
+    """The command-line option for a field: ``--train-size`` for ``train_size``."""
     return f"--{field.replace('_', '-')}"
 
 
@@ -257,10 +260,10 @@ def _rebuilt(config: Config, changes: Mapping[str, object], shown: Callable[[str
 
 @dataclass(frozen=True)
 class Overrides:
-    """What a command's options change; ``None`` leaves it as it is.
+    """The values that a command's options set; ``None`` changes nothing.
 
-    An option changes what has a field of its name: a search space has ``trials`` and ``sampler``,
-    and an exported configuration has not.
+    An option only changes objects with a field of its name. A search space has ``trials`` and
+    ``sampler``; an exported configuration does not.
     """
 
     trials: int | None = None
@@ -278,16 +281,16 @@ class Overrides:
     split_seed: int | None = None
 
     def given(self, names: Iterable[str]) -> dict[str, Any]:
-        """The options among ``names`` that were given, in the order of this class."""
+        """The given options among ``names``, in the order of this class."""
         wanted = set(names)
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: v for name, v in every.items() if v is not None and name in wanted}
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: v for name, v in options.items() if v is not None and name in wanted}
 
     def given_for(self, data: DataConfig) -> dict[str, Any]:
-        """The options that change the molecules.
+        """The given options that change the molecules.
 
         Raises:
-            InputError: there are some beside a split file, which would silently win over them.
+            InputError: there are such options and a split file, which would override them.
         """
         given = self.given(type(data).model_fields)
         if data.split_file is not None and given:
@@ -299,17 +302,17 @@ class Overrides:
         return given
 
     def apply(self, config: Config) -> Config:
-        """``config`` with the options that it has a field for.
+        """``config`` with the options for which it has a field.
 
         Raises:
-            InputError: a value is not allowed, or is a size or a seed beside a split file.
+            InputError: a value is not allowed, or the split file excludes it.
         """
         if isinstance(config, DataConfig):
             return rebuild_by_options(config, self.given_for(config))
         return rebuild_by_options(config, self.given(type(config).model_fields))
 
     def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
-        """``config`` with the options, and with ``targets`` where there are any.
+        """``config`` with the options, and with ``targets`` if there are any.
 
         Raises:
             InputError: a value or a name is not allowed.
@@ -323,4 +326,4 @@ class Overrides:
 
 
 NO_OVERRIDES = Overrides()
-"""Leaves a configuration as it is."""
+"""Changes nothing."""

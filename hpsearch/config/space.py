@@ -1,7 +1,7 @@
 """Search spaces: from a YAML file to the configuration of every trial.
 
-A space is checked as a whole when it is read. After that, whatever a sampler draws is a valid
-:class:`~hpsearch.config.run.TrialConfig`: no trial is lost to a range that allowed nonsense.
+A space is checked completely when it is read. Every sample is then a valid
+:class:`~hpsearch.config.run.TrialConfig`, so no trial fails because of a wrong range.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ SamplerName = Literal["random", "tpe", "gp", "qmc"]
 
 
 REFUSALS = 1_000
-"""So many draws in a row beyond the budget end a launch: its space has next to nothing within."""
+"""A launch ends after this many samples in a row over the budget: almost none would fit."""
 
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def parse_bytes(text: str) -> int:
-    """``1.5 GB`` as bytes.
+    """The bytes of a text such as ``1.5 GB``.
 
     Raises:
-        ValueError: the text is no size.
+        ValueError: the text is not a size.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text)
-    if found is None or found[2] not in _UNITS:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text)
+    if match is None or match[2] not in _UNITS:
         raise ValueError(f"must be a size such as '8 GB', in one of {', '.join(_UNITS)}")
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def _size(text: str) -> str:
@@ -76,12 +76,12 @@ def _size(text: str) -> str:
 
 
 class Budget(Strict):
-    """Limits of a trial; ``None`` for no limit.
+    """Limits of a trial; ``None`` means no limit.
 
     Attributes:
-        max_parameters: trainable weights of all its output blocks together.
-        max_memory: of the process that trains it, as text such as ``8 GB``.
-        max_epoch_seconds: of an epoch, its evaluation included.
+        max_parameters: limit of trainable weights, all output blocks included.
+        max_memory: limit of the worker's memory, as text such as ``8 GB``.
+        max_epoch_seconds: limit of an epoch's seconds, evaluation included.
     """
 
     max_parameters: Annotated[int, Field(ge=1, le=LARGEST)] | None = None
@@ -90,15 +90,15 @@ class Budget(Strict):
 
     @property
     def is_measured(self) -> bool:
-        """Whether a limit is on something that has to be measured on the machine."""
+        """Whether a limit needs a measurement on this machine."""
         return self.max_memory is not None or self.max_epoch_seconds is not None
 
     def refusal(self, weights: int, cost: Callable[[], tuple[int, float]]) -> str | None:
-        """Why a configuration is beyond the budget, with its figure; ``None`` if it is within.
+        """The reason why a configuration exceeds the budget, or ``None`` if it does not.
 
         Args:
-            weights: of its network.
-            cost: gives its bytes and the seconds of an epoch; called where they are limited.
+            weights: weights of its network.
+            cost: returns its bytes of memory and seconds per epoch; called only if one is limited.
         """
         if self.max_parameters is not None and weights > self.max_parameters:
             return f"{weights:,} weights, max_parameters is {self.max_parameters:,}"
@@ -148,23 +148,23 @@ _Targets = Annotated[
 
 
 class SearchSpace(Strict):
-    """What a search may try and everything that it holds fixed; read with :meth:`load`.
+    """The searched parameters and the fixed values of a search; read with :meth:`load`.
 
     Attributes:
-        version: of the file's layout.
-        name: of the space; the default name of its study.
-        description: free text; the only key that the hash leaves out.
-        trials: networks to train to a verdict.
+        version: version of the file format.
+        name: name of the space, and default name of its study.
+        description: free text; the only key that does not enter the hash.
+        trials: number of trials to finish.
         sampler: ``random``, ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process)
             or ``qmc`` (quasi-Monte Carlo).
-        startup_trials: random trials before ``tpe`` or ``gp`` begin to learn; others ignore it.
-        seed: of the sampler and, with the trial's number, of every trial's training.
-        targets: names of the targets, trained at once.
+        startup_trials: random trials before ``tpe`` or ``gp`` use results; others ignore it.
+        seed: seed of the sampler; with the trial's number also the seed of a trial's training.
+        targets: names of the targets, which one network learns together.
         network: fixed values of the network, by field.
         training: fixed values of the training, by field.
         data: the molecules.
-        budget: what a trial may cost; a draw beyond it is refused.
-        parameters: what is searched.
+        budget: limits of a trial; samples that exceed it are not trained.
+        parameters: the searched parameters.
     """
 
     version: Literal[1]
@@ -178,27 +178,27 @@ class SearchSpace(Strict):
     network: dict[str, Any]
     training: dict[str, Any]
     data: DataConfig
-    # Left out where it is not set: a space without one keeps the hash that it had.
+    # Not dumped unless set, so that older spaces keep their hash.
     budget: Annotated[Budget | None, Field(exclude_if=lambda budget: budget is None)] = None
     parameters: dict[str, Annotated[Parameter, Field(discriminator="type")]]
     _text: str = PrivateAttr("")
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
-        """The space in the file at ``path``; a relative ``split_file`` lies beside it.
+        """The space in the file at ``path``; its folder is that of a relative ``split_file``.
 
         Raises:
-            InputError: the file is not a space whose every draw is a valid configuration.
+            InputError: the file is not a space, or could give an invalid configuration.
         """
         space = cls._read(read_yaml(path))
         return space.model_copy(update={"data": space.data.beside(Path(path))})
 
     @classmethod
     def parse(cls, text: str, source: str) -> SearchSpace:
-        """The space in ``text``, which :meth:`load` would find in the file called ``source``.
+        """The space in ``text``, the content of the file called ``source``.
 
         Raises:
-            InputError: as :meth:`load`.
+            InputError: as in :meth:`load`.
         """
         return cls._read(parse_yaml(text, source))
 
@@ -218,19 +218,19 @@ class SearchSpace(Strict):
 
     @property
     def text(self) -> str:
-        """The file as it was read, comments included; an override leaves it alone."""
+        """The text of the file, comments included; overrides do not change it."""
         return self._text
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content: comments, the order of keys and the description do not count."""
+        """SHA-256 of the content without comments, the order of keys and the description."""
         return content_hash(self.model_dump(mode="json"))
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialConfig:
-        """The configuration of ``trial``, its parameters drawn by the study's sampler.
+        """The configuration of ``trial``, with parameters from the study's sampler.
 
-        A parameter whose condition does not hold is not drawn, so the study stores only what had
-        an effect. The order of the draws does not depend on the order in the file.
+        A parameter whose condition does not hold is not sampled, so the study stores only
+        parameters with an effect. The order of sampling does not depend on the order in the file.
         """
         values: dict[str, Any] = {**self.network, **self.training}
         for name in draw_order(self.parameters):
@@ -251,22 +251,22 @@ class SearchSpace(Strict):
         )
 
     def training_seed(self, number: int) -> int:
-        """Seed of trial ``number``'s weights and batches; the same on every machine."""
+        """The seed of the weights and batches of trial ``number``; the same on every machine."""
         digest = hashlib.sha256(f"{self.seed}:{number}".encode()).digest()
         return int.from_bytes(digest[:4], "big") & LARGEST
 
     def with_overrides(
         self, *, targets: Sequence[str] | None = None, **options: Any
     ) -> SearchSpace:
-        """This space with the values that a command gave instead; ``None`` leaves the file's.
+        """This space with values from a command; ``None`` means the file's value.
 
         Args:
             targets: names of the targets.
-            options: fields of :class:`~hpsearch.config.run.Overrides`. One that the space searches
-                is no longer searched.
+            options: fields of :class:`~hpsearch.config.run.Overrides`. A searched parameter among
+                them becomes fixed.
 
         Raises:
-            InputError: a value is not allowed; it names the command's option.
+            InputError: a value is not allowed; the message names the command's option.
         """
         overrides = Overrides(**options)
         top = overrides.given(type(self).model_fields)
@@ -292,15 +292,15 @@ class SearchSpace(Strict):
             raise InputError(_by_option(message, places)) from None
 
     def to_provenance(self) -> dict[str, Any]:
-        """JSON-safe record to keep with a study; :meth:`from_provenance` is its inverse."""
+        """The record that a study stores; :meth:`from_provenance` is the inverse."""
         return {"hash": self.hash, "content": self.model_dump(mode="json"), "text": self.text}
 
     @classmethod
     def from_provenance(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """The space that :meth:`to_provenance` recorded.
+        """The space from the output of :meth:`to_provenance`.
 
         Raises:
-            InputError: the record is damaged, or this version reads it differently.
+            InputError: the record is damaged, or invalid for this version.
         """
         content, text = values.get("content"), values.get("text")
         if not isinstance(content, dict) or not isinstance(text, str):
@@ -314,12 +314,12 @@ class SearchSpace(Strict):
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a space's content as JSON, its description left out."""
+    """SHA-256 of a space's content as JSON, without the description."""
     return fingerprint({key: value for key, value in content.items() if key != "description"})
 
 
 def _by_option(message: str, places: Mapping[str, str]) -> str:
-    """``message`` with the option in place of the field that it begins with."""
+    """``message`` with the name of the option in place of the field at its beginning."""
     field = re.match(r"[\w.]*", message)[0]  # type: ignore[index]
     if field not in places:
         return message

@@ -1,4 +1,4 @@
-"""Refuses a search space that could draw an invalid configuration, naming the line."""
+"""Checks that a search space cannot give an invalid configuration; errors name the line."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def check(
     parameters: Mapping[str, Parameter],
     document: Document,
 ) -> None:
-    """Check that whatever is drawn makes a valid configuration.
+    """Check that every sample gives a valid configuration.
 
     Args:
         network: fixed values of the network, by field.
         training: fixed values of the training, by field.
-        parameters: what is searched.
+        parameters: the searched parameters.
         document: the file they come from.
 
     Raises:
-        InputError: the first fault, in one line.
+        InputError: the first error, in one line.
     """
     names = _NameCheck(
         {"network": network, "training": training, "parameters": parameters}, document
@@ -75,7 +75,7 @@ def check(
 
 
 class _NameCheck:
-    """Every field of the network and the training is given once."""
+    """Checks that every field of the network and the training is given exactly once."""
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]], document: Document) -> None:
         self._sections = sections
@@ -125,32 +125,32 @@ class _NameCheck:
                     )
 
     def _given_by_components(self, part: str, given: set[str]) -> set[str]:
-        halves = (f"{part}_components", f"{part}_scalar_fraction")
-        whole = (f"{part}_scalars", f"{part}_vectors")
-        found = [name for name in halves if name in given]
+        composites = (f"{part}_components", f"{part}_scalar_fraction")
+        counts = (f"{part}_scalars", f"{part}_vectors")
+        found = [name for name in composites if name in given]
         if not found:
             return set()
-        for name in whole:
+        for name in counts:
             if name in given:
                 self._refuse(
                     self._place(name),
                     f"{name} must be given once, got it beside {found[0]}, which stands for it; "
                     "delete one",
                 )
-        for half in halves:
-            if half not in given:
+        for name in composites:
+            if name not in given:
                 self._refuse(
                     self._place(found[0]),
-                    f"{found[0]} must stand beside {half}, got it alone; add {half}",
+                    f"{found[0]} must stand beside {name}, got it alone; add {name}",
                 )
-        return set(whole)
+        return set(counts)
 
     def _place(self, name: str) -> Position:
         return next((section, name) for section, names in self._sections.items() if name in names)
 
 
 class _RangeCheck:
-    """The configuration accepts the ends of a range, and so all between them."""
+    """Checks that the configuration accepts both ends of a range, and so every value in it."""
 
     def __init__(self, name: str, parameters: Mapping[str, Parameter], document: Document) -> None:
         self._name = name
@@ -204,7 +204,7 @@ class _RangeCheck:
 
 
 class _ConditionCheck:
-    """A condition can be decided, and says what happens while it does not hold."""
+    """Checks that a condition can be evaluated and that a field has a value if it is false."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class _ConditionCheck:
         parameter = self._parameters[self._name]
         for other, allowed in parameter.when.items():
             self._condition(other, allowed)
-        # A composite is no field: without it there is simply no feature.
+        # A composite is not a configuration field: without it there are no such features.
         direct = self._name not in COMPOSITE_FIELDS
         if parameter.otherwise is not None:
             if not parameter.when or not direct:
@@ -264,7 +264,10 @@ class _ConditionCheck:
 
 
 class _WidthCheck:
-    """Scalars and vectors: some where a convolution follows, none where there is no second one."""
+    """Checks the numbers of scalars and vectors.
+
+    Every convolution needs input features. A single output convolution has no features after it.
+    """
 
     def __init__(
         self, fixed: Mapping[str, Any], parameters: Mapping[str, Parameter], document: Document
@@ -329,7 +332,7 @@ class _WidthCheck:
             )
 
     def _least(self, name: str, counts: _OutputBlocks | None) -> int:
-        """The least value of the field, where given while there are several output blocks."""
+        """The lowest value of the field; with ``counts``, for several output blocks."""
         parameter = self._parameters.get(name)
         if parameter is None:
             return int(self._fixed[name])
@@ -351,11 +354,11 @@ _OUTPUT_WIDTHS = (
 
 
 class _OutputBlocks:
-    """The numbers of output convolutions that can be drawn."""
+    """The numbers of output convolutions that can be sampled."""
 
     def __init__(self, fixed: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
         parameter = parameters.get("output_blocks")
-        # A range stays a range: it may be astronomically long.
+        # Ranges are not expanded, because they may be extremely long.
         self._counts: list[Sequence[Any]] = []
         if parameter is None:
             self._counts = [(fixed["output_blocks"],)]
@@ -379,11 +382,11 @@ class _OutputBlocks:
 
 
 def _always_holds(parameter: Parameter, counts: _OutputBlocks) -> bool:
-    """Whether the parameter surely has an effect with several output blocks."""
+    """Whether the parameter is always used with several output blocks."""
     if not parameter.when:
         return True
     allowed = set(parameter.when.get("output_blocks", ()))
-    # all() ends at the first number that is not allowed, so a long range is not walked.
+    # all() stops at the first number that is not allowed, so a long range costs nothing.
     return set(parameter.when) == {"output_blocks"} and all(n in allowed for n in counts.several())
 
 

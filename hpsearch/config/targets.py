@@ -14,7 +14,7 @@ ELEMENTS = (1, 6, 7, 8, 9)
 MEV_PER_HARTREE = 27_211.386245988
 """1 Hartree in meV (CODATA 2018)."""
 
-# (native unit, reporting unit) -> factor; a pair that is not here cannot be converted.
+# (native unit, reporting unit) -> factor; no other conversion is possible.
 _FACTORS = {
     ("D", "D"): 1.0,
     ("a0^3", "a0^3"): 1.0,
@@ -25,10 +25,10 @@ _FACTORS = {
 
 
 def factor(native: str, reporting: str) -> float:
-    """Number that takes a value in ``native`` units to ``reporting`` units.
+    """The factor from ``native`` to ``reporting`` units.
 
     Raises:
-        KeyError: the pair is not one that the targets use.
+        KeyError: no target uses this pair of units.
     """
     return _FACTORS[native, reporting]
 
@@ -40,11 +40,11 @@ class Target:
     Attributes:
         name: short name, used in commands, columns and file names.
         symbol: the paper's notation in Table 1.
-        unit: unit in which errors are reported (Table 1's).
-        native_unit: unit in which QM9 stores the property and in which references are subtracted.
+        unit: unit of reported errors, as in Table 1.
+        native_unit: unit in which QM9 stores the property and references are subtracted.
         column: column of the packaged QM9 tables.
-        references: Table 2's per-element reference in ``native_unit``, ordered as ``ELEMENTS``;
-            zero where Table 2 has none.
+        references: Table 2's reference of every element in ``native_unit``, ordered as
+            ``ELEMENTS``; zero if Table 2 has none.
     """
 
     name: str
@@ -108,10 +108,10 @@ def _offer(name: str) -> str:
 
 
 def canonical_targets(names: Iterable[str]) -> tuple[str, ...]:
-    """``names`` checked, without repeats, in Table 1's order; ``all`` means every target.
+    """``names`` without repeats, in Table 1's order; ``all`` means every target.
 
     Raises:
-        InputError: a name is unknown, or there is none.
+        InputError: a name is unknown, or ``names`` is empty.
     """
     wanted: set[str] = set()
     for name in names:

@@ -1,4 +1,4 @@
-"""Turns what pydantic refuses in a YAML file into one line: place, what must hold, the fix."""
+"""Turns pydantic's errors about a YAML file into one line: place, what must hold, the fix."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ T = TypeVar("T")
 
 
 def validate(kind: type[T] | TypeAdapter[T], document: Document, at: Position = ()) -> T:
-    """The value at ``at``, checked by a pydantic model, type or adapter.
+    """The value at ``at``, validated by a pydantic model, type or adapter.
 
     Raises:
         InputError: the value is not valid: one line with file, line, what must hold, what came
-            and, where it can be told, the fix.
+            and, if known, the fix.
     """
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
@@ -62,7 +62,7 @@ _BOUND_WORDS = {
 def _first_error(
     error: ValidationError, document: Document, at: Position, model: type[BaseModel] | None
 ) -> InputError:
-    """The error to show: an unknown key first, since a misspelt key is also a missing one."""
+    """The error to show. An unknown key comes first, because a misspelt key is also missing."""
     details = error.errors(include_url=False, include_context=True)
     details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
     detail = details[0]
@@ -95,7 +95,7 @@ def _first_error(
 
 
 def _own_words(name: str, message: str, got: str) -> str:
-    """A validator's message: a bare ``must ...``, or a sentence that says what came."""
+    """The message of one of our validators: ``must ...`` without a subject, or a sentence."""
     if message.startswith("must "):
         return f"{name} {message}" if ", got " in message else f"{name} {message}, got {got}"
     return f"{name}: {message}"
@@ -108,7 +108,7 @@ def _discriminator(context: Mapping[str, Any]) -> str:
 def _must(
     kind: str, context: Mapping[str, Any], message: str, document: Document, position: Position
 ) -> tuple[str, str]:
-    """What must hold and the fix, for the errors that a value can have."""
+    """What must hold, and the fix, for an error of a value."""
     value = document.at(position)
     if kind in _KIND_WORDS:
         return f"be {_KIND_WORDS[kind]}", _kind_fix(kind, value)
@@ -145,7 +145,7 @@ def _kind_fix(kind: str, value: Any) -> str:
 
 
 def _position(document: Document, at: Position, location: Position) -> Position:
-    """The place in the file of pydantic's ``location``, which also names members of unions."""
+    """The place in the file for pydantic's ``location``, which also contains union members."""
     position, value = at, document.at(at)
     for index, step in enumerate(location):
         inside = has_step(value, step)
@@ -159,7 +159,7 @@ def _position(document: Document, at: Position, location: Position) -> Position:
 
 
 def _known_keys(model: type[BaseModel] | None, location: Position) -> Collection[str]:
-    """Keys of the model that has the unknown key at ``location``."""
+    """The known keys at the place of the unknown key ``location``."""
     kind: Any = model
     for step in location[:-1]:
         kind = _inner(kind, step)
@@ -183,7 +183,7 @@ def _inner(kind: Any, step: str | int) -> Any:
 
 
 def _bare(kind: Any) -> Any:
-    """``kind`` without constraints; of an optional one, the type that it has when given."""
+    """``kind`` without constraints and without ``None``."""
     if get_origin(kind) is Annotated:
         return _bare(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):

@@ -1,8 +1,8 @@
-"""Reads YAML files strictly: into plain data, with the line of every key.
+"""Reads YAML files strictly into plain data, with the line of every key.
 
-PyYAML follows YAML 1.1, which reads ``1e-6`` as text, ``010`` as 8 and ``1:30`` as 90, and it keeps
-the last of two equal keys. None of that is what a person means in a search space, so all of it is
-refused here, with the line and the fix.
+PyYAML follows YAML 1.1, which reads ``1e-6`` as text, ``010`` as 8 and ``1:30`` as 90. Of two equal
+keys it takes the last one. Nobody means this in a search space, so all of it is refused here, with
+the line and the fix.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Position = tuple[str | int, ...]
 T = TypeVar("T")
 
 MAX_BYTES = 64_000
-"""A space has about 3 kB. PyYAML takes up to 14 ms a kB, so that a wrong file is refused early."""
+"""Limit that refuses a wrong file early: a space has 3 kB, and PyYAML takes up to 14 ms per kB."""
 
 MAX_DEPTH = 16
-"""Mappings and lists inside each other; a space needs five. Keeps the recursion bounded."""
+"""Limit of nested mappings and lists, which bounds the recursion; a space needs five."""
 
 _LONGEST_NUMBER = 64
 _LARGEST_INTEGER = 2**63 - 1
 
-# U+0085, U+2028 and U+2029 end a line for YAML but not for an editor, whose numbers lines have.
+# U+0085, U+2028 and U+2029 end a line in YAML but not in editors, so line numbers would differ.
 _UNPRINTABLE = re.compile(
     "[^\x09\x0a\x0d\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
@@ -42,20 +42,20 @@ _LINE_BREAK = re.compile("\r\n?|\n")
 _OCTAL = re.compile(r"[-+]?0[0-9_]+", re.ASCII)
 
 LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d[\d_]*)([eE][-+]?\d+)?", re.ASCII)
-"""Text that a person meant as a number, whatever YAML 1.1 makes of it."""
+"""Text that is meant as a number, even if YAML 1.1 reads it as something else."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data with the place in the file that each value came from.
+    """Plain data with the place of every value in the file.
 
     Attributes:
-        source: the file's name as the user wrote it, or words for data that is in no file.
+        source: the file's name as the user wrote it, or a description of data without a file.
         data: the top-level mapping.
         text: the file's text; empty without a file.
-        key_lines: line of each key, counted from 1.
-        value_lines: line on which each value starts.
-        written: each scalar as the file spells it.
+        key_lines: line of every key, counted from 1.
+        value_lines: line on which every value starts.
+        written: the spelling of every scalar in the file.
     """
 
     source: str
@@ -69,9 +69,9 @@ class Document:
         """An :class:`InputError` that begins with the file and the line of ``position``.
 
         Args:
-            position: of the value; where the file has none, the nearest enclosing one counts.
+            position: position of the value; if the file lacks it, the nearest enclosing one counts.
             message: what must hold, what came, the fix.
-            key: report the line of the key rather than of its value.
+            key: whether to report the line of the key and not of its value.
         """
         return located(self.source, self._line(position, key), message)
 
@@ -80,7 +80,7 @@ class Document:
             return None
         for length in range(len(position), 0, -1):
             place = position[:length]
-            # A missing value is missed at its parent's key, not at the parent's first line.
+            # A missing value is reported at its parent's key, not at the parent's first line.
             by_key = key or length < len(position)
             lines = self.key_lines if by_key and place in self.key_lines else self.value_lines
             if place in lines:
@@ -88,7 +88,7 @@ class Document:
         return 1
 
     def at(self, position: Position) -> Any:
-        """The value at ``position``; ``None`` where there is none."""
+        """The value at ``position``; ``None`` if there is none."""
         value: Any = self.data
         for step in position:
             if not has_step(value, step):
@@ -97,7 +97,7 @@ class Document:
         return value
 
     def got(self, position: Position) -> str:
-        """Words for the value at ``position``, as the file spells it."""
+        """A description of the value at ``position``, in the file's spelling."""
         value = self.at(position)
         if isinstance(value, dict):
             return "a mapping"
@@ -115,27 +115,27 @@ class Document:
 
 
 def read_yaml(path: str | Path) -> Document:
-    """The file at ``path``, read strictly.
+    """The content of the file at ``path``, read strictly.
 
     Raises:
-        InputError: it is missing, unreadable, too large, or not one plain YAML mapping.
+        InputError: the file is missing, unreadable, too large, or not one plain YAML mapping.
     """
     source = one_line(str(path), longest=300)
     return _Reader(source, _read_text(Path(path), source)).document()
 
 
 def parse_yaml(text: str, source: str) -> Document:
-    """``text`` read as strictly as :func:`read_yaml` reads the file called ``source``.
+    """The content of ``text``, read as strictly as by :func:`read_yaml`; errors name ``source``.
 
     Raises:
-        InputError: it is not one plain YAML mapping.
+        InputError: the text is not one plain YAML mapping.
     """
     _refuse_unprintable(text, source)
     return _Reader(source, text).document()
 
 
 def dotted(position: Position) -> str:
-    """``("parameters", "x", "choices", 2)`` as ``parameters.x.choices[2]``."""
+    """The dotted form of a position: ``parameters.x.choices[2]``."""
     text = ""
     for step in position:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
@@ -143,7 +143,7 @@ def dotted(position: Position) -> str:
 
 
 def yaml_number(value: float) -> str:
-    """``value`` spelled so that YAML 1.1 reads back the same number: 1e-06 as ``1.0e-6``."""
+    """``value`` in a spelling that YAML 1.1 reads as the same number: ``1.0e-6`` for 1e-06."""
     mantissa, _, exponent = repr(value).partition("e")
     if not exponent:
         return mantissa
@@ -153,7 +153,7 @@ def yaml_number(value: float) -> str:
 
 
 def located(source: str, line: int | None, message: str) -> InputError:
-    """An error whose single line begins with the place."""
+    """An error in one line that begins with the place."""
     place = source if line is None else f"{source}:{line}"
     return InputError(f"{place}: {message}")
 
@@ -170,7 +170,7 @@ def has_step(value: Any, step: str | int) -> bool:
 
 def _read_text(path: Path, source: str) -> str:
     try:
-        # A pipe or a device would block or never end; a directory has no text.
+        # Reading a pipe or a device could block or never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise located(source, None, "must be a file, got a directory or a device")
         with path.open("rb") as file:
@@ -210,14 +210,14 @@ def _refuse_unprintable(text: str, source: str) -> None:
 
 
 def _line_after(text: str) -> int:
-    """Line of what follows ``text``, counted from 1."""
+    """The line after ``text``, counted from 1."""
     return len(_LINE_BREAK.findall(text)) + 1
 
 
 class _Reader:
-    """Builds plain data from PyYAML's events, which still show anchors, tags and documents.
+    """Builds plain data from PyYAML's events, which still contain anchors, tags and documents.
 
-    Working on events rather than on the composed nodes refuses an alias before it is followed.
+    At the level of events an alias is refused before it is followed.
     """
 
     def __init__(self, source: str, text: str) -> None:
@@ -258,7 +258,8 @@ class _Reader:
                 f"must be valid YAML, got: {problem}; {_syntax_fix(problem)}",
             ) from None
         except (yaml.YAMLError, ValueError, OverflowError):
-            # PyYAML lets chr() fail on an escape like "\UFFFFFFFF", and int() on a long %YAML line.
+            # PyYAML passes on the error of chr() for an escape like "\UFFFFFFFF" and the error of
+            # int() for a long %YAML line.
             raise located(
                 self._source,
                 _line(self._loader.get_mark()),
@@ -399,37 +400,37 @@ _WORDS: dict[type, str] = {
 
 
 def _line(mark: Any) -> int:
-    """Line of PyYAML's mark, counted from 1; what has no mark is at the top."""
+    """The line of PyYAML's mark, counted from 1; 1 without a mark."""
     return 1 if mark is None else int(mark.line) + 1
 
 
 def _beginning(error: yaml.MarkedYAMLError, before: yaml.Event | None) -> Any:
-    """Mark of the line to fix: an unclosed bracket or quote is noticed only further down."""
+    """The mark of the line to fix; PyYAML notices an open bracket or quote only further down."""
     context, problem = error.context or "", error.problem or ""
     unclosed = "simple key" in context or any(
         end in problem for end in ("end of stream", "<stream end>", "document separator")
     )
     mark = error.context_mark if unclosed and error.context_mark else error.problem_mark
-    # A quotation mark that was forgotten is found in a later line, where it begins another text.
+    # A forgotten quotation mark is noticed at a later one, which then begins another text.
     if isinstance(before, yaml.ScalarEvent) and before.style in ("'", '"'):
         return before.start_mark if _line(before.end_mark) == _line(mark) else mark
     return mark
 
 
 def respelled(written: str) -> str:
-    """The spelling that YAML 1.1 reads as the number that ``written`` looks like."""
+    """A spelling that YAML 1.1 reads as the number that ``written`` looks like."""
     digits = written.replace("_", "")
     if re.fullmatch(r"[-+]?\d{1,18}", digits):
         return str(int(digits))
     value = float(digits)
     if not math.isfinite(value):
         return "a smaller number"
-    # 1e6 is usually meant as a count; a whole number also passes where a float is due.
+    # 1e6 usually means a count, and a whole number is also valid for a float.
     return str(int(value)) if is_short_integer(value) else yaml_number(value)
 
 
 def is_short_integer(value: float) -> bool:
-    """Whether ``value`` is a whole number of at most 15 digits, which a float holds exactly."""
+    """Whether ``value`` is a whole number of at most 15 digits, exact as a float."""
     return value.is_integer() and abs(value) < 1e15
 
 

@@ -1,1 +1,1 @@
-"""One network trained once: its messages, its epochs, its checkpoints."""
+"""A run, that is one network trained once: its messages, epochs and checkpoints."""

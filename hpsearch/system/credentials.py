@@ -1,4 +1,4 @@
-"""Passwords: where they may be given, where they are refused, how a text is cleared of them."""
+"""Passwords: where they may be given, where they are refused, and how they are hidden in texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DRIVER_ONLY = (
     TOKEN_VARIABLE,
     PASSWORD_VARIABLE,
     PASSWORD_FILE_VARIABLE,
-    # storage/README.md has it set for the server, often in the shell that launches a search.
+    # storage/README.md tells users to set it for the server, often in the shell of a launch.
     "POSTGRES_PASSWORD",
 )
 """Environment variables that only the driver's process needs."""
@@ -43,7 +43,7 @@ PASSWORD_ADVICE = (
     f"file ~/.pgpass ({PASSWORD_FILE_VARIABLE} names another)"
 )
 
-# As SQLAlchemy takes a URL apart, so that nothing it would use as a password goes by.
+# Parsed as SQLAlchemy does, so that no password in SQLAlchemy's sense is missed.
 _IN_AUTHORITY = re.compile(r"[\w+]+://[^:/]*:[^@]+@")
 _AS_PARAMETER = re.compile(rf"(?:^|[?&\s])({'|'.join(SECRET_PARAMETERS)})\s*=\s*[^&\s]", re.I)
 
@@ -59,10 +59,10 @@ def may_have_password(text: str) -> bool:
 
 
 def refuse_passwords(arguments: Iterable[str]) -> None:
-    """Refuse a command line with a password, which every user of the machine can list.
+    """Refuse a command line with a password, which every user of the machine could read.
 
     Raises:
-        InputError: there is one; it is not repeated.
+        InputError: there is a password; the message does not repeat it.
     """
     for argument in arguments:
         option, equals, value = argument.partition("=")
@@ -76,7 +76,7 @@ def refuse_passwords(arguments: Iterable[str]) -> None:
 
 
 def without(secrets: Iterable[str], text: str) -> str:
-    """``text`` with ``***`` for every secret, as it is or percent-encoded."""
+    """``text`` with ``***`` in place of every secret, plain or percent-encoded."""
     for secret in secrets:
         for spelling in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)} - {""}:
             text = text.replace(spelling, "***")
@@ -85,13 +85,13 @@ def without(secrets: Iterable[str], text: str) -> str:
 
 @contextmanager
 def withheld() -> Iterator[None]:
-    """Hide the variables in :data:`DRIVER_ONLY` from processes that are started meanwhile.
+    """Hide the variables in :data:`DRIVER_ONLY` from processes that are started in this context.
 
-    A child inherits the environment as it is when the child starts, and its own children inherit
-    that. This process must read what it needs of them before.
+    A child process inherits the environment at its start and passes it on to its own children.
+    This process must read the variables before.
     """
-    kept = {name: os.environ.pop(name) for name in DRIVER_ONLY if name in os.environ}
+    hidden = {name: os.environ.pop(name) for name in DRIVER_ONLY if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(hidden)

@@ -1,9 +1,11 @@
-"""Named instants at which a fault suite may stop a process of ours, to kill it or its neighbours.
+"""Named points in the code where the fault suite can stop a process, to kill it or others.
 
-Without ``HPSEARCH_FAILPOINTS`` in the environment a failpoint is one comparison. With it, the value
-is a folder shared with the suite: the suite arms an instant by making the file ``arm NAME`` there;
-the first process that reaches it renames the file to ``hit NAME PID`` and waits until the suite
-removes that. What happens to whom meanwhile is the suite's business.
+Without ``HPSEARCH_FAILPOINTS`` in the environment a failpoint costs one comparison. With it, the
+value is a folder shared with the suite:
+
+1. The suite arms a point by making the file ``arm NAME`` there.
+2. The first process that reaches the point renames the file to ``hit NAME PID`` and waits.
+3. The suite kills what it wants to kill, then removes the file, and the process continues.
 """
 
 from __future__ import annotations
@@ -23,9 +25,16 @@ NAMES = (
     "reconciling",
     "exit",
 )
-"""After a new row was asked; between two steps of training; after a checkpoint got its name; before
-a verdict is told; within a transaction that writes, before its commit; while a launch looks at what
-an earlier one left; after the last verdict, before the process ends."""
+"""In this order:
+
+- after Optuna was asked for a new trial;
+- between two steps of training;
+- after a checkpoint was renamed to its final name;
+- before a verdict is given to Optuna;
+- within a transaction that writes, before its commit;
+- while a launch cleans up after an earlier one;
+- after the last verdict, before the process ends.
+"""
 
 _LONGEST_SECONDS = 120.0
 

@@ -1,4 +1,4 @@
-"""Tells network folders from local ones: SQLite's log is safe on a local one only."""
+"""Detects network folders: SQLite's log is safe only in a local folder."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ NETWORK_TYPES = {
     *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "panfs", "pvfs2", "orangefs", "wekafs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.davfs"),
 }
-"""Types that several machines may have mounted at once."""
+"""Types of file system that several machines can mount at the same time."""
 
 
 def network_type(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """The type of the network file system that holds ``path``; ``None`` where it is a local one."""
+    """The type of the network file system that holds ``path``; ``None`` for a local one."""
     place = path.resolve()
     holding: list[tuple[int, int, str]] = []
     for number, line in enumerate(_lines(mounts)):
         _, point, kind, *_ = line.split(" ")
         at = Path(_plain(point))
         if place == at or at in place.parents:
-            # The last of two mounts on one folder hides the first.
+            # Of two mounts on one folder, the later one hides the earlier one.
             holding.append((len(at.parts), number, kind))
     kind = max(holding, default=(0, 0, ""))[2]
     return kind if kind in NETWORK_TYPES else None
@@ -39,5 +39,5 @@ def _lines(mounts: Path) -> list[str]:
 
 
 def _plain(point: str) -> str:
-    r"""A mount point as the list writes it, spaces as ``\040``."""
+    r"""A mount point without the list's escapes, such as ``\040`` for a space."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder of this user's caches."""
+"""Atomic writes, and the folder of this user's caches."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 PARTIAL = ".partial"
-"""Ending of a file that is still being written; a process that was killed leaves it behind."""
+"""Ending of a file that is still being written; a killed process leaves such files."""
 
-# Some network file systems cannot store a folder on request; in some folders one may only write.
+# Some network file systems cannot sync a folder, and some folders may be written but not read.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
 
 
@@ -31,18 +31,18 @@ def cache_directory() -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write a file in one step: a reader finds the old content or the new, never a part.
+    """Write a file in one step: a reader sees the old content or the new, never a part of it.
 
-    That also holds after a kill, a full disk and a power cut. Any number of processes may write the
-    same file at once; the last one's content stays.
+    That holds after a kill, a full disk and a power cut too. Several processes may write the same
+    file at the same time; the last one wins.
 
     Args:
-        path: of the file, in a folder that exists.
+        path: path of the file, in a folder that exists.
         content: text is written as UTF-8.
-        mode: permissions of the file, from which the process's umask is taken.
+        mode: permissions of the file before the umask.
 
     Raises:
-        OSError: it could not be written; what was there before stays.
+        OSError: the file could not be written; the old file is unchanged.
     """
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
     try:
@@ -56,19 +56,19 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
 
 
 def write_together(folder: Path, files: Mapping[str, str | bytes]) -> tuple[Path, ...]:
-    """Write several files of one folder, none of which takes its place before all are written.
+    """Write several files of one folder; none gets its name before all are written.
 
     Args:
-        folder: that exists.
+        folder: a folder that exists.
         files: content by name; text is written as UTF-8.
 
     Returns:
         The paths, in the order of ``files``.
 
     Raises:
-        OSError: one could not be written; what was there before stays.
+        OSError: a file could not be written; the old files are unchanged.
     """
-    # In the folder itself: beside it may be another file system, where a rename is a copy.
+    # Inside the folder: its parent may be on another file system, where a rename would be a copy.
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}-", dir=folder))
     try:
         for name, content in files.items():
@@ -81,7 +81,7 @@ def write_together(folder: Path, files: Mapping[str, str | bytes]) -> tuple[Path
 
 
 def _write_through(path: Path, content: str | bytes, mode: int) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and wait until it is on the disk."""
     data = content.encode() if isinstance(content, str) else content
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -91,7 +91,7 @@ def _write_through(path: Path, content: str | bytes, mode: int) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this a power cut may undo the rename after the file itself is safe.
+    # Without this a power cut could undo the rename of a file that is already on the disk.
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
 """The GPUs that this process may use, as NVIDIA's driver names them, without torch.
 
-A GPU in MIG mode is divided into MIG devices. A process then computes on one of these, never on
-the whole GPU, so each of them counts as a GPU here.
+A GPU in MIG mode is divided into MIG devices. A process then computes on one device, never on the
+entire GPU. So every MIG device counts as a GPU here.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Gpu:
     """A GPU, or a MIG device of one.
 
     Attributes:
-        identifier: what ``CUDA_VISIBLE_DEVICES`` calls it by.
-        name: of its model; of a MIG device with the profile, as torch names it.
-        memory_bytes: that it has.
+        identifier: its name in ``CUDA_VISIBLE_DEVICES``.
+        name: the model's name as torch gives it; for a MIG device with the profile.
+        memory_bytes: its memory.
     """
 
     identifier: str
@@ -53,11 +53,11 @@ class _Listed:
 
     Attributes:
         gpu: number of the GPU.
-        name: as of :class:`Gpu`.
-        memory_bytes: ``None`` where the driver does not tell: some GPUs use the machine's memory.
-        identifiers: ``CUDA_VISIBLE_DEVICES`` may call it by the beginning of one of these.
-        answers_for_gpu: whether the GPU's number means this one; not so for the second and further
-            MIG devices of a GPU.
+        name: as in :class:`Gpu`.
+        memory_bytes: ``None`` if the driver does not say: some GPUs use the machine's memory.
+        identifiers: ``CUDA_VISIBLE_DEVICES`` may give the beginning of any of these.
+        answers_for_gpu: whether the GPU's number means this device; false for the second and
+            later MIG devices of a GPU.
     """
 
     gpu: int
@@ -67,32 +67,32 @@ class _Listed:
     answers_for_gpu: bool = True
 
     def is_called(self, name: str) -> bool:
-        """Whether an entry of ``CUDA_VISIBLE_DEVICES`` means this one."""
+        """Whether an entry of ``CUDA_VISIBLE_DEVICES`` means this device."""
         if name.isdigit():
             return self.answers_for_gpu and int(name) == self.gpu
         return any(identifier.startswith(name) for identifier in self.identifiers)
 
 
 def gpus() -> list[Gpu]:
-    """Those that this process may use; none where the driver does not answer."""
+    """The GPUs that this process may use; empty if the driver does not answer."""
     return _with_memory(_usable())
 
 
 def models() -> list[str]:
-    """Names of the GPUs that this process may use, also of those without memory of their own."""
-    return [each.name for each in _usable()]
+    """Names of the GPUs that this process may use, those without own memory included."""
+    return [device.name for device in _usable()]
 
 
 def parse(queried: str, visible: str | None, listed: str = "", details: str = "") -> list[Gpu]:
-    """What ``nvidia-smi`` printed.
+    """The GPUs in the output of ``nvidia-smi``.
 
     Args:
-        queried: a line for each GPU: number, identifier, model, memory in MiB and, where it was
-            asked for, MIG mode.
-        visible: of these those that the environment allows, by number or identifier; ``None`` for
-            all.
-        listed: GPUs and MIG devices, a line each (``-L``).
-        details: XML with the memory of MIG devices (``-q -x``); without it their profile tells it.
+        queried: one line per GPU: number, identifier, model, memory in MiB and, if it was queried,
+            the MIG mode.
+        visible: value of ``CUDA_VISIBLE_DEVICES``; ``None`` allows all.
+        listed: one line per GPU and MIG device (``-L``).
+        details: XML with the memory of MIG devices (``-q -x``); without it the memory is read from
+            the name of the profile.
     """
     return _with_memory(_chosen(_all(queried, listed, details), visible))
 
@@ -112,49 +112,49 @@ def _ask(*options: str) -> str:
     return done.stdout
 
 
-def _with_memory(found: list[_Listed]) -> list[Gpu]:
+def _with_memory(devices: list[_Listed]) -> list[Gpu]:
     return [
-        Gpu(each.identifiers[0], each.name, each.memory_bytes)
-        for each in found
-        if each.memory_bytes is not None
+        Gpu(device.identifiers[0], device.name, device.memory_bytes)
+        for device in devices
+        if device.memory_bytes is not None
     ]
 
 
-def _chosen(found: list[_Listed], visible: str | None) -> list[_Listed]:
+def _chosen(devices: list[_Listed], visible: str | None) -> list[_Listed]:
     if visible is None:
-        return found
+        return devices
     wanted = [name for part in visible.split(",") if (name := part.strip())]
-    return [each for name in wanted for each in found if each.is_called(name)]
+    return [device for name in wanted for device in devices if device.is_called(name)]
 
 
 def _all(queried: str, listed: str, details: str) -> list[_Listed]:
-    """GPUs by number, in the place of each divided one its MIG devices."""
-    divided = list(_mig_devices(listed, _details(details)))
-    whole = _whole_gpus(queried, {each.gpu for each in divided})
-    return sorted([*whole, *divided], key=lambda each: each.gpu)
+    """All GPUs by number; a divided GPU is replaced by its MIG devices."""
+    mig_devices = list(_mig_devices(listed, _details(details)))
+    undivided = _undivided_gpus(queried, {device.gpu for device in mig_devices})
+    return sorted([*undivided, *mig_devices], key=lambda device: device.gpu)
 
 
-def _whole_gpus(queried: str, divided: set[int]) -> Iterator[_Listed]:
+def _undivided_gpus(queried: str, divided: set[int]) -> Iterator[_Listed]:
     for line in queried.splitlines():
         fields = [field.strip() for field in line.split(",")]
         if len(fields) < 4 or not fields[0].isdigit():
             continue
         number, identifier, name, memory, *mig_mode = fields
-        # In MIG mode without MIG devices, nothing can be computed on it.
+        # A GPU in MIG mode without MIG devices cannot compute.
         if int(number) not in divided and mig_mode != ["Enabled"]:
             size = int(memory) * _MEBIBYTE if memory.isdigit() else None
             yield _Listed(int(number), name, size, (identifier,))
 
 
 class _Detail(NamedTuple):
-    """What the XML tells of a MIG device; its identifier is not in there."""
+    """The data of a MIG device in the XML, which lacks the identifier."""
 
     instances: str
     memory_bytes: int | None
 
 
 def _details(text: str) -> dict[tuple[str, str], _Detail]:
-    """Of every MIG device, by its GPU's identifier and its own number."""
+    """The details of every MIG device, by the GPU's identifier and the device's number."""
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError:
@@ -170,7 +170,7 @@ def _details(text: str) -> dict[tuple[str, str], _Detail]:
 
 
 def _bytes_in(mebibytes: str) -> int | None:
-    """Bytes in ``9856 MiB``."""
+    """The number of bytes of a text such as ``9856 MiB``."""
     found = re.fullmatch(r"\s*(\d+) MiB\s*", mebibytes)
     return int(found[1]) * _MEBIBYTE if found else None
 
@@ -194,7 +194,7 @@ def _mig_device(
     identifiers = [device["identifier"]]
     memory = _memory_of_profile(device["profile"])
     if detail is not None:
-        # As drivers before 470 named it; newer ones still understand it.
+        # The form of drivers before 470, which newer ones still accept.
         identifiers.append(f"MIG-{gpu['identifier']}/{detail.instances}")
         memory = detail.memory_bytes or memory
     if is_first:
@@ -204,6 +204,6 @@ def _mig_device(
 
 
 def _memory_of_profile(profile: str) -> int | None:
-    """About how many bytes a profile such as ``1g.10gb``, ``1c.3g.20gb`` or ``1g.10gb+me`` has."""
+    """The approximate bytes of a profile such as ``1g.10gb``, ``1c.3g.20gb`` or ``1g.10gb+me``."""
     found = re.search(r"(\d+)gb", profile)
     return int(found[1]) * 10**9 if found else None

@@ -1,4 +1,4 @@
-"""The processor, the cores and the memory of this machine, as Linux tells them.
+"""The processor, the cores and the memory of this machine, as Linux reports them.
 
 The GPUs are in :mod:`hpsearch.system.gpus`.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Processor:
-    """Which processor this is; every part is empty where the system does not tell it.
+    """The model of this processor; a part that the system does not report is empty.
 
     Attributes:
-        name: its model's. Some virtual machines hide it: family and model tell the generation.
+        name: name of the model. Some virtual machines hide it; family and model identify the
+            generation.
         family: number of the family.
         model: number of the model.
-        vendor: ``GenuineIntel``, ``AuthenticAMD`` or another; ``None`` where nothing can be read.
+        vendor: ``GenuineIntel``, ``AuthenticAMD`` or another; ``None`` if nothing can be read.
     """
 
     name: str = ""
@@ -30,25 +31,25 @@ class Processor:
 
     @property
     def label(self) -> str:
-        """Name, family and model, by which kept timings are found again."""
+        """Name, family and model: part of the key of stored timings."""
         return " ".join(filter(None, (self.name, self.family, self.model)))
 
 
 def processor() -> Processor:
-    """The first of this machine's processors."""
+    """The first processor of this machine."""
     text = _cpuinfo().decode(errors="replace")
     if not text:
         return Processor(platform.processor())
     keys = ("model name", "cpu family", "model", "vendor_id")
-    found = (re.search(rf"{key}\s*:\s*(.*)", text) for key in keys)
-    return Processor(*(match[1] if match else "" for match in found))
+    matches = (re.search(rf"{key}\s*:\s*(.*)", text) for key in keys)
+    return Processor(*(match[1] if match else "" for match in matches))
 
 
 def instructions() -> bytes:
-    """What a compiler's ``-march=native`` depends on: the instructions that the processor knows.
+    """The instructions of this processor, on which a compiler's ``-march=native`` depends.
 
-    The names of compiled kernels are made from these bytes: other bytes have all of them compiled
-    again.
+    The names of compiled kernels are derived from these bytes. If the bytes change, the kernels
+    are compiled again.
     """
     lines = _cpuinfo().splitlines()
     if not lines:
@@ -58,25 +59,25 @@ def instructions() -> bytes:
 
 
 def cores() -> int:
-    """Cores that this process may use; a container's share of their time may be smaller."""
+    """The number of cores that this process may use; a container may get less of their time."""
     return len(os.sched_getaffinity(0))
 
 
 def core_share() -> float | None:
-    """Cores' worth of time that the container may use; ``None`` where nothing limits it."""
+    """The container's limit of processor time, in cores; ``None`` without a limit."""
     quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
     return int(quota) / int(period) if quota.isdigit() and period.strip().isdigit() else None
 
 
 def available_memory() -> int | None:
-    """Bytes that programs may still take, of the machine's memory or of the container's limit.
+    """Bytes of memory that are still available on this machine or within the container's limit.
 
-    ``None`` where the system does not tell.
+    ``None`` if the system does not report it.
     """
-    found = [line for line in _read("/proc/meminfo").splitlines() if "MemAvailable" in line]
-    if not found:
+    lines = [line for line in _read("/proc/meminfo").splitlines() if "MemAvailable" in line]
+    if not lines:
         return None
-    free = int(found[0].split()[1]) * 1024
+    free = int(lines[0].split()[1]) * 1024
     limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
     if limit.strip().isdigit() and used.strip().isdigit():
         return min(free, int(limit) - int(used))
@@ -84,7 +85,7 @@ def available_memory() -> int | None:
 
 
 def _cpuinfo() -> bytes:
-    """Linux's description of every core; empty where there is none."""
+    """Linux's description of every core; empty on other systems."""
     try:
         return Path("/proc/cpuinfo").read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Names a process so that another on the same machine can tell whether it still runs."""
+"""A unique name for a process, by which others on the machine can tell whether it still runs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ PROC = Path("/proc")
 
 
 def mine() -> str:
-    """The name of this process: the boot, the table of processes and the instant it started.
+    """The name of this process: the boot, the process table and the time of its start.
 
-    The system gives a process's number to another one later. Empty where the system does not tell.
+    A process number alone does not suffice, because the system reuses it. The name is empty if the
+    system does not report these.
     """
     table, started = _table(), _started(os.getpid())
     return "" if table is None or started is None else f"{table} {started}"
@@ -22,25 +23,25 @@ def is_gone(process: int, incarnation: str) -> bool:
 
     Args:
         process: its number.
-        incarnation: what :func:`mine` gave there; a process of another machine or container, or of
-            an earlier boot, is never known to have ended.
+        incarnation: the result of :func:`mine` in that process. A process of another machine,
+            container or boot is never known to have ended.
     """
     table, _, started = incarnation.rpartition(" ")
     if table == "" or table != _table():
         return False
-    found = _started(process)
-    # What cannot be read is another user's where the system hides those.
-    return started != found if found is not None else not _exists(process)
+    current = _started(process)
+    # Some systems hide the start of other users' processes.
+    return started != current if current is not None else not _exists(process)
 
 
 def is_here(process: int, incarnation: str) -> bool:
-    """Whether a process is known to live, on this machine; arguments as of :func:`is_gone`."""
+    """Whether a process is known to run on this machine; arguments as in :func:`is_gone`."""
     table, _, started = incarnation.rpartition(" ")
     return table != "" and table == _table() and started == _started(process)
 
 
 def _table() -> str | None:
-    """The machine since its boot, and the table of processes in which we have our number."""
+    """The boot and the process table (PID namespace) in which this process has its number."""
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {(PROC / 'self/ns/pid').readlink()}"
@@ -49,12 +50,12 @@ def _table() -> str | None:
 
 
 def _started(process: int) -> str | None:
-    """Ticks from the boot to the process's start; ``None`` where it cannot be read."""
+    """Clock ticks from the boot to the start of the process; ``None`` if it cannot be read."""
     try:
         state, *fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # A zombie has ended; only its parent has not asked for its exit status yet.
+    # A zombie has ended; its parent has only not read the exit status yet.
     return "" if state in ("Z", "X") else fields[18]
 
 

@@ -17,14 +17,14 @@ FolderName = Literal["search_spaces", "storage", "dashboards"]
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 _DECIDING = ("torch", "numpy", "optuna", "ray", "qm9pack")
-"""Libraries that decide what a run computes, by their names on the index."""
+"""Libraries that decide the results of a run, by their names on the package index."""
 
 
 def folder(name: FolderName) -> Path:
     """Absolute path of the folder called ``name``.
 
     Raises:
-        HpsearchError: the installation lacks it.
+        HpsearchError: the installation lacks the folder.
     """
     found = folder_of(_PACKAGE, name)
     if not found.is_dir():
@@ -36,10 +36,10 @@ def folder(name: FolderName) -> Path:
 
 
 def folder_of(package: Path, name: FolderName) -> Path:
-    """The folder ``name`` of the installation whose package lies at ``package``.
+    """The folder ``name`` of the installation whose package is at ``package``.
 
-    A checkout is known by its own pyproject.toml, not by a folder of that name: beside an
-    installed package, site-packages may hold anyone's ``storage``.
+    A checkout is recognised by its pyproject.toml. A folder of that name would prove nothing:
+    site-packages may contain a ``storage`` of another package.
     """
     root = package.parent
     return root / name if _is_checkout(root) else package / "_shipped" / name
@@ -56,8 +56,8 @@ def _is_checkout(root: Path) -> bool:
 def find_space(text: str) -> Path:
     """The file that ``text`` names: a path, else a shipped file with or without its ending.
 
-    ``quick``, ``quick.yaml`` and ``search_spaces/quick.yaml`` all name the shipped one unless the
-    working folder has a file of that path.
+    ``quick``, ``quick.yaml`` and ``search_spaces/quick.yaml`` all name the shipped file, unless
+    the working folder has a file of that path.
 
     Raises:
         InputError: there is no such file.
@@ -83,12 +83,12 @@ def _is_file(path: Path) -> bool:
 
 
 def _as_seen_from_here(path: Path) -> Path:
-    """Short in error messages where the checkout is the working folder."""
+    """``path`` relative to the working folder if it lies there: shorter in error messages."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def code() -> dict[str, Any]:
-    """Which code runs: ``versions`` by package; ``git_commit``, ``None`` outside a checkout."""
+    """The code that runs: ``versions`` by package, and ``git_commit`` (``None`` if no checkout)."""
     return {
         "versions": {"hpsearch": hpsearch.__version__, "python": platform.python_version()}
         | {name: version for name in _DECIDING if (version := _version(name))},
@@ -104,7 +104,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The checkout's commit, marked where files were changed since; ``None`` outside one."""
+    """The checkout's commit, marked if files have changed since; ``None`` outside a checkout."""
     root = folder("storage").parent
     if not (root / ".git").exists():
         return None

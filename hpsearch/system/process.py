@@ -1,8 +1,7 @@
-"""Settings of a process that trains (threads, denormals, allocator) and the memory it used.
+"""Settings of a training process (threads, denormals, allocator), and its peak memory.
 
-Workers and benchmarks use the same settings, so that a benchmark measures what a search costs.
-The module imports torch only inside functions: the driver, which never builds a
-model, calls :func:`worker_environment` alone.
+Workers and benchmarks use the same settings, so a benchmark measures the cost of a search.
+Torch is imported only inside functions: the driver calls :func:`worker_environment` alone.
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ _GIBIBYTE = 2**30
 
 
 def worker_environment(cpus: float) -> dict[str, str]:
-    """Environment variables with which a training process must be started.
+    """Environment variables for the start of a training process.
 
-    OpenMP, MKL and glibc's malloc read them when the process starts, or at their first use; setting
-    them in a running process has no effect on the allocator and may have none on the others.
+    OpenMP, MKL and glibc's malloc read them when the process starts or at first use. In a running
+    process a change has no effect on the allocator and may have none on the others.
 
     Args:
-        cpus: CPU cores given to the process; a fraction shares one core.
+        cpus: CPU cores of the process; with a fraction, processes share one core.
     """
     threads = str(_threads(cpus))
     return {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
-        # glibc serves large blocks by mmap and gives freed memory back to the system, so every step
-        # of training would fault its buffers in again, page by page. Neither pays here: one step
-        # needs what the last one needed. What has a name of its own is set by it and not in
-        # GLIBC_TUNABLES, because that one variable may already carry the user's own settings.
+        # By default glibc allocates large blocks with mmap and returns freed memory to the system,
+        # so every training step would fault its buffers in again, page by page. One step needs as
+        # much memory as the last one, so the process keeps it. These settings have variables of
+        # their own; GLIBC_TUNABLES may already hold the user's settings.
         "MALLOC_MMAP_THRESHOLD_": str(16 * _GIBIBYTE),
         "MALLOC_TRIM_THRESHOLD_": str(16 * _GIBIBYTE),
         "MALLOC_TOP_PAD_": str(_GIBIBYTE // 16),
@@ -42,10 +41,10 @@ def worker_environment(cpus: float) -> dict[str, str]:
 
 
 def _tunables(own: str) -> str:
-    """The user's own settings of glibc, and huge pages where they say nothing of them.
+    """The user's settings of glibc, with huge pages added unless they are set already.
 
-    A step goes through hundreds of megabytes, far more than the processor keeps addresses of in
-    pages of 4 kB. glibc before 2.35 and a kernel without such pages ignore the setting.
+    A step touches hundreds of megabytes, many more pages of 4 kB than the processor's address
+    cache (TLB) holds. glibc before 2.35 and kernels without huge pages ignore the setting.
     """
     if "glibc.malloc.hugetlb" in own:
         return own
@@ -53,18 +52,19 @@ def _tunables(own: str) -> str:
 
 
 def prepare_worker(cpus: float) -> None:
-    """Set what only the process itself can set; a training process calls this first.
+    """Apply the settings that only the process itself can apply; call it first in the process.
 
-    Denormal numbers, a few in ten thousand of a gradient's entries, make a step several times
-    slower. The flag that flushes them to zero belongs to a thread and passes on to the threads it
-    starts, so it has to be set before torch's first parallel operation.
+    A few in ten thousand entries of a gradient are denormal numbers, which make a step several
+    times slower. The flag that flushes them to zero belongs to a thread and is inherited by the
+    threads it starts. So it must be set before torch's first parallel operation.
 
     Args:
-        cpus: as for :func:`worker_environment`.
+        cpus: as in :func:`worker_environment`.
     """
-    # A thread of GNU's OpenMP that waits for another spins for milliseconds. Where somebody else
-    # has that one's core, they are lost in every small operation: with two cores taken, two threads
-    # needed 20 s instead of 2. A thirtieth still covers healthy waits. Read at torch's import.
+    # A waiting thread of GNU OpenMP spins for milliseconds. If another program uses the core of the
+    # thread it waits for, every small operation loses that time: on two busy cores, two threads
+    # took 20 s instead of 2. A thirtieth of the default is enough for normal waits. GNU OpenMP
+    # reads the variable when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     import torch
 
@@ -73,21 +73,21 @@ def prepare_worker(cpus: float) -> None:
 
 
 def reset_peak_memory(device: str) -> bool:
-    """Start measuring the peak of memory again: a worker trains one run after another.
+    """Reset the peak of memory, because a worker trains one run after another.
 
     Args:
-        device: torch's, whose memory it is.
+        device: the torch device whose memory is measured.
 
     Returns:
-        Whether that was possible; only Linux can do it for a process's own memory.
+        Whether that was possible; for the memory of a process only Linux can do it.
     """
     if device.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats()
         return True
-    # What an earlier run has freed, the allocator keeps (see `worker_environment`): it would count
-    # as this run's. musl's C library, for one, has no such function.
+    # The allocator keeps the memory that an earlier run has freed (see `worker_environment`), and
+    # it would count for this run. Some C libraries, such as musl, lack this function.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
@@ -99,16 +99,16 @@ def reset_peak_memory(device: str) -> bool:
 
 
 def peak_memory(device: str) -> int | None:
-    """The most bytes in use at a time since :func:`reset_peak_memory`, or since the process began.
+    """The peak memory in bytes since :func:`reset_peak_memory`, or since the process started.
 
-    On the CPU those of the whole process, Python and its libraries included; on a GPU those that
-    torch has allocated there.
+    On the CPU it counts the entire process, Python and its libraries included. On a GPU it counts
+    the memory that torch has allocated there.
 
     Args:
-        device: torch's.
+        device: the torch device.
 
     Returns:
-        ``None`` where the system does not tell.
+        ``None`` if the system does not report it.
     """
     if device.startswith("cuda"):
         import torch

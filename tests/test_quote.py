@@ -21,7 +21,7 @@ from hpsearch.cost.timings import TimedConfig, Timing
 from hpsearch.data import qm9
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
-from hpsearch.results.standing import standing
+from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Completion
 from hpsearch.search.costs import SearchCosts
 from hpsearch.search.launch import launch_study
@@ -320,7 +320,7 @@ def test_the_quote_stays_with_the_study_and_is_held_over_all_launches(
         # Of two trials were the hours that it was launched with.
         assert Study.open(store).provenance["quote"]["trials"] == 2
         assert accuracy.hours_error is None
-        found = standing(store)
+        found = read_status(store)
         assert str(accuracy) in list(status_lines(found, "here", "hpsearch status"))
         assert found.to_dict()["quote_error"] == accuracy.to_dict()
         said = [remark for part in search_sections(Study.open(store)) for remark in part.remarks]

@@ -35,7 +35,7 @@ from hpsearch.report.text import number, percent, value
 from hpsearch.report.write import write_files, write_report
 from hpsearch.results import published
 from hpsearch.results.findings import Findings
-from hpsearch.results.standing import standing
+from hpsearch.results.status import read_status
 from hpsearch.results.subject import subject
 from hpsearch.results.tables import averages
 from hpsearch.search.study import Study
@@ -275,7 +275,7 @@ def test_a_space_of_cutoffs_beyond_every_molecule_is_told_so():
 
 
 def test_status_says_nan_of_nothing(store):
-    first, best, *lines = status_lines(standing(store, "made-up"), "here", "hpsearch status")
+    first, best, *lines = status_lines(read_status(store, "made-up"), "here", "hpsearch status")
     assert first == "study made-up in here: 3 of 3 complete, 1 failed"
     assert best == "best so far 0.3333, trial 3"
     assert len(lines) == 1 + 4

@@ -10,7 +10,7 @@ from made_up import run_search
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages.files import folder, load_page
-from hpsearch.results.standing import standing
+from hpsearch.results.status import read_status
 from hpsearch.results.tables import search_table
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
@@ -89,7 +89,7 @@ def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypa
         [bars] = draw(store, "failures").data
         assert (list(bars.x), list(bars.y)) == ([3], ["refused: beyond max_parameters"])
         assert list(search_table(Study.open(store))["state"]) == ["refused"] * 3
-        _, *ended = ended_rows(standing(store))
+        _, *ended = ended_rows(read_status(store))
         assert [state for _, state, *_ in ended] == ["refused"] * 3
 
 

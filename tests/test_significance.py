@@ -16,8 +16,8 @@ from hpsearch.results.significance import (
     holm,
     mean_interval,
     molecule_error,
+    more_repeats_needed,
     paired_difference,
-    repeats_to_settle,
     signed_rank_test,
 )
 
@@ -173,7 +173,7 @@ def test_the_molecules_error_is_that_of_other_test_sets() -> None:
 
 def test_the_repeats_to_add_give_the_power_that_was_asked_for() -> None:
     observed = Difference(Interval(0.02, math.nan, math.nan, 3), 0.02, 0.2)
-    more = repeats_to_settle(observed)
+    more = more_repeats_needed(observed)
     assert more is not None
     random = np.random.default_rng(6)
 
@@ -185,12 +185,12 @@ def test_the_repeats_to_add_give_the_power_that_was_asked_for() -> None:
     assert power(3 + more) >= 0.8 - 3 * math.sqrt(0.8 * 0.2 / 4000)
     assert power(3 + more - 1) < 0.8 + 3 * math.sqrt(0.8 * 0.2 / 4000)
     # Of several targets the level is smaller and the repeats are more.
-    assert repeats_to_settle(observed, level=0.05 / 12) > more
+    assert more_repeats_needed(observed, level=0.05 / 12) > more
 
 
 def test_no_number_of_repeats_is_promised_where_none_would_do() -> None:
     tiny = Difference(Interval(0.001, math.nan, math.nan, 3), 0.02, 0.9)
-    assert repeats_to_settle(tiny) is None
-    assert repeats_to_settle(paired_difference([1.0], [2.0])) is None
-    assert repeats_to_settle(paired_difference([1.0, 2.0], [1.0, 2.0])) is None
-    assert repeats_to_settle(paired_difference([1.5, 2.5], [1.0, 2.0])) == 1
+    assert more_repeats_needed(tiny) is None
+    assert more_repeats_needed(paired_difference([1.0], [2.0])) is None
+    assert more_repeats_needed(paired_difference([1.0, 2.0], [1.0, 2.0])) is None
+    assert more_repeats_needed(paired_difference([1.5, 2.5], [1.0, 2.0])) == 1

@@ -17,7 +17,7 @@ from test_cli import HPSEARCH, QUICK, hpsearch, run
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.plan import AblationPlan
-from hpsearch.results.standing import standing
+from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import Store
 from hpsearch.terminal.status import status_lines, traceback_lines
@@ -202,7 +202,7 @@ def test_an_ablation_under_way(store: Store) -> None:
     ablation.finish(first.key, Completion(2, 2, 0.5, 0.5, {first.config.targets[0]: 0.25}))
     ablation.finish(third.key, Failure("diverged", "the loss is not finite at step 3", epoch=1))
 
-    found = standing(store)
+    found = read_status(store)
     assert (found.kind, found.name, found.is_driven) == ("ablation", plan.name, True)
     assert found.summary == "1 of 6 complete, 3 waiting, 1 running, 1 failed"
     epochs = plan.training.epochs
@@ -227,4 +227,4 @@ def test_an_ablation_under_way(store: Store) -> None:
     assert said.endswith("none of the 1 that failed has one: a divergence is no error of the code")
 
     # The study is found by its name.
-    assert standing(store, "made-up").kind == "study"
+    assert read_status(store, "made-up").kind == "study"

@@ -33,7 +33,7 @@ def test_the_gap_is_measured_in_standard_errors(fresh):
     assert (mu["arm"], mu["repeats"], mu["validation_mae"]) == ("L1Net", 2, 0.4)
     assert mu["test_mae"] == pytest.approx(mean, rel=1e-6)
     assert mu["standard_error"] == pytest.approx(error, rel=1e-6)
-    assert mu["parted_by"] == pytest.approx((mean - 0.4) / error, rel=1e-3)
+    assert mu["standard_errors_apart"] == pytest.approx((mean - 0.4) / error, rel=1e-3)
     text = markdown([validation_gap_section(AblationFindings.read(fresh, name))])
     assert "they agree" in text
     assert "No two of them are more than 3 standard errors apart." in text

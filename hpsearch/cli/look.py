@@ -44,12 +44,12 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     if as_json and with_traceback:
         raise InputError("--traceback must come without --json, which has the tracebacks anyway")
     url = require_store(storage)
-    from hpsearch.results.standing import standing
+    from hpsearch.results.status import read_status
     from hpsearch.store import StoreReader
     from hpsearch.terminal.status import status_lines, traceback_lines
 
     with StoreReader.open(url) as store:
-        found = standing(store, name)
+        found = read_status(store, name)
         if as_json:
             print_json(found.to_dict())
             return

@@ -1,1 +1,1 @@
-"""Optuna's dashboard on a store, and our pages beside it, over HTTP."""
+"""The web server for Optuna's dashboard and our pages."""

@@ -1,9 +1,12 @@
-"""The pages in dashboards/: one Plotly figure a file.
+"""The pages in dashboards/: each file draws one Plotly figure.
 
-A page is a Python file with ``TITLE`` and ``figure(store, name=None)``, and if it likes
-``frame(store, name=None)``, the rows that the figure draws, and ``tables(store, name=None)``. It is
-opened by path, so a person adds one without touching the engine: there, or in a folder of their own
-that they name, for opening a page runs it. What such a file does wrong is told in one line.
+A page is a Python file with ``TITLE`` and ``figure(store, name=None)``. Two functions are optional:
+``frame(store, name=None)`` returns the rows that the figure draws, and ``tables(store, name=None)``
+returns tables to show below it.
+
+Pages are opened by path. A user adds a page in ``dashboards/`` or in a folder of their own, without
+changing this package. Opening a page runs its code, so only a folder that the user names is read.
+An error in a page is reported in one line.
 """
 
 from hpsearch.pages.plots import (

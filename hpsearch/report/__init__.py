@@ -1,7 +1,7 @@
-"""What a search and an ablation found, as documents: Table 1 with the paper's numbers beside ours.
+"""The report on a search and its ablation: documents, with Table 1 next to the paper's numbers.
 
-Importing the package is cheap: each of these functions imports what it needs when it is called.
-They are what a page of a person's own may call; the rest is in the package's modules.
+A user's own pages may call the functions below. Each function does its imports when it is called,
+so importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def table1(store: StoreReader, ablation: str) -> pd.DataFrame:
-    """Table 1 of an ablation, ours and the paper's: `results.tables.table1`.
+    """Return Table 1 of an ablation with the paper's columns; see `results.tables.table1`.
 
     Raises:
         InputError: the store has no such ablation.
@@ -39,7 +39,7 @@ def table1(store: StoreReader, ablation: str) -> pd.DataFrame:
 
 
 def interval_table(store: StoreReader, ablation: str) -> pd.DataFrame:
-    """Each arm's test MAE with its interval over the repeats: `results.comparison.interval_table`.
+    """Return each arm's test MAE with its interval; see `results.comparison.interval_table`.
 
     Raises:
         InputError: the store has no such ablation.
@@ -51,14 +51,14 @@ def interval_table(store: StoreReader, ablation: str) -> pd.DataFrame:
 
 
 def search_table(study: Study) -> pd.DataFrame:
-    """The trials of a study with their parameters: `results.tables.search_table`."""
+    """Return the trials of a study with their parameters; see `results.tables.search_table`."""
     from hpsearch.results import tables
 
     return tables.search_table(study)
 
 
 def table1_sections(store: StoreReader, ablation: str) -> list[Section]:
-    """Table 1 in three parts: errors, their differences, the arms.
+    """Return Table 1 in three sections: errors, differences of errors, arms.
 
     Raises:
         InputError: the store has no such ablation.
@@ -72,12 +72,12 @@ def table1_sections(store: StoreReader, ablation: str) -> list[Section]:
 def comparison_sections(
     store: StoreReader, ablation: str, *, distinct: bool = False
 ) -> list[Section]:
-    """The intervals, the differences of each pair, and the tests over targets.
+    """Return the intervals, the differences of each pair of arms, and the tests over targets.
 
     Args:
-        store: where the ablation is.
+        store: the store that has the ablation.
         ablation: its name.
-        distinct: whether U0, U, H and G count once in tests over targets.
+        distinct: whether U0, U, H and G count as one target in the tests over targets.
 
     Raises:
         InputError: the store has no such ablation.

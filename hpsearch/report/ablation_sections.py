@@ -21,7 +21,7 @@ from hpsearch.results.tables import (
 )
 
 PACKAGED_MOLECULES = 130_831
-"""Molecules of QM9 in the package: all but the 3,054 that turned out to be uncharacterized."""
+"""Molecules of QM9 in the package: all except the 3,054 uncharacterized ones."""
 
 _PAPER_MOLECULES = 133_885
 
@@ -34,7 +34,7 @@ _HEADINGS = {
 
 
 def table1_sections(findings: AblationFindings) -> list[Section]:
-    """Table 1 in three parts: errors, their differences, the arms."""
+    """Return Table 1 in three sections: errors, differences of errors, arms."""
     table = table1(findings)
     arms = arms_of(findings.cells)
     return [_errors(table, arms, findings.data), _differences(table), _arms(findings, arms)]
@@ -136,7 +136,7 @@ def _differences(table: pd.DataFrame) -> Section:
 
 
 def _average_row(table: pd.DataFrame, columns: list[str]) -> tuple[str, ...]:
-    """The averages over targets; a cell says over how many where the columns differ in that."""
+    """Return the averages over targets, with the number of targets if the columns differ in it."""
     means = averages(table)
     counts = {column: int(table[column].notna().sum()) for column in means}
     same = len(set(counts.values())) == 1
@@ -192,7 +192,7 @@ def _arms(findings: AblationFindings, arms: tuple[str, ...]) -> Section:
 
 
 def failure_sections(findings: AblationFindings) -> list[Section]:
-    """The cells that failed, each with its reason; no section if none failed."""
+    """Return the failed cells with their reasons; no section if none failed."""
     cells = findings.cells
     failed = cells[cells["state"] == "failed"]
     if failed.empty:
@@ -203,12 +203,12 @@ def failure_sections(findings: AblationFindings) -> list[Section]:
 
 
 def origin_section(findings: AblationFindings) -> Section:
-    """Where the configuration comes from, and the settings that all cells share."""
+    """Return the origin of the configuration, and the settings that all cells share."""
     winner = findings.provenance.get("winner") or {}
     runs = findings.rows.runs
     config: dict[str, Any] = dict(winner.get("config") or {})
     if len(runs):
-        # The search's own training is not the ablation's, and the seed differs by repeat.
+        # The ablation may train longer than the search did. The seed differs between repeats.
         config.update({part: runs["configuration"].iloc[0][part] for part in ("training", "data")})
     assumed = winner.get("assumed") or []
     rows = settings(config, assumed)

@@ -1,4 +1,4 @@
-"""The report's sections on checks: validation against test errors, and the chain of provenance."""
+"""The report's checks: validation against test errors, and where the numbers come from."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pandas as pd
 from hpsearch.config.targets import target
 from hpsearch.report.render import Section
 from hpsearch.report.text import number
-from hpsearch.results.comparison import PARTED, validation_gaps
+from hpsearch.results.comparison import LARGE_GAP, validation_gaps
 from hpsearch.results.evidence import Link
 from hpsearch.results.findings import AblationFindings
 
 
 def provenance_section(links: tuple[Link, ...]) -> Section:
-    """The chain as a table, under a sentence that says whether it is unbroken."""
+    """Return the chain of provenance as a table, with one sentence that sums it up."""
     return Section(
         "What stands behind the numbers",
         (verdict(links),),
@@ -25,7 +25,7 @@ def provenance_section(links: tuple[Link, ...]) -> Section:
 
 
 def verdict(links: tuple[Link, ...]) -> str:
-    """A sentence: the chain is unbroken, or the names of the links that are not."""
+    """Return a sentence: the chain is unbroken, or which links are broken or unknown."""
     broken = ", ".join(link.name for link in links if link.state == "broken")
     unknown = ", ".join(link.name for link in links if link.state == "unknown")
     found = [f"is broken at {broken}"] if broken else []
@@ -37,7 +37,7 @@ def verdict(links: tuple[Link, ...]) -> str:
 
 
 def validation_gap_section(findings: AblationFindings) -> Section:
-    """The best arms' validation and test errors, with a warning where they part."""
+    """Return the best arms' validation and test errors, with a warning if they differ too much."""
     gaps = validation_gaps(findings)
     title = "Validation and test errors of the best arms"
     if gaps.empty:
@@ -65,8 +65,8 @@ _METHOD = (
 
 
 def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
-    of, parted = target(gap["target"]), gap["parted_by"]
-    known = not pd.isna(parted)
+    of, apart = target(gap["target"]), gap["standard_errors_apart"]
+    known = not pd.isna(apart)
     return (
         of.symbol,
         of.unit,
@@ -74,31 +74,32 @@ def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
         number(gap["validation_mae"]),
         number(gap["test_mae"]),
         number(gap["standard_error"]),
-        f"{parted:+.1f}" if known else "",
-        ("they part" if abs(parted) > PARTED else "they agree") if known else "unknown",
+        f"{apart:+.1f}" if known else "",
+        ("they part" if abs(apart) > LARGE_GAP else "they agree") if known else "unknown",
     )
 
 
 def _warnings(gaps: pd.DataFrame) -> tuple[str, ...]:
-    known = gaps.dropna(subset=["parted_by"])
-    parted = known[known["parted_by"].abs() > PARTED]
-    said = [_warning(gap) for gap in parted.to_dict("records")]
+    known = gaps.dropna(subset=["standard_errors_apart"])
+    large = known[known["standard_errors_apart"].abs() > LARGE_GAP]
+    said = [_warning(gap) for gap in large.to_dict("records")]
     if len(known) < len(gaps):
         said.append(
             "Unknown where the errors of single test molecules were not recorded: an earlier "
             "version trained those networks."
         )
-    if parted.empty and len(known) == len(gaps):
-        said.append(f"No two of them are more than {PARTED:.0f} standard errors apart.")
+    if large.empty and len(known) == len(gaps):
+        said.append(f"No two of them are more than {LARGE_GAP:.0f} standard errors apart.")
     return tuple(said)
 
 
 def _warning(gap: dict[Any, Any]) -> str:
     of = target(gap["target"])
-    side = "higher" if gap["parted_by"] > 0 else "lower"
+    apart = gap["standard_errors_apart"]
+    side = "higher" if apart > 0 else "lower"
     return (
         f"Warning: {of.symbol}: the test error of {gap['arm']}, {number(gap['test_mae'])} "
-        f"{of.unit}, is {abs(gap['parted_by']):.1f} standard errors {side} than the validation "
+        f"{of.unit}, is {abs(apart):.1f} standard errors {side} than the validation "
         f"error that chose it, {number(gap['validation_mae'])} {of.unit}: the validation molecules "
         "do not stand for new ones; choose on more of them, or split anew."
     )

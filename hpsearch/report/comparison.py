@@ -1,4 +1,4 @@
-"""The report's sections that compare arms: intervals, differences, tests over targets."""
+"""The report's comparison of arms: intervals, differences, tests over targets."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hpsearch.results.findings import AblationFindings
 
 
 def comparison_sections(findings: AblationFindings, *, distinct: bool = False) -> list[Section]:
-    """The intervals, the differences of each pair, and the tests over targets."""
+    """Return the intervals, the differences of each pair of arms, and the tests over targets."""
     comparisons = comparison_table(findings)
-    found = [_intervals(interval_table(findings))]
+    sections = [_intervals(interval_table(findings))]
     if not comparisons.empty:
-        found += [_differences(comparisons), _over_targets(comparisons, distinct)]
-    return found
+        sections += [_differences(comparisons), _over_targets(comparisons, distinct)]
+    return sections
 
 
 def _intervals(table: pd.DataFrame) -> Section:

@@ -1,4 +1,4 @@
-"""The numbers behind a report, as CSV files of full precision."""
+"""The numbers of a report, as CSV files with full precision."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpsearch.results.tables import search_table, table1
 
 
 def csv_files(findings: Findings) -> dict[str, str]:
-    """The text of each CSV file, by its name."""
+    """Return the text of each CSV file by its name."""
     files: dict[str, str] = {}
     if findings.ablation is not None:
         files |= _of_ablation(findings.ablation)
@@ -38,7 +38,7 @@ def _of_search(findings: SearchFindings) -> dict[str, str]:
 
 
 def _of_runs(findings: Findings) -> dict[str, str]:
-    """The runs, their epochs and their errors, which the figures are drawn from."""
+    """Return the runs, epochs and errors that the figures are drawn from."""
     parts = [each.rows for each in (findings.search, findings.ablation) if each is not None]
     runs = pd.concat([part.runs for part in parts], ignore_index=True)
     drawn = pd.json_normalize(list(runs.pop("configuration")))
@@ -55,7 +55,7 @@ def _of_runs(findings: Findings) -> dict[str, str]:
 
 
 def _residuals(recorded: pd.DataFrame) -> pd.DataFrame:
-    """A row per residual, with the place of its molecule among the test molecules."""
+    """Return a row per residual, with the index of its molecule among the test molecules."""
     rows = recorded.copy(deep=False)
     rows["molecule"] = [list(range(len(values))) for values in recorded["residuals"]]
     return rows.explode(["residuals", "molecule"])

@@ -1,4 +1,4 @@
-"""The whole report: the sections on an ablation, then those on the search behind it."""
+"""The whole report: the sections on an ablation, then those on its search."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Document:
 
     Attributes:
         title: of the report.
-        table1: Table 1 first, since it is what one opens a report for; empty without an ablation.
-        comparisons: what the repeats say; empty without an ablation.
-        checks: failures, the configuration and what can be checked; empty without an ablation.
+        table1: Table 1, which comes first; empty without an ablation.
+        comparisons: the comparison of the arms over repeats; empty without an ablation.
+        checks: failures, the configuration and the checks; empty without an ablation.
         search: the winner and the trials; empty without a search.
     """
 
@@ -34,11 +34,11 @@ class Document:
 
     @classmethod
     def of(cls, findings: Findings, *, distinct: bool = False) -> Self:
-        """The report of ``findings``.
+        """Return the report of ``findings``.
 
         Args:
-            findings: what is reported.
-            distinct: whether U0, U, H and G count once in tests over targets.
+            findings: the study and the ablation.
+            distinct: whether U0, U, H and G count as one target in the tests over targets.
         """
         ablation, search = findings.ablation, findings.search
         title = f"hpsearch report: {findings.about.name}"

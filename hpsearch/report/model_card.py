@@ -1,6 +1,6 @@
-"""A model card for each target's best network: its errors, its uses, its limits, how to load it.
+"""Model cards: errors, uses and limits of each target's best network, and how to load it.
 
-The best network has the lowest *validation* error; test errors take no part in the choice.
+The best network has the lowest *validation* error. Test errors are not used to choose it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hpsearch.runs import checkpoint
 _UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
 
 _WITH_TRAINING = ("epochs", "seed")
-"""Fields of the training that a card says among its data, not among its configuration."""
+"""Fields of the training that a card lists under its data, not under its configuration."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class _Model:
     """The network that a card is about.
 
     Attributes:
-        ablation: that it comes from.
-        target: what it predicts.
+        ablation: the ablation that trained it.
+        target: the target that it predicts.
         cell: its row of the cell table.
         run: its row of the runs.
-        others: completed networks of the same target, itself included.
-        residuals: number of test molecules whose errors were recorded, 0 for none.
+        others: number of completed networks for the target, including this one.
+        residuals: number of test molecules whose errors were recorded.
     """
 
     ablation: AblationFindings
@@ -45,7 +45,7 @@ class _Model:
     residuals: int
 
     def molecules(self, which: str) -> int | None:
-        """The size of ``train``, ``validation`` or ``test``; ``None`` if it is not known."""
+        """Return the size of ``train``, ``validation`` or ``test``; ``None`` if it is not known."""
         configured = self.run["configuration"]["data"]
         size = self.ablation.data.get(which)
         if size is None and which == "test" and self.residuals:
@@ -56,7 +56,7 @@ class _Model:
 
 
 def model_cards(findings: AblationFindings) -> dict[str, str]:
-    """The Markdown of each card by its file name: a card per target with a complete network."""
+    """Return the Markdown text of each card by its file name, for targets with a complete run."""
     return {f"model_card_{model.target.name}.md": _card(model) for model in _models(findings)}
 
 
@@ -160,7 +160,7 @@ def _errors(model: _Model) -> Section:
 
 
 def _publications(model: _Model) -> Iterator[Section]:
-    """The published errors, in a table of their own: their training sets had other sizes."""
+    """Return the published errors in a separate table, since their training sets were larger."""
     train = model.molecules("train")
     errors = published.MAES[model.target.name]
     theirs = published.NETWORKS[3:]
@@ -282,7 +282,7 @@ print(predictions[0, 0] * target("{target}").reporting_factor, "{unit}")
 
 
 def _loading(model: _Model) -> str:
-    """The weights' file, and code that loads it; as Markdown, since a section cannot hold code."""
+    """Return Markdown with the weights' file and code that loads it; a section cannot hold code."""
     epoch = int(model.cell["best_epoch"])
     folder = Path(*Path(model.run["directory"]).parts[-4:])
     found = _weights_file(Path(model.run["directory"]), epoch)
@@ -298,7 +298,7 @@ def _loading(model: _Model) -> str:
 
 
 def _weights_file(directory: Path, epoch: int) -> str | None:
-    """Name of the file with the best epoch's weights; ``None`` where it cannot be reached."""
+    """Return the name of the best epoch's weights file; ``None`` if it cannot be reached."""
     try:
         found = checkpoint.files(directory, checkpoint.BEST)
     except OSError:

@@ -11,14 +11,14 @@ from itertools import groupby
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, sentences and at most one table whose cells are already text.
+    """A heading, paragraphs and at most one table whose cells are already text.
 
     Attributes:
         title: the heading.
-        remarks: sentences between the heading and the table.
+        remarks: paragraphs between the heading and the table.
         header: the columns' headings; empty without a table.
         rows: the cells, row by row.
-        groups: a heading above each column's own, empty for none; equal neighbours share one.
+        groups: a second heading above each column; neighbours with equal text share one cell.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Section:
 
     @property
     def spans(self) -> list[tuple[str, int]]:
-        """Each run of equal groups with its number of columns."""
+        """Each group's heading with its number of columns."""
         return [(name, len(list(same))) for name, same in groupby(self.groups)]
 
 
@@ -38,10 +38,10 @@ class Figure:
     """A drawing for an HTML document.
 
     Attributes:
-        name: its element's.
+        name: id of its element.
         title: the heading.
         html: the element, which needs `Figures.script`.
-        csv: the rows behind it; empty where the page does not hand them out.
+        csv: the rows that it draws; empty if the page has no ``frame``.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Figure:
 
     @property
     def csv_name(self) -> str:
-        """The name of the file with the rows."""
+        """The name of the file that has the rows."""
         return f"figure-{self.name}.csv"
 
 
@@ -60,9 +60,9 @@ class Figures:
     """Drawings that share a script.
 
     Attributes:
-        script: once in the document, before the drawings.
+        script: to be written once, before the drawings.
         drawn: the drawings.
-        problems: a line for each that could not be drawn.
+        problems: a line for each page that could not be drawn.
     """
 
     script: str = ""
@@ -71,7 +71,7 @@ class Figures:
 
 
 def plain(section: Section) -> str:
-    """The section's title and table for a terminal, with aligned columns and without remarks."""
+    """Return the section's title and table for a terminal, aligned and without remarks."""
     lines = [section.header, *section.rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(section.header))]
     first, last = 0, 0
@@ -96,7 +96,7 @@ def plain(section: Section) -> str:
 
 
 def markdown(sections: Iterable[Section]) -> str:
-    """The sections as Markdown."""
+    """Return the sections as Markdown."""
     return "\n".join(_markdown_section(section) for section in sections)
 
 
@@ -116,7 +116,7 @@ def _markdown_section(section: Section) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """``text`` on one line, escaped so that it neither ends a cell nor starts emphasis or HTML."""
+    """Return ``text`` on one line, escaped so that it ends no cell and starts no emphasis or HTML."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
     for character in "|*_`":
         flat = flat.replace(character, f"\\{character}")
@@ -138,17 +138,17 @@ figcaption { color: var(--quiet); font-size: 0.85rem; }
   figure { zoom: 0.68; }
 }
 """.strip()
-"""Figures are as wide as the text of a screen, and are printed as wide as the paper."""
+"""On a screen, figures are as wide as the text. On paper, they are as wide as the page."""
 
 _BROAD = 8
-"""A table of more columns than this is printed in landscape."""
+"""A table with more columns than this is printed in landscape."""
 
 _LONG = 36
-"""A cell of more characters than this may be broken into lines."""
+"""A cell with more characters than this may be broken into lines."""
 
 
 def look() -> str:
-    """The style sheet that the report and the dashboard's pages share."""
+    """Return the style sheet that the report and the dashboard's pages share."""
     return (resources.files(__package__) / "look.css").read_text(encoding="utf-8")
 
 
@@ -159,13 +159,13 @@ def html_document(
     *,
     with_csv: bool = False,
 ) -> str:
-    """The sections and drawings as one HTML document, which loads nothing else.
+    """Return the sections and drawings as one HTML document that loads no other file.
 
     Args:
         title: the heading.
-        sections: what comes before the drawings.
+        sections: the text before the drawings.
         figures: the drawings; their script is written once.
-        with_csv: whether the rows behind the drawings lie beside the document.
+        with_csv: whether to link the CSV files with the drawings' rows.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if figures.drawn:
@@ -188,7 +188,7 @@ def html_document(
 
 
 def html_sections(sections: Iterable[Section]) -> str:
-    """The sections as parts of an HTML document."""
+    """Return the sections as parts of an HTML document."""
     return "\n".join(_html_section(section) for section in sections)
 
 
@@ -259,14 +259,14 @@ _LATEX_CHARACTERS = {
     "−": r"$-$",
     "Å": r"\AA{}",
 }
-"""Everything our tables hold beyond letters, for plain LaTeX without a package.
+"""The special characters of our tables in plain LaTeX, without a package.
 
-Brackets are braced because a cell that starts with one would be read as an argument of ``\\\\``.
+Brackets are braced, because LaTeX reads a bracket after ``\\\\`` as its argument.
 """
 
 
 def latex_escape(text: str) -> str:
-    """``text`` for LaTeX; a character without an equivalent becomes a question mark."""
+    """Return ``text`` for LaTeX; a character without an equivalent becomes a question mark."""
     flat = " ".join(text.split())
     return "".join(
         _LATEX_CHARACTERS.get(character, character if character.isascii() else "?")
@@ -275,7 +275,7 @@ def latex_escape(text: str) -> str:
 
 
 def latex(sections: Iterable[Section]) -> str:
-    r"""The sections' tables as plain ``tabular`` environments, to be read by ``\input``."""
+    r"""Return the sections' tables as plain ``tabular`` environments, for ``\input``."""
     return "\n".join(_latex_section(section) for section in sections)
 
 
@@ -283,7 +283,7 @@ def _latex_section(section: Section) -> str:
     lines = [rf"\paragraph{{{latex_escape(section.title)}}}"]
     lines += [latex_escape(remark) for remark in section.remarks]
     if section.header:
-        # Small and tight: the widest table has fourteen columns.
+        # Small, because the widest table has fourteen columns.
         lines += ["", r"{\noindent\scriptsize\setlength{\tabcolsep}{2pt}"]
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(section.header) - 1)}}}", r"\hline"]
         if section.groups:

@@ -1,4 +1,4 @@
-"""The report's sections on a search: the winner, the trials, and the parameters of each trial."""
+"""The report's sections on a search: the winner, the trials and their parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpsearch.search.study import Study
 
 
 def search_sections(study: Study) -> list[Section]:
-    """The winner, the trials, and the parameters of each trial."""
+    """Return the winner, the trials, and the parameters of each trial."""
     table, accuracy = search_table(study), study.quote_accuracy()
     counted = f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18)."
     parameters = [name for name in table.columns if name not in TRIAL_COLUMNS]

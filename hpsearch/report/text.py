@@ -1,4 +1,4 @@
-"""Numbers and settings as a report's tables show them."""
+"""Numbers and settings as text, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLANK = ""
 
 
 def number(value: Any, *, sign: bool = False) -> str:
-    """Four significant digits without an exponent for large ones; blank if not known."""
+    """Return four significant digits, without an exponent for large numbers; blank if unknown."""
     if value is None or pd.isna(value):
         return BLANK
     plus = "+" if sign else ""
@@ -19,12 +19,12 @@ def number(value: Any, *, sign: bool = False) -> str:
 
 
 def percent(fraction: Any) -> str:
-    """A signed percentage with one decimal."""
+    """Return a signed percentage with one decimal."""
     return f"{100 * fraction:+.1f} %"
 
 
 def value(entry: Any) -> str:
-    """Any stored value as text; blank if not known."""
+    """Return any stored value as text; blank if unknown."""
     if entry is None or (not isinstance(entry, str) and pd.isna(entry)):
         return BLANK
     if isinstance(entry, (bool, str)):
@@ -35,12 +35,12 @@ def value(entry: Any) -> str:
 
 
 def unit_symbol(unit: object) -> str:
-    """A unit of Table 1 as a person writes it."""
+    """Return a unit of Table 1 with its superscripts and subscripts."""
     return str(unit).replace("a0^3", "a₀³").replace("a0^2", "a₀²")
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` as a person says it: ``48 s``, ``3 min``, ``2.5 h``, ``4.1 d``."""
+    """Return ``seconds`` in a suitable unit: ``48 s``, ``3 min``, ``2.5 h``, ``4.1 d``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5_400:
@@ -58,7 +58,7 @@ def relative(loss: float, zero_output_loss: float) -> str:
 
 
 def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
-    """Each setting of a configuration that has an effect, with its value."""
+    """Return each setting of a configuration that has an effect, with its value."""
     return tuple(
         (f"{part}.{name}", (value(entry) or "null") + _mark(f"{part}.{name}" in assumed))
         for part in ("network", "training", "data")
@@ -68,7 +68,7 @@ def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tup
 
 
 def _decides(part: str, name: str, config: dict[str, Any]) -> bool:
-    """Whether the setting has an effect: with a split file, sizes and seed have none."""
+    """Return whether the setting has an effect. With a split file, sizes and seed have none."""
     by_file = part == "data" and config["data"].get("split_file") is not None
     return not by_file or name == "split_file"
 

@@ -1,4 +1,4 @@
-"""Writes a report's files into a folder: all of them or none."""
+"""Writing a report's files into a folder: all of them or none."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hpsearch.system.files import write_together
 FORMATS = ("html", "csv", "md", "latex")
 
 DrawPages = Callable[[StoreReader, str | None, str | None], Figures]
-"""``pages.draw_pages``: of an experiment's name and kind. Handed in, since this module draws
-nothing and must not import plotly."""
+"""The type of ``pages.draw_pages``: from a store, an experiment's name and its kind. The function
+is an argument, so that this module need not import plotly."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Written:
 
 
 def check_formats(formats: Collection[str]) -> tuple[str, ...]:
-    """The formats in their order, without repeats.
+    """Return the formats in a fixed order, without repeats.
 
     Raises:
-        InputError: one is unknown, or there is none.
+        InputError: a format is unknown, or there are none.
     """
     for name in formats:
         if name not in FORMATS:
@@ -61,16 +61,16 @@ def write_report(
     *,
     distinct: bool = False,
 ) -> Written:
-    """Writes the report of the study or ablation called ``name``, by default the latest launched.
+    """Write the report of the study or ablation called ``name``, by default the latest launched.
 
     Args:
-        store: where the runs are.
-        directory: made if need be; files of an earlier report in it are replaced.
-        name: of an ablation or of a study.
-        formats: of ``FORMATS``.
-        pages: draws the pages into the HTML, and hands out the rows behind each figure as CSV;
-            ``None`` for a report without.
-        distinct: whether U0, U, H and G count once in tests over targets.
+        store: the store that has the runs.
+        directory: created if it does not exist; files of an earlier report in it are replaced.
+        name: of an ablation or a study.
+        formats: some of ``FORMATS``.
+        pages: draws the pages for the HTML file and returns their rows for CSV files; ``None`` for
+            a report without pages.
+        distinct: whether U0, U, H and G count as one target in the tests over targets.
 
     Raises:
         InputError: there is nothing to report, a format is unknown, or the folder cannot be
@@ -93,22 +93,22 @@ def write_report(
         files["comparisons.tex"] = latex(document.comparisons)
     if "csv" in wanted:
         files |= csv_files(findings)
-        files |= {each.csv_name: each.csv for each in figures.drawn if each.csv}
+        files |= {figure.csv_name: figure.csv for figure in figures.drawn if figure.csv}
     return Written(write_files(directory, files), figures.problems, document.table1)
 
 
 def _figures(store: StoreReader, about: Subject, pages: DrawPages) -> Figures:
-    """The pages of the ablation and of the study."""
+    """Draw the pages of the ablation and of the study."""
     script = ""
     drawn: list[Figure] = []
     problems: dict[str, None] = {}
     for name, kind in ((about.ablation, "ablation"), (about.study, "study")):
         if name is None:
             continue
-        found = pages(store, name, kind)
-        script = found.script
-        drawn += [replace(each, title=f"{each.title} ({kind})") for each in found.drawn]
-        problems.update(dict.fromkeys(found.problems))
+        of_kind = pages(store, name, kind)
+        script = of_kind.script
+        drawn += [replace(figure, title=f"{figure.title} ({kind})") for figure in of_kind.drawn]
+        problems.update(dict.fromkeys(of_kind.problems))
     return Figures(script, tuple(drawn), tuple(problems))
 
 
@@ -123,9 +123,9 @@ def _documents(document: Document, formats: Collection[str], figures: Figures) -
 
 
 def write_files(directory: Path, files: Mapping[str, str]) -> tuple[Path, ...]:
-    """Writes every file into a hidden folder in ``directory``, then renames them.
+    """Write every file into a hidden folder in ``directory``, then rename them.
 
-    A full disk or a kill so leaves the earlier files whole.
+    So the earlier files stay complete if the disk is full or the process is killed.
 
     Raises:
         InputError: ``directory`` is a file, or cannot be written.

@@ -1,1 +1,1 @@
-"""What a study and an ablation found: numbers, without prose."""
+"""The results of a study and an ablation as numbers and tables, without prose."""

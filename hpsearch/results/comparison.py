@@ -1,6 +1,6 @@
-"""Arms compared: intervals over repeats, differences of pairs, tests over targets.
+"""Comparison of arms: intervals over repeats, differences of pairs, tests over targets.
 
-And whether the validation error that chose an arm is near that arm's test error.
+Also compares the validation error and the test error of each target's best arm.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from hpsearch.results.significance import (
     holm,
     mean_interval,
     molecule_error,
+    more_repeats_needed,
     paired_difference,
-    repeats_to_settle,
     signed_rank_test,
 )
 from hpsearch.results.tables import arms_of
 
 LEVEL = 0.05
-"""A difference is called settled if its p, after Holm's correction, is below this."""
+"""Significance level: a difference is significant if its p after Holm's correction is below it."""
 
 COLUMNS = {
     "first": "str",
@@ -47,9 +47,9 @@ COLUMNS = {
 
 
 def interval_table(findings: AblationFindings) -> pd.DataFrame:
-    """Each arm's test MAE at each target with its 95 % interval over the repeats.
+    """Return each arm's test MAE for each target with its 95 % interval over the repeats.
 
-    Columns: arm, target, unit, repeats, mean, low, high; a single repeat has no interval.
+    Columns: arm, target, unit, repeats, mean, low, high. A single repeat has no interval.
     """
     complete = _complete(findings)
     rows = [
@@ -57,10 +57,10 @@ def interval_table(findings: AblationFindings) -> pd.DataFrame:
             "arm": arm,
             "target": name,
             "unit": target(name).unit,
-            "repeats": (found := mean_interval(errors)).count,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
+            "repeats": (interval := mean_interval(errors)).count,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
         }
         for name in TARGET_NAMES
         for arm in arms_of(complete)
@@ -70,12 +70,14 @@ def interval_table(findings: AblationFindings) -> pd.DataFrame:
 
 
 def comparison_table(findings: AblationFindings) -> pd.DataFrame:
-    """Paired differences of test MAEs, ``first`` less ``second``, target by target.
+    """Return the paired differences of test MAEs, ``first`` minus ``second``, for each target.
 
-    The pairs are those of :func:`pairs_of`. Columns: ``COLUMNS``; ``difference``, ``low``, ``high``
-    and ``molecule_error`` in the target's unit, ``relative`` to ``second``'s mean, ``p`` of the
-    paired t-test over repeats, ``p_holm`` adjusted over the targets of the pair, ``more_repeats``
-    the number of repeats that would bring an open difference below ``LEVEL``.
+    The pairs are those of :func:`pairs_of`. The columns are ``COLUMNS``:
+
+    - ``difference``, ``low``, ``high``, ``molecule_error``: in the target's unit;
+    - ``relative``: the difference divided by the mean of ``second``;
+    - ``p``: of the paired t-test over repeats; ``p_holm``: corrected over the targets of the pair;
+    - ``more_repeats``: repeats to add until p would be below ``LEVEL``.
     """
     complete = _complete(findings)
     residuals = {
@@ -89,21 +91,21 @@ def comparison_table(findings: AblationFindings) -> pd.DataFrame:
 
 
 def pairs_of(arms: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The pairs that are compared: Table 1's three, and every other arm with the L0Net."""
+    """Return the pairs of arms to compare: Table 1's three, and every other arm with the L0Net."""
     pairs = [("L1Net", "L0Net"), ("L0NetDeep", "L0Net"), ("L1Net", "L0NetDeep")]
     pairs += [(arm, "L0Net") for arm in arms if arm not in ("L1Net", "L0Net", "L0NetDeep")]
     return [pair for pair in pairs if set(pair) <= set(arms)]
 
 
 def over_targets(comparisons: pd.DataFrame, *, distinct: bool = False) -> pd.DataFrame:
-    """The signed-rank test of each pair's relative differences over the targets.
+    """Return the signed-rank test over targets of each pair's relative differences.
 
     Args:
         comparisons: the table of :func:`comparison_table`.
-        distinct: whether U0, U, H and G count once.
+        distinct: whether U0, U, H and G count as one target.
 
     Returns:
-        Columns: first, second, targets, mean_relative, p, refusal (why there is no p).
+        Columns: first, second, targets, mean_relative, p, refusal (the reason if there is no p).
     """
     rows = []
     for (first, second), of_pair in comparisons.groupby(["first", "second"], sort=False):
@@ -125,7 +127,7 @@ def _complete(findings: AblationFindings) -> pd.DataFrame:
 
 
 def _errors(complete: pd.DataFrame, arm: str, name: str) -> pd.Series[Any]:
-    """The test MAEs of an arm at a target, by repeat."""
+    """Return the test MAEs of an arm for a target, by repeat."""
     mine = complete[(complete["variant"] == arm) & (complete["target"] == name)]
     return mine.set_index("repeat")["test_mae"].astype(float).sort_index()
 
@@ -136,8 +138,8 @@ def _pair(
     first: str,
     second: str,
 ) -> list[dict[str, Any]]:
-    """The pair's rows, one for each target at which both arms have completed the same repeat."""
-    found: dict[str, tuple[Difference, dict[str, Any]]] = {}
+    """Return the pair's rows: one per target for which both arms completed the same repeat."""
+    compared: dict[str, tuple[Difference, dict[str, Any]]] = {}
     for name in TARGET_NAMES:
         ours, theirs = (_errors(complete, arm, name) for arm in (first, second))
         repeats = ours.index.intersection(theirs.index)
@@ -157,18 +159,18 @@ def _pair(
             "molecule_error": _molecule_error(residuals, first, second, name, repeats.tolist()),
             "p": difference.p_value,
         }
-        found[name] = (difference, row)
-    adjusted = holm({name: row["p"] for name, (_, row) in found.items()})
+        compared[name] = (difference, row)
+    adjusted = holm({name: row["p"] for name, (_, row) in compared.items()})
     return [
-        row | _judged(difference, row, adjusted[name], len(found))
-        for name, (difference, row) in found.items()
+        row | _significance(difference, row, adjusted[name], len(compared))
+        for name, (difference, row) in compared.items()
     ]
 
 
 def _molecule_error(
     residuals: dict[tuple[str, str], Any], first: str, second: str, name: str, repeats: list[int]
 ) -> float:
-    """The standard error over molecules; NaN where the store lacks residuals of a repeat."""
+    """Return the standard error over molecules; NaN if the store lacks a repeat's residuals."""
     keys = [[(f"{arm}/{name}/{repeat}", name) for repeat in repeats] for arm in (first, second)]
     if any(key not in residuals for of_arm in keys for key in of_arm):
         return math.nan
@@ -176,7 +178,7 @@ def _molecule_error(
     return molecule_error(ours, theirs)
 
 
-def _judged(
+def _significance(
     difference: Difference, row: dict[str, Any], p_holm: float, tests: int
 ) -> dict[str, Any]:
     more: int | None = None
@@ -185,7 +187,7 @@ def _judged(
     elif p_holm < LEVEL:
         verdict = f"settled: {row['first'] if row['difference'] < 0 else row['second']} is better"
     else:
-        more = repeats_to_settle(difference, level=LEVEL / tests)
+        more = more_repeats_needed(difference, level=LEVEL / tests)
         verdict = (
             "open: more than 100 repeats would be needed"
             if more is None
@@ -196,8 +198,8 @@ def _judged(
 
 # --- Validation and test errors -------------------------------------------------------------------
 
-PARTED = 3.0
-"""Two errors of one network are said to part if they are more standard errors apart than this."""
+LARGE_GAP = 3.0
+"""Standard errors between validation and test error above which the report warns."""
 
 GAP_COLUMNS = {
     "target": "str",
@@ -206,22 +208,23 @@ GAP_COLUMNS = {
     "validation_mae": "Float64",
     "test_mae": "Float64",
     "standard_error": "Float64",
-    "parted_by": "Float64",
+    "standard_errors_apart": "Float64",
 }
 
 
 def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
-    """The validation and the test error of each target's best arm.
+    """Return the validation error and the test error of each target's best arm.
 
-    The best arm is :func:`best_arm`'s. Let s be the standard deviation of the absolute error over
-    the test molecules, averaged over the repeats first, so that a molecule counts once. The
-    standard error of the difference of two means over other molecules is
+    :func:`best_arm` chooses the arm. The standard error of the difference of the two means is
 
-        s sqrt(1/n_validation + 1/n_test).
+        s sqrt(1/n_validation + 1/n_test),
 
-    Columns: ``GAP_COLUMNS``; errors in the target's reporting unit; ``parted_by`` is test less
-    validation in standard errors. ``standard_error`` and ``parted_by`` are empty where the store
-    lacks residuals.
+    where s is the standard deviation of the absolute error over the test molecules. A molecule's
+    error is first averaged over the repeats, so that a molecule counts once.
+
+    Columns: ``GAP_COLUMNS``. Errors are in the target's reporting unit. ``standard_errors_apart``
+    is test minus validation, divided by ``standard_error``. Both are empty if the store lacks
+    residuals.
     """
     cells = findings.complete.dropna(subset=["validation_mae", "test_mae"])
     recorded = findings.residuals
@@ -235,7 +238,7 @@ def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
 
 
 def best_arm(cells: pd.DataFrame) -> pd.DataFrame:
-    """The cells of the arm with the lowest validation MAE, averaged over its completed repeats.
+    """Return the cells of the arm with the lowest mean validation MAE.
 
     Args:
         cells: the completed cells of one target.
@@ -265,11 +268,11 @@ def _gap(
     if error is None:
         return row
     difference = row["test_mae"] - row["validation_mae"]
-    return {**row, "standard_error": error, "parted_by": difference / error}
+    return {**row, "standard_error": error, "standard_errors_apart": difference / error}
 
 
 def _standard_error(residuals: list[np.ndarray[Any, Any]], validation: int | None) -> float | None:
-    """The gap's standard error; ``None`` where it is unknown or zero."""
+    """Return the standard error of the gap; ``None`` if it is unknown or zero."""
     if not residuals or not validation or len({len(one) for one in residuals}) > 1:
         return None
     of_molecule = np.abs(np.stack(residuals)).mean(axis=0)

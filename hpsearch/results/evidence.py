@@ -1,4 +1,4 @@
-"""What the links of the chain are checked with, and how two records are compared."""
+"""The records that the chain of provenance is checked with, and how two records are compared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hpsearch.results.findings import AblationFindings, SearchFindings
 State = Literal["unbroken", "broken", "unknown"]
 
 _DIGITS = 12
-"""Digits of a hash or of a commit that are shown."""
+"""Digits shown of a hash or a commit."""
 
 _SHOWN = 3
-"""Problems of one link that are written out; the others are counted."""
+"""Most problems of one link that are written out; the others are only counted."""
 
 BY_HAND = "the configuration was written by hand"
 
@@ -29,9 +29,9 @@ class Link:
     Attributes:
         name: ``data``, ``split``, ``space``, ``study``, ``export``, ``runs``, ``code`` or
             ``environment``.
-        value: what was recorded, in short.
+        value: the recorded value, shortened.
         state: ``unbroken`` if all records agree, ``broken`` if two records differ, ``unknown`` if a
-            record that must be compared is missing.
+            record is missing.
         detail: the reason, in one line.
     """
 
@@ -43,13 +43,13 @@ class Link:
 
 @dataclass(frozen=True)
 class ExportedTrial:
-    """What the store has of the trial that an export comes from.
+    """The store's records of the trial that an export comes from.
 
     Attributes:
-        provenance: the study's.
+        provenance: of the study.
         state: the trial's state in Optuna's table; ``None`` if the table has no such trial.
         run: the trial's row in our table of runs; empty if there is none.
-        best_loss: the lowest validation loss of the trial's epochs; ``None`` without any.
+        best_loss: the trial's lowest validation loss; ``None`` if it has no epochs.
     """
 
     provenance: dict[str, Any]
@@ -60,7 +60,7 @@ class ExportedTrial:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The records that the links are checked with.
+    """All records that the links are checked with.
 
     Attributes:
         ablation: the ablation's provenance.
@@ -68,7 +68,7 @@ class Evidence:
         origin: the origin of the export; ``None`` if a person wrote it or the store lacks it.
         search: the exported trial; ``None`` if this store does not have its study.
         runs: the ablation's networks.
-        molecules: this machine's molecules; ``None`` without any.
+        molecules: this machine's molecules; ``None`` if it has none.
     """
 
     ablation: dict[str, Any]
@@ -82,7 +82,7 @@ class Evidence:
     def of(
         cls, ablation: AblationFindings, search: SearchFindings | None, molecules: Molecules | None
     ) -> Evidence:
-        """The records of an ablation and of the search that it comes from."""
+        """Collect the records of an ablation and of the search that it comes from."""
         export = ablation.provenance.get("winner") or {}
         origin = export.get("provenance")
         return cls(
@@ -96,11 +96,11 @@ class Evidence:
 
     @property
     def no_origin(self) -> str:
-        """Why there is no search to check."""
+        """The reason why there is no search to check."""
         return BY_HAND if self.export else "the export is not recorded"
 
-    def seen_by_runs(self, column: str) -> list[tuple[str, str]]:
-        """Each distinct value of a column, after the name of the runs that have it."""
+    def recorded_by_runs(self, column: str) -> list[tuple[str, str]]:
+        """Return each distinct value of a column, after the names of the runs that recorded it."""
         known = self.runs.dropna(subset=[column])
         groups = known.groupby(column, sort=False)["key"]
         return [(_named(keys.tolist()), str(value)) for value, keys in groups]
@@ -129,14 +129,14 @@ def _named(keys: list[str]) -> str:
 
 
 def link(name: str, value: str, sound: str, broken: list[str], unknown: list[str]) -> Link:
-    """The link's state and detail, from the problems that the checks came upon.
+    """Return a link with its state and detail.
 
     Args:
         name: of the link.
-        value: what was recorded, in short.
-        sound: the detail where there is no problem.
-        broken: records that differ, one line each.
-        unknown: records that are missing, one line each; said only if none differ.
+        value: the recorded value, shortened.
+        sound: the detail if there is no problem.
+        broken: records that differ, one line per record.
+        unknown: records that are missing, one line per record; shown only if no records differ.
     """
     state: State = "broken" if broken else "unknown" if unknown else "unbroken"
     problems = list(dict.fromkeys(broken or unknown))
@@ -146,12 +146,12 @@ def link(name: str, value: str, sound: str, broken: list[str], unknown: list[str
 
 
 def known(who: str, value: Any) -> list[tuple[str, str]]:
-    """The value after the name of who recorded it; empty where the value is missing."""
+    """Return the value after the name of its record; empty if the value is missing."""
     return [] if value is None or pd.isna(value) else [(who, str(value))]
 
 
 def disagreements(seen: list[tuple[str, str]]) -> list[str]:
-    """A line for each value that is not the first one."""
+    """Return a line for each value that differs from the first one."""
     who, first = seen[0]
     return [
         f"{other} has {short(value)}, {who} {short(first)}"
@@ -161,5 +161,5 @@ def disagreements(seen: list[tuple[str, str]]) -> list[str]:
 
 
 def short(digest: object) -> str:
-    """The first digits of a hash."""
+    """Return the first digits of a hash."""
     return str(digest)[:_DIGITS]

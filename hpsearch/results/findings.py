@@ -1,4 +1,4 @@
-"""An ablation and a study as they stood at one moment, each of the store's tables read once."""
+"""The store's records of an ablation and a study, each table read once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hpsearch.store import Experiment, StoreReader
 
 @dataclass(frozen=True)
 class AblationFindings:
-    """An ablation as it stood when it was read.
+    """An ablation at the moment when it was read.
 
-    The frames are shared by everyone who is handed this: none of them may be changed in place.
+    All readers share the frames, so none of them may be changed in place.
 
     Attributes:
         experiment: the ablation.
@@ -33,7 +33,7 @@ class AblationFindings:
 
     @classmethod
     def read(cls, store: StoreReader, name: str | None = None) -> Self:
-        """The ablation called ``name``, by default the one launched last.
+        """Read the ablation called ``name``, by default the one launched last.
 
         Raises:
             InputError: the store has no such ablation.
@@ -51,17 +51,17 @@ class AblationFindings:
 
     @property
     def name(self) -> str:
-        """The ablation's."""
+        """The ablation's name."""
         return self.experiment.name
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What it was made from."""
+        """The records of what the ablation was made from."""
         return self.experiment.provenance
 
     @property
     def data(self) -> dict[str, Any]:
-        """Sizes and baselines that the launch recorded; empty in a store without them."""
+        """The sizes and baselines that the launch recorded; empty if it recorded none."""
         return self.provenance.get("data") or {}
 
     @property
@@ -72,10 +72,10 @@ class AblationFindings:
 
 @dataclass(frozen=True)
 class SearchFindings:
-    """A study as it stood when it was read.
+    """A study at the moment when it was read.
 
     Attributes:
-        study: answers from ``rows``.
+        study: the study, which answers from ``rows``.
         rows: of its trials; not to be changed in place.
     """
 
@@ -84,7 +84,7 @@ class SearchFindings:
 
     @classmethod
     def read(cls, store: StoreReader, name: str | None = None) -> Self:
-        """The study called ``name``, by default the one launched last.
+        """Read the study called ``name``, by default the one launched last.
 
         Raises:
             InputError: the store has no such study.
@@ -97,12 +97,12 @@ class SearchFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report is of.
+    """The study and the ablation of a report.
 
     Attributes:
         about: their names.
-        ablation: ``None`` for none.
-        search: ``None`` for none.
+        ablation: ``None`` if there is no ablation.
+        search: ``None`` if there is no search.
     """
 
     about: Subject
@@ -111,7 +111,7 @@ class Findings:
 
     @classmethod
     def read(cls, store: StoreReader, name: str | None = None) -> Self:
-        """The study and the ablation that ``name`` stands for: `subject.subject`.
+        """Read the study and the ablation that `subject.subject` finds for ``name``.
 
         Raises:
             InputError: the store has nothing, or nothing of that name.

@@ -1,7 +1,7 @@
-"""Where an ablation's numbers come from, as a chain of links, and whether each link is unbroken.
+"""The provenance of an ablation's numbers as a chain of links, each of them checked.
 
-The chain runs data → split → space → study → export → runs → code → environment. Each link is
-compared with what was recorded elsewhere, or with what this machine computes again.
+The chain is data → split → space → study → export → runs → code → environment. A link is compared
+with other records, or with a value that this machine computes again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpsearch.search.terms import most_wanted
 
 
 def molecules_at_hand() -> Molecules | None:
-    """This machine's molecules; ``None`` without any, since a report can be written without."""
+    """Return this machine's molecules; ``None`` if it has none, since a report needs none."""
     try:
         return qm9.load()
     except HpsearchError:
@@ -36,14 +36,14 @@ def molecules_at_hand() -> Molecules | None:
 def chain(
     ablation: AblationFindings, search: SearchFindings | None, molecules: Molecules | None
 ) -> tuple[Link, ...]:
-    """Every link from the molecules to the environment, checked.
+    """Check every link from the molecules to the environment.
 
-    A link is ``unknown``, and no error is raised, where an older store did not record something.
+    If an older store lacks a record, the link is ``unknown``; no error is raised.
 
     Args:
-        ablation: the ablation that is checked.
-        search: the search that its configuration comes from; ``None`` if the store has no such one.
-        molecules: this machine's molecules, from which splits are made again; ``None`` without any.
+        ablation: the ablation to check.
+        search: the search that its configuration comes from; ``None`` if the store lacks it.
+        molecules: this machine's molecules, to make the splits again; ``None`` if it has none.
     """
     seen = Evidence.of(ablation, search, molecules)
     return (
@@ -62,11 +62,11 @@ def chain(
 
 
 def _data(seen: Evidence) -> Link:
-    """Whether the search, the export, every run and this machine have the same molecules."""
+    """Check that the search, the export, every run and this machine have the same molecules."""
     recorded = [
         *known("the ablation", seen.ablation.get("data_hash")),
         *known("its baselines", (seen.ablation.get("data") or {}).get("data_hash")),
-        *seen.seen_by_runs("data_hash"),
+        *seen.recorded_by_runs("data_hash"),
         *known("the export", (seen.origin or {}).get("data_hash")),
         *known("the trial", seen.search.run.get("data_hash") if seen.search else None),
     ]
@@ -80,7 +80,7 @@ def _data(seen: Evidence) -> Link:
 
 
 def _space(seen: Evidence) -> Link:
-    """Whether the export's space is the study's, and the study's content still has its hash."""
+    """Check that the export's space is the study's, and that the study's space has its hash."""
     if seen.origin is None:
         return Link("space", "", "unknown", seen.no_origin)
     recorded = str(seen.origin.get("space_hash"))
@@ -103,9 +103,9 @@ def _space(seen: Evidence) -> Link:
 
 
 def _differs_in_trials(study: Mapping[str, Any], recorded: str) -> bool:
-    """Whether the study's space has the hash ``recorded`` with another number of trials.
+    """Return whether the study's space, with another number of trials, has the hash ``recorded``.
 
-    A launch may change the number of trials of a study, and with it the hash of the space.
+    A launch may change the number of trials of a study. This changes the hash of the space.
     """
     content = study["space"]["content"]
     return any(
@@ -115,7 +115,7 @@ def _differs_in_trials(study: Mapping[str, Any], recorded: str) -> bool:
 
 
 def _study(seen: Evidence) -> Link:
-    """Whether the trial is complete and its best epoch has the loss that was exported."""
+    """Check that the trial is complete and that its best epoch has the exported loss."""
     if seen.origin is None:
         return Link("study", "", "unknown", seen.no_origin)
     trial, loss = seen.origin.get("trial"), seen.origin.get("validation_loss")
@@ -140,7 +140,7 @@ def _study(seen: Evidence) -> Link:
 
 
 def _export(seen: Evidence) -> Link:
-    """Whether the export's configuration is the trial's."""
+    """Check that the export's configuration is the trial's."""
     config = seen.export.get("config")
     if not config:
         return Link("export", "", "unknown", "the export is not recorded")
@@ -162,7 +162,7 @@ def _export(seen: Evidence) -> Link:
 
 
 def _runs(seen: Evidence) -> Link:
-    """Whether each arm has one network, which derives from the export and has its fingerprint."""
+    """Check that each arm has one network, made from the export and with its own fingerprint."""
     if seen.runs.empty:
         return Link("runs", "", "unknown", "the ablation has no runs")
     arms = _networks_by_arm(seen.runs)
@@ -183,21 +183,21 @@ def _runs(seen: Evidence) -> Link:
 
 
 def _networks_by_arm(runs: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """The distinct networks of each arm."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return the distinct networks of each arm."""
+    by_arm: dict[str, list[dict[str, Any]]] = {}
     for key, config in zip(runs["key"], runs["configuration"], strict=True):
-        networks = found.setdefault(CellKey.parse(str(key)).variant, [])
+        networks = by_arm.setdefault(CellKey.parse(str(key)).variant, [])
         if (network := config.get("network")) not in networks:
             networks.append(network)
-    return found
+    return by_arm
 
 
 def _unlike_the_export(
     seen: Evidence, arms: dict[str, list[dict[str, Any]]]
 ) -> tuple[list[str], list[str]]:
-    """The paper's arms whose network is not what their rule makes of the export's network.
+    """Return the paper's arms whose network does not follow from the exported network.
 
-    The store does not record the rule of a declared arm: such an arm is not compared.
+    Declared arms are not compared, because the store does not record their rules.
     """
     try:
         exported = NetworkConfig.model_validate((seen.export.get("config") or {})["network"])
@@ -218,7 +218,7 @@ def _unlike_the_export(
 
 
 def _code(seen: Evidence) -> Link:
-    """Whether every launch ran the same commit, without uncommitted changes."""
+    """Check that every launch ran the same commit, without uncommitted changes."""
     launches = seen.ablation.get("code") or []
     commits = [launch.get("git_commit") for launch in launches]
     if seen.origin is not None:
@@ -228,7 +228,7 @@ def _code(seen: Evidence) -> Link:
     broken = [f"files were changed beside {', '.join(dirty)}"] if dirty else []
     unknown = [] if launches else ["the launches have not recorded it"]
     if len(named) > 1:
-        # Each can be checked out again; whether they compute the same, no table can tell.
+        # Not "broken": each commit can be checked out again, and may compute the same numbers.
         listed = ", ".join(map(_commit, named))
         unknown.append(f"several commits, {listed}, which may not compute alike")
     if None in commits:
@@ -243,12 +243,12 @@ _DIRTY = "-dirty"
 
 
 def _commit(commit: str) -> str:
-    """The first digits of a commit, with its mark where there were uncommitted changes."""
+    """Return the first digits of a commit, with its mark for uncommitted changes."""
     return short(commit.removesuffix(_DIRTY)) + (_DIRTY if commit.endswith(_DIRTY) else "")
 
 
 def _environment(seen: Evidence) -> Link:
-    """Whether every launch had the same versions of the packages that decide a result."""
+    """Check that every launch had the same versions of the packages that affect results."""
     launches = [launch.get("versions") for launch in seen.ablation.get("code") or []]
     sources = launches if seen.origin is None else [seen.origin.get("versions"), *launches]
     recorded = [versions for versions in sources if versions]

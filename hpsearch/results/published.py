@@ -43,25 +43,25 @@ COMPARISONS = ("relative_L1_L0", "relative_Deep_L0", "delta_L1_Deep", "relative_
 
 
 def compare(errors: dict[str, float]) -> dict[str, float]:
-    """Table 1's right-hand columns from the errors of ``L1Net``, ``L0Net`` and ``L0NetDeep``.
+    """Return Table 1's right-hand columns from the errors of ``L1Net``, ``L0Net``, ``L0NetDeep``.
 
-    ΔE_{X,Y} is X - Y. %E_{X,Y} is ΔE_{X,Y} divided by the *L0Net's* error, in all three columns:
-    also in %E_{L1,Deep}, where one might expect L0NetDeep's. Fractions, as printed, not per cent.
+    ΔE_{X,Y} is X - Y. %E_{X,Y} is ΔE_{X,Y} divided by the error of the *L0Net*, in all three
+    columns: also in %E_{L1,Deep}, where one might expect L0NetDeep's error. Values are fractions.
 
     Args:
         errors: network to mean absolute error; a network may be missing.
 
     Returns:
-        Column to value; a column whose networks are not all there is left out.
+        Column to value. A column is left out if one of its networks is missing.
     """
-    found: dict[str, float] = {}
+    columns: dict[str, float] = {}
     l1, l0, deep = errors.get("L1Net"), errors.get("L0Net"), errors.get("L0NetDeep")
     if l1 is not None and l0:
-        found["relative_L1_L0"] = (l1 - l0) / l0
+        columns["relative_L1_L0"] = (l1 - l0) / l0
     if deep is not None and l0:
-        found["relative_Deep_L0"] = (deep - l0) / l0
+        columns["relative_Deep_L0"] = (deep - l0) / l0
     if l1 is not None and deep is not None:
-        found["delta_L1_Deep"] = l1 - deep
+        columns["delta_L1_Deep"] = l1 - deep
     if l1 is not None and deep is not None and l0:
-        found["relative_L1_Deep"] = (l1 - deep) / l0
-    return found
+        columns["relative_L1_Deep"] = (l1 - deep) / l0
+    return columns

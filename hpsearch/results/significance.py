@@ -1,9 +1,9 @@
 """Statistics of repeats: intervals, paired differences, tests over targets, repeats to add.
 
 All functions take plain numbers. In an ablation the arms of one repeat share their seed and their
-test molecules, so arms are compared repeat by repeat. Errors of molecules are averaged first, and
-the intervals are Student's over repeats: a bootstrap over three seeds has only ten different
-samples.
+test molecules, so arms are compared repeat by repeat. A repeat's errors are first averaged over
+the molecules. The intervals over repeats are Student's, because a bootstrap over three seeds has
+only ten different samples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy import stats
 from hpsearch.errors import InputError
 
 SAME_TARGET = ("U0", "U", "H", "G")
-"""Energies that are correlated above 0.9997: one target, counted four times."""
+"""Energies whose correlation is above 0.9997: nearly one target, counted four times."""
 
 LEAST_TARGETS = 6
 """With five targets the smallest two-sided p of a signed-rank test is 2/2⁵ = 0.0625, above 0.05."""
@@ -34,9 +34,9 @@ class Interval:
 
     Attributes:
         mean: of the values.
-        low: lower end; NaN of a single value, which says nothing of the spread.
-        high: upper end.
-        count: values.
+        low: lower end; NaN for a single value, which says nothing about the spread.
+        high: upper end; NaN likewise.
+        count: number of values.
     """
 
     mean: float
@@ -46,18 +46,18 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Half the interval's length; NaN of a single value."""
+        """Half the interval's length; NaN for a single value."""
         return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much larger the first of two paired samples is.
+    """The difference of two paired samples, the first minus the second.
 
     Attributes:
         interval: of the mean difference.
-        deviation: standard deviation of the differences; NaN of a single pair.
-        p_value: of the two-sided paired t-test that the mean difference is zero; NaN of a single
+        deviation: standard deviation of the differences; NaN for a single pair.
+        p_value: of the two-sided paired t-test that the mean difference is zero; NaN for a single
             pair.
     """
 
@@ -67,11 +67,11 @@ class Difference:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of independent values with Student's interval, mean ± t s/√n.
+    """Return the mean of independent values with Student's interval, mean ± t s/√n.
 
     Args:
-        values: one for each repeat, its molecules averaged already.
-        confidence: probability with which the interval holds the true mean of normal values.
+        values: one per repeat, already averaged over its molecules.
+        confidence: probability that the interval contains the true mean of normal values.
 
     Raises:
         ValueError: there are no values.
@@ -90,15 +90,15 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 def paired_difference(
     first: Sequence[float], second: Sequence[float], confidence: float = 0.95
 ) -> Difference:
-    """``first`` less ``second``, pair by pair, with the paired t-test.
+    """Return ``first`` minus ``second``, pair by pair, with the paired t-test.
 
     Args:
-        first: an arm's errors, one for each repeat.
+        first: an arm's errors, one per repeat.
         second: another arm's errors in the same repeats.
         confidence: of the interval.
 
     Raises:
-        ValueError: there are no pairs, or not as many of one as of the other.
+        ValueError: there are no pairs, or the two lengths differ.
     """
     if len(first) != len(second):  # numpy would repeat a single value
         raise ValueError(f"pairs are needed, got {len(first)} and {len(second)} values")
@@ -114,17 +114,17 @@ def paired_difference(
 
 
 def molecule_error(first: ArrayLike, second: ArrayLike) -> float:
-    """Standard error of the difference of two arms' MAEs that the choice of test molecules makes.
+    """Return the standard error of two arms' MAE difference due to the choice of test molecules.
 
-    The repeats' intervals take the test molecules as given; this is what other molecules would
-    change. Errors of a molecule are averaged over the repeats, so that it counts once.
+    The intervals over repeats take the test molecules as given, so they do not include it. A
+    molecule's errors are averaged over the repeats, so that a molecule counts once.
 
     Args:
         first: ``[R, M]`` residuals of an arm: repeats, test molecules.
         second: ``[R, M]`` of another arm on the same molecules.
 
     Raises:
-        ValueError: the molecules are not the same, or there are less than two.
+        ValueError: the molecules are not the same, or there are fewer than two.
     """
     of_molecule = _absolute(first).mean(0) - _absolute(second).mean(0)
     if len(of_molecule) < 2:
@@ -137,7 +137,7 @@ def _absolute(residuals: ArrayLike) -> NDArray[np.float64]:
 
 
 def distinct_targets(values: Mapping[str, float]) -> dict[str, float]:
-    """``values`` by target with the four energies as one, their mean, called ``U0/U/H/G``."""
+    """Return ``values`` with the four energies replaced by their mean, called ``U0/U/H/G``."""
     energies = [name for name in SAME_TARGET if name in values]
     others = {name: value for name, value in values.items() if name not in energies}
     if not energies:
@@ -146,15 +146,15 @@ def distinct_targets(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def signed_rank_test(differences: Sequence[float]) -> float:
-    """p of Wilcoxon's two-sided signed-rank test, exact, that differences are symmetric about zero.
+    """Return the exact two-sided p of Wilcoxon's signed-rank test that the differences center on 0.
 
-    Every assignment of signs is counted, so ties are exact too; differences of zero are left out.
+    Every assignment of signs is counted, so p is exact with ties too. Zeros are left out.
 
     Args:
-        differences: one for each target, in units that can be compared: relative ones.
+        differences: one per target, relative, so that they can be compared.
 
     Raises:
-        InputError: there are fewer than six, of which no result could be below 0.05.
+        InputError: fewer than six differ from zero, so that p could not be below 0.05.
     """
     numbers = [difference for difference in differences if difference != 0.0]
     if len(numbers) < LEAST_TARGETS:
@@ -168,9 +168,9 @@ def signed_rank_test(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
-    """Holm's adjustment of the p-values of one family; NaN stays out of it.
+    """Return the p-values of one family after Holm's correction; NaN is left as it is.
 
-    Below 0.05 after it, each of them, keeps the probability of any false one below 0.05.
+    Calling those below 0.05 significant keeps the probability of any false one below 0.05.
     """
     adjusted = dict(p_values)
     known = sorted(
@@ -183,22 +183,23 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     return adjusted
 
 
-def repeats_to_settle(
+def more_repeats_needed(
     difference: Difference, level: float = 0.05, power: float = 0.8, most: int = 100
 ) -> int | None:
-    """How many more repeats would settle whether the mean difference is zero.
+    """Return how many more repeats would make the difference significant.
 
-    The least that give the paired t-test the ``power``, if the true difference and deviation are
-    those observed: a rough number, since a few repeats tell neither well.
+    It is the smallest number that gives the paired t-test the ``power``, if the observed difference
+    and deviation are the true ones. This is rough, because a few repeats measure neither well.
 
     Args:
-        difference: as observed, in at least two repeats.
-        level: at which the test rejects; of several tests, the level that Holm's leaves.
-        power: probability that it does.
+        difference: as observed in at least two repeats.
+        level: significance level of the test, already divided if there are several tests.
+        power: probability that the test finds the difference.
         most: largest number of repeats to consider.
 
     Returns:
-        The repeats to add; ``None`` where ``most`` would not do, or one repeat says nothing.
+        The repeats to add; ``None`` if more than ``most`` would be needed, or if there is only one
+        repeat.
     """
     count, deviation = difference.interval.count, difference.deviation
     if math.isnan(deviation) or difference.interval.mean == 0.0:
@@ -213,7 +214,7 @@ def repeats_to_settle(
 
 
 def _power(effect: float, repeats: int, level: float) -> float:
-    """Of the two-sided paired t-test, for a mean difference of ``effect`` deviations."""
+    """Return the power of the two-sided paired t-test for a difference of ``effect`` deviations."""
     critical = stats.t.ppf(1 - level / 2, repeats - 1)
     shift = effect * math.sqrt(repeats)
     upper = stats.nct.sf(critical, repeats - 1, shift)

@@ -1,4 +1,4 @@
-"""Whether an ablation was trained and tested on the molecules that its records name."""
+"""The check that an ablation was trained and tested on the molecules that its records name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hpsearch.results.evidence import Evidence, Link, disagreements, known, link
 
 
 def split_link(seen: Evidence) -> Link:
-    """Whether each run's split can be made again, and the search saw none of its test molecules."""
+    """Check that each run's split can be made again, without test molecules that the search saw."""
     runs = seen.runs.dropna(subset=["split_hash"])
     if runs.empty:
         return Link("split", "", "unknown", "no run has recorded its split")
@@ -35,18 +35,18 @@ def split_link(seen: Evidence) -> Link:
 
 
 def _unlike_the_launch(seen: Evidence, runs: pd.DataFrame) -> list[str]:
-    """Runs whose split is not the one that the launch recorded for their repeat."""
+    """Return the runs whose split is not the one that the launch recorded for their repeat."""
     wrong = []
     for key, split in zip(runs["key"], runs["split_hash"], strict=True):
         repeat = CellKey.parse(str(key)).repeat
-        settled = seen.ablation.get(split_name(bool(seen.ablation.get("vary_split")), repeat))
-        if settled not in (None, split):
-            wrong.append(f"the run {key} has {short(split)}, the launch {short(settled)}")
+        recorded = seen.ablation.get(split_name(bool(seen.ablation.get("vary_split")), repeat))
+        if recorded not in (None, split):
+            wrong.append(f"the run {key} has {short(split)}, the launch {short(recorded)}")
     return wrong
 
 
 def _remade(seen: Evidence, runs: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """The splits that differ when they are made again, and those that cannot be made again."""
+    """Make the splits again; return those that differ and those that cannot be made."""
     if seen.molecules is None:
         return [], ["this machine has no molecules to make it again"]
     if set(runs["data_hash"].dropna()) - {seen.molecules.content_hash}:
@@ -83,10 +83,10 @@ class _Splits:
         self._overlaps: dict[str, list[str]] = {}
 
     def of(self, data: Mapping[str, Any]) -> Split:
-        """The split of a stored configuration.
+        """Return the split of a stored configuration.
 
         Raises:
-            ValueError: the split cannot be made; the reason in one line.
+            ValueError: the split cannot be made; the message is one line.
         """
         try:
             config = DataConfig.model_validate(data)
@@ -97,10 +97,10 @@ class _Splits:
         return self._made[config]
 
     def of_the_search(self, seen: Evidence, broken: list[str]) -> Split | None:
-        """The search's split; ``None`` if there is none, or if its hash is not the export's.
+        """Return the search's split; ``None`` without a search, or if its hash is not the export's.
 
         Raises:
-            ValueError: the split cannot be made; the reason in one line.
+            ValueError: the split cannot be made; the message is one line.
         """
         if seen.origin is None:
             return None
@@ -113,7 +113,7 @@ class _Splits:
         return made
 
     def overlap(self, search: Split | None, run: Split) -> list[str]:
-        """A line if the search has seen test molecules of a run."""
+        """Return a line if the search has seen test molecules of a run."""
         if search is None:
             return []
         if run.hash not in self._overlaps:

@@ -1,4 +1,4 @@
-"""What a report is about, and which study belongs to which ablation."""
+"""The study and the ablation that a report is about, and which of them belong together."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Subject:
 
 
 def subject(store: StoreReader, name: str | None = None) -> Subject:
-    """The study or the ablation called ``name``, and the one that belongs to it.
+    """Return the study or ablation called ``name``, and the experiment that belongs to it.
 
-    To an ablation belongs the study that its configuration was exported from, if the store has it.
-    To a study belongs the ablation of its export that was launched last. Without a name, it is the
-    study or the ablation that was launched last.
+    An ablation belongs to the study that its configuration was exported from, if the store has
+    that study. A study's ablation is the last launched one of its exports. The default for ``name``
+    is the study or ablation that was launched last.
 
     Raises:
-        InputError: the store has nothing, or nothing of that name.
+        InputError: the store is empty, or has no experiment of that name.
     """
     last = store.find(name)
     if last.kind == "ablation":

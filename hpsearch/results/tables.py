@@ -1,6 +1,6 @@
 """Table 1 and the table of a search's trials, as pandas frames.
 
-A value is empty where no completed run has it.
+A value is empty if no completed run has it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from hpsearch.results.published import COMPARISONS
 from hpsearch.search.study import Study
 
 TABLE_1_ARMS = ("L1Net", "L0Net", "L0NetDeep")
-"""The arms that Table 1 compares; their columns are always there."""
+"""The arms that Table 1 compares. Their columns are always there."""
 
 BASELINES = ("mean", "composition")
 
 
 def table1(findings: AblationFindings) -> pd.DataFrame:
-    """Table 1 of an ablation, with the published columns beside ours.
+    """Return Table 1 of an ablation, with the published columns after ours.
 
-    One row per target that the ablation has, in Table 1's order. Columns:
+    It has one row per target of the ablation, in Table 1's order. Columns:
 
     - ``symbol``, ``unit``, ``train_molecules``;
-    - ``mean``, ``composition``: errors of predictions that see no geometry;
+    - ``mean``, ``composition``: errors of the two predictions that ignore the geometry;
     - each arm's name: its test MAE, averaged over the completed repeats;
-    - ``published.COMPARISONS``: %E_{L1,L0}, %E_{Deep,L0}, ΔE_{L1,Deep}, %E_{L1,Deep} of ours;
+    - ``published.COMPARISONS``: %E_{L1,L0}, %E_{Deep,L0}, ΔE_{L1,Deep}, %E_{L1,Deep} of our arms;
     - ``<arm>_weights``, ``<arm>_runs``: trainable weights; completed repeats;
     - ``paper_<network>`` and ``paper_<comparison>``: as published, trained on 109,000 molecules.
     """
@@ -48,17 +48,17 @@ def table1(findings: AblationFindings) -> pd.DataFrame:
 
 
 def arms_of(cells: pd.DataFrame) -> tuple[str, ...]:
-    """Table 1's three arms and all other arms of ``cells``, in the order of the variants."""
+    """Return Table 1's three arms and all other arms of ``cells``, in the order of the variants."""
     present = list(dict.fromkeys(cells["variant"]))
     known = [name for name in VARIANT_NAMES if name in TABLE_1_ARMS or name in present]
     return (*known, *(name for name in present if name not in known))
 
 
 def averages(table: pd.DataFrame) -> dict[str, float]:
-    """The mean over targets of each % column, ours and the paper's.
+    """Return the mean over targets of each % column, ours and the paper's.
 
-    Rows without the value are left out. Errors and their differences are not averaged, since their
-    units differ from target to target.
+    Rows without a value are left out. Errors and their differences are not averaged, because their
+    units differ between targets.
     """
     columns = [name for name in COMPARISONS if name.startswith("relative")]
     means = {
@@ -90,7 +90,7 @@ def _columns(arms: tuple[str, ...]) -> dict[str, str]:
 def _row(
     name: str, cells: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]
 ) -> dict[str, Any]:
-    """The row of one target; values that are not known are left out."""
+    """Return the row of one target, without values that are not known."""
     complete = cells[cells["state"] == "complete"].groupby("variant")
     means = complete["test_mae"].mean().dropna()
     errors = {str(arm): float(mae) for arm, mae in means.items()}
@@ -111,7 +111,7 @@ def _row(
 
 
 def weights_of(cells: pd.DataFrame, arm: str) -> int | None:
-    """Trainable weights of an arm's networks; ``None`` before one has started."""
+    """Return the number of weights of an arm's networks; ``None`` before one has started."""
     counts = cells.loc[cells["variant"] == arm, "weights"].dropna()
     return None if counts.empty else int(counts.iloc[0])
 
@@ -122,11 +122,11 @@ TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "re
 
 
 def search_table(study: Study) -> pd.DataFrame:
-    """The trials of a study, by number.
+    """Return the trials of a study, by number.
 
     Columns: state (complete, running, failed, refused, waiting or pruned), value (lowest validation
     loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a refusal), and one
-    per searched parameter. Empty where not known.
+    column per searched parameter. Unknown values are empty.
     """
     trials = study.trials().set_index("number").rename_axis("trial")
     table = trials.rename(columns={"failure_reason": "reason"})

@@ -134,7 +134,7 @@ class Board(Progress):
         return live_cells(epoch, loss, facts.zero_output_loss, seconds, facts.weights, where)
 
     def _summary(self) -> str:
-        parts = [self.standing]
+        parts = [self.counts_text]
         if self.best is not None:
             parts.append(f"best {self.best[0]:,.4g} ({self.noun} {self.best[1]})")
         if self._time_left is not None:

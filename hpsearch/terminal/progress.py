@@ -141,8 +141,8 @@ class Progress:
         else:
             self._done += 1
             ending = f"{_completed(outcome)}{self._compare(key, outcome)}"
-        standing = f"; {self.standing}{_left(self.seconds_left)}" if self.standing else ""
-        self._say(f"{self.noun} {key}: {ending}{standing}")
+        counts = f"; {self.counts_text}{_left(self.seconds_left)}" if self.counts_text else ""
+        self._say(f"{self.noun} {key}: {ending}{counts}")
 
     def ended(self) -> None:
         """The launch has ended: how right its estimates were."""
@@ -152,7 +152,7 @@ class Progress:
             self._say(f"the time left was estimated {first} at first, {half} half-way")
 
     @property
-    def standing(self) -> str:
+    def counts_text(self) -> str:
         """``3 of 10 done, 2 running, 1 failed``; empty where the runs are not counted."""
         if self._total == 0:
             return ""

@@ -9,13 +9,13 @@ import pandas as pd
 
 from hpsearch.config.targets import target
 from hpsearch.report.text import duration
-from hpsearch.results.standing import Standing
+from hpsearch.results.status import Status
 from hpsearch.store.recorded import RecordedRun
 from hpsearch.terminal.columns import columns, hanging
 from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells
 
 
-def status_lines(of: Standing, where: str, again: str, width: int | None = None) -> Iterator[str]:
+def status_lines(of: Status, where: str, again: str, width: int | None = None) -> Iterator[str]:
     """The standing for a person.
 
     Args:
@@ -43,7 +43,7 @@ def status_lines(of: Standing, where: str, again: str, width: int | None = None)
         yield f"  {again} --traceback"
 
 
-def traceback_lines(of: Standing) -> Iterator[str]:
+def traceback_lines(of: Status) -> Iterator[str]:
     """The first failure that has a traceback, with it."""
     number = len(of.failures)
     first = next((failure for failure in of.failures if failure.traceback), None)
@@ -55,7 +55,7 @@ def traceback_lines(of: Standing) -> Iterator[str]:
     yield first.traceback.rstrip()
 
 
-def _driver_line(of: Standing) -> str | None:
+def _driver_line(of: Status) -> str | None:
     """Who drives it; or that nobody does, where runs wait for it."""
     if of.is_driven:
         return f"driven by {of.holder}"
@@ -68,7 +68,7 @@ def _driver_line(of: Standing) -> str | None:
     )
 
 
-def _progress_line(of: Standing) -> str | None:
+def _progress_line(of: Status) -> str | None:
     """The best trial so far and the time left; ``None`` before there is either."""
     parts = []
     if of.best is not None:
@@ -78,7 +78,7 @@ def _progress_line(of: Standing) -> str | None:
     return "; ".join(parts) or None
 
 
-def _left(of: Standing) -> tuple[int, ...]:
+def _left(of: Status) -> tuple[int, ...]:
     """The first column, where it holds names and no numbers."""
     return (0,) if of.kind == "ablation" else ()
 
@@ -97,7 +97,7 @@ _TRIAL_COLUMNS = ("trial", "state", "epochs", "best loss", "s/epoch", "weights",
 _CELL_COLUMNS = ("run", "state", "epochs", "test MAE", "unit", "weights", "")
 
 
-def ended_rows(of: Standing) -> list[tuple[str, ...]]:
+def ended_rows(of: Status) -> list[tuple[str, ...]]:
     """Every run that has ended, as cells under headings; the last one is a text."""
     if of.kind == "study":
         ended = [row for row in of.rows if row["state"] not in ("RUNNING", "WAITING")]

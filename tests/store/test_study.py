@@ -19,7 +19,7 @@ from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.results.standing import standing
+from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
 from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
 from hpsearch.search.launch import launch_study
@@ -943,13 +943,13 @@ def test_another_budget_is_another_space(launches: Launches) -> None:
 
 def test_the_time_left_follows_from_the_epochs(launches: Launches) -> None:
     search = launches(space(4, epochs=5))
-    assert standing(launches.store).seconds_left is None
+    assert read_status(launches.store).seconds_left is None
     first, second = search.next(), search.next()
     assert first is not None
     assert second is not None
-    assert standing(launches.store).seconds_left is None
+    assert read_status(launches.store).seconds_left is None
     train(search, first, epochs=3)
     search.started(second.key, FACTS)
     # Epochs of 2 s, and 5 s beside them. The first place is free in 9 s, the second in 15 s, and
     # each then takes a trial of 15 s.
-    assert standing(launches.store).seconds_left == pytest.approx(30, abs=0.5)
+    assert read_status(launches.store).seconds_left == pytest.approx(30, abs=0.5)

@@ -1,4 +1,4 @@
-"""How a study or an ablation stands, as its store has it: what its launch shows, from elsewhere."""
+"""The status of a study or an ablation, read from the store: what its launch shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FailedRun:
         key: of the run.
         kind: of the failure.
         message: one line.
-        traceback: the worker's; empty where there is none, as of a divergence.
+        traceback: the worker's; empty if there is none, for example after a divergence.
     """
 
     key: str
@@ -39,23 +39,24 @@ class FailedRun:
 
 @final
 @dataclass(frozen=True)
-class Standing:
-    """How an experiment stands.
+class Status:
+    """The status of an experiment.
 
     Attributes:
         kind: ``study`` or ``ablation``.
         name: of the experiment.
-        noun: what a run of it is called.
-        counts: runs by state.
+        noun: the word for one of its runs, ``trial`` or ``run``.
+        counts: number of runs in each state.
         summary: the counts in words.
-        holder: who drives it, or did when it died; ``None`` for nobody.
-        best: lowest validation loss of a complete trial and its number; ``None`` for none, and for
-            an ablation, whose losses are not of one kind.
-        seconds_left: until the last run ends; ``None`` where nobody drives it or no epoch has.
-        live: the runs that are under way, or interrupted where nobody drives it.
-        failures: of the runs that failed, the first one first.
+        holder: the driver, which may have died; ``None`` if there is none.
+        best: lowest validation loss of a complete trial and its number; ``None`` if there is none,
+            and for an ablation, whose runs have different targets.
+        seconds_left: until the last run ends; ``None`` without a live driver or before an epoch.
+        live: the running runs; without a live driver, the interrupted ones.
+        failures: the failed runs, in the order in which they failed.
         rows: every run, for scripts.
-        quote_accuracy: how right a search's quote was; ``None`` where there was none.
+        quote_accuracy: the error of a search's estimate; ``None`` if it had no estimate.
+        best_zero_output: the loss of predicting zero in the best trial; ``None`` if not known.
     """
 
     kind: str
@@ -70,14 +71,15 @@ class Standing:
     failures: tuple[FailedRun, ...]
     rows: list[dict[str, Any]]
     quote_accuracy: QuoteAccuracy | None = None
+    best_zero_output: float | None = None
 
     @property
     def is_driven(self) -> bool:
-        """Whether a launch that is alive drives it."""
+        """Whether a live driver owns the experiment."""
         return _is_driven(self.holder)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
+        """Return the form for JSON."""
         driver = None
         if self.holder is not None and self.holder.drives:
             since = self.holder.since.isoformat(timespec="seconds")
@@ -88,7 +90,7 @@ class Standing:
             "counts": self.counts,
             "driver": driver,
             **({"best": best} if self.kind == "study" else {}),
-            **({"quote_error": quoted.to_dict()} if (quoted := self.quote_accuracy) else {}),
+            **({"quote_error": accuracy.to_dict()} if (accuracy := self.quote_accuracy) else {}),
             "seconds_left": self.seconds_left,
             {"study": "trials", "ablation": "cells"}[self.kind]: self.rows,
         }
@@ -98,11 +100,11 @@ def _is_driven(holder: Holder | None) -> bool:
     return holder is not None and holder.drives
 
 
-def standing(store: StoreReader, name: str | None = None) -> Standing:
-    """How the study or the ablation called ``name`` stands; without it, the one launched last.
+def read_status(store: StoreReader, name: str | None = None) -> Status:
+    """Return the status of the study or ablation called ``name``, by default the last launched one.
 
     Raises:
-        InputError: there is nothing of that name.
+        InputError: the store has no experiment of that name.
         HpsearchError: a study's trials were deleted or renamed outside hpsearch.
     """
     experiment = store.find(name)
@@ -111,20 +113,21 @@ def standing(store: StoreReader, name: str | None = None) -> Standing:
     return _of_ablation(store, experiment)
 
 
-def _of_study(store: StoreReader, study: Study) -> Standing:
+def _of_study(store: StoreReader, study: Study) -> Status:
     trials, counts = study.trials(), study.counts()
     runs = recorded_runs(store, study.experiment_id)
     records = json.loads(trials.to_json(orient="records", date_format="iso", double_precision=15))
-    holder = study.holder()
+    holder, best = study.holder(), study.best()
+    of_best = None if best is None else runs.get(best[1])
     running = [str(row["number"]) for row in records if row["state"] == "RUNNING"]
-    return Standing(
+    return Status(
         kind="study",
         name=study.name,
         noun="trial",
         counts=vars(counts),
         summary=str(counts),
         holder=holder,
-        best=study.best(),
+        best=best,
         seconds_left=_study_seconds_left(counts, runs, running) if _is_driven(holder) else None,
         live=tuple(runs[key] for key in running if key in runs),
         failures=tuple(
@@ -135,15 +138,16 @@ def _of_study(store: StoreReader, study: Study) -> Standing:
                 row["failure_traceback"] or "",
             )
             for row in records
-            # What was refused or given up was never trained to a failure.
+            # A trial that was refused or given up did not fail in training.
             if row["state"] == "FAIL" and row["failure"] not in ("refused", "given_up")
         ),
         rows=[row | _live_values(runs.get(str(row["number"]))) for row in records],
         quote_accuracy=study.quote_accuracy(),
+        best_zero_output=None if of_best is None else of_best.zero_output_loss,
     )
 
 
-def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
+def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
     cells, holder = cell_table(store, experiment.id), store.holder(experiment.id)
     runs = recorded_runs(store, experiment.id)
     results = store.results(experiment.id).set_index("key")
@@ -160,7 +164,7 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
             )
             failures.append(FailedRun(str(key), kind, message, traceback))
     tracebacks = {failure.key: failure for failure in failures}
-    return Standing(
+    return Status(
         kind="ablation",
         name=experiment.name,
         noun="run",
@@ -186,7 +190,7 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Standing:
 def _study_seconds_left(
     counts: Counts, runs: Mapping[str, RecordedRun], running: Container[str]
 ) -> float | None:
-    """A trial to come counts with as many epochs as the others have on average."""
+    """Return the time left, if trials to come have as many epochs as the others on average."""
     usual = mean(run.epochs for run in runs.values()) if runs else 0.0
     missing = counts.wanted - counts.complete - counts.pruned - counts.running
     begun = (
@@ -220,7 +224,7 @@ def _so_far(run: RecordedRun, cost: float, state: RunState) -> RunSoFar:
 
 
 def _live_values(run: RecordedRun | None) -> dict[str, Any]:
-    """What the live table shows of a run, for scripts."""
+    """Return the values that the live table shows of a run, for scripts."""
     return {
         "most_epochs": None if run is None else run.epochs,
         "last_epoch": None if run is None else run.epoch,

@@ -1,4 +1,4 @@
-"""Every page's figure for one document."""
+"""The figures of all pages, for one document."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hpsearch.store import StoreReader
 def draw_pages(
     store: StoreReader, name: str | None = None, kind: str | None = None, own: Path | None = None
 ) -> Figures:
-    """Every page that has something to show, for one document, with the rows behind it.
+    """Draw every page that has something to show, for one document, and return its rows.
 
     Args:
-        store: what is drawn.
+        store: the store to draw from.
         name: of the study or ablation; by default the latest.
-        kind: ``study`` or ``ablation``, with which the drawings' names begin; a study and an
-            ablation may have one name.
-        own: a folder of the user's pages, as `page_files` has it.
+        kind: ``study`` or ``ablation``, which may have the same name; the names of the drawings
+            begin with it.
+        own: a folder of the user's pages; see `page_files`.
     """
     pages, problems = load_pages(own)
     drawn: list[Figure] = []
@@ -49,7 +49,7 @@ def draw_pages(
 
 
 def plotly_script() -> str:
-    """The text of plotly.js, which draws the figures."""
+    """Return the text of plotly.js, which draws the figures."""
     text: str = get_plotlyjs()
     return text
 

@@ -1,4 +1,4 @@
-"""Finds the pages' files, in ``dashboards/`` and in a folder of the user's, and runs them."""
+"""The files of the pages, in ``dashboards/`` and in the user's folder, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from hpsearch.system import installation
 
 
 def folder() -> Path:
-    """Where the pages are, in the checkout or in the wheel."""
+    """Return the folder of the shipped pages, in the checkout or in the wheel."""
     return installation.folder("dashboards")
 
 
 def page_files(own: Path | None = None) -> list[Path]:
-    """The pages' files by name; a leading underscore or dot hides one.
+    """Return the files of all pages, sorted by name, except those that begin with "_" or ".".
 
     Args:
-        own: a folder of the user's pages, beside the shipped ones; of two of one name its own is
-            the page.
+        own: a folder of the user's pages, in addition to the shipped ones; a file in it replaces a
+            shipped page of the same name.
     """
     folders = (folder(),) if own is None else (folder(), own)
-    files = {path.name: path for each in folders for path in each.glob("*.py")}
+    files = {path.name: path for parent in folders for path in parent.glob("*.py")}
     return [files[name] for name in sorted(files) if not name.startswith(("_", "."))]
 
 
 def load_page(path: Path) -> Page:
-    """Runs the file at ``path`` and takes its title and its figure.
+    """Run the file at ``path`` and return its page.
 
     Raises:
         PageError: the file fails, or lacks ``TITLE`` or ``figure``.
@@ -50,7 +50,7 @@ def load_page(path: Path) -> Page:
 
 
 def load_pages(own: Path | None = None) -> tuple[list[Page], list[str]]:
-    """Every page that loads, and one line for each that does not; ``own`` as `page_files`."""
+    """Return every page that loads, and a line for each file that fails; see `page_files`."""
     pages: list[Page] = []
     problems: list[str] = []
     for path in page_files(own):

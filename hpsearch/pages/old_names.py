@@ -1,4 +1,4 @@
-"""The names by which a page's file knew what has moved since, so that it goes on."""
+"""Old import names of modules and functions that have moved, so that users' pages still work."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def keep_old_names() -> None:
-    """Have the modules of old beside those of today; whatever is there already stays."""
+    """Register the old module names next to the new ones, without replacing an existing module."""
     moved, names = _moved_modules(), _moved_names()
     for old, module in moved.items():
         _keep(old, module)
     for old, values in names.items():
-        module = sys.modules.get(old) or ModuleType(old, "Names of old; see hpsearch.pages.")
+        module = sys.modules.get(old) or ModuleType(old, "Old names; see hpsearch.pages.")
         for value in values:
             if not hasattr(module, value.__name__):
                 setattr(module, value.__name__, value)

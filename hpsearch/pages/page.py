@@ -1,4 +1,4 @@
-"""One page: a Python file that has been run, and what it draws of a store."""
+"""A page: a Python file that has been run, and the figure that it draws from a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("study", "ablation")
 
 
 class PageError(HpsearchError):
-    """A page cannot be loaded or drawn: which file, which line, what went wrong."""
+    """A page cannot be loaded or drawn; the message has the file, the line and the error."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Page:
     """One file of ``dashboards/``.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the file's name without its suffix.
         title: heading of the figure.
         path: the file.
-        module: what the file has defined.
-        kind: ``study`` or ``ablation`` where it draws only one of the two; ``None`` for both.
-        beside: names of the pages whose figures the dashboard shows below this one's.
+        module: the module that the file defines.
+        kind: ``study`` or ``ablation`` if it draws only one of the two; ``None`` for both.
+        beside: names of pages whose figures the dashboard shows below this page's figure.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Page:
 
     @property
     def summary(self) -> str:
-        """What the page shows: the first line of the file's docstring."""
+        """The first line of the file's docstring, which says what the page shows."""
         return (self.module.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def has_frame(self) -> bool:
-        """Whether the page hands out the rows behind its figure."""
+        """Whether the page returns the rows of its figure."""
         return hasattr(self.module, "frame")
 
     @property
@@ -63,15 +63,16 @@ class Page:
     def figure(
         self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> go.Figure | None:
-        """The page's figure for the study or ablation called ``name``, by default the latest.
+        """Return the page's figure for the study or ablation called ``name``, or the latest.
 
         Args:
-            store: what is drawn.
+            store: the store to draw from.
             name: of an experiment.
-            kind: of the experiment; one that this page does not draw has no figure.
+            kind: of the experiment.
 
         Returns:
-            The figure, or ``None`` where the store holds nothing for this page.
+            The figure; ``None`` if the store has nothing for this page or if the page does not draw
+            this kind.
 
         Raises:
             PageError: the page fails, or returns something else.
@@ -84,7 +85,7 @@ class Page:
     def frame(
         self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> pd.DataFrame | None:
-        """The rows that `figure` draws; ``None`` where it draws nothing or has no ``frame``.
+        """Return the rows that `figure` draws; ``None`` if it draws nothing or has no ``frame``.
 
         Raises:
             PageError: the page fails, or returns something else.
@@ -97,25 +98,25 @@ class Page:
     def tables(
         self, store: StoreReader, name: str | None = None, kind: str | None = None
     ) -> list[Section]:
-        """What the page tells in tables; nothing where it has no ``tables``.
+        """Return the page's tables; an empty list if it has no ``tables``.
 
         Raises:
             PageError: the page fails, or returns something else.
         """
-        found = (self._call("tables", store, name, kind) if self.has_tables else None) or []
-        for each in found if isinstance(found, list) else [found]:
-            if not isinstance(each, Section):
-                raise self._wrong("tables", "a list of hpsearch.report.render.Section", each)
-        return list(found)
+        sections = (self._call("tables", store, name, kind) if self.has_tables else None) or []
+        for section in sections if isinstance(sections, list) else [sections]:
+            if not isinstance(section, Section):
+                raise self._wrong("tables", "a list of hpsearch.report.render.Section", section)
+        return list(sections)
 
     def _call(self, what: str, store: StoreReader, name: str | None, kind: str | None) -> Any:
         if kind is not None and self.kind not in (None, kind):
             return None
         function = getattr(self.module, what)
-        # Only a page that draws both kinds needs to be told which is meant.
-        knows = "kind" in inspect.signature(function).parameters
+        # Only a page that draws both kinds has the argument `kind`.
+        takes_kind = "kind" in inspect.signature(function).parameters
         try:
-            return function(store, name, kind=kind) if knows else function(store, name)
+            return function(store, name, kind=kind) if takes_kind else function(store, name)
         except HpsearchError as error:
             raise PageError(f"{self.path}: {error}") from error
         except (Exception, SystemExit) as error:
@@ -126,7 +127,7 @@ class Page:
 
 
 def in_one_line(path: Path, error: BaseException) -> str:
-    """``file:line: kind: message``, with the deepest line that lies in the page's own file."""
+    """Return ``file:line: error: message``, with the innermost line in the page's own file."""
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}: SyntaxError: {error.msg}"
     frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)

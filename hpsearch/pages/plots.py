@@ -1,4 +1,4 @@
-"""What the pages' figures have in common: colours, axes, panels, and the look of a document."""
+"""Helpers for the pages' figures: colours, axes, panels and a common template."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ PALETTE = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#a9745f"),
     *("#e377c2", "#7f8c8d", "#a3a518", "#17a2b8", "#5b7fff", "#c0508f"),
 )
-"""Colours of lines and markers, each to be told from white and from near black."""
+"""Colours of lines and markers, visible on white and on near black."""
 
 NEUTRAL = "#808890"
-"""For what belongs to no arm or trial, on white as on near black."""
+"""The colour for anything that belongs to no arm or trial, visible on white and on near black."""
 
 BEST_FIRST = [[0.0, "#d6272f"], [0.4, "#e08a3c"], [1.0, "#9aa3ad"]]
-"""A colour scale of losses: the low ones stand out, on white as on near black."""
+"""A colour scale of losses, in which low losses are red; visible on white and on near black."""
 
-# What is not a mark is coloured by the document's style sheet, which knows whether it is dark.
+# The document's style sheet colours text, axes and background, since it knows the colour scheme.
 _CLEAR = "rgba(0,0,0,0)"
 _AXIS = {
     "automargin": True,
@@ -68,26 +68,26 @@ _TEMPLATE = go.layout.Template(
 
 
 DEFAULT_HEIGHT = 460
-"""Pixels of a figure in a document whose page names no height."""
+"""Height in pixels of a figure whose page sets no height."""
 
 
 def study_of(store: StoreReader, name: str | None) -> Study | None:
-    """The study called ``name``, or the one launched last; ``None`` where there is none."""
-    found = store.experiment("study", name or None)
-    return None if found is None else Study.open(store, found.name)
+    """Return the study called ``name``, or the one launched last; ``None`` if there is none."""
+    experiment = store.experiment("study", name or None)
+    return None if experiment is None else Study.open(store, experiment.name)
 
 
 def complete_trials(study: Study) -> pd.DataFrame:
-    """Rows of `Study.trials` whose loss can be drawn on a logarithmic axis."""
+    """Return the complete trials whose loss can be drawn on a logarithmic axis."""
     trials = study.trials()
     return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
 
 
 def colours_of(lines: Iterable[str]) -> dict[str, str]:
-    """A colour for each arm or trial; the paper's arms have the same ones on every page.
+    """Return a colour for each arm or trial; the paper's arms have the same colours on every page.
 
     Args:
-        lines: names of the arms or trials, as often as they come.
+        lines: names of the arms or trials, with or without repeats.
     """
     present = list(dict.fromkeys(lines))
     names = [*VARIANT_NAMES, *(line for line in present if line not in VARIANT_NAMES)]
@@ -103,14 +103,14 @@ _MANTISSAS = (
     (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0),
     (1.0, 1.2, 1.5, 1.7, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0),
 )
-"""Of a logarithmic axis's ticks, from coarse to fine."""
+"""Ticks of a logarithmic axis within a power of ten, from coarse to fine."""
 
 
 def log_axis(values: Iterable[float], title: str | None = None) -> dict[str, Any]:
-    """A logarithmic axis for ``values`` whose every tick is a number to be read by itself.
+    """Return a logarithmic axis for ``values`` with complete numbers at its ticks.
 
     Args:
-        values: what lies on the axis; only what is above zero counts.
+        values: the values on the axis; those not above zero are ignored.
         title: of the axis.
     """
     known = [value for value in map(float, values) if 0 < value < math.inf]
@@ -120,20 +120,20 @@ def log_axis(values: Iterable[float], title: str | None = None) -> dict[str, Any
     low, high = min(known), max(known)
     ticks = [low]
     for mantissas in _MANTISSAS:
-        found = [
+        within = [
             mantissa * 10.0**power
             for power in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
             for mantissa in mantissas
             if 0.9 * low <= mantissa * 10.0**power <= 1.1 * high
         ]
-        ticks = found or ticks
+        ticks = within or ticks
         if len(ticks) >= 3:
             break
     return {**axis, "tickvals": ticks, "ticktext": [short_number(tick) for tick in ticks]}
 
 
 def short_number(value: float) -> str:
-    """``value`` to three digits, thousands as k and millions as M."""
+    """Return ``value`` with three digits, thousands as k and millions as M."""
     for size, sign in ((1e6, "M"), (1e3, "k")):
         if abs(value) >= 10 * size or (sign == "M" and abs(value) >= size):
             return f"{value / size:.3g}{sign}"
@@ -141,9 +141,9 @@ def short_number(value: float) -> str:
 
 
 def panels(count: int, columns: int, panel_height: int) -> tuple[int, int, dict[str, Any]]:
-    """Rows, columns and the spacing of ``count`` panels, for plotly's ``make_subplots``.
+    """Return the rows, columns and spacing of ``count`` panels, for plotly's ``make_subplots``.
 
-    The figure's height is that of the rows and of `PANEL_EDGES`; `below` puts the legend there.
+    Use it with `below`, which sets the figure's height and puts the legend below the panels.
     """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
@@ -155,7 +155,7 @@ def panels(count: int, columns: int, panel_height: int) -> tuple[int, int, dict[
 
 
 def below(rows: int, panel_height: int) -> dict[str, Any]:
-    """The layout of so many rows of panels: its height, and the legend below them."""
+    """Return the layout of a figure with ``rows`` rows of panels and the legend below them."""
     inner = rows * panel_height
     legend = {"orientation": "h", "x": 0, "y": -56 / inner, "yanchor": "top"}
     return {
@@ -166,7 +166,7 @@ def below(rows: int, panel_height: int) -> dict[str, Any]:
 
 
 def styled(figure: go.Figure) -> go.Figure:
-    """In our template, unless the page has chosen another than Plotly's own."""
+    """Apply our template and default height, unless the page has chosen its own."""
     if figure.layout.template == go.Figure().layout.template:
         figure.layout.template = _TEMPLATE
     if figure.layout.height is None:

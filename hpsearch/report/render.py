@@ -116,7 +116,7 @@ def _markdown_section(section: Section) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """Return ``text`` on one line, escaped so that it ends no cell and starts no emphasis or HTML."""
+    """Return ``text`` on one line, escaped so that it starts no cell, emphasis or HTML."""
     flat = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
     for character in "|*_`":
         flat = flat.replace(character, f"\\{character}")

@@ -1,4 +1,4 @@
-"""What a launch shows on a terminal: the running trials as a table, drawn anew in its place."""
+"""The live table of the running trials on a terminal."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _AROUND = 5
 
 @final
 class Screen:
-    """A terminal that prints lines, above a table while there is one.
+    """A terminal that prints lines above the live table.
 
     Attributes:
-        console: Rich's, on which the table is drawn.
+        console: Rich's console, which also draws the table.
     """
 
     def __init__(self) -> None:
         self.console = Console()
 
     def print_line(self, line: str) -> None:
-        """Print a line as it is; the terminal breaks it where it is too long."""
+        """Print a line unchanged; the terminal breaks it if it is too long."""
         self.console.print(Text(line), soft_wrap=True)
 
 
@@ -48,9 +48,9 @@ class _Row:
 
 @final
 class Board(Progress):
-    """`Progress` for a terminal: starts and epochs change the table, ends are lines above it.
+    """`Progress` for a terminal: starts and epochs update the table, ends are lines above it.
 
-    To be used as a context: it is drawn while the context is open and leaves nothing behind.
+    Use it as a context manager. The table is drawn while the context is open, then erased.
     """
 
     def __init__(
@@ -76,35 +76,35 @@ class Board(Progress):
         self._live.stop()
 
     def print_line(self, line: str) -> None:
-        """Print a line above the table; printed otherwise it would run into it."""
+        """Print a line above the table."""
         self._console.print(Text(line), soft_wrap=True)
 
     def started(self, key: str, facts: RunFacts) -> None:
-        """A run has been built."""
+        """Add a run that has started."""
         super().started(key, facts)
         self._rows[key] = _Row(facts, self.epochs(key), began=time.monotonic())
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
-        """An epoch has ended."""
+        """Update a run after an epoch."""
         super().epoch(key, metrics)
         if key in self._rows:
             self._rows[key].metrics = metrics
             self._rows[key].began = time.monotonic()
-        self._look_ahead()
+        self._estimate_time_left()
 
     def finished(self, key: str, outcome: Outcome) -> None:
-        """A run has ended."""
+        """Remove a run that has ended."""
         super().finished(key, outcome)
         self._rows.pop(key, None)
-        self._look_ahead()
+        self._estimate_time_left()
 
-    def _look_ahead(self) -> None:
-        # Not at every drawing: the estimate keeps what it has said, to be held against the end.
+    def _estimate_time_left(self) -> None:
+        # Not at every drawing: the estimate stores each answer, to compare it with the real end.
         seconds = self.seconds_left
         self._time_left = None if seconds is None else (time.monotonic(), seconds)
 
     def draw(self) -> RenderableType:
-        """The table and the line under it."""
+        """Return the table and the line under it."""
         return Group(self._table(), Text(self._summary(), overflow="ellipsis", no_wrap=True))
 
     def _table(self) -> Table:

@@ -1,4 +1,4 @@
-"""Tables and paragraphs for a terminal of so many columns."""
+"""Tables and paragraphs that fit the width of a terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ GAP = "  "
 def columns(
     rows: Sequence[Sequence[str]], width: int | None, *, left: Container[int] = ()
 ) -> list[str]:
-    """``rows`` with their cells below each other; where they do not fit, the last one is cut off.
+    """Return ``rows`` as aligned lines; a line that is too wide is cut at its end.
 
     Args:
-        rows: of equally many cells, the first of which are headings.
-        width: columns of the terminal; ``None`` where nothing has to fit.
-        left: the columns that are aligned to the left, as the last one is.
+        rows: rows of cells, all of the same length; the first row has the headings.
+        width: columns of the terminal; ``None`` for no limit.
+        left: columns to align to the left; the last column always is.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     last = len(widths) - 1
@@ -31,17 +31,17 @@ def columns(
 
 
 def cut(line: str, width: int | None) -> str:
-    """``line``, its end replaced by an ellipsis where it does not fit."""
+    """Return ``line``, with its end replaced by an ellipsis if it does not fit."""
     return line if width is None or len(line) <= width else f"{line[: max(width - 1, 0)]}…"
 
 
 def hanging(start: str, text: str, width: int | None) -> Iterator[str]:
-    """``text`` after ``start``, broken between words, its further lines below its first."""
+    """Yield ``text`` after ``start``, broken between words, with the other lines aligned below."""
     if width is None or len(start) + len(text) <= width:
         yield f"{start}{text}".rstrip()
         return
     below = " " * len(start)
-    # A path or a hash that is longer than the room stays whole, to be copied.
+    # A path or a hash is never broken, so that it can be copied.
     yield from textwrap.wrap(
         text,
         width=max(width, len(start) + 20),
@@ -53,9 +53,9 @@ def hanging(start: str, text: str, width: int | None) -> Iterator[str]:
 
 
 def folded(line: str, width: int | None) -> Iterator[str]:
-    """``line`` broken between words, its further lines indented as far as its first and two more.
+    """Yield ``line`` broken between words; the other lines are indented two columns more.
 
-    A table's line that fits keeps its spaces.
+    A line that fits is not changed, so that a table keeps its spaces.
     """
     if width is None or len(line) <= width:
         yield line

@@ -1,4 +1,4 @@
-"""Lines for a terminal: of a space, a plan, a winner and the molecules."""
+"""Lines for a terminal: on a search space, an ablation's plan, a winner and the molecules."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ WIDEST_MOLECULE_ANGSTROM = 12.04
 
 
 def idle_line(space: SearchSpace) -> str | None:
-    """One line if the space allows cutoffs that no two atoms are apart; else ``None``.
+    """Return a warning if the space allows cutoffs above the widest molecule; else ``None``.
 
-    The centres of a ``cosine`` or ``gaussian`` basis are equally spaced up to the cutoff, so those
-    beyond the widest molecule never see a pair. A ``bessel`` basis has no such functions.
+    The centres of a ``cosine`` or ``gaussian`` basis are equally spaced up to the cutoff. Those
+    outside the widest molecule never see a pair of atoms. A ``bessel`` basis has no such functions.
     """
     bases = _possible(space, "radial_basis")
     widest = max(float(radius) for radius in _possible(space, "radial_maximum_angstrom"))
@@ -42,7 +42,7 @@ def idle_line(space: SearchSpace) -> str | None:
 
 
 def _possible(space: SearchSpace, name: str) -> set[Any]:
-    """The field's fixed value, or the ends or choices of its range."""
+    """Return the field's fixed value, or the ends or choices of its range."""
     if name not in space.parameters:
         return {space.network[name]}
     parameter = space.parameters[name]
@@ -50,11 +50,11 @@ def _possible(space: SearchSpace, name: str) -> set[Any]:
 
 
 UNEQUAL = 0.05
-"""Difference of weight counts, as a part of the winner's, that is pointed out."""
+"""Relative difference to the winner's number of weights above which the plan warns."""
 
 
 def plan_lines(plan: AblationPlan) -> Iterator[str]:
-    """The arms with their weight counts, before anything runs."""
+    """Yield the lines of the plan: its runs, and the arms with their numbers of weights."""
     reference = count_weights(plan.network)
     cells = f"{len(plan.variants)} × {len(plan.targets)} × {plan.repeats}"
     yield (
@@ -82,7 +82,7 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
 
 
 def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
-    """A search's winner beside predictions without a geometry, on its validation molecules."""
+    """Yield the winner's validation errors next to those of two naive predictions."""
     origin = winner.provenance
     assert origin is not None
     yield (
@@ -103,10 +103,10 @@ def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
 
 
 def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
-    """The molecules, their split, the targets' statistics and naive errors, for scripts.
+    """Return the molecules, their split, the targets' statistics and naive errors, for scripts.
 
-    Statistics are per atom (Eq. 15), of the training molecules; errors on the test molecules; both
-    in each target's reporting unit.
+    The statistics are per atom (Eq. 15) and of the training molecules. The errors are of the test
+    molecules. Both are in each target's reporting unit.
 
     Raises:
         InputError: the sizes do not fit.
@@ -143,26 +143,26 @@ def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
 
 
 def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
-    """What :func:`molecule_facts` finds, for a person.
+    """Yield the values of :func:`molecule_facts` for a person.
 
     Raises:
         InputError: the sizes do not fit.
     """
-    found = molecule_facts(molecules, data)
-    atoms = found["atoms"]
+    facts = molecule_facts(molecules, data)
+    atoms = facts["atoms"]
     yield (
-        f"{found['molecules']:,} molecules of {atoms['least']}-{atoms['most']} atoms, "
+        f"{facts['molecules']:,} molecules of {atoms['least']}-{atoms['most']} atoms, "
         f"mean {atoms['mean']:.2f}"
     )
-    yield f"content {found['content']}"
+    yield f"content {facts['content']}"
     yield (
-        f"split {found['split']}: {found['train']:,} training, {found['validation']:,} validation, "
-        f"{found['test']:,} test molecules"
+        f"split {facts['split']}: {facts['train']:,} training, {facts['validation']:,} validation, "
+        f"{facts['test']:,} test molecules"
     )
     yield ""
     yield "per-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
     yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
-    for row in found["targets"]:
+    for row in facts["targets"]:
         yield (
             f"{row['target']:8}{row['mean']:12.5g}{row['deviation']:12.5g}"
             f"{row['mae_of_mean']:14.4g}{row['mae_of_composition']:13.4g}  {row['unit']}"
@@ -170,28 +170,28 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
 
 
 def section_lines(section: Section, width: int | None) -> Iterator[str]:
-    """The section's title and table; where it is too wide, its columns in several blocks.
+    """Yield the section's title and table; a table that is too wide is split into blocks.
 
-    Each block begins with the first column, and with the unit where there is one.
+    Each block repeats the first column, and the unit if there is one.
 
     Args:
-        section: whose remarks are left out.
-        width: columns of the terminal; ``None`` where nothing has to fit.
+        section: the section; its remarks are left out.
+        width: columns of the terminal; ``None`` for no limit.
     """
     text = plain(section)
     if not section.header or width is None or _widest(text) <= width:
         yield from text.splitlines()
         return
-    kept = [n for n, name in enumerate(section.header) if n == 0 or name.startswith("Unit")]
+    repeated = [n for n, name in enumerate(section.header) if n == 0 or name.startswith("Unit")]
     blocks: list[list[int]] = [[]]
-    for column in (n for n in range(len(section.header)) if n not in kept):
-        longer = _with_columns(section, [*kept, *blocks[-1], column])
+    for column in (n for n in range(len(section.header)) if n not in repeated):
+        longer = _with_columns(section, [*repeated, *blocks[-1], column])
         if blocks[-1] and _widest(plain(longer)) > width:
             blocks.append([])
         blocks[-1].append(column)
     for number, block in enumerate(blocks):
-        lines = plain(_with_columns(section, [*kept, *block])).splitlines()
-        # The title stands once, over all blocks.
+        lines = plain(_with_columns(section, [*repeated, *block])).splitlines()
+        # Only the first block has the title.
         for line in lines if number == 0 else ["", *lines[1:]]:
             yield cut(line, width)
 
@@ -205,5 +205,5 @@ def _with_columns(section: Section, columns: Sequence[int]) -> Section:
 
 
 def _widest(text: str) -> int:
-    # The title is no part of the table, and may be broken anywhere.
+    # The title may be wider than the table.
     return max(map(len, text.splitlines()[1:]), default=0)

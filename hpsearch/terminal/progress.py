@@ -1,4 +1,4 @@
-"""What a launch prints while runs go on: one line per event, an estimate of the time left."""
+"""The lines that a launch prints while runs train: one line per event, with the time left."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ A_DAY = 86_400.0
 
 
 def error_text(maes: dict[str, float]) -> str:
-    """``U0 512 meV, mu 0.81 D``."""
+    """Return the errors with their units: ``U0 512 meV, mu 0.81 D``."""
     return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
 
 
 LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")
-"""What is shown of a run under way, beside its key."""
+"""The columns of a running run, after its key."""
 
 
 def live_cells(
     epoch: str, loss: float | None, zero: float | None, seconds: str, weights: int, where: str
 ) -> tuple[str, ...]:
-    """The cells of :data:`LIVE_COLUMNS`.
+    """Return the cells of :data:`LIVE_COLUMNS`.
 
     Args:
-        epoch: the last one that has ended, of how many.
-        loss: its validation loss; ``None`` before the first.
-        zero: the loss of a network whose output is zero.
+        epoch: the last complete epoch, and the largest number of epochs.
+        loss: the validation loss after that epoch; ``None`` before the first.
+        zero: the zero output, that is the loss of predicting zero.
         seconds: of the epoch.
-        weights: trainable ones.
+        weights: number of trainable weights.
         where: device and machine.
     """
     if loss is None or zero is None:
@@ -44,20 +44,20 @@ def live_cells(
 
 
 class Progress:
-    """Prints a run's events, how many have ended, and when the last one will have.
+    """Prints the events of the runs, their counts and the time left.
 
     Args:
-        noun: what a run is called, ``trial`` or ``run``.
-        estimate: of the launch's runs.
-        total: runs in all, those of earlier launches included; 0 where it is not counted.
-        done: runs that were complete before this launch.
+        noun: the word for a run, ``trial`` or ``run``.
+        estimate: estimates the time left of the launch's runs.
+        total: number of runs, including those of earlier launches; 0 to print no counts.
+        done: number of runs that were complete before this launch.
         say: prints one line.
-        follow: prints one line of those that come at every start and epoch; by default ``say``.
+        follow: prints the lines on starts and epochs; by default ``say``.
         best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
-        compares: whether the runs' losses are of one kind, so that one is the best.
+        compares: whether the losses of different runs can be compared, so that one is the best.
 
     Attributes:
-        noun: what a run is called.
+        noun: the word for a run.
         best: lowest validation loss of a complete run so far, and its key.
     """
 
@@ -90,14 +90,14 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing to end: every line has been printed."""
+        """Do nothing, since every line has been printed."""
 
     def print_line(self, line: str) -> None:
-        """Print a line of the caller's, while runs go on."""
+        """Print a line of the caller while runs train."""
         self._say(line)
 
     def started(self, key: str, facts: RunFacts) -> None:
-        """A run has been built."""
+        """Report that a run has started."""
         self._estimate.started(key, facts.resumed_from, time.monotonic(), facts.epochs)
         self._facts[key] = facts
         self._running.add(key)
@@ -110,7 +110,7 @@ class Progress:
             self._say(f"{self.noun} {key}: damaged and passed over: {files}")
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
-        """An epoch has ended."""
+        """Report that an epoch has ended."""
         self._estimate.epoch(key, metrics.seconds, time.monotonic())
         facts = self._facts.get(key)
         share = ""
@@ -127,11 +127,11 @@ class Progress:
             self._say("that is more than a day; --dry-run says what would bring it down")
 
     def retried(self, key: str, failure: Failure, how: str) -> None:
-        """A run has failed and is tried again."""
+        """Report that a run has failed and is tried again."""
         self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
 
     def finished(self, key: str, outcome: Outcome) -> None:
-        """A run has ended."""
+        """Report that a run has ended."""
         failed = isinstance(outcome, Failure)
         self._estimate.finished(key, time.monotonic(), failed=failed)
         self._running.discard(key)
@@ -145,7 +145,7 @@ class Progress:
         self._say(f"{self.noun} {key}: {ending}{counts}")
 
     def ended(self) -> None:
-        """The launch has ended: how right its estimates were."""
+        """Report how accurate the estimates were, at the end of the launch."""
         errors = self._estimate.errors(time.monotonic())
         if errors is not None:
             first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
@@ -153,19 +153,19 @@ class Progress:
 
     @property
     def counts_text(self) -> str:
-        """``3 of 10 done, 2 running, 1 failed``; empty where the runs are not counted."""
+        """The counts: ``3 of 10 done, 2 running, 1 failed``; empty if the runs are not counted."""
         if self._total == 0:
             return ""
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{self._done} of {self._total} done, {len(self._running)} running{failed}"
 
     def epochs(self, key: str) -> int:
-        """Epochs of a run under way, at most."""
+        """Return the largest number of epochs of a running run."""
         return self._estimate.epochs(key)
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last run ends; ``None`` before the first epoch has."""
+        """Seconds until the last run ends; ``None`` before the first epoch ends."""
         return self._estimate.left(time.monotonic())
 
     def _compare(self, key: str, outcome: Completion) -> str:

@@ -1,4 +1,4 @@
-"""Lines for a terminal: what a search or an ablation will cost."""
+"""Lines for a terminal: the estimated cost of a search or an ablation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpsearch.search.quote import Quote
 
 
 def timed_line(timed: TimedConfig) -> str:
-    """What a few steps of a configuration took."""
+    """Return the measured cost of a configuration, from a few training steps."""
     timing = timed.timing
     return (
         f"{_named(timed.config)}: {timing.step_seconds * 1e3:4.0f} ms a step, "
@@ -24,7 +24,7 @@ def timed_line(timed: TimedConfig) -> str:
 
 
 def untimed_line(config: TrialConfig, error: HpsearchError) -> str:
-    """Why a configuration could not be timed."""
+    """Return the reason why a configuration could not be timed."""
     return f"{_named(config)}: {error}"
 
 
@@ -38,7 +38,7 @@ def _named(config: TrialConfig) -> str:
 
 
 def search_quote_lines(quote: Quote) -> Iterator[str]:
-    """What a search will cost."""
+    """Yield the estimated cost of a search."""
     figures = quote.to_dict()
     draws = figures["draws"]
     yield (
@@ -69,7 +69,7 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
 
 
 def _two_digits(number: float) -> str:
-    """``0.031``, ``3.1``, ``310``."""
+    """Return ``0.031``, ``3.1``, ``310``."""
     return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
@@ -95,7 +95,7 @@ def _hours(quote: Quote) -> str:
 
 
 def short_quote_line(quote: Quote) -> str:
-    """The quote as a launch prints it."""
+    """Return the estimate in one line, as a launch prints it."""
     if not quote.timings:
         return f"quote: none, since {_all_refused(quote)}"
     memory = max(timing.memory_bytes for timing in quote.timings)
@@ -103,7 +103,7 @@ def short_quote_line(quote: Quote) -> str:
 
 
 def accuracy_lines(accuracy: QuoteAccuracy | None) -> Iterator[str]:
-    """How right a search's quote was; no line where nothing was quoted."""
+    """Yield the errors of a search's estimate; no lines if it had none."""
     if accuracy is None:
         return
     median = f"the median of {accuracy.trials} trial{'s' * (accuracy.trials > 1)}"
@@ -124,7 +124,7 @@ def accuracy_lines(accuracy: QuoteAccuracy | None) -> Iterator[str]:
 
 
 def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
-    """How a search that takes more than a day takes less."""
+    """Return a line that says how to shorten a search of more than a day."""
     options = ", ".join(f"{option} makes it {duration(seconds)}" for option, seconds in ways)
     return (
         f"that is more than a day on this machine: {options or 'no option of a launch helps'}; "
@@ -133,7 +133,7 @@ def shorter_line(ways: Sequence[tuple[str, float]]) -> str:
 
 
 def quote_lines(quote: PlanQuote) -> Iterator[str]:
-    """What a plan will cost, by a few measured steps of every arm."""
+    """Yield the estimated cost of an ablation, from a few training steps of every arm."""
     for name, timing in quote.timings.items():
         yield (
             f"  {name}: {timing.step_seconds * 1e3:.0f} ms a step, "

@@ -1,4 +1,4 @@
-"""How a study or an ablation stands, as lines."""
+"""Lines for a terminal: the status of a study or an ablation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells
 
 
 def status_lines(of: Status, where: str, again: str, width: int | None = None) -> Iterator[str]:
-    """The standing for a person.
+    """Yield the status for a person.
 
     Args:
-        of: what is printed.
+        of: the status.
         where: the store's label.
-        again: the command that printed it, without options.
-        width: columns of the terminal; ``None`` where nothing has to fit.
+        again: the command that prints it, without options.
+        width: columns of the terminal; ``None`` for no limit.
     """
     first = f"{of.kind} {of.name} in {where}: {of.summary}"
     quote = None if of.quote_accuracy is None else str(of.quote_accuracy)
@@ -38,13 +38,13 @@ def status_lines(of: Status, where: str, again: str, width: int | None = None) -
         yield from [""] * bool(of.live)
         yield from _ended_lines(ended, _left(of), width)
     if any(failure.traceback for failure in of.failures):
-        # On a line of its own, to be copied whole from a narrow terminal.
+        # On a separate line, so that it can be copied from a narrow terminal.
         yield "the traceback of the first failure:"
         yield f"  {again} --traceback"
 
 
 def traceback_lines(of: Status) -> Iterator[str]:
-    """The first failure that has a traceback, with it."""
+    """Yield the first failure that has a traceback, with the traceback."""
     number = len(of.failures)
     first = next((failure for failure in of.failures if failure.traceback), None)
     if first is None:
@@ -56,7 +56,7 @@ def traceback_lines(of: Status) -> Iterator[str]:
 
 
 def _driver_line(of: Status) -> str | None:
-    """Who drives it; or that nobody does, where runs wait for it."""
+    """Return the driver, or a line that there is none while runs wait; ``None`` otherwise."""
     if of.is_driven:
         return f"driven by {of.holder}"
     if not of.counts["running"]:
@@ -69,7 +69,7 @@ def _driver_line(of: Status) -> str | None:
 
 
 def _progress_line(of: Status) -> str | None:
-    """The best trial so far and the time left; ``None`` before there is either."""
+    """Return the best trial so far and the time left; ``None`` if neither is known."""
     parts = []
     if of.best is not None:
         parts.append(f"best so far {of.best[0]:,.4g}, trial {of.best[1]}")
@@ -79,7 +79,7 @@ def _progress_line(of: Status) -> str | None:
 
 
 def _left(of: Status) -> tuple[int, ...]:
-    """The first column, where it holds names and no numbers."""
+    """Return the first column if it has names, which are aligned to the left."""
     return (0,) if of.kind == "ablation" else ()
 
 
@@ -98,7 +98,7 @@ _CELL_COLUMNS = ("run", "state", "epochs", "test MAE", "unit", "weights", "")
 
 
 def ended_rows(of: Status) -> list[tuple[str, ...]]:
-    """Every run that has ended, as cells under headings; the last one is a text."""
+    """Return the headings and every run that has ended, as rows; the last cell is a text."""
     if of.kind == "study":
         ended = [row for row in of.rows if row["state"] not in ("RUNNING", "WAITING")]
         return [_TRIAL_COLUMNS, *map(_ended_trial, ended)]
@@ -136,7 +136,7 @@ def _number(value: Any, form: str) -> str:
 
 
 LEAST_REASON = 36
-"""Columns from which a reason stands beside its row; with fewer it comes below."""
+"""Least width for a reason at the end of its row; with less room, it is printed below the row."""
 
 
 def _ended_lines(

@@ -18,11 +18,12 @@ KIND = "ablation"
 BESIDE = ("learning_curves",)
 
 ROOM = 1.35
-"""Of the highest bar is shown; an interval of two repeats would else press all bars flat."""
+"""Height of the axis, relative to the highest bar. A wide interval over two repeats is cut off, so
+that the bars stay visible."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """Bars of the arms' test MAE over the L0Net's; below one the arm is better."""
+    """Draw each arm's test MAE divided by the L0Net's, as bars; below one the arm is better."""
     findings = read(store, name)
     rows = None if findings is None else rows_of(findings)
     if findings is None or rows is None:
@@ -70,13 +71,13 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per target and arm: its mean error and interval, the L0Net's, and their ratio."""
+    """Return a row per target and arm: its mean error and interval, the L0Net's, their ratio."""
     findings = read(store, name)
     return None if findings is None else rows_of(findings)
 
 
 def tables(store: StoreReader, name: str | None = None) -> list[Section]:
-    """Table 1 with its intervals, differences and arms."""
+    """Return Table 1 with its intervals, differences and arms."""
     findings = read(store, name)
     if findings is None:
         return []
@@ -91,13 +92,13 @@ def read(store: StoreReader, name: str | None) -> AblationFindings | None:
 
 
 def compared(findings: AblationFindings) -> pd.DataFrame:
-    """The rows of Table 1 that have an error of the L0Net."""
+    """Return the rows of Table 1 that have an error of the L0Net."""
     table = table1(findings)
     return table[table["L0Net"].notna()]
 
 
 def rows_of(findings: AblationFindings) -> pd.DataFrame | None:
-    """The rows of `frame`; ``None`` where there are none."""
+    """Return the rows of `frame`; ``None`` if there are none."""
     table, rows = compared(findings), interval_table(findings)
     rows = rows[rows["target"].isin(table.index)].reset_index(drop=True)
     if rows.empty:

@@ -15,7 +15,7 @@ TITLE = "Cost"
 KIND = "ablation"
 
 COLUMNS = 2
-"""Targets in a row."""
+"""Targets per row of panels."""
 
 COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 """Columns of the cell table, and their axes' titles."""
@@ -24,7 +24,7 @@ PANEL_HEIGHT = 240
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A marker per run, and one per arm whose bar is the standard deviation over its repeats."""
+    """Draw a marker per run, and per arm the mean with the standard deviation over its repeats."""
     cells = frame(store, name)
     if cells is None:
         return None
@@ -37,7 +37,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """The completed cells with their errors, weights and seconds."""
+    """Return the complete cells with their errors, weights and seconds."""
     experiment = store.experiment("ablation", name)
     if experiment is None:
         return None
@@ -47,7 +47,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 
 def draw(cells: pd.DataFrame) -> go.Figure:
-    """A panel per target and cost, a colour and a legend entry per arm."""
+    """Draw a panel per target and cost, with a colour and a legend entry per arm."""
     names = [name for name in TARGET_NAMES if name in set(cells["target"])]
     titles = [target(name).symbol for name in names for _ in COSTS]
     number = len(names) * len(COSTS)
@@ -76,7 +76,7 @@ def draw(cells: pd.DataFrame) -> go.Figure:
 
 
 def traces(runs: pd.DataFrame, cost: str, colour: str, unit: str) -> tuple[go.Scatter, go.Scatter]:
-    """The runs of one arm at one target, and their mean."""
+    """Return the traces of one arm for one target: its runs and their mean."""
     arm = str(runs["variant"].iloc[0])
     errors = runs["test_mae"].astype(float)
     bar = {"type": "data", "array": [float(errors.std(ddof=1))]} if len(errors) > 1 else {}

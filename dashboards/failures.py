@@ -13,14 +13,14 @@ TITLE = "Failures"
 KIND = "study"
 
 LONGEST = 60
-"""Characters of a reason that are drawn."""
+"""Most characters shown of a reason."""
 
 MOST = 6
-"""Trials that a bar names."""
+"""Most trials that a bar lists by number."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A bar per reason, numbers in it aside, the most frequent at the top."""
+    """Draw a bar per reason, the most frequent at the top; numbers in the reasons are ignored."""
     study, failed = study_of(store, name), frame(store, name)
     if study is None or failed is None:
         return None
@@ -35,7 +35,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
             x=found.map(len).tolist(),
             y=[short(label) for label in found.index],
             orientation="h",
-            text=[told(numbers) for numbers in found],
+            text=[listed(numbers) for numbers in found],
             textposition="outside",
             cliponaxis=False,
             marker={"color": colours_of(["failed"])["failed"]},
@@ -54,7 +54,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per trial without a result: its number, kind and reason."""
+    """Return a row per trial without a result: its number, kind and reason."""
     study = study_of(store, name)
     if study is None:
         return None
@@ -68,17 +68,17 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 
 def label(kind: str, reason: str) -> str:
-    """What trials of one cause have in common: the limit's name, of those that were refused."""
+    """Return a text that is equal for trials with the same cause; for refused ones, the limit."""
     limit = re.search(r"\bmax_\w+", reason) if kind == "refused" else None
     return f"{kind}: {shape(reason)}" if limit is None else f"{kind}: beyond {limit[0]}"
 
 
-def told(numbers: list[int]) -> str:
-    """How many trials, and which."""
+def listed(numbers: list[int]) -> str:
+    """Return how many trials there are, and their numbers."""
     which = ", ".join(map(str, numbers[:MOST])) + (", …" if len(numbers) > MOST else "")
     return f"{len(numbers)} (trial{'s' * (len(numbers) > 1)} {which})"
 
 
 def short(label: str) -> str:
-    """``label``, cut where it is long."""
+    """Return ``label``, cut if it is too long."""
     return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"

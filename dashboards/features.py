@@ -15,7 +15,7 @@ NAMED = 10
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A marker per trial: scalars across, vectors up, colour by the loss; the best have numbers."""
+    """Draw a marker per trial: scalars on x, vectors on y, the loss as colour; number the best."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
         return None
@@ -55,14 +55,14 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def labels(trials: pd.DataFrame) -> list[str]:
-    """The best trials' numbers; those of one place stand at the first of them."""
+    """Return a label per trial: the best trials' numbers, joined if they share a point."""
     best = trials.head(NAMED).groupby(["scalars", "vectors"], sort=False)["trial"]
     named = {numbers.iloc[0]: ", ".join(map(str, numbers)) for _, numbers in best}
     return [named.get(number, "") for number in trials["trial"]]
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per complete trial, the best first: its features and its loss."""
+    """Return a row per complete trial, the best first: its features and its loss."""
     study = study_of(store, name)
     if study is None:
         return None

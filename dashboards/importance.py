@@ -11,11 +11,11 @@ TITLE = "Importance"
 KIND = "study"
 
 FEW = 30
-"""Trials below which the picture is mostly chance."""
+"""With fewer complete trials than this, the importances are mostly chance."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A row per target, a column per hyperparameter; each row adds up to 100 %."""
+    """Draw a row per target and a column per hyperparameter; each row adds up to 100 %."""
     study = study_of(store, name)
     if study is None:
         return None
@@ -53,7 +53,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per loss, a column per hyperparameter: its part, of one."""
+    """Return a row per loss and a column per hyperparameter; each row adds up to one."""
     study = study_of(store, name)
     table = None if study is None else study.importances()
     return None if table is None or table.empty else table.rename_axis("loss").reset_index()

@@ -16,7 +16,7 @@ COLUMNS = 3
 PANEL_HEIGHT = 270
 
 NAMED = 10
-"""Of more trials the best so many have a colour and a name."""
+"""Number of best trials that have their own colour and name."""
 
 OTHERS = "other trials"
 
@@ -24,7 +24,7 @@ OTHERS = "other trials"
 def figure(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> go.Figure | None:
-    """The arms of an ablation, or the trials of a search; by default of what was launched last."""
+    """Draw the arms of an ablation or the trials of a search, by default the last launched."""
     curves = frame(store, name, kind)
     if curves is None:
         return None
@@ -37,7 +37,7 @@ def figure(
 def frame(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> pd.DataFrame | None:
-    """A row per run, epoch and target, with the name of the line that it lies on."""
+    """Return a row per run, epoch and target, with the name of its line."""
     experiment = store.experiment(kind, name)
     if experiment is None:
         return None
@@ -54,12 +54,12 @@ def frame(
 
 
 def draw(curves: pd.DataFrame) -> go.Figure:
-    """A panel per target, a line per run, a colour and a legend entry per arm or trial."""
+    """Draw a panel per target and a line per run, coloured by arm or trial."""
     names = [name for name in TARGET_NAMES if name in set(curves["target"])]
     titles = [f"{target(name).symbol} ({unit_symbol(target(name).unit)})" for name in names]
     rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
-    # The others lie below; the named keep the order of their trials.
+    # The other trials are drawn first, below the named ones.
     curves = pd.concat([curves[curves["line"] == OTHERS], curves[curves["line"] != OTHERS]])
     colours = {**colours_of(n for n in curves["line"] if n != OTHERS), OTHERS: NEUTRAL}
     in_legend: set[str] = set()

@@ -14,27 +14,27 @@ KIND = "study"
 
 PLOT_HEIGHT = 380
 LABELS = 110
-"""Pixels of the axes, and of their slanting names above them."""
+"""Height in pixels of the axes, and of their slanting names above them."""
 
 MOST_TICKS = 5
 
 WIDE = 8.0
-"""A positive parameter whose values spread over a larger factor has a logarithmic axis."""
+"""Ratio of largest to least value above which a positive parameter has a logarithmic axis."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A line per complete trial, the best ones red; a menu chooses the loss."""
+    """Draw a line per complete trial, the best ones red; a menu chooses the loss."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
         return None
     trials = trials.set_index("trial")
     columns = {"all targets": trials["loss"]}
-    # A trial that was told by hand has no losses of its targets.
-    for each in TARGET_NAMES:
-        if (column := f"loss_{each}") in trials:
+    # A trial that was ended by hand in the dashboard has no losses of its targets.
+    for target_name in TARGET_NAMES:
+        if (column := f"loss_{target_name}") in trials:
             known = trials[column][trials[column] > 0]
             if len(known) > 1:
-                columns[target(each).symbol] = known
+                columns[target(target_name).symbol] = known
     drawn = go.Figure()
     for number, (label, values) in enumerate(columns.items()):
         shown = trials.loc[values.index]
@@ -55,7 +55,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
                 visible=number == 0,
                 name=label,
                 labelangle=-20,
-                # What stands at both ends of an axis is its first and last tick already.
+                # The texts at both ends of an axis would repeat its first and last tick.
                 rangefont={"size": 1, "color": "rgba(0,0,0,0)"},
             )
         )
@@ -85,7 +85,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per complete trial: what it drew, its loss, and each target's at its best epoch."""
+    """Return a row per complete trial: its parameters, its loss, and each target's loss."""
     study = study_of(store, name)
     if study is None:
         return None
@@ -99,7 +99,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 
 def axis(values: pd.Series, column: str) -> dict:
-    """A parameter's axis; a choice is numbered, what was not drawn lies below all."""
+    """Return a parameter's axis. Choices are numbered; a missing value lies below all others."""
     label = column.removeprefix("params_").replace("_", " ")
     if pd.api.types.is_numeric_dtype(values):
         known = values.dropna().astype(float)

@@ -26,14 +26,14 @@ KIND = "ablation"
 COLUMNS = 3
 PANEL_HEIGHT = 300
 MOST_MOLECULES = 2_000
-"""Drawn of a run; more would only make the page slow."""
+"""Most molecules drawn per run, to keep the page fast."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """The first repeat of every arm, prediction against reference in the reporting unit.
+    """Draw prediction against reference for the first repeat of every arm, in the reporting unit.
 
-    Energies are less their atomic references, as they are trained: total energies would hide every
-    error behind the composition. Of many test molecules some are drawn, evenly by index.
+    Atomic references are subtracted from energies, as in training. In total energies, the part due
+    to the composition would hide every error. A large test set is thinned out evenly by index.
 
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
@@ -50,7 +50,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per run and test molecule that is drawn: reference and prediction.
+    """Return a row per run and drawn test molecule: reference and prediction.
 
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
@@ -68,7 +68,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 
 def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]) -> pd.DataFrame:
-    """The rows of one run."""
+    """Return the rows of one run."""
     test = test_rows(run, molecules, splits)
     chosen = evenly(len(test))
     references = values(molecules, test[chosen], run["target"])
@@ -87,7 +87,7 @@ def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]
 
 
 def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
-    """Of each arm and target the run of the lowest repeat whose residuals are recorded."""
+    """Return for each arm and target the run of the lowest repeat with recorded residuals."""
     residuals = store.test_residuals(experiment_id)[["key", "target", "residuals"]]
     runs = store.runs(experiment_id)[["key", "configuration", "data_hash", "split_hash"]]
     found = residuals.merge(runs, on="key")
@@ -98,7 +98,7 @@ def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
 
 
 def draw(predictions: pd.DataFrame) -> go.Figure:
-    """A panel per target, a colour and a legend entry per arm."""
+    """Draw a panel per target, with a colour and a legend entry per arm."""
     names = [name for name in TARGET_NAMES if name in set(predictions["target"])]
     rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
     titles = [quantity(name) for name in names]
@@ -139,7 +139,7 @@ def draw(predictions: pd.DataFrame) -> go.Figure:
 
 
 def quantity(name: str) -> str:
-    """The target's symbol, and that its atomic references are subtracted where it has some."""
+    """Return the target's symbol, with a note if its atomic references are subtracted."""
     of = target(name)
     return f"{of.symbol} less atomic references" if any(of.references) else of.symbol
 
@@ -147,7 +147,7 @@ def quantity(name: str) -> str:
 def test_rows(
     run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]
 ) -> np.ndarray[Any, Any]:
-    """Rows of a run's test molecules in the order of its residuals; each split is made once.
+    """Return the rows of a run's test molecules, in the order of its residuals.
 
     Raises:
         InputError: the molecules, the split or their number are not the run's.
@@ -177,18 +177,18 @@ def test_rows(
 
 
 def evenly(count: int) -> np.ndarray[Any, Any]:
-    """At most ``MOST_MOLECULES`` indices below ``count``, evenly apart, first and last included."""
+    """Return at most ``MOST_MOLECULES`` indices below ``count``, evenly spaced, with both ends."""
     return np.linspace(0, count - 1, min(count, MOST_MOLECULES)).astype(np.int64)
 
 
 def values(molecules: Molecules, rows: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
-    """[M] reference values less atomic references (Eq. 14), in the reporting unit."""
+    """Return [M] reference values minus atomic references (Eq. 14), in the reporting unit."""
     native = target_values(molecules, rows, [name]) - atom_references(molecules, rows, [name])
     return native[:, 0] * target(name).reporting_factor
 
 
 def add_diagonal(drawn: go.Figure, low: float, high: float, place: dict[str, int]) -> None:
-    """The line on which a prediction is right."""
+    """Draw the line on which a prediction is exact."""
     drawn.add_trace(
         go.Scatter(
             x=[low, high],

@@ -17,7 +17,7 @@ NAMED = 5
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """A marker per complete trial; the best have numbers."""
+    """Draw a marker per complete trial; the best have numbers."""
     study, trials = study_of(store, name), frame(store, name)
     if study is None or trials is None:
         return None
@@ -40,7 +40,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
             col=column,
         )
         drawn.update_xaxes(**log_axis(trials[cost], title), row=1, col=column)
-    # Shared, but each panel is read by itself.
+    # The axis is shared, but ticks on both panels are easier to read.
     axis = log_axis(trials["loss"], "lowest validation loss (Eq. 18)")
     drawn.update_yaxes(**axis, showticklabels=True)
     drawn.update_layout(title=f"{study.name}: loss and cost of each trial; numbers name the best")
@@ -48,7 +48,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per complete trial, the best first: its loss, weights and seconds of training."""
+    """Return a row per complete trial, the best first: its loss, weights and training seconds."""
     study = study_of(store, name)
     if study is None:
         return None

@@ -17,7 +17,7 @@ BEST_TRIALS = 5
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
-    """Normalised loss (Eq. 17) per target of the best trials, each at its best epoch."""
+    """Draw the normalised loss (Eq. 17) per target of the best trials, each at its best epoch."""
     study, losses = study_of(store, name), frame(store, name)
     if study is None or losses is None:
         return None
@@ -42,7 +42,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """A row per target of each of the best trials: its loss and error at the trial's best epoch."""
+    """Return a row per target and best trial: loss and error at the trial's best epoch."""
     study = study_of(store, name)
     if study is None:
         return None
@@ -72,14 +72,14 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 
 def add_zero_output(drawn: go.Figure, store: StoreReader, study: Study) -> None:
-    """A line at what a network scores that has learned nothing, averaged over the targets."""
+    """Draw a line at the loss of predicting zero, averaged over the targets."""
     runs = store.runs(study.experiment_id).dropna(subset=["zero_output_loss"])
     if runs.empty:
         return
     first = runs.iloc[0]
     average = first["zero_output_loss"] / len(first["configuration"]["targets"])
     drawn.add_hline(y=average, line_dash="dash")
-    # Plotly takes a shape's place in numbers, an annotation's in their logarithm.
+    # On a logarithmic axis, Plotly takes an annotation's position as a logarithm, a shape's not.
     drawn.add_annotation(
         x=1,
         xref="paper",

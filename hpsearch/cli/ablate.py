@@ -1,4 +1,4 @@
-"""``hpsearch ablate``: variants of a configuration, and their quote."""
+"""``hpsearch ablate``: train variants of a configuration, or estimate their cost."""
 
 from __future__ import annotations
 
@@ -169,9 +169,9 @@ def ablate(
     out = Output.beside_json(as_json)
     from hpsearch.ablation.molecules import DataSummary
 
-    # A dry run needs it for what it refuses.
+    # A dry run also needs it, because it refuses a split that leaks test molecules.
     data = DataSummary.of(load_molecules(out.say), winner, plan)
-    # Of all that is heavy this needs only Ray, so it comes first.
+    # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)
     if folder is None:
         _quote(plan, placement, places, out, as_json)
@@ -189,7 +189,7 @@ def _run(
     *,
     wait: bool,
 ) -> None:
-    """Make or continue the ablation, and run what it is missing."""
+    """Create or continue the ablation, and train its missing runs."""
     from hpsearch.ablation.launch import launch_ablation
     from hpsearch.store import Store
 
@@ -249,7 +249,7 @@ def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str |
 def _quote(
     plan: AblationPlan, placement: Placement, places: int, out: Output, as_json: bool
 ) -> None:
-    """Quote what an ablation would train."""
+    """Estimate the cost of an ablation."""
     from hpsearch.ablation.quote import quote_plan
     from hpsearch.terminal.lines import plan_lines
     from hpsearch.terminal.quotes import quote_lines

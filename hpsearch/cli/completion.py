@@ -1,7 +1,7 @@
-"""What a shell may put after a word that is half typed: names of the store, targets, choices.
+"""Shell completion: names of studies and ablations, targets and other choices.
 
-It has to answer within a fraction of a second, so it asks the database itself, without the store's
-libraries; it makes nothing, and where there is no answer it says nothing.
+It must answer within a fraction of a second, so it queries the database directly, without the
+store's libraries. It never creates a file. On an error it returns nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from hpsearch.config.targets import TARGET_NAMES
 from hpsearch.system.credentials import STORAGE_VARIABLE
 
-# Written here again, for what defines them takes seconds to import; a test holds both equal.
+# Repeated here, because the modules that define them take seconds to import. A test compares them.
 STORE = "sqlite:///storage/hpsearch.db"
 SAMPLERS = ("random", "tpe", "gp", "qmc")
 SCHEDULES = ("plateau", "cosine")
@@ -25,28 +25,30 @@ TARGETS = (*TARGET_NAMES, "all")
 EXPORTS = ("paper_l1net",)
 
 _SECONDS = 1
-"""Longest that a database may take."""
+"""Longest wait for a database."""
 
 _QUERY = "SELECT kind, name FROM hpsearch_experiments ORDER BY launched_at DESC"
 
 
 def experiments(url: str | None, kinds: Sequence[str]) -> list[str]:
-    """Names in the store at ``url``, or in the default one, the one launched last at the front."""
+    """Return the names in the store at ``url``, or in the default store, last launched first."""
     url = url or os.environ.get(STORAGE_VARIABLE) or STORE
     try:
         rows = _sqlite(url) if url.startswith("sqlite") else _postgresql(url)
     except Exception:
-        # Whatever it is, a person who types has no use for it: the command itself will say it.
+        # The command itself will report the error.
         return []
     return list(dict.fromkeys(name for kind, name in rows if kind in kinds))
 
 
 def listed(choices: Sequence[str], typed: str) -> list[str]:
-    """``choices`` for the last of the names that were typed, separated by commas."""
+    """Return the choices that complete the last name in a list separated by commas."""
     before, comma, last = typed.rpartition(",")
     chosen = before.split(",")
     return [
-        f"{before}{comma}{each}" for each in choices if each.startswith(last) and each not in chosen
+        f"{before}{comma}{choice}"
+        for choice in choices
+        if choice.startswith(last) and choice not in chosen
     ]
 
 
@@ -64,6 +66,6 @@ def _postgresql(url: str) -> list[tuple[str, str]]:
 
     address = f"postgresql:{url.partition(':')[2]}"
     limit = f"-c statement_timeout={1000 * _SECONDS}"
-    # Two seconds are the least that libpq waits for a host that does not answer.
+    # libpq waits at least two seconds for a host that does not answer.
     with psycopg.connect(address, connect_timeout=2, options=limit) as connection:
         return connection.execute(_QUERY).fetchall()

@@ -1,4 +1,4 @@
-"""``hpsearch doctor``: what this machine can do."""
+"""``hpsearch doctor``: check this machine."""
 
 from __future__ import annotations
 

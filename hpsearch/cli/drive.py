@@ -1,4 +1,4 @@
-"""Runs what a study or an ablation is missing and shows how it goes on."""
+"""Training the missing runs of a study or an ablation, with progress on the terminal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def make_progress(out: Output, noun: str, estimate: TimeLeft, **known: Any) -> Progress:
-    """What shows how a launch goes on: a table on a terminal, lines elsewhere.
+    """Return the progress of a launch: a live table on a terminal, lines elsewhere.
 
     Args:
-        out: where lines are printed, and the terminal if it is one.
-        noun: what a run is called.
-        estimate: of the time left.
-        known: of the runs before this launch, as :class:`Progress` takes it.
+        out: where lines are printed.
+        noun: the word for a run.
+        estimate: estimates the time left.
+        known: arguments of :class:`Progress` on the runs before this launch.
     """
     if out.screen is not None:
         from hpsearch.terminal.board import Board
@@ -34,17 +34,17 @@ def make_progress(out: Output, noun: str, estimate: TimeLeft, **known: Any) -> P
 
 
 def _nothing(line: str) -> None:
-    """A table shows what this line would say."""
+    """Print nothing, because the live table shows it."""
 
 
 def drive(work: Work, progress: Progress, placement: Placement, status: str) -> None:
-    """Run what is missing and tell how it goes on.
+    """Train the missing runs and show the progress.
 
     Args:
-        work: the study's or the ablation's.
-        progress: told of every event.
+        work: of the study or the ablation.
+        progress: shows every event.
         placement: where runs are placed.
-        status: the command that says how it stands.
+        status: the command that prints the status, for messages.
     """
     from hpsearch import executor
     from hpsearch.executor.attempts import Retried
@@ -55,7 +55,7 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
         return
     has_traceback = False
 
-    def tell(event: Event) -> None:
+    def show(event: Event) -> None:
         nonlocal has_traceback
         match event:
             case Started(key, facts):
@@ -66,7 +66,7 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
                 progress.retried(key, failure, str(attempt))
             case Finished(key, outcome):
                 progress.finished(key, outcome)
-                # Only the first: the others are most often its like.
+                # Only the first one, because later failures usually have the same cause.
                 if isinstance(outcome, Failure) and outcome.traceback and not has_traceback:
                     has_traceback = True
                     for line in (
@@ -76,6 +76,6 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
                         progress.print_line(line)
 
     with progress:
-        executor.run(work, placement, on_event=tell)
+        executor.run(work, placement, on_event=show)
     progress.ended()
     failpoint.reach("exit")

@@ -1,6 +1,6 @@
-"""What a user names in a command: a store, a folder, a configuration, molecules.
+"""The inputs that commands share: a store, a folder, a configuration, molecules.
 
-A mistake in them is answered before anything heavy is imported.
+A mistake in them is reported before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 def url_of(given: str | None) -> str:
-    """The URL that was given, else the environment's, else the default."""
+    """Return the given URL, else the environment's, else the default."""
     from hpsearch.store.address import default_url
 
     return default_url() if given is None else given
 
 
 def require_store(url: str | None) -> str:
-    """The URL of a store that is there, as far as that can be seen without opening it.
+    """Return the URL of a store, after the checks that are possible without opening it.
 
     Raises:
         InputError: it is no URL of a store, or names a SQLite file that does not exist.
     """
     from hpsearch.store.address import Address, require_file
 
-    found = url_of(url)
-    require_file(Address(found))
-    return found
+    chosen = url_of(url)
+    require_file(Address(chosen))
+    return chosen
 
 
 def runs_folder(url: str | None, given: Path | None) -> Path:
-    """The folder of the checkpoints: the one given, else beside the SQLite file.
+    """Return the folder of the checkpoints: the given one, else ``runs`` next to the SQLite file.
 
     Raises:
         InputError: the store's URL is wrong.
@@ -53,11 +53,11 @@ def runs_folder(url: str | None, given: Path | None) -> Path:
 
 
 def check_before_writing(url: str | None, runs: Path | None, name: str | None, what: str) -> Path:
-    """Refuse what would otherwise only be refused after the store was made.
+    """Check the name and the folder before the store is created.
 
     Args:
         url: of the store.
-        runs: the folder of the checkpoints; ``None`` for the one beside the store.
+        runs: the folder of the checkpoints; ``None`` for the one next to the store.
         name: of the experiment; ``None`` for the default.
         what: the experiment's kind.
 
@@ -77,18 +77,18 @@ def check_before_writing(url: str | None, runs: Path | None, name: str | None, w
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder that could not be made or written into, by trying; nothing is left."""
-    there = folder.absolute()
+    """Refuse a folder that cannot be created or written into, by trying; no file stays."""
+    existing = folder.absolute()
     try:
-        while not there.exists():
-            there = there.parent
-        Path(tempfile.mkdtemp(prefix=".hpsearch-", dir=there)).rmdir()
+        while not existing.exists():
+            existing = existing.parent
+        Path(tempfile.mkdtemp(prefix=".hpsearch-", dir=existing)).rmdir()
     except OSError as error:
         raise unwritable(folder, error) from None
 
 
 def load_molecules(say: Callable[[str], None]) -> Molecules:
-    """QM9 as this machine keeps it; ``say`` is called about what lasts longer than a second."""
+    """Load QM9 from this machine's cache; ``say`` announces steps that take over a second."""
     from hpsearch.data import qm9
 
     return qm9.load(say=say)
@@ -99,11 +99,11 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
 
     Args:
         molecules: the whole data set.
-        config: what decides the molecules.
-        file: the space that it stands in; ``None`` where options have changed it.
+        config: the sizes, the seed and the split file.
+        file: the search space's file, for errors; ``None`` if options have changed the data.
 
     Returns:
-        The hashes of data and split.
+        The hashes of the data and the split.
     """
     from hpsearch.config.yaml_file import read_yaml
     from hpsearch.data.split import make_split
@@ -118,7 +118,7 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
 
 
 def read_winner(file: Path) -> Winner:
-    """Read the configuration in ``file``, which may be the name of a shipped one."""
+    """Read the configuration in ``file``, a path or the name of a shipped configuration."""
     from hpsearch.config.export import Winner
     from hpsearch.errors import one_line
     from hpsearch.system.installation import find_space

@@ -1,4 +1,4 @@
-"""``hpsearch launch``: a study of a search space, and its quote."""
+"""``hpsearch launch``: run the study of a search space, or estimate its cost."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a launch is asked for, after it was checked.
+    """The checked arguments of a launch.
 
     Attributes:
-        space: what is searched.
-        study: the study's name; ``None`` for the space's.
-        storage: the store's URL as it was given.
-        force: whether another space, molecules or split than the study's are accepted.
+        space: the search space.
+        study: the study's name; ``None`` for the space's name.
+        storage: the store's URL as the user gave it.
+        force: whether to accept a space, molecules or a split that differ from the study's.
         placement: where trials are placed.
-        places: trials that go on side by side.
+        places: number of trials that run at the same time.
         molecules: the whole data set.
-        hashes: of data and split.
+        hashes: of the data and the split.
     """
 
     space: SearchSpace
@@ -64,7 +64,7 @@ class _Request:
     hashes: dict[str, str]
 
     def costs(self) -> SearchCosts:
-        """What it costs, by what was timed on this machine."""
+        """Return the cost of the search, from the timings of this machine."""
         from hpsearch.search.costs import SearchCosts
 
         return SearchCosts.of(self.space, self.molecules, self.placement, self.places)
@@ -151,7 +151,7 @@ def launch(
     out = Output.beside_json(as_json)
     molecules = load_molecules(out.say)
     hashes = check_molecules(molecules, chosen.data, given_file)
-    # Of all that is heavy this needs only Ray, so it comes first.
+    # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)
     request = _Request(chosen, study, storage, force, placement, places, molecules, hashes)
     if folder is None:
@@ -161,7 +161,7 @@ def launch(
 
 
 def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) -> None:
-    """Make or continue the study, and run what it is missing."""
+    """Create or continue the study, and train its missing trials."""
     from hpsearch.search.launch import launch_study
     from hpsearch.search.study import Study
     from hpsearch.store import Store
@@ -205,7 +205,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
 
 
 def _measured(costs: SearchCosts, out: Output) -> SearchCosts:
-    """``costs`` after a few configurations were timed, with a line for each."""
+    """Time a few configurations, print a line for each of them, and return the updated costs."""
     from hpsearch.terminal.quotes import timed_line, untimed_line
 
     return costs.measured(
@@ -227,7 +227,7 @@ def _say_beginning(search: Search, store: Store, request: _Request, out: Output)
 
 
 def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) -> Iterator[str]:
-    """The quote in a line or two, or why there is none."""
+    """Yield the estimate in one or two lines, or the reason why there is none."""
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import short_quote_line, shorter_line
 
@@ -241,7 +241,7 @@ def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) ->
     else:
         yield short_quote_line(quote)
         if quote.seconds[1] > A_DAY:
-            # The study is in the store by now.
+            # The study is already in the store.
             yield shorter_line(costs.shorter_searches(missing, launched=True))
 
 
@@ -276,7 +276,7 @@ def _say_winner(study: Study, request: _Request, out: Output) -> None:
 
 
 def _quote(request: _Request, out: Output, as_json: bool) -> None:
-    """Quote what a launch would train."""
+    """Estimate the cost of a launch."""
     from hpsearch.search.costs import trials_done
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line

@@ -1,4 +1,4 @@
-"""The commands that show what a store holds: status, verify, report, export-best, dashboard."""
+"""The commands that read a store: status, verify, report, export-best, dashboard."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     from hpsearch.terminal.status import status_lines, traceback_lines
 
     with StoreReader.open(url) as store:
-        found = read_status(store, name)
+        experiment = read_status(store, name)
         if as_json:
-            print_json(found.to_dict())
+            print_json(experiment.to_dict())
             return
         if with_traceback:
-            lines = traceback_lines(found)
+            lines = traceback_lines(experiment)
         else:
-            again = again_command(f"status {shlex.quote(found.name)}", storage)
-            lines = status_lines(found, store.label, again, terminal_columns())
+            again = again_command(f"status {shlex.quote(experiment.name)}", storage)
+            lines = status_lines(experiment, store.label, again, terminal_columns())
         for line in lines:
             click.echo(line)
 
@@ -80,18 +80,18 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
     from hpsearch.store import StoreReader
 
     with StoreReader.open(url) as store:
-        found = check(store, study)
+        checked = check(store, study)
         if as_json:
-            print_json(asdict(found))
+            print_json(asdict(checked))
         else:
-            for breach in found.breaches:
+            for breach in checked.breaches:
                 click.echo(str(breach))
-            for breach in found.in_progress:
+            for breach in checked.in_progress:
                 click.echo(f"in progress: {breach}")
-        if found.breaches:
-            raise HpsearchError(f"study {found.study} in {store.label}: {found}")
+        if checked.breaches:
+            raise HpsearchError(f"study {checked.study} in {store.label}: {checked}")
         if not as_json:
-            click.echo(f"study {found.study} in {store.label}: {found}")
+            click.echo(f"study {checked.study} in {store.label}: {checked}")
 
 
 @click.command(epilog=example("hpsearch dashboard --port 8080"))
@@ -125,7 +125,7 @@ def dashboard(
     from hpsearch.store import Store, StoreReader
 
     opened = StoreReader.open if read_only else Store.open
-    # Ctrl-C is how a person ends it.
+    # Ctrl-C is the normal way to stop the server.
     with opened(url) as store, suppress(KeyboardInterrupt):
         serve(store, host, port, click.echo, token=token, read_only=read_only, own_pages=own_pages)
 

@@ -1,4 +1,4 @@
-"""The options that commands share, with their checks and what a shell may complete."""
+"""The options that commands share, with their checks and shell completions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def parse_formats(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
-    """Callback that takes a list of a report's formats apart."""
+    """Callback that parses a list of report formats."""
     from hpsearch.cli import completion
 
     formats = parse_names(context, option, text)
@@ -32,7 +32,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]
 
 
 def example(text: str) -> str:
-    """The text of a help's end that shows ``text`` as a command to type."""
+    """Return the end of a help text that shows ``text`` as an example."""
     return f"\b\nExample:\n  {text}"
 
 
@@ -46,7 +46,7 @@ def _options(*decorators: Decorator) -> Decorator:
 
 
 def at_least(least: float, *, above: bool = False) -> Callable[..., Any]:
-    """Callback that refuses an option's number below ``least``, or equal to it."""
+    """Return a callback that refuses numbers below ``least``; with ``above``, also ``least``."""
 
     def check(context: click.Context, option: click.Parameter, value: float | None) -> Any:
         if value is None or (value > least if above else value >= least):
@@ -62,7 +62,7 @@ def at_least(least: float, *, above: bool = False) -> Callable[..., Any]:
 def parse_names(
     context: click.Context, option: click.Parameter, text: str | None
 ) -> tuple[str, ...]:
-    """Callback that takes a list apart; nothing when the option was not given."""
+    """Callback that parses a list of names; empty if the option was not given."""
     names = tuple(name.strip() for name in (text or "").split(",") if name.strip())
     if text is not None and not names:
         raise InputError(
@@ -77,7 +77,7 @@ def _offer(choices: Sequence[str]) -> list[CompletionItem]:
 
 
 def complete_experiment(*kinds: str) -> Completer:
-    """Names in the store that ``--storage`` or the environment names."""
+    """Return a completer of the experiments in the store of ``--storage`` or the environment."""
 
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
@@ -91,7 +91,7 @@ def complete_experiment(*kinds: str) -> Completer:
 
 
 def complete_choice(name: str, *, several: bool = False) -> Completer:
-    """The choices that `cli.completion` calls ``name``; ``several`` of them after commas."""
+    """Return a completer of the choices in `cli.completion`; ``several`` allows a list of them."""
 
     def complete(
         context: click.Context, parameter: click.Parameter, incomplete: str
@@ -109,20 +109,20 @@ def complete_choice(name: str, *, several: bool = False) -> Completer:
 def complete_export(
     context: click.Context, argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The shipped configuration, and files."""
-    found = complete_choice("EXPORTS")(context, argument, incomplete)
-    return [*found, CompletionItem(incomplete, type="file")]
+    """Complete the shipped configuration, and files."""
+    shipped = complete_choice("EXPORTS")(context, argument, incomplete)
+    return [*shipped, CompletionItem(incomplete, type="file")]
 
 
 def complete_space(
     context: click.Context, argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The shipped spaces, and files."""
+    """Complete the shipped spaces, and files."""
     from hpsearch.system import installation
 
     names = sorted(path.stem for path in installation.folder("search_spaces").glob("*.yaml"))
-    found = [CompletionItem(name) for name in names if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    shipped = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [*shipped, CompletionItem(incomplete, type="file")]
 
 
 storage_option = click.option(
@@ -192,7 +192,7 @@ schedule_option = click.option(
 
 
 def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives ``command`` the options of a placement as one argument, ``placement``."""
+    """Return ``command`` with the options of a placement as one argument, ``placement``."""
 
     @functools.wraps(command)
     def gathering(**options: Any) -> Any:
@@ -205,7 +205,7 @@ def _gathered(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def placement_options(noun: str) -> Decorator:
-    """Options that say where runs are placed; ``noun`` is what a run is called."""
+    """Return the options that say where runs are placed; ``noun`` is the word for a run."""
     return _options(
         click.option(
             "--max-concurrent",

@@ -1,4 +1,4 @@
-"""Where a command prints: lines for a person, one JSON value for a script."""
+"""The output of a command: lines for a person, one JSON value for a script."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a command's lines go.
+    """The destination of a command's lines.
 
     Attributes:
         say: prints a line.
-        screen: the terminal that ``say`` prints on, where a table may be drawn below the lines.
+        screen: the terminal, if a live table can be drawn on it; else ``None``.
     """
 
     say: Callable[[str], None] = click.echo
@@ -33,12 +33,12 @@ class Output:
 
     @classmethod
     def beside_json(cls, as_json: bool) -> Output:
-        """Lines on standard error where standard output is for one JSON value."""
+        """Return an output that prints lines on standard error if standard output is for JSON."""
         return cls(functools.partial(click.echo, err=as_json))
 
     @classmethod
     def with_table(cls) -> Output:
-        """Lines above a table where standard output is a terminal that can draw one."""
+        """Return an output with a live table, if standard output is a terminal that can draw it."""
         if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
             return cls()
         from hpsearch.terminal.board import Screen
@@ -47,11 +47,11 @@ class Output:
         return cls(screen.print_line, screen)
 
     def say_folded(self, line: str) -> None:
-        """Print a line, broken between words where it is wider than the terminal."""
+        """Print a line, broken between words if it is wider than the terminal."""
         from hpsearch.terminal.columns import folded
 
-        for each in folded(line, terminal_columns()):
-            self.say(each)
+        for part in folded(line, terminal_columns()):
+            self.say(part)
 
 
 def print_json(value: Any) -> None:
@@ -61,19 +61,19 @@ def print_json(value: Any) -> None:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def terminal_columns() -> int | None:
-    """Of the terminal; ``None`` where the output goes elsewhere, which has no width."""
+    """Return the width of the terminal; ``None`` if the output does not go to a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def again_command(command: str, storage: str | None) -> str:
-    """The command on the same store, for messages; without a password, which a URL may hold."""
+    """Return the command on the same store, for messages; a password in the URL is left out."""
     if storage is None:
         return f"hpsearch {command}"
     from hpsearch.store.address import Address

@@ -1,6 +1,6 @@
 """The command ``hpsearch``: its group, and how a command ends after an error or a signal.
 
-Heavy imports stand inside the commands, so that ``hpsearch --help`` answers at once.
+Heavy imports are inside the commands, so that ``hpsearch --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hpsearch.system import credentials
 
 
 class Interrupted(HpsearchError):
-    """Ctrl-C, or another signal that ends a command; the exit code is the one that shells give."""
+    """Ctrl-C or another signal has ended a command; the exit code is that of shells."""
 
     def __init__(self, number: int) -> None:
         command = shlex.join(["hpsearch", *sys.argv[1:]])
@@ -38,7 +38,7 @@ class Interrupted(HpsearchError):
 
 
 class _Commands(click.Group):
-    """Ends interrupted commands itself: click would put an empty line before the message."""
+    """A group that handles Ctrl-C itself, because click would print an empty line first."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -70,7 +70,7 @@ def main() -> None:
     """Run a command; errors are one line on standard error and an exit code."""
     debug = "--debug" in sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # `nohup` has SIGHUP ignored, and it should stay so.
+        # Under `nohup`, SIGHUP is ignored and must stay ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     try:
@@ -79,7 +79,7 @@ def main() -> None:
     except HpsearchError as error:
         if debug:
             traceback.print_exc()
-        # A terminal has echoed ^C and stays on that line.
+        # The terminal has printed ^C without a new line.
         start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
         click.echo(f"{start}hpsearch: {_printable(str(error))}", err=True)
         code = error.exit_code
@@ -105,9 +105,9 @@ def main() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends without the interpreter's teardown; what is ours has been closed by now.
+    """Exit without the interpreter's teardown; our own resources are already closed.
 
-    Ray's libraries, cut off while they start, may crash in it.
+    Ray's libraries may crash in the teardown if they were interrupted while they started.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
@@ -116,14 +116,14 @@ def _leave(code: int) -> NoReturn:
 
 
 def _printable(message: str) -> str:
-    """``message`` with control characters written out: a name may hold a terminal's commands."""
+    """Return ``message`` with control characters escaped, since a name may contain some."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], message)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raises the interrupt, after the import that it came into.
+    """Raise the interrupt; during an import, wait until the import has ended.
 
-    A module half imported, one in C above all, may swallow it or make another error of it.
+    A module that is only half imported may swallow the interrupt or turn it into another error.
     """
     if _importing(frame):
         again = threading.Timer(0.05, os.kill, (os.getpid(), number))

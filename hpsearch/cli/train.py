@@ -24,7 +24,7 @@ from hpsearch.errors import InputError
 
 
 def _check_device(context: click.Context, option: click.Parameter, name: str) -> str:
-    """Callback that refuses what torch calls no device, without torch, which takes seconds."""
+    """Callback that checks the device's name without torch, whose import takes seconds."""
     if name.partition(":")[0] in ("cpu", "cuda"):
         return name
     raise InputError(f"the device must be cpu or cuda (cuda:1 for the second GPU), got '{name}'")

@@ -1,9 +1,10 @@
-"""Who may reach the dashboard: a layer of WSGI around it, for it has no login of its own.
+"""Access control for the dashboard, as a WSGI layer, because Optuna's dashboard has no login.
 
-On this machine's own address it asks for nothing, but answers only requests that a page of its own
-or a person has made: a foreign page in the same browser can send requests to 127.0.0.1 as well, and
-by a DNS name of its own that resolves to it even read the answers. With a token every request needs
-it, wherever it comes from; on any other address there must be one.
+- On the address of this machine (127.0.0.1), no token is needed. Requests of foreign pages are
+  refused: a foreign page in the same browser can send requests to 127.0.0.1, and can read the
+  answers through a DNS name that resolves to 127.0.0.1.
+- On any other address, a token is required.
+- If there is a token, every request needs it.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ Respond = Callable[..., Any]
 Application = Callable[[Environment, Respond], Iterable[bytes]]
 
 LEAST_TOKEN = 16
-"""Characters of a token."""
+"""Least number of characters of a token."""
 
 READING = ("GET", "HEAD")
-"""Methods that change nothing; optuna-dashboard 0.21 reads a study by these alone."""
+"""HTTP methods that change nothing; optuna-dashboard 0.21 reads studies with these only."""
 
 MAY_CHANGE = (
     "create, rename and delete studies with their trials, end running trials with any value, write "
     "notes and attributes"
 )
-"""What optuna-dashboard 0.21 offers whoever reaches it."""
+"""The changes that optuna-dashboard 0.21 offers to anyone who can reach it."""
 
 _HEADERS = [
-    # A foreign page must not show ours in a frame and have a person click on it unawares.
+    # A foreign page must not show ours in a frame, to trick a person into clicking on it.
     ("X-Frame-Options", "SAMEORIGIN"),
     ("X-Content-Type-Options", "nosniff"),
-    # The address of the login holds the token. (`no-referrer` would also blot out the Origin.)
+    # The login's address contains the token. (`no-referrer` would also remove the Origin header.)
     ("Referrer-Policy", "same-origin"),
 ]
 
 
 def token_from_environment() -> str | None:
-    """The token in ``HPSEARCH_TOKEN``; ``None`` where it is not set.
+    """Return the token in ``HPSEARCH_TOKEN``; ``None`` if it is not set.
 
     Raises:
-        InputError: it is too short, or has characters that a header cannot carry.
+        InputError: it is too short, or has characters that a header cannot contain.
     """
     token = os.environ.get(TOKEN_VARIABLE)
     if token is None:
@@ -70,7 +71,7 @@ def token_from_environment() -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether ``host`` names this machine to itself, so that no other one can reach it."""
+    """Return whether ``host`` is a loopback address, which other machines cannot reach."""
     if host.lower() == "localhost":
         return True
     try:
@@ -80,10 +81,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str, port: int, token: str | None) -> None:
-    """Refuse an address that other machines reach, unless there is a token.
+    """Refuse an address that other machines can reach, unless there is a token.
 
     Raises:
-        InputError: ``host`` is not this machine's own and there is no token.
+        InputError: ``host`` is not a loopback address and there is no token.
     """
     if token is None and not is_loopback(host):
         raise InputError(
@@ -96,11 +97,11 @@ def check_host(host: str, port: int, token: str | None) -> None:
 
 @final
 class Guard:
-    """Lets those requests through to ``application`` that may be served, and answers the others.
+    """Passes permitted requests on to ``application`` and refuses all others.
 
     Args:
-        application: what is guarded.
-        token: what a request must know; ``None`` serves whoever comes by a loopback name.
+        application: the guarded application.
+        token: the token that requests need; ``None`` permits requests to a loopback name.
         read_only: whether requests that change something are refused.
     """
 
@@ -110,7 +111,7 @@ class Guard:
         self._application = application
         self._token = token
         self._read_only = read_only
-        # Not made from the token, so that a cookie that is read tells nothing about it.
+        # Not derived from the token, so that a stolen cookie reveals nothing about it.
         self._session = secrets.token_urlsafe(32)
 
     def __call__(self, environment: Environment, respond: Respond) -> Iterable[bytes]:
@@ -178,17 +179,18 @@ class Guard:
 
 
 def _same(given: str, wanted: str) -> bool:
-    """Equality in a time that does not tell how much of it is right."""
+    """Compare in constant time, so that the duration reveals nothing about ``wanted``."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
 def _cookie_name(environment: Environment) -> str:
-    # A browser sends a cookie to every port of a host, so two dashboards would log each other out.
+    # A browser sends a cookie to every port of a host. With one name, two dashboards on a host
+    # would log each other out.
     return f"hpsearch_{environment.get('SERVER_PORT', '')}"
 
 
 def _host_name(netloc: str) -> str:
-    """The host in ``host:port``; empty where there is none."""
+    """Return the host in ``host:port``; empty if there is none."""
     try:
         return urlsplit(f"//{netloc}").hostname or ""
     except ValueError:
@@ -196,10 +198,10 @@ def _host_name(netloc: str) -> str:
 
 
 def _is_cross_site(environment: Environment) -> bool:
-    """Whether a browser says that another origin's page makes the request.
+    """Return whether the request comes from a page of another origin, by the browser's headers.
 
-    Every browser sends one of the two headers with a request that changes something, the first only
-    to this machine or over TLS; a program such as curl sends neither.
+    Every browser sends one of the two headers with a request that changes something; the first one
+    only to this machine or over TLS. A program such as curl sends neither.
     """
     relation = environment.get("HTTP_SEC_FETCH_SITE")
     if relation is not None:
@@ -219,7 +221,7 @@ def _refuse(
     reason: str,
     *headers: tuple[str, str],
 ) -> Iterable[bytes]:
-    """Answer in words: as a page, and to the dashboard's own requests as what it shows."""
+    """Answer with the reason: as a page, or as JSON for the requests of Optuna's dashboard."""
     if environment.get("PATH_INFO", "").startswith("/api/"):
         kind, text = "application/json", json.dumps({"reason": reason})
     else:

@@ -1,4 +1,4 @@
-"""What the dashboard answers: our pages under ``/pages``, Optuna's dashboard for the rest."""
+"""The WSGI application: our pages under ``/pages``, Optuna's dashboard for all other paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import optuna_dashboard
 from hpsearch.dashboard.access import Application, Environment, Respond
 from hpsearch.dashboard.documents import (
     PREFIX,
-    Asked,
+    RequestedExperiment,
     document,
     file_text,
     list_document,
@@ -30,12 +30,12 @@ from hpsearch.store import Store, StoreReader
 
 
 def application(store: StoreReader, own_pages: Path | None = None) -> Application:
-    """The WSGI application: our pages under ``/pages``, Optuna's dashboard for the rest.
+    """Return the WSGI application: our pages under ``/pages``, else Optuna's dashboard.
 
     Args:
-        store: what is shown. With one that writes, Optuna's dashboard may change it; the pages get
-            its reader.
-        own_pages: a folder of the user's pages, beside the shipped ones.
+        store: the store to show. If it is a ``Store``, Optuna's dashboard may change it; the pages
+            only get its reader.
+        own_pages: a folder of the user's pages, in addition to the shipped ones.
     """
     if isinstance(store, Store):
         reader, trials = store.reader, store.optuna_by_hand
@@ -63,13 +63,13 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
 
 @dataclass(frozen=True)
 class _Answer:
-    """What is sent back.
+    """An HTTP response.
 
     Attributes:
-        body: the text, encoded.
+        body: the encoded text.
         kind: its media type.
         status: number and phrase.
-        tag: of this version of the text; without one nobody keeps it.
+        tag: the ETag of this version of the text; ``None`` if it must not be cached.
     """
 
     body: bytes
@@ -79,14 +79,14 @@ class _Answer:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        # With a tag it may be kept, but has to be asked for whether it still holds.
-        keeping = [("Cache-Control", "no-store")]
+        # "no-cache" allows a browser to cache the text, but it must ask whether the tag is current.
+        caching = [("Cache-Control", "no-store")]
         if self.tag is not None:
-            keeping = [("Cache-Control", "no-cache"), ("ETag", self.tag)]
+            caching = [("Cache-Control", "no-cache"), ("ETag", self.tag)]
         return [
             ("Content-Type", f"{self.kind}; charset=utf-8"),
             ("Content-Length", str(len(self.body))),
-            *keeping,
+            *caching,
         ]
 
 
@@ -97,7 +97,7 @@ def _answer(
 
 
 def _scripts() -> dict[str, _Answer]:
-    # Made once: plotly.js has megabytes, and every open page asks for it.
+    # Made once, because plotly.js has several megabytes and every open page requests it.
     texts = {"plotly.js": plotly_script(), "follow.js": file_text("follow.js")}
     tags = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
     return {
@@ -108,34 +108,36 @@ def _scripts() -> dict[str, _Answer]:
 
 @dataclass(frozen=True)
 class _Pages:
-    """What lies under ``/pages``."""
+    """The documents under ``/pages``."""
 
     store: StoreReader
     own: Path | None
     scripts: dict[str, _Answer]
 
     def answer(self, wanted: str, environment: Environment) -> _Answer:
-        """``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` what it is made of."""
+        """Answer a path: ``""`` is the list of pages, ``NAME`` a page, ``NAME/PART`` its part."""
         if not wanted:
             return _answer(list_document(self.store, self.own))
         known = environment.get("HTTP_IF_NONE_MATCH")
         if wanted in self.scripts:
             script = self.scripts[wanted]
             return _unless_known(known, script.tag, lambda: script)
-        asked = Asked.of(environment)
+        experiment = RequestedExperiment.of(environment)
         page, _, part = wanted.partition("/")
         path = next((file for file in page_files(self.own) if file.stem == page), None)
         if path is None or part not in ("", *_PARTS):
             text = f"<main><p>There is no page '{html.escape(wanted)}'.</p></main>"
             return _answer(document("no such page", text), status="404 Not Found")
         if not part:
-            return _answer(page_document(self.own, page, asked))
+            return _answer(page_document(self.own, page, experiment))
         tag = f'"{self.store.revision()}-{path.stat().st_mtime_ns}"'
         kind, write = _PARTS[part]
         return _unless_known(
             known,
             tag,
-            lambda: _answer(write(self.store.snapshot(), load_page(path), asked), kind, tag=tag),
+            lambda: _answer(
+                write(self.store.snapshot(), load_page(path), experiment), kind, tag=tag
+            ),
         )
 
 
@@ -143,26 +145,26 @@ def _unless_known(known: str | None, tag: str | None, answer: Callable[[], _Answ
     return _Answer(b"", status="304 Not Modified", tag=tag) if known == tag else answer()
 
 
-def _figure(store: StoreReader, page: Page, asked: Asked) -> str:
-    drawn = page.figure(store, asked.name, asked.kind)
+def _figure(store: StoreReader, page: Page, experiment: RequestedExperiment) -> str:
+    drawn = page.figure(store, experiment.name, experiment.kind)
     return "null" if drawn is None else str(drawn.to_json())
 
 
-def _tables(store: StoreReader, page: Page, asked: Asked) -> str:
-    return html_sections(page.tables(store, asked.name, asked.kind))
+def _tables(store: StoreReader, page: Page, experiment: RequestedExperiment) -> str:
+    return html_sections(page.tables(store, experiment.name, experiment.kind))
 
 
-def _rows(store: StoreReader, page: Page, asked: Asked) -> str:
-    rows = page.frame(store, asked.name, asked.kind)
+def _rows(store: StoreReader, page: Page, experiment: RequestedExperiment) -> str:
+    rows = page.frame(store, experiment.name, experiment.kind)
     return "" if rows is None else rows.to_csv(index=False)
 
 
-_PARTS: dict[str, tuple[str, Callable[[StoreReader, Page, Asked], str]]] = {
+_PARTS: dict[str, tuple[str, Callable[[StoreReader, Page, RequestedExperiment], str]]] = {
     "figure": ("application/json", _figure),
     "tables": ("text/html", _tables),
     "rows.csv": ("text/csv", _rows),
 }
-"""What a page is made of, with its media type."""
+"""The parts of a page: media type, and the function that writes the text."""
 
 
 _LINK = (
@@ -175,11 +177,11 @@ _LINK = (
 def _with_link(
     optuna_app: Application, environment: Environment, respond: Respond
 ) -> Iterable[bytes]:
-    """Optuna's own document with the way to our pages."""
+    """Answer with Optuna's document and a link to our pages."""
     begun: list[Any] = []
-    # A browser's copy is as old as their file, and so has no link, or another.
-    asked = {k: v for k, v in environment.items() if k != "HTTP_IF_MODIFIED_SINCE"}
-    parts = optuna_app(asked, lambda *arguments: begun.extend(arguments[:2]))
+    # Never answer 304: a browser's cached copy may lack the link.
+    request = {k: v for k, v in environment.items() if k != "HTTP_IF_MODIFIED_SINCE"}
+    parts = optuna_app(request, lambda *arguments: begun.extend(arguments[:2]))
     with ExitStack() as stack:
         if callable(close := getattr(parts, "close", None)):
             stack.callback(close)
@@ -188,10 +190,11 @@ def _with_link(
     given = {name.lower(): value for name, value in headers}
     if status.startswith("200") and given.get("content-type", "").startswith("text/html"):
         body = body.replace(b"</body>", _LINK.encode() + b"</body>")
-        kept = [pair for pair in headers if pair[0].lower() not in _OF_THEIR_FILE]
-        headers = [*kept, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
+        others = [pair for pair in headers if pair[0].lower() not in _REPLACED_HEADERS]
+        headers = [*others, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
     respond(status, headers)
     return [body]
 
 
-_OF_THEIR_FILE = ("content-length", "last-modified", "etag", "accept-ranges", "cache-control")
+_REPLACED_HEADERS = ("content-length", "last-modified", "etag", "accept-ranges", "cache-control")
+"""Headers that describe Optuna's file, which differs from our document."""

@@ -1,4 +1,4 @@
-"""The documents of ``/pages``: the list of pages, and the page that follows its study."""
+"""The HTML documents under ``/pages``: the list of pages, and a page that updates itself."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ PREFIX = "/pages"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Which experiment a request is about: ``?study=NAME`` or ``?ablation=NAME``, else the latest.
+class RequestedExperiment:
+    """The experiment that a request names: ``?study=NAME`` or ``?ablation=NAME``, else the latest.
 
-    A study and an ablation may have one name.
+    The kind is needed because a study and an ablation may have the same name.
     """
 
     name: str | None = None
     kind: str | None = None
 
     @classmethod
-    def of(cls, environment: Environment) -> Asked:
-        """What the request's query names."""
+    def of(cls, environment: Environment) -> RequestedExperiment:
+        """Parse the query of a request."""
         query = parse_qs(environment.get("QUERY_STRING", ""))
         found = (cls(query[kind][0], kind) for kind in KINDS if kind in query)
         return next(found, cls())
 
     @property
     def query(self) -> str:
-        """The query that names the same experiment."""
+        """The query string that names the same experiment."""
         return "" if self.name is None else f"?{self.kind}={quote(self.name, safe='')}"
 
 
-def page_document(own_pages: Path | None, wanted: str, asked: Asked) -> str:
-    """The document that follows a figure, with the way to the other pages of the experiment."""
+def page_document(own_pages: Path | None, wanted: str, experiment: RequestedExperiment) -> str:
+    """Return the document of a page, with links to the experiment's other pages."""
     pages, problems = load_pages(own_pages)
     links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
-    for page in _of_kind(pages, asked.kind):
+    for page in _of_kind(pages, experiment.kind):
         here = ' class="here" aria-current="page"' if page.name == wanted else ""
         title = html.escape(page.title)
-        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{asked.query}">{title}</a>')
+        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{experiment.query}">{title}</a>')
     by_name = {page.name: page for page in pages}
     found = by_name.get(wanted)
-    parts = [_drawing(wanted, found, asked, "figure")]
+    parts = [_drawing(wanted, found, experiment, "figure")]
     if found is not None and found.has_tables:
-        source = html.escape(f"{PREFIX}/{quote(wanted)}/tables{asked.query}")
+        source = html.escape(f"{PREFIX}/{quote(wanted)}/tables{experiment.query}")
         parts.append(f'<div class="text" data-source="{source}"></div>')
     if found is not None:
         parts += [
             f"<h2>{html.escape(by_name[name].title)}</h2>"
-            + _drawing(name, by_name[name], asked, f"figure-{name}")
+            + _drawing(name, by_name[name], experiment, f"figure-{name}")
             for name in found.beside
             if name in by_name
         ]
@@ -69,29 +69,29 @@ def page_document(own_pages: Path | None, wanted: str, asked: Asked) -> str:
         f'<script src="{PREFIX}/plotly.js"></script><script src="{PREFIX}/follow.js"></script>'
     )
     title = wanted if found is None else found.title
-    return document(title if asked.name is None else f"{title}: {asked.name}", body)
+    return document(title if experiment.name is None else f"{title}: {experiment.name}", body)
 
 
-def _drawing(name: str, page: Page | None, asked: Asked, element: str) -> str:
-    """A figure's place, and the way to its rows."""
-    source = html.escape(f"{PREFIX}/{quote(name)}/figure{asked.query}")
+def _drawing(name: str, page: Page | None, experiment: RequestedExperiment, element: str) -> str:
+    """Return the element of a figure, and the link to its rows."""
+    source = html.escape(f"{PREFIX}/{quote(name)}/figure{experiment.query}")
     text = f'<div id="{html.escape(element)}" class="figure" data-source="{source}"></div>'
     if page is not None and page.has_frame:
-        rows = html.escape(f"{PREFIX}/{quote(name)}/rows.csv{asked.query}")
+        rows = html.escape(f"{PREFIX}/{quote(name)}/rows.csv{experiment.query}")
         text += f'<p class="rows"><a href="{rows}" download="{html.escape(name)}.csv">CSV</a></p>'
     return text
 
 
 def list_document(store: StoreReader, own_pages: Path | None) -> str:
-    """Every experiment with the pages that draw it."""
+    """Return the list of experiments, each with links to its pages."""
     pages, problems = load_pages(own_pages)
     frame = store.experiments()
     parts = ['<header><nav><a href="/dashboard">Optuna dashboard</a></nav></header><main>']
-    # What was launched last comes first.
+    # The experiment launched last comes first.
     for kind, name in zip(frame["kind"][::-1], frame["name"][::-1], strict=True):
-        asked = Asked(name, kind)
+        experiment = RequestedExperiment(name, kind)
         links = "".join(
-            f'<li><a href="{PREFIX}/{quote(page.name)}{asked.query}">'
+            f'<li><a href="{PREFIX}/{quote(page.name)}{experiment.query}">'
             f"<b>{html.escape(page.title)}</b><span>{html.escape(page.summary)}</span></a></li>"
             for page in _of_kind(pages, kind)
         )
@@ -104,7 +104,7 @@ def list_document(store: StoreReader, own_pages: Path | None) -> str:
 
 
 def _of_kind(pages: list[Page], kind: str | None) -> list[Page]:
-    """The pages that draw experiments of this kind; all where none is known."""
+    """Return the pages that draw experiments of this kind; all pages if the kind is ``None``."""
     return [page for page in pages if kind is None or page.kind in (None, kind)]
 
 
@@ -113,12 +113,12 @@ def _left_out(problems: list[str]) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """A whole HTML document in the look of the report."""
+    """Return an HTML document with the report's style sheet."""
     return Template(file_text("shell.html")).substitute(
         title=html.escape(title), look=look(), body=body
     )
 
 
 def file_text(name: str) -> str:
-    """The text of a file that lies beside this module."""
+    """Return the text of a file in this package."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-// Draws the page's figures and tables and follows the study: asks for them anew while somebody looks.
+// Draws the page's figures and tables, and updates them while the page is visible.
 // The server answers 304 at once, without drawing, until the store has changed.
 "use strict";
 
@@ -7,7 +7,7 @@ const state = document.getElementById("state");
 const places = [...document.querySelectorAll("[data-source]")];
 const tags = new Map();
 
-// Plotly keeps what the mouse did to a figure, but not what was chosen in a menu of its own.
+// Plotly preserves zoom and hidden lines, but not the choice in a figure's own menu.
 function keepChoices(place, figure) {
   for (const [index, menu] of (figure.layout.updatemenus ?? []).entries()) {
     const chosen = place.layout?.updatemenus?.[index]?.active ?? 0;
@@ -19,16 +19,16 @@ function keepChoices(place, figure) {
 }
 
 async function draw(place, figure) {
-  // What a person has zoomed, hidden or chosen stays as it is when new numbers come.
+  // A constant value makes Plotly preserve zoom and hidden lines when new numbers come.
   figure.layout.uirevision = "kept";
   keepChoices(place, figure);
-  // Plotly measures the place when the window changes, and would take its own height for it.
+  // Plotly measures the place when the window changes, so the place needs a fixed height.
   place.style.height = `${figure.layout.height}px`;
   const options = {responsive: true, displaylogo: false};
   await Plotly.react(place, figure.data, figure.layout, options);
 }
 
-// What the place now shows: true for something, false for nothing, null for the same as before.
+// Update one place. Returns true if it shows something, false if nothing, null if unchanged.
 async function ask(place) {
   const tag = tags.get(place);
   const answer = await fetch(place.dataset.source, {
@@ -36,11 +36,11 @@ async function ask(place) {
     headers: tag ? {"If-None-Match": tag} : {},
   });
   if (answer.status === 304) return null;
-  if (answer.status === 401) location.reload();  // it says how to log in
+  if (answer.status === 401) location.reload();  // the new page says how to log in
   if (!answer.ok) throw new Error(await answer.text());
   if (place.classList.contains("figure")) {
     const figure = await answer.json();
-    // Shown before it is drawn: Plotly gives a place without a width one of its own.
+    // Shown before it is drawn, because Plotly needs the width of the place.
     place.hidden = figure === null;
     if (figure !== null) await draw(place, figure);
   } else {

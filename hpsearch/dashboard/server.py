@@ -1,4 +1,4 @@
-"""Serves the dashboard over HTTP and says where it is."""
+"""The HTTP server of the dashboard, and the lines that say where to open it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from hpsearch.system.credentials import TOKEN_VARIABLE
 @final
 @dataclass(frozen=True)
 class Limits:
-    """What clients may take of the server at a time.
+    """Limits on what clients may use.
 
     Attributes:
-        threads: requests that are answered; a slow figure must not hold up the others.
-        connections: open ones; more wait until one of them ends.
-        idle_seconds: after which a connection is closed that sends or takes nothing.
-        body_bytes: of a request; Optuna's dashboard itself takes no more than a tenth of it.
+        threads: requests answered at the same time; a slow figure must not delay the others.
+        connections: open connections; further ones wait until one of them ends.
+        idle_seconds: time after which an idle connection is closed.
+        body_bytes: size of a request; Optuna's dashboard sends at most a tenth of it.
     """
 
     threads: int = 64
@@ -44,10 +44,10 @@ class Limits:
 
     @classmethod
     def of_this_process(cls) -> Limits:
-        """As many connections as fit into the files that this process may open.
+        """Return the limits for the number of files that this process may open.
 
-        A connection takes up to two, its socket and an answer that waits for a slow client; the
-        store and the pages need some as well.
+        A connection needs up to two files: its socket, and an answer that waits for a slow client.
+        The store and the pages need some more.
         """
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files == resource.RLIM_INFINITY:
@@ -68,16 +68,16 @@ def serve(
     """Serve until interrupted.
 
     Args:
-        store: what is shown.
-        host: address to listen on; one that other machines reach needs a ``token``.
-        port: to listen on.
-        say: told where the pages are and what whoever reaches them may do.
-        token: what every request must know.
+        store: the store to show.
+        host: address to listen on; an address that other machines can reach needs a ``token``.
+        port: port to listen on.
+        say: prints where the pages are and what their visitors may do.
+        token: the token that every request needs.
         read_only: whether requests that change something are refused.
-        own_pages: a folder of the user's pages, beside the shipped ones.
+        own_pages: a folder of the user's pages, in addition to the shipped ones.
 
     Raises:
-        InputError: the address needs a token, or the port cannot be listened on.
+        InputError: the address needs a token, or the port is not available.
     """
     check_host(host, port, token)
     guarded = Guard(application(store, own_pages), token, read_only=read_only)
@@ -91,18 +91,18 @@ def serve(
 def made_server(
     application: Application, listener: socket.socket, limits: Limits
 ) -> BaseWSGIServer:
-    """A server that no number of slow or silent clients can stop for good.
+    """Return a server that slow or silent clients cannot block permanently.
 
     Args:
-        application: what it serves.
+        application: the application to serve.
         listener: a bound socket.
         limits: of threads, connections and time.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A client that reads nothing is the kernel's to end: waitress waits until it can write.
+        # waitress waits until it can write, so the kernel must close clients that do not read.
         milliseconds = 1000 * limits.idle_seconds
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    # Else it tells of every moment in which all threads are busy, and of what Ctrl-C cuts off.
+    # Otherwise waitress warns whenever all threads are busy, and when Ctrl-C ends a request.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     server: BaseWSGIServer = create_server(
         application,
@@ -113,7 +113,7 @@ def made_server(
         cleanup_interval=max(limits.idle_seconds // 4, 1),
         max_request_body_size=limits.body_bytes,
         inbuf_overflow=limits.body_bytes,
-        # select() fails beyond 1,024 files.
+        # select() fails with more than 1,024 files.
         asyncore_use_poll=True,
         ident=None,
     )
@@ -121,10 +121,10 @@ def made_server(
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that is bound to the address.
+    """Return a socket that listens on the address.
 
     Raises:
-        InputError: it cannot be.
+        InputError: the address is not available.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -146,7 +146,7 @@ def listening(host: str, port: int) -> socket.socket:
 def _first_lines(
     store: StoreReader, host: str, port: int, token: str | None, *, read_only: bool
 ) -> Iterator[str]:
-    """Where the pages are and what whoever reaches them may do."""
+    """Yield where the pages are and what their visitors may do."""
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     yield f"store {store.label}"
     yield f"Optuna dashboard {address}/dashboard"
@@ -164,14 +164,14 @@ def _first_lines(
 
 
 _PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
-"""Addresses that mean another machine, or none, wherever one is not (RFC 1918)."""
+"""Private networks, whose addresses are only valid inside them (RFC 1918)."""
 
 
 def _tunnel(host: str, port: int) -> Iterator[str]:
-    """What a person types at home to reach a dashboard that was started over SSH.
+    """Yield the command to type at home to reach a dashboard that was started over SSH.
 
-    Nothing where nobody came by SSH. What this connection has reached may be another machine: a
-    batch system hands the environment of the login node on to the shell on a compute node.
+    There is no line without SSH. The address in ``SSH_CONNECTION`` may be another machine, because
+    a batch system passes the environment of the login node on to a shell on a compute node.
     """
     words = os.environ.get("SSH_CONNECTION", "").split()
     if len(words) != 4 or is_loopback(words[2]):

@@ -88,7 +88,7 @@ def _imports(file: Path, node: ast.AST, at_the_top: bool) -> Iterator[Import]:
 def table() -> list[tuple[str, str]]:
     """The rows of the table, lowest first: a module or package, and its purpose."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    first, _, _ = text.partition("\n## One way for the data")
+    first, _, _ = text.partition("\n## How the data flows")
     return re.findall(r"^\| `([a-z_]+)/?` \| ([^|]+) \|", first, flags=re.M)
 
 

@@ -1,4 +1,4 @@
-"""The arms of the experiment: which network looks at which systems, and what it cannot see."""
+"""The arms of the experiment: a network, the systems it is trained on, and its least error."""
 
 # M systems
 
@@ -39,7 +39,7 @@ L1_ONE_BLOCK = "L1Net, one block"
 L1_VECTOR = "L1, vector readout"
 
 _SCALARS, _VECTORS = 16, 16
-"""Features of an L1Net; an L0Net has three scalars in the place of each vector, as in the paper."""
+"""Features of an L1Net; an L0Net has three scalars instead of every vector, as in the paper."""
 
 _BASES: dict[str, dict[str, Any]] = {
     CHARGES_SMOOTH: {
@@ -57,15 +57,15 @@ _BASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One network in one case.
+    """One network on one kind of systems.
 
     Attributes:
-        case: what the systems are.
-        name: of the network.
-        draw: draws systems.
-        build: makes a fresh network.
-        floor: least mean squared error that any network of this kind can have, however wide:
-            its average over given dipoles ``[M, 2, 3]``, in (e Å)⁴.
+        case: name of the kind of systems.
+        name: name of the network.
+        draw: function that draws systems.
+        build: function that makes a new network.
+        floor: function of dipoles ``[M, 2, 3]``: the least mean squared error on them that a
+            network of this kind can reach, however wide it is, in (e Å)⁴.
     """
 
     case: str
@@ -76,7 +76,7 @@ class Arm:
 
 
 def arms() -> tuple[Arm, ...]:
-    """All arms, case after case, L0 before L1 in each."""
+    """All arms, case after case, with L0 before L1."""
     l0, l1 = _given(0, 2), _given(_VECTORS, 2)
     one_block = _given(_VECTORS, 1)
     return (
@@ -95,7 +95,7 @@ def arms() -> tuple[Arm, ...]:
 
 
 def _given(vectors: int, blocks: int) -> NetworkConfig:
-    """A network that is given scalars and perhaps a vector at each site."""
+    """The configuration of a network whose input is scalars, and perhaps a vector, per site."""
     several = blocks > 1
     return NetworkConfig(
         embedding_size=1,
@@ -116,7 +116,7 @@ def _given(vectors: int, blocks: int) -> NetworkConfig:
 
 
 def _charges(vectors: int, case: str) -> NetworkConfig:
-    """A network of two blocks that is given charges."""
+    """The configuration of a network of two blocks whose input is charges."""
     return NetworkConfig(
         embedding_size=16,
         featurization_scalars=_scalars(vectors),

@@ -20,7 +20,7 @@ _TITLE = "Two dipoles: Figure 2 and Eq. 4"
 _X_LABEL = "training steps"
 _Y_LABEL = "test MSE / bound of Eq. 4"
 
-# Told apart on white and on black.
+# Distinguishable on white and on black.
 _COLOURS = {L0: "#e0701a", L1_ONE_BLOCK: "#a46bd1", L1: "#3b8bd4", L1_VECTOR: "#2f9e62"}
 
 _HEADER = (
@@ -36,7 +36,7 @@ _HEADER = (
 
 
 def documents(experiment: DipoleResults) -> dict[str, str]:
-    """File name to text of everything that the command writes."""
+    """The content of all files that the command writes, by file name."""
     section = table(experiment)
     page = html_document(_TITLE, [section])
     drawn = figure(experiment).to_html(full_html=False, include_plotlyjs=True, div_id="dipoles")
@@ -49,7 +49,7 @@ def documents(experiment: DipoleResults) -> dict[str, str]:
 
 
 def table(experiment: DipoleResults) -> Section:
-    """What every network reached, in units of the bound."""
+    """The test errors of all networks, in units of the bound."""
     remarks = (
         f"Mean squared errors of p² = |p1 + p2|² on {TEST_SYSTEMS:,} test systems after "
         f"{experiment.steps:,} training steps, divided by the bound of Eq. 4, "
@@ -81,7 +81,7 @@ def _row(arm: ArmResult, experiment: DipoleResults) -> tuple[str, ...]:
 
 
 def csv_text(experiment: DipoleResults) -> str:
-    """Every test of every training, in full precision."""
+    """All test errors of all trainings as CSV, in full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
@@ -90,13 +90,13 @@ def csv_text(experiment: DipoleResults) -> str:
     for arm in experiment.arms:
         for curve in arm.curves:
             for step, error in zip(curve.steps, curve.errors, strict=True):
-                found = (curve.weights, curve.seed, step, error, experiment.bound, arm.floor)
-                writer.writerow((arm.case, arm.name, *found))
+                values = (curve.weights, curve.seed, step, error, experiment.bound, arm.floor)
+                writer.writerow((arm.case, arm.name, *values))
     return out.getvalue()
 
 
 def panels(experiment: DipoleResults) -> list[Panel]:
-    """A panel for each case, a line for each seed, in units of the bound."""
+    """A panel per case with a line per seed, in units of the bound."""
     return [
         Panel(case, _lines(cases, experiment.bound), _marks(cases, experiment.bound))
         for case, cases in _by_case(experiment).items()
@@ -104,10 +104,10 @@ def panels(experiment: DipoleResults) -> list[Panel]:
 
 
 def _by_case(experiment: DipoleResults) -> dict[str, list[ArmResult]]:
-    found: dict[str, list[ArmResult]] = {}
+    cases: dict[str, list[ArmResult]] = {}
     for arm in experiment.arms:
-        found.setdefault(arm.case, []).append(arm)
-    return found
+        cases.setdefault(arm.case, []).append(arm)
+    return cases
 
 
 def _lines(arms: list[ArmResult], bound: float) -> tuple[Line, ...]:
@@ -123,7 +123,7 @@ def _lines(arms: list[ArmResult], bound: float) -> tuple[Line, ...]:
 
 
 def _marks(arms: list[ArmResult], bound: float) -> tuple[tuple[float, str], ...]:
-    """The bound, and what else is the least possible for an arm but nothing at all."""
+    """The bound, and the other least possible errors of the arms that are not zero."""
     floors = sorted({arm.floor / bound for arm in arms} - {0.0, 1.0})
     return ((1.0, "bound"), *((floor, f"{floor:.3f}") for floor in floors))
 
@@ -145,7 +145,7 @@ def figure(experiment: DipoleResults) -> go.Figure:
             in_legend.add(line.name)
         for value, label in panel.marks:
             drawn.add_hline(y=value, line={"dash": "dash", "width": 1}, **place)
-            # On a logarithmic axis Plotly takes an annotation's logarithm, and a line's value.
+            # On a logarithmic axis Plotly wants the logarithm for annotations, the value for lines.
             drawn.add_annotation(
                 x=experiment.steps,
                 y=math.log10(value),

@@ -1,4 +1,4 @@
-"""Curves with a logarithmic y axis as a small SVG, for pages that cannot run scripts."""
+"""Draws curves with a logarithmic y axis as a small SVG, for pages that cannot run scripts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ COLUMNS = 2
 """Panels side by side."""
 
 _WIDTH, _HEIGHT = 300, 220
-"""Of a panel's axes, in pixels."""
+"""Width and height of a panel's axes, in pixels."""
 
 _LEFT, _ABOVE, _BELOW, _GAP, _LEGEND = 68, 34, 46, 24, 30
-"""Room for the numbers of y, a panel's title, its numbers of x, between panels, the legend."""
+"""Space, in pixels, for y labels, panel title, x labels, between panels, and for the legend."""
 
 _STYLE = """
 text { font: 12px sans-serif; fill: #333; }
@@ -38,9 +38,9 @@ class Line:
     """One curve.
 
     Attributes:
-        name: its entry in the legend, which lines of one name share.
-        colour: any that SVG knows, to be told apart on white and on black.
-        points: x and y, y above zero.
+        name: entry in the legend; lines with the same name share one.
+        colour: colour in SVG's notation, visible on white and on black.
+        points: x and y, with y > 0.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Panel:
     """Curves that share axes.
 
     Attributes:
-        title: above the axes.
+        title: text above the axes.
         lines: the curves.
         marks: values of y with a label, drawn as dashed lines.
     """
@@ -65,7 +65,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class _Axes:
-    """Where values lie in a panel whose axes' upper left corner is at ``left``, ``top``."""
+    """Pixel positions of values in a panel; ``left``, ``top`` is the axes' upper left corner."""
 
     left: float
     top: float
@@ -90,7 +90,7 @@ class _Axes:
 
 
 def draw(panels: Sequence[Panel], x_label: str, y_label: str) -> str:
-    """The panels in rows of :data:`COLUMNS`; all have the same axes."""
+    """The SVG of the panels, :data:`COLUMNS` per row and all with the same axes."""
     points = [point for panel in panels for line in panel.lines for point in line.points]
     last = max(x for x, _ in points)
     logarithms = [math.log10(y) for _, y in points]

@@ -1,4 +1,4 @@
-"""Trains every arm on fresh systems and tests it on the same ones."""
+"""Trains every arm on new random systems and tests all arms on the same systems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEST_SYSTEMS = 2_000
 CALIBRATION_SYSTEMS = 256
 
 TESTS = 16
-"""Times that a network is tested while it is trained, beside the start."""
+"""Number of tests during a training, in addition to the one before it."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class TrainingCurve:
     """One network, trained once.
 
     Attributes:
-        seed: of the weights and of the systems.
+        seed: seed of the weights and of the systems.
         weights: number of trainable weights.
-        steps: optimizer steps made at each test; the first is 0.
-        errors: mean squared errors there on the test systems, in (e Å)⁴.
-        seconds: of processor time for training, without the tests; with one thread what an idle
-            machine's clock would show.
+        steps: optimizer steps before each test; the first is 0.
+        errors: mean squared errors of these tests, in (e Å)⁴.
+        seconds: processor time of the training without the tests. With one thread it equals the
+            wall-clock time on an idle machine.
     """
 
     seed: int
@@ -47,13 +47,13 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What became of an arm.
+    """The results of an arm.
 
     Attributes:
-        case: what the systems are.
-        name: of the network.
+        case: name of the kind of systems.
+        name: name of the network.
         floor: least mean squared error of any such network on the test systems, in (e Å)⁴.
-        curves: one for each seed.
+        curves: one training per seed.
     """
 
     case: str
@@ -63,7 +63,7 @@ class ArmResult:
 
     @property
     def final_errors(self) -> tuple[float, ...]:
-        """Each seed's last mean squared error, in (e Å)⁴."""
+        """The last mean squared error of every seed, in (e Å)⁴."""
         return tuple(curve.errors[-1] for curve in self.curves)
 
     @property
@@ -78,19 +78,19 @@ class ArmResult:
 
     @property
     def seconds(self) -> float:
-        """Of processor time for one training, the mean over the seeds."""
+        """Processor time of one training in seconds, averaged over the seeds."""
         return fmean(curve.seconds for curve in self.curves)
 
 
 @dataclass(frozen=True)
 class DipoleResults:
-    """What became of every arm.
+    """The results of all arms.
 
     Attributes:
         steps: optimizer steps of a training.
-        seeds: trainings of an arm.
-        bound: Eq. 4's least error on the test systems, in (e Å)⁴.
-        variance: of p² over the test systems, in (e Å)⁴.
+        seeds: number of trainings of an arm.
+        bound: the least error of Eq. 4 on the test systems, in (e Å)⁴.
+        variance: variance of p² over the test systems, in (e Å)⁴.
         arms: the results.
     """
 
@@ -106,10 +106,10 @@ def run(steps: int, seeds: int, say: Callable[[str], None] = lambda line: None) 
 
     Args:
         steps: optimizer steps of a training.
-        seeds: trainings of an arm.
-        say: is told a line at the end of each training.
+        seeds: number of trainings of an arm.
+        say: function that is called with a line after every training.
     """
-    # Every case draws its dipoles first, so all are tested on the same ones.
+    # Every case draws its dipoles first, so all cases are tested on the same dipoles.
     tests = {arm.case: arm.draw(TEST_SYSTEMS, _generator(0)) for arm in arms()}
     first = next(iter(tests.values()))
     least = bound(first.dipoles)
@@ -128,10 +128,10 @@ def run(steps: int, seeds: int, say: Callable[[str], None] = lambda line: None) 
 
 
 def train(arm: Arm, seed: int, steps: int, test: Systems) -> TrainingCurve:
-    """Train a fresh network of ``arm``, with Adam and a cosine schedule.
+    """Train a new network of ``arm`` with Adam and a cosine schedule.
 
-    Systems are drawn anew for every step, so there is nothing to overfit: what is left of the error
-    is what the network cannot see, or has not learned yet.
+    Every step draws new systems, so the network cannot overfit. The remaining error is what the
+    network cannot represent, or has not learned yet.
     """
     generator = _generator(seed + 1)
     with torch.random.fork_rng(devices=()):
@@ -163,7 +163,7 @@ def train(arm: Arm, seed: int, steps: int, test: Systems) -> TrainingCurve:
 
 @torch.no_grad()
 def test_error(network: Estimator, test: Systems) -> float:
-    """Mean squared error in (e Å)⁴."""
+    """The mean squared error on the test systems, in (e Å)⁴."""
     return float((network(test) - test.squared_total).double().square().mean())
 
 

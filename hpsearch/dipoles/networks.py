@@ -1,4 +1,4 @@
-"""The networks of the experiment, put together from the layers of :mod:`hpsearch.nn`."""
+"""The networks of the experiment, built from the layers of :mod:`hpsearch.nn`."""
 
 # M systems, A sites, S scalars, V vectors, T copies (here always one)
 
@@ -20,11 +20,11 @@ from hpsearch.nn.network import OutputBlocks
 from hpsearch.nn.radial import RadialBasis
 
 SCALARS_GIVEN = 2
-"""|p_a| and the constant one."""
+"""Number of input scalars: |p_a| and the constant 1."""
 
 
 def features_given(systems: Systems, vectors: int) -> Features:
-    """What a network is told about each site: |p_a|, one and, with ``vectors`` = 1, p_a itself.
+    """The input features of every site: |p_a|, 1 and, with ``vectors`` = 1, p_a itself.
 
     Returns:
         Features ``[1, A, 2]`` and ``[1, 3, A, vectors]``; a site without a dipole has zeros.
@@ -40,7 +40,7 @@ class Estimator(nn.Module, ABC):
 
     @abstractmethod
     def calibrate(self, systems: Systems) -> None:
-        """Normalise a fresh network on some training systems."""
+        """Normalise a new network on some training systems."""
 
     @abstractmethod
     def forward(self, systems: Systems) -> Tensor:
@@ -53,12 +53,12 @@ class Estimator(nn.Module, ABC):
 
 
 class ScalarReadout(Estimator):
-    """The paper's: convolution & gated blocks of which the last emits scalars, atom-wise layers.
+    """The paper's output block: convolution & gated blocks, then atom-wise layers on scalars.
 
-    The given features enter an output block where a featurization's would.
+    Its input is the given features, in place of those of a featurization.
 
     Args:
-        config: ``featurization_scalars`` and ``featurization_vectors`` are those given.
+        config: ``featurization_scalars`` and ``featurization_vectors`` are the input features.
     """
 
     mean: Tensor
@@ -95,14 +95,14 @@ class ScalarReadout(Estimator):
 
 
 class VectorReadout(Estimator):
-    """One convolution & gated block, then |Σ_a W V_a|²: dipoles added up as vectors.
+    """One convolution & gated block, then |Σ_a W V_a|²: the dipoles are added as vectors.
 
-    No network of the paper ends like this. It shows that the vectors suffice: what the paper's
-    L1Net misses on two sites, it misses because it turns them into scalars too early.
+    No network of the paper ends like this. It shows that the vectors suffice: the error of the
+    paper's L1Net on two sites remains because it turns vectors into scalars too early.
 
     Args:
-        config: as of :class:`ScalarReadout`; its ``output_scalars`` and ``output_vectors`` leave
-            the block.
+        config: as in :class:`ScalarReadout`; ``output_scalars`` and ``output_vectors`` are the
+            output features of the block.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -138,7 +138,7 @@ class VectorReadout(Estimator):
 
 
 class ChargeNetwork(Estimator):
-    """The multi-target network with one target; a charge's sign is its element."""
+    """The multi-target network with one target; the sign of a charge acts as its element."""
 
     mean: Tensor
     deviation: Tensor
@@ -169,13 +169,13 @@ def _neighbourhoods(systems: Systems, config: NetworkConfig) -> Neighbourhoods:
 
 
 def _take_moments(network: ScalarReadout | ChargeNetwork, systems: Systems) -> None:
-    """Shift and scale, as of Eq. 16."""
+    """Set the shift and scale of Eq. 16."""
     network.mean.copy_(systems.squared_total.mean())
     network.deviation.copy_(systems.squared_total.std())
 
 
 def _calibrate_convolutions(network: Estimator, systems: Systems) -> None:
-    """As :meth:`MultiTargetNetwork.calibrate`: each is set before it acts."""
+    """Calibrate all convolutions as :meth:`MultiTargetNetwork.calibrate` does."""
 
     def measure(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
         assert isinstance(convolution, Convolution)

@@ -1,4 +1,4 @@
-"""What the networks look at: two dipoles, given as vectors or as point charges."""
+"""The input of the networks: two dipoles, given as vectors or as point charges."""
 
 # M systems, A sites of all systems together, N sites of one system
 
@@ -14,7 +14,7 @@ LEAST_DIPOLE, LARGEST_DIPOLE = 0.5, 1.5
 """Magnitudes of a dipole, uniform between these, in e Å."""
 
 LEAST_SEPARATION, LARGEST_SEPARATION = 3.0, 4.0
-"""Distances between the centres of two dipoles made of charges, in Å: no two charges ever meet."""
+"""Distances between the centres of two dipoles made of charges, in Å; charges never coincide."""
 
 _SITES = ((0.0, 0.0, -0.75), (0.0, 0.0, 0.75))
 _BARE_SITES = ((1.1, 0.2, -0.3), (-0.3, 1.3, 0.5))
@@ -27,9 +27,9 @@ class Systems:
     Attributes:
         dipoles: ``[M, 2, 3]`` p1 and p2 in e Å.
         positions: ``[A, 3]`` of the sites in Å, system after system.
-        counts: ``[M]`` sites of each system.
-        vectors: ``[A, 3]`` the dipole given at each site, in e Å; zero where there is none.
-        kinds: ``[A]`` 0 for a positive charge and 1 for a negative one; 0 where there is none.
+        counts: ``[M]`` number of sites of the system.
+        vectors: ``[A, 3]`` dipole of the site, in e Å; zero if it has none.
+        kinds: ``[A]`` 0 for a positive charge, 1 for a negative one, 0 for no charge.
     """
 
     dipoles: Tensor
@@ -45,11 +45,11 @@ class Systems:
 
 
 Draw = Callable[[int, torch.Generator], Systems]
-"""Draws a number of systems."""
+"""Function that draws a number of systems."""
 
 
 def draw_dipoles(count: int, generator: torch.Generator) -> Tensor:
-    """``[M, 2, 3]``: independent, isotropic, so E[cos θ12] = 0 and E[cos² θ12] = 1/3."""
+    """``[M, 2, 3]`` independent, isotropic dipoles: E[cos θ12] = 0 and E[cos² θ12] = 1/3."""
     normal = torch.randn(count, 2, 3, generator=generator)
     length: Tensor = normal.norm(dim=2, keepdim=True)
     share = torch.rand(count, 2, 1, generator=generator)
@@ -57,12 +57,12 @@ def draw_dipoles(count: int, generator: torch.Generator) -> Tensor:
 
 
 def two_sites(count: int, generator: torch.Generator) -> Systems:
-    """Figure 2: two sites 1.5 Å apart on the z axis, each with its dipole given as a vector."""
+    """Figure 2: two sites 1.5 Å apart on the z axis, with the dipoles given as vectors."""
     return at_sites(draw_dipoles(count, generator), _SITES)
 
 
 def two_sites_among_others(count: int, generator: torch.Generator) -> Systems:
-    """The same with two more sites that have no dipole; the four do not lie in a plane."""
+    """The systems of :func:`two_sites` with two more sites without dipole, not in one plane."""
     return at_sites(draw_dipoles(count, generator), _SITES + _BARE_SITES)
 
 
@@ -81,10 +81,10 @@ def at_sites(dipoles: Tensor, sites: tuple[tuple[float, float, float], ...]) -> 
 
 
 def four_charges(count: int, generator: torch.Generator) -> Systems:
-    """Two dipoles, each of a charge +e and a charge -e, |p|/e apart; no vector is given.
+    """Two dipoles of two charges, +e and -e, at the distance |p|/e; no vectors are given.
 
-    Their centres lie on the z axis. The four distances between the dipoles, with the two inside
-    them, decide the angle: p² = |Σ_a q_a r_a|² = -Σ_{a<b} q_a q_b |r_a - r_b|² of a neutral system.
+    The centres lie on the z axis. The six distances between charges determine the angle, because a
+    neutral system has p² = |Σ_a q_a r_a|² = -Σ_{a<b} q_a q_b |r_a - r_b|².
     """
     dipoles = draw_dipoles(count, generator)
     share = torch.rand(count, generator=generator)
@@ -103,9 +103,9 @@ def four_charges(count: int, generator: torch.Generator) -> Systems:
 
 
 def bound(dipoles: Tensor) -> float:
-    """Eq. 4's least squared error of a network that does not see θ12, in (e Å)⁴.
+    """The least squared error of a network that does not see θ12 (Eq. 4), in (e Å)⁴.
 
-    E[4 p1² p2² cos² θ12], over these very dipoles ``[M, 2, 3]``: the error of p1² + p2².
+    It is E[4 p1² p2² cos² θ12] over the given dipoles ``[M, 2, 3]``: the error of p1² + p2².
     """
     first, second = dipoles.unbind(1)
     return float(4 * (first * second).sum(1).square().mean())
@@ -114,8 +114,8 @@ def bound(dipoles: Tensor) -> float:
 def axial_floor(dipoles: Tensor) -> float:
     """The least squared error of a network that sees |p1|, |p2|, û·p1 and û·p2, in (e Å)⁴.
 
-    E[4 (p1⊥·p2⊥)²], over these very dipoles ``[M, 2, 3]``, with ⊥ the part perpendicular to the
-    axis û of the sites: the azimuth between them is uniform, so nothing predicts it.
+    It is E[4 (p1⊥·p2⊥)²] over the given dipoles ``[M, 2, 3]``, where ⊥ is the part perpendicular to
+    the axis û of the sites. The azimuth between the two is uniform, so nothing predicts it.
     """
     first, second = dipoles[..., :2].unbind(1)
     return float(4 * (first * second).sum(1).square().mean())

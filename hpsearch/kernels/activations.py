@@ -1,8 +1,8 @@
 """Nonlinearities rescaled to unit second moment under a standard normal input.
 
-Eq. 13 keeps second moments at one through a convolution; these keep them through what follows it.
-The radial MLPs' softplus sees every pair and neuron; ``kernels.c`` makes one pass each way of it
-where torch makes three (and where a first layer is computed there as well, none of its own).
+Eq. 13 keeps the second moments of features at one in a convolution; the rescaling keeps them at one
+in the nonlinearity after it. The radial MLPs apply softplus to every pair and neuron. For that
+``kernels.c`` makes one pass over memory forward and one backward; torch makes three.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _rescaled(function: Activation, scale: float, x: Tensor) -> Tensor:
 
 
 def rescaled(function: Activation) -> Activation:
-    """``function`` times the constant that gives it unit second moment."""
+    """``function`` multiplied by the constant that gives it unit second moment."""
     return partial(_rescaled, function, second_moment(function) ** -0.5)
 
 
@@ -46,7 +46,7 @@ class Softplus:
 
     Attributes:
         beta: β, the sharpness.
-        shifted: whether its value at zero is taken from it.
+        shifted: whether the value at zero is subtracted.
         scale: the constant.
     """
 
@@ -55,7 +55,7 @@ class Softplus:
     scale: float = 1.0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The value at every entry of ``x``, in its shape."""
+        """The function of every entry of ``x``."""
         library = compiled_for(x)
         if library is not None:
             result: Tensor = _Compiled.apply(x, self, library)  # type: ignore[no-untyped-call]
@@ -64,7 +64,7 @@ class Softplus:
         return (y - math.log(2.0) / self.beta if self.shifted else y) * self.scale
 
     def table(self, count: int) -> SoftplusTable:
-        """What kernels.c takes for ``count`` numbers."""
+        """The arguments of kernels.c for ``count`` numbers."""
         threads = torch.get_num_threads()
         return SoftplusTable(count, threads, self.shifted, self.beta, self.scale)
 
@@ -83,22 +83,22 @@ def _rescaled_softplus(beta: float, shifted: bool) -> Softplus:
 
 
 def softplus(beta: float) -> Softplus:
-    """log(1 + exp(βx))/β, rescaled: the scalars' activation in a gated block."""
+    """log(1 + exp(βx))/β, rescaled: the activation of scalars in a gated block."""
     return _rescaled_softplus(beta, shifted=False)
 
 
 def shifted_softplus(beta: float) -> Softplus:
-    """softplus(x) - softplus(0), rescaled: zero at zero, so the radial MLP keeps zeros."""
+    """softplus(x) - softplus(0), rescaled: zero at zero, so the radial MLP maps zero to zero."""
     return _rescaled_softplus(beta, shifted=True)
 
 
 def sigmoid() -> Activation:
-    """1/(1 + exp(-x)), rescaled: the vectors' gate."""
+    """1/(1 + exp(-x)), rescaled: the gate of vectors."""
     return rescaled(torch.sigmoid)
 
 
 def relu() -> Activation:
-    """max(x, 0), rescaled (by the square root of 2): the output block's atom-wise layers."""
+    """max(x, 0), rescaled by the square root of 2: in the atom-wise layers of output blocks."""
     return rescaled(torch.relu)
 
 
@@ -106,7 +106,7 @@ def relu() -> Activation:
 
 
 class _Compiled(torch.autograd.Function):
-    """In kernels.c: float32, on the CPU, in one pass each way."""
+    """Softplus in kernels.c, for float32 on the CPU: one pass forward and one backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, activation: Softplus, library: ctypes.CDLL) -> Tensor:

@@ -1,20 +1,23 @@
-/* The products of hpsearch/kernels/slots.py over the neighbour slots of each atom and with weights, what
-   enters and leaves the slots (hpsearch/kernels/slot_inputs.py), activations (hpsearch/kernels/activations.py)
-   and the radial MLPs' first layer (hpsearch/nn/radial.py), in float32.
+/* In float32, the code behind these files:
 
-   With k over the used slots of atom a, which come first, and g[a,k,:] the row of its pair:
+     hpsearch/kernels/slots.py        the products over the neighbour slots of an atom, with weights
+     hpsearch/kernels/slot_inputs.py  the inputs of the slots, and the sums of their vectors
+     hpsearch/kernels/activations.py  softplus
+     hpsearch/nn/radial.py            the first layer of the radial MLPs
+
+   With k over the used slots of atom a, which come first, and g[a,k,:] the row of the slot's pair:
 
      aggregate    out[a,h,c]  = sum_k g[a,k,h] x[a,k,c]
      distribute   dx[a,k,c]  += sum_h g[a,k,h] y[a,h,c]
      contract     dg[pair,h] += sum_c x[a,k,c] y[a,h,c]
 
-   The first two are outer products, summed in a tile of registers: a few rows by a few vectors along
-   c. The third is a matrix of dot products: four neighbouring c lie in each quarter of a vector,
-   whose quarters (of 128 bits) belong to different k; the four are added at the end. Products with
-   weights are outer products too, or dot products along the weights' long rows.
+   The first two are outer products, summed in a tile of registers: a few rows by a few vectors
+   along c. The third is a matrix of dot products. There a vector is divided into quarters of 128
+   bits; a quarter contains four adjacent c of one k, and its four sums are added at the end.
+   Products with weights are outer products too, or dot products along the long rows of the weights.
 
-   One thread computes all of a molecule, in the order of its atoms, so results do not depend on the
-   number of threads, and the two slots of a pair never meet in two threads. */
+   One thread computes a molecule completely, in the order of its atoms. So results do not depend on
+   the number of threads, and two threads never write to the same pair. */
 
 #include <fenv.h>
 #include <stdint.h>
@@ -47,8 +50,8 @@ static int thread_number(void) { return 0; }
 #define TALL_COLUMNS 2
 #endif
 #define ROWS 4
-#define STREAMS 3        /* arrays of which `dots` fetches the next atom's part */
-#define AHEAD 3          /* tiles between one being summed and one whose place is fetched */
+#define STREAMS 3        /* arrays whose part for the next atom `dots` prefetches */
+#define AHEAD 3          /* how many tiles ahead the output is prefetched */
 #define SPAN (LANES / 4) /* slots in a vector of `contract` */
 
 typedef float vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -57,7 +60,7 @@ typedef float quarter __attribute__((vector_size(16), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
-/* Keep a vector in a register: loading it again for each use would cost more than it saves. */
+/* Keep a vector in a register; without this the compiler may load it again for every use. */
 #ifdef __x86_64__
 #define HOLD(v) __asm__("" : "+v"(v))
 #else
@@ -76,16 +79,16 @@ INLINE int64_t ceiling(int64_t whole, int64_t part)
     return (whole + part - 1) / part;
 }
 
-/* Memory that will be read or written soon. Arrays are larger than the cache, and tiles go through
-   them too irregularly for the processor to guess what comes next. */
+/* Prefetch memory that will be read or written soon. The arrays are larger than the cache, and the
+   access is too irregular for the processor's own prefetching. */
 INLINE void fetch(const float *from, int64_t count)
 {
     for (int64_t i = 0; i < count; i += 16)
         __builtin_prefetch(from + i);
 }
 
-/* The same in equal portions, between which something is computed: the processor takes only some
-   dozens of such requests at a time and stands still over the next. */
+/* Memory that is prefetched in equal portions between computations: the processor accepts only some
+   dozens of prefetches at a time and waits at the next one. */
 typedef struct {
     const float *from;
     int64_t left, portion;
@@ -106,8 +109,8 @@ INLINE void fetch_portion(Stream *s)
 
 /* --- out[r,c] (+)= sum_i left[i*step + r*across] right[i,c] --- */
 
-/* What an `outer` does, known when it is compiled: tiles of at most so many rows by so many vectors,
-   whether they add to what is there, and whether the next tiles' part of `right` is fetched. */
+/* The compile-time variant of an `outer`: the most rows and vectors of a tile, whether it adds to
+   the output, and whether the part of `right` for the next tiles is prefetched. */
 typedef struct {
     int rows, columns, add, fetch;
 } Shape;
@@ -120,7 +123,7 @@ typedef struct {
     int64_t right_width;
     float *out;
     int64_t out_width;
-    Stream *next; /* fetched between tiles; may be null */
+    Stream *next; /* prefetched between tiles; may be null */
 } Outer;
 
 #define AT(c) ((c) < columns - 1 ? (c) * LANES : last)
@@ -151,7 +154,7 @@ INLINE void tile(Shape shape, int rows, int columns, const Outer *o, const float
             *(vector *)(out + r * o->out_width + AT(c)) = sum[r][c];
 }
 
-/* Rows in tiles of nearly equal height. */
+/* Divide the rows into tiles of nearly equal height. */
 INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64_t last)
 {
     int64_t tiles = ceiling(o->rows, shape.rows);
@@ -183,8 +186,9 @@ INLINE void tiles_of(Shape shape, int columns, const Outer *o, int64_t at, int64
     }
 }
 
-/* Columns in blocks of nearly equal numbers of vectors. The last vector ends with the row, so it
-   may overlap the one before it, which lies in the same block: both hold the same sums there. */
+/* Divide the columns into blocks of nearly the same number of vectors. The last vector ends with
+   the row, so it may overlap the one before it. Both lie in the same block and have the same sums
+   in the overlap. */
 INLINE void outer(Shape shape, Outer o, int64_t width)
 {
     int64_t vectors = ceiling(width, LANES);
@@ -209,8 +213,8 @@ INLINE void outer(Shape shape, Outer o, int64_t width)
     }
 }
 
-/* One copy of the code for each shape that is used: the first two where all of `right` is in the
-   first cache; the tall ones where it has so many terms that only a few columns of it are. */
+/* One copy of the code for every variant in use. The first two are for a `right` that fits into the
+   first-level cache; the tall ones are for so many terms that only a few of its columns fit. */
 static void outer_set(Outer o, int64_t width)
 {
     outer((Shape){ROWS, COLUMNS, 0, 0}, o, width);
@@ -233,7 +237,7 @@ static void tall_outer_add(Outer o, int64_t width)
 
 /* --- dg[k][h] += sum_c x[k,c] y[h,c] --- */
 
-/* In every quarter: two lanes of a, then two of b, whose lanes are counted from 4. */
+/* In every quarter, two lanes of a and then two of b. The lanes of b are counted from 4. */
 #if LANES == 16
 #define PICK(a, b, i, j, k, l)                                                                     \
     __builtin_shufflevector(a, b, i, j, k + 12, l + 12, i + 4, j + 4, k + 16, l + 16, i + 8,       \
@@ -245,7 +249,7 @@ static void tall_outer_add(Outer o, int64_t width)
 #define PICK(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #endif
 
-/* Four numbers in every quarter. */
+/* The same four numbers in every quarter. */
 INLINE vector repeat(const float *x)
 {
 #if LANES == 16
@@ -260,7 +264,7 @@ INLINE vector repeat(const float *x)
 #endif
 }
 
-/* The sums of four vectors' quarters, side by side. */
+/* For every quarter, the sums of that quarter of the four vectors, as four lanes. */
 INLINE vector sum_quarters(const vector *v)
 {
     vector low = PICK(v[0], v[1], 0, 1, 4, 5) + PICK(v[0], v[1], 2, 3, 6, 7);
@@ -268,8 +272,8 @@ INLINE vector sum_quarters(const vector *v)
     return PICK(low, high, 0, 2, 4, 6) + PICK(low, high, 1, 3, 5, 7);
 }
 
-/* One of a vector's quarters. Taken through memory it would have to wait until the whole vector is
-   written, twice as long where that lies across two lines of the cache. */
+/* Quarter j of a vector. Reading it through memory would wait until the vector is written, and
+   twice as long if the vector crosses two cache lines. */
 #define QUARTER(v, j)                                                                              \
     __builtin_shufflevector(v, v, (4 * (j)) % LANES, (4 * (j) + 1) % LANES, (4 * (j) + 2) % LANES, \
                             (4 * (j) + 3) % LANES)
@@ -283,7 +287,7 @@ INLINE void add_quarter(quarter sums, float *to, int64_t left)
             to[i] += sums[i];
 }
 
-/* The last four columns of y may overlap those before; x is zero in the lanes that do. */
+/* The last four columns of y may overlap the ones before; x is zero in the lanes that overlap. */
 INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, const float *y,
                     int64_t width, float *const *dg, Stream *next)
 {
@@ -329,7 +333,7 @@ INLINE void dots_of(int groups, int64_t used, int64_t hidden, const float *x, co
     }
 }
 
-/* x of the used slots as `dots_of` reads it. */
+/* Copy x of the used slots into the layout that `dots_of` reads. */
 INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *packed)
 {
     int64_t steps = (width + 3) / 4;
@@ -345,7 +349,7 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
     }
 }
 
-/* A function of its own: inside larger ones compilers run out of registers for it. */
+/* Not inlined: inside a larger function compilers run out of registers. */
 static __attribute__((noinline)) void dots(int64_t used, int64_t hidden, const float *x,
                                            const float *y, int64_t width, float *const *dg,
                                            Stream *next)
@@ -376,13 +380,13 @@ static __attribute__((noinline)) void dots(int64_t used, int64_t hidden, const f
 
 /* --- one atom --- */
 
-/* A thread's own memory: g of the used slots, x as `dots` reads it, and rows narrower than a vector
-   filled up to one. */
+/* The scratch memory of a thread: g of the used slots, x in the layout of `dots`, and rows narrower
+   than a vector, padded to one. */
 typedef struct {
     float *g, *quarters, *x, *y, *out, **dg;
 } Room;
 
-/* A few dozen numbers, for which a call of memcpy takes longer than the copying. */
+/* Copy a few dozen numbers, for which a call of memcpy takes longer than the copy itself. */
 INLINE void copy_row(const float *from, float *to, int64_t count)
 {
     if (count < LANES) {
@@ -395,14 +399,14 @@ INLINE void copy_row(const float *from, float *to, int64_t count)
     *(vector *)(to + count - LANES) = *(const vector *)(from + count - LANES);
 }
 
-/* Rows whose whole vector lies within the array. */
+/* The number of rows at which reading a full vector stays within the array. */
 INLINE int64_t whole_rows(int64_t rows, int64_t width)
 {
     int64_t others = (LANES - 1) / width;
     return rows > others ? rows - others : 0;
 }
 
-/* Rows narrower than a vector to rows of one, filled up with zeros. */
+/* Copy rows narrower than a vector to rows of one vector, padded with zeros. */
 INLINE void widen(int64_t rows, const float *from, int64_t width, float *to)
 {
     integers inside;
@@ -416,7 +420,7 @@ INLINE void widen(int64_t rows, const float *from, int64_t width, float *to)
             to[r * LANES + c] = c < width ? from[r * width + c] : 0;
 }
 
-/* And back. Each row is written over what the one before it has too much. */
+/* The inverse of `widen`. A row overwrites the padding of the row before it. */
 INLINE void narrow(int64_t rows, const float *from, float *to, int64_t width)
 {
     int64_t whole = whole_rows(rows, width);
@@ -427,7 +431,8 @@ INLINE void narrow(int64_t rows, const float *from, float *to, int64_t width)
             to[r * width + c] = from[r * LANES + c];
 }
 
-/* g of an atom's used slots, of so many neurons, side by side; returns their number. */
+/* Copy g of the used slots of an atom, for a range of neurons, next to each other; returns the
+   number of used slots. */
 INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, int64_t first,
                          int64_t neurons, Room *room)
 {
@@ -446,7 +451,7 @@ INLINE int64_t used_slots(const Neighbourhoods *n, int64_t atom)
     return used;
 }
 
-/* The rows of an atom's pairs; returns their number. */
+/* Prefetch the rows of an atom's pairs; returns the number of pairs. */
 INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g, const float *dg)
 {
     const int64_t *pair = n->pair + atom * n->slots;
@@ -459,7 +464,7 @@ INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g
     return used;
 }
 
-/* out [hidden, width] = sum_k g[k,:] x[k,:] of an atom's used slots; `next` is fetched meanwhile. */
+/* out [hidden, width] = sum_k g[k,:] x[k,:] over the used slots of an atom, prefetching `next`. */
 INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const float *x, float *out,
                            int64_t width, Room *room, Stream *next)
 {
@@ -486,8 +491,8 @@ static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g
                    out + atom * hidden * width, width, room, &next);
 }
 
-/* Of one atom, whose g of used slots is in `room`: y [hidden, width] to dx [K, width], which is set
-   or added to, and dg; either may be null. */
+/* The backward pass of one atom, whose g is already in `room`: from y [hidden, width] to dx
+   [K, width], which is set or added to, and to dg, which is added to; dx or dg may be null. */
 INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t used,
                            const float *x, const float *y, float *dx, int64_t set, float *dg,
                            int64_t width, Room *room, Stream *next)
@@ -558,7 +563,7 @@ static int64_t first_atom(const Neighbourhoods *n, int64_t molecule)
     return low;
 }
 
-/* Where the parts of a thread's room lie. */
+/* The layout of a thread's scratch memory. */
 typedef struct {
     int64_t H, K, rows, narrow, quarters, pointers, bytes;
 } Plan;
@@ -589,7 +594,7 @@ INLINE Room room_at(char *memory, const Plan *p)
     return room;
 }
 
-/* What one of the functions below was called with; the rest is zero. */
+/* The arguments of a call of a function below; those it does not have are zero. */
 typedef struct {
     const Neighbourhoods *n;
     Plan plan;
@@ -599,14 +604,14 @@ typedef struct {
     float *out, *dx, *dg;
 } Call;
 
-/* The first place in some memory where a line of the cache begins; less than 64 bytes on. */
+/* The first address at or after `memory` at which a cache line of 64 bytes begins. */
 INLINE char *aligned(char *memory)
 {
     return memory + (64 - (uintptr_t)memory % 64) % 64;
 }
 
-/* Tasks in any order, with the caller's rounding and denormal modes in all threads, each of which
-   has so many bytes of memory, aligned to a vector. */
+/* Run all tasks in any order in several threads. The threads inherit the caller's rounding and
+   denormal modes. A thread has `bytes` bytes of the aligned memory. */
 static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room *, char *),
                       char *memory, int64_t bytes)
 {
@@ -638,7 +643,7 @@ static void pull_back_molecule(const Call *c, int64_t m, Room *room, char *memor
         pull_back_atom(c->n, a, c->g, c->x, c->y, c->dx, c->dg, c->width, room);
 }
 
-/* Bytes of room that one call needs: a part for each thread, and what aligns the first. */
+/* The bytes of scratch memory that one call needs: a part per thread, and padding for alignment. */
 int64_t hpsearch_room(const Neighbourhoods *n, int64_t width)
 {
     return n->threads * plan(n, width).bytes + 64;
@@ -652,7 +657,7 @@ void hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x,
     share_out(&c, aggregate_molecule, room, c.plan.bytes);
 }
 
-/* `distribute` to dx and `contract` to dg; either may be null. */
+/* `distribute` to dx and `contract` to dg; dx or dg may be null. */
 void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
                         float *dx, float *dg, char *room, int64_t width)
 {
@@ -661,35 +666,37 @@ void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x,
     share_out(&c, pull_back_molecule, room, c.plan.bytes);
 }
 
-/* --- the same, multiplied by weights W [outs, hidden, width] while it is in the cache ---
+/* --- the same products times weights W [outs, hidden, width], while they are in the cache ---
 
-     convolve            out[a,o]  = sum_hc W[o,hc] A[a,hc]    of what `aggregate` makes
+     convolve            out[a,o]  = sum_hc W[o,hc] A[a,hc]    with A from `aggregate`
      gradient of inputs  y[a,hc]   = sum_o  G[a,o] W[o,hc]     for `distribute` and `contract`
      gradient of W       dW[o,hc]  = sum_a  G[a,o] A[a,hc]
 
-   of one part (scalars) or three (the components of vectors), which share g and W: x [parts, atoms,
-   slots, width] and out or G [parts, atoms, outs]. A row of A has to be at least a vector long. */
+   There is one part (scalars) or there are three (the components of vectors), which share g and W:
+   x is [parts, atoms, slots, width], out and G are [parts, atoms, outs]. A row of A must have at
+   least the length of a vector. */
 
 typedef struct {
     int64_t parts, width, outs;
 } Weights;
 
-/* What is in a cache at a time, of A and of y: */
-#define BLOCK 28        /* rows, with all columns: in the second cache, through which W passes;
-                           whole tiles, three components of nine atoms, most molecules */
-#define DEPTH 512       /* columns of these: in the first cache */
-#define NEURONS 24      /* for the gradient of W, the columns of so many neurons ... */
-#define TERMS 128       /* ... in so many rows ... */
-#define NUMBERS (1 << 17) /* ... or so many numbers, at least those of one atom */
+/* The parts of A and y that are in a cache at one time: */
+#define BLOCK 28        /* rows of A or y with all columns, in the second-level cache, through which
+                           W passes. It is a multiple of the tile's rows, and fits three components
+                           of nine atoms and most molecules. */
+#define DEPTH 512       /* columns of such a block in the first-level cache */
+#define NEURONS 24      /* for the gradient of W: neurons whose columns of A are stored, ... */
+#define TERMS 128       /* ... in at most this many rows ... */
+#define NUMBERS (1 << 17) /* ... and this many numbers, but at least the rows of one atom */
 
-/* Not fewer, and so many that all threads end together. */
+/* `tasks` rounded up to a multiple of `threads`, so that all threads end at the same time. */
 INLINE int64_t evenly(int64_t tasks, int64_t threads)
 {
     return ceiling(tasks, threads) * threads;
 }
 
-/* Numbers between the beginnings of two rows of A or y: they begin where a vector does, and there is
-   another one behind. */
+/* The distance between two rows of A or y: a multiple of a vector, with space for one more vector
+   after the row. */
 INLINE int64_t row_of(int64_t terms)
 {
     return (terms / LANES + 1) * LANES;
@@ -697,20 +704,20 @@ INLINE int64_t row_of(int64_t terms)
 
 #define TILE (ROWS * COLUMNS)
 
-/* Vectors that `dot_tiles` sums into. */
+/* The number of vectors into which `dot_tiles` sums. */
 INLINE int64_t tiles_in(int64_t rows, int64_t outs)
 {
     return ceiling(rows, ROWS) * ceiling(outs, COLUMNS) * TILE;
 }
 
-/* Numbers of A for the gradient of W; a group may have a few neurons more than it should. */
+/* The numbers of A stored for the gradient of W; a group may have slightly more than NEURONS. */
 INLINE int64_t numbers_of(int64_t parts, int64_t width)
 {
     int64_t atom = parts * row_of(2 * NEURONS * width);
     return atom > NUMBERS ? atom : NUMBERS;
 }
 
-/* Numbers that a task needs beside its room. */
+/* The numbers that a task needs in addition to its thread's `Room`. */
 static int64_t beside(const Neighbourhoods *n, const Weights *w)
 {
     int64_t row = row_of(n->hidden * w->width);
@@ -732,7 +739,7 @@ int64_t hpsearch_weights_room(const Neighbourhoods *n, const Weights *w)
     return n->threads * weights_bytes(n, w) + 64;
 }
 
-/* sum[r][o] += a[r,:] w[o,:], lanes apart; both have their terms side by side in memory. */
+/* sum[r][o] += a[r,:] w[o,:], separately for every lane; the terms of a row are contiguous. */
 INLINE void dot_tile(int rows, int outs, int64_t terms, const float *a, int64_t a_row,
                      const float *w, int64_t w_row, int64_t ahead, vector *sum)
 {
@@ -761,8 +768,8 @@ INLINE void dot_tile(int rows, int outs, int64_t terms, const float *a, int64_t 
             sum[r * COLUMNS + o] = s[r][o];
 }
 
-/* The same of any number of rows, in tiles. The first of those that read the same part of w fetches
-   the next part. */
+/* The same for any number of rows, in tiles. Of the tiles that read the same part of w, the first
+   one prefetches the next part. */
 static void dot_tiles(int64_t rows, int64_t outs, int64_t terms, const float *a, int64_t a_row,
                       const float *w, int64_t w_row, vector *sum)
 {
@@ -794,7 +801,7 @@ static void dot_tiles(int64_t rows, int64_t outs, int64_t terms, const float *a,
     }
 }
 
-/* What `dot_tiles` has summed, its lanes added up, to out [rows, outs]. */
+/* Add the lanes of the sums of `dot_tiles` and write them to out [rows, outs]. */
 static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
 {
     int64_t across = ceiling(outs, COLUMNS), down = ceiling(rows, ROWS);
@@ -823,7 +830,7 @@ static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
     }
 }
 
-/* Some atoms, whichever molecules they are of. */
+/* The convolution of a range of atoms, regardless of molecules. */
 static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memory)
 {
     const Neighbourhoods *n = c->n;
@@ -843,7 +850,7 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
             if (a + 1 < atoms)
                 next = stream(x + slots, used * c->width, ceiling(n->hidden, ROWS));
             aggregate_rows(used, room->g, n->hidden, x, to, c->width, room, &next);
-            /* The last vector ends with the row; in its lanes that were counted before is zero. */
+            /* The last vector ends with the row; lanes that are counted already are set to zero. */
             for (int64_t i = 0; i < LANES; i++)
                 rest[i] = terms - LANES + i < whole ? 0 : to[terms - LANES + i];
         }
@@ -854,7 +861,7 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
                   terms, sum);
     if (whole < terms)
         dot_tiles(rows, c->outs, LANES, ends, LANES, c->weights + terms - LANES, terms, sum);
-    float *result = A; /* which has been read */
+    float *result = A; /* A is no longer needed */
     add_lanes(rows, c->outs, sum, result);
     for (int64_t part = 0; part < c->parts; part++)
         memcpy(c->out + (part * n->atoms + first) * c->outs, result + part * atoms * c->outs,
@@ -905,15 +912,15 @@ static void pull_back_molecule_weighted(const Call *c, int64_t m, Room *room, ch
     }
 }
 
-/* Where a group of neurons begins; at a tile's first row unless the groups are small. Rounded down,
-   so that the last one is not narrower than the others. */
+/* The first neuron of a group. Unless the groups are small, it is rounded down to the first row of
+   a tile, so that the last group is not narrower than the others. */
 INLINE int64_t first_neuron(const Call *c, int64_t group)
 {
     int64_t H = c->n->hidden, at = group * H / c->tasks;
     return group < c->tasks && H / c->tasks >= 2 * ROWS ? at / ROWS * ROWS : at;
 }
 
-/* The gradient of the weights of some neurons, a few atoms after the other. */
+/* The gradient of the weights of a group of neurons, block by block of atoms. */
 static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory)
 {
     const Neighbourhoods *n = c->n;
@@ -962,8 +969,8 @@ void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g
     share_out(&c, convolve_atoms, room, weights_bytes(n, w));
 }
 
-/* Sets dx [parts, atoms, slots, width], or adds to it, and adds to dg [pairs, hidden], for which it
-   needs x; either may be null. */
+/* Set dx [parts, atoms, slots, width] or add to it, and add to dg [pairs, hidden]; dx or dg may be
+   null. x is needed for dg only. */
 void hpsearch_convolve_inputs(const Neighbourhoods *n, const Weights *w, const float *g,
                               const float *x, const float *weights, const float *G, float *dx,
                               float *dg, char *room, int64_t set)
@@ -984,13 +991,13 @@ void hpsearch_convolve_weights(const Neighbourhoods *n, const Weights *w, const 
     share_out(&c, weigh_neurons, room, weights_bytes(n, w));
 }
 
-/* --- hpsearch/kernels/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */
+/* --- kernels/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */
 
 typedef struct {
     int64_t atoms, slots, pairs, scalars, vectors, threads;
     const int64_t *pair, *neighbour, *reverse; /* [atoms, slots] */
     const float *direction;                    /* [atoms, slots, 3] */
-} Slots;
+} SlotTable;
 
 #define C0 0.57735026918962576f /* sqrt(1/3) */
 #define C1 0.70710678118654752f /* sqrt(1/2) */
@@ -998,8 +1005,8 @@ typedef struct {
 #define THIRD (1.0f / 3.0f)
 #define ROOT3 1.73205080756887729f
 
-/* Columns in vectors, of which the last one ends with the row and may overlap the one before it, or
-   one by one where there are fewer. `body` is written for a column of a type. */
+/* Run `body(type, column)` over all columns, in vectors, or one by one if a row is shorter than a
+   vector. The last vector ends with the row and may overlap the one before it. */
 #define COLUMNS_OF(width, body)                                                                    \
     if ((width) >= LANES) {                                                                        \
         for (int64_t c = 0; c < (width); c += LANES)                                               \
@@ -1013,7 +1020,7 @@ typedef struct {
 
 typedef float scalar __attribute__((may_alias));
 
-/* A neighbour's vector in a slot to u.V, and to X_i where it is wanted. */
+/* From the vectors of the neighbour in a slot to u.V, and to X_i unless xi is null. */
 #define GATHER(T, column)                                                                          \
     {                                                                                              \
         const int64_t at = column;                                                                 \
@@ -1033,9 +1040,9 @@ typedef float scalar __attribute__((may_alias));
         }                                                                                          \
     }
 
-/* s [atoms, S], v [3, atoms, V] to x [atoms, K, S + V], xi [3, atoms, K, 3 V], which may be null;
-   unused slots are left alone. */
-void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, float *xi)
+/* From s [atoms, S] and v [3, atoms, V] to x [atoms, K, S + V] and xi [3, atoms, K, 3 V]; xi may be null;
+   unused slots are not written. */
+void hpsearch_gather(const SlotTable *n, const float *s, const float *v, float *x, float *xi)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors, step = A * K * 3 * V;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
@@ -1053,7 +1060,7 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
         }
 }
 
-/* The sum of what stands in its neighbours' slots, of an atom's scalars ... */
+/* The gradient of an atom's scalars: the sum over the reverse slots of its own slots. */
 #define SCATTER_SCALARS(T, column)                                                                 \
     {                                                                                              \
         const int64_t at = column;                                                                 \
@@ -1063,7 +1070,7 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
         OF(T, ds + a * S, at) = sum;                                                               \
     }
 
-/* ... and of its vectors: V x u turns into u x y, and u (u.V) into u (u.z). */
+/* The gradient of its vectors: V x u becomes u x y, and u (u.V) becomes u (u.z). */
 #define SCATTER_VECTORS(T, column)                                                                 \
     {                                                                                              \
         const int64_t at = column;                                                                 \
@@ -1092,9 +1099,9 @@ void hpsearch_gather(const Slots *n, const float *s, const float *v, float *x, f
         OF(T, dv + (2 * A + a) * V, at) = s2;                                                      \
     }
 
-/* Its transpose: an atom's gradient is the sum of what stands in its neighbours' slots; dxi may be
-   null. */
-void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *ds, float *dv)
+/* The transpose of `hpsearch_gather`: the gradient of an atom is the sum over all slots that
+   contain it. dxi may be null. */
+void hpsearch_scatter(const SlotTable *n, const float *dx, const float *dxi, float *ds, float *dv)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors, step = A * K * 3 * V;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
@@ -1107,8 +1114,9 @@ void hpsearch_scatter(const Slots *n, const float *dx, const float *dxi, float *
     }
 }
 
-/* out[i,a,:] = sqrt(3) sum_k u[a,k,i] m[a's place at its neighbour k,:] of m [atoms, slots, vectors]. */
-void hpsearch_directed_sum(const Slots *n, const float *m, float *out)
+/* out[i,a,:] = sqrt(3) sum_k u[a,k,i] m[reverse[a,k],:], with m [atoms, slots, vectors]: the sum of
+   the messages that the neighbours of a have for it. */
+void hpsearch_directed_sum(const SlotTable *n, const float *m, float *out)
 {
     int64_t A = n->atoms, K = n->slots, V = n->vectors;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
@@ -1130,8 +1138,8 @@ void hpsearch_directed_sum(const Slots *n, const float *m, float *out)
     }
 }
 
-/* Its transpose; unused slots are left alone. */
-void hpsearch_directed(const Slots *n, const float *dout, float *dm)
+/* The transpose of `hpsearch_directed_sum`; unused slots are not written. */
+void hpsearch_directed(const SlotTable *n, const float *dout, float *dm)
 {
     int64_t A = n->atoms, K = n->slots, V = n->vectors;
 #pragma omp parallel for num_threads(n->threads) schedule(static)
@@ -1147,7 +1155,7 @@ void hpsearch_directed(const Slots *n, const float *dout, float *dm)
         }
 }
 
-/* --- hpsearch/kernels/activations.py: softplus(x) = log(1 + exp(beta x)) / beta, shifted and scaled --- */
+/* --- kernels/activations.py: softplus(x) = log(1 + exp(beta x)) / beta, shifted, scaled --- */
 
 INLINE vector all(float x)
 {
@@ -1159,11 +1167,11 @@ INLINE vector pick(integers mask, vector yes, vector no)
     return (vector)((mask & (integers)yes) | (~mask & (integers)no));
 }
 
-/* exp(-|z|), to two units in the last place; zero below the normal numbers. */
+/* exp(-|z|), accurate to two units in the last place; zero instead of denormal numbers. */
 INLINE vector decay(vector z)
 {
     vector t = (vector)((integers)z | INT32_MIN);
-    t = pick(t < -87.0f, all(-87.0f), t); /* what is not a number stays so */
+    t = pick(t < -87.0f, all(-87.0f), t); /* NaN stays NaN */
     vector n = t * 1.44269504f + 12582912.0f; /* rounds to the nearest integer */
     integers exponent = (integers)n << 23;
     n -= 12582912.0f;
@@ -1179,7 +1187,7 @@ INLINE vector decay(vector z)
     return pick(t <= -87.0f, all(0), p * power);
 }
 
-/* log(1 + e) of e in [0, 1], relative error 6e-8. */
+/* log(1 + e) for e in [0, 1], with a relative error of 6e-8. */
 INLINE vector log_one_plus(vector e)
 {
     vector p = all(-0.003256378462538123f);
@@ -1215,7 +1223,7 @@ INLINE vector softplus_slope(const Softplus *s, vector x)
     return pick(z < 0, e, all(1)) / (e + 1.0f) * s->scale;
 }
 
-/* Of one vector: y = softplus(x) without dy, and the gradient of x in its place with it. */
+/* For one vector: y = softplus(x) if dy is null, else y = the gradient of x. */
 INLINE void one_vector(const Softplus *n, const float *x, const float *dy, float *y)
 {
     vector in = *(const vector *)x;
@@ -1238,7 +1246,7 @@ static void each_vector(const Softplus *n, const float *x, const float *dy, floa
         for (int64_t i = 0; i < whole; i += LANES)
             one_vector(n, x + i, dy ? dy + i : NULL, y + i);
     }
-    /* The rest, filled up. */
+    /* The rest, padded to a vector. */
     size_t rest = (n->count - whole) * sizeof(float);
     float in[LANES] = {0}, upstream[LANES] = {0};
     memcpy(in, x + whole, rest);
@@ -1258,19 +1266,19 @@ void hpsearch_softplus_slope(const Softplus *n, const float *x, const float *dy,
     each_vector(n, x, dy, dx);
 }
 
-/* --- hpsearch/nn/radial.py: g[t,p,:] = softplus(sum_b phi[p,b] w[t,:,b]), of few b for each p --- */
+/* --- nn/radial.py: g[t,p,:] = softplus(sum_b phi[p,b] w[t,:,b]), with few b for every p --- */
 
 typedef struct {
     int64_t copies, pairs, functions, hidden;
     Softplus softplus; /* its count is not used */
 } Radial;
 
-#define RADIAL_PAIRS 256 /* of a task forward */
-/* Backward all pairs are cut into at least so many parts, over all copies; not into more for more
-   threads, so that sums do not depend on their number. */
+#define RADIAL_PAIRS 256 /* pairs of a task in the forward pass */
+/* Least number of parts, over all copies, into which the backward pass divides the pairs. It does
+   not depend on the number of threads, so neither do the sums. */
 #define RADIAL_PARTS 16
 
-/* Numbers in a row of neurons, filled up to whole vectors, and in the weights of a copy; parts. */
+/* The numbers in a row of neurons, padded to full vectors; those in a copy's weights; the parts. */
 typedef struct {
     int64_t row, copy, parts;
 } RadialSizes;
@@ -1292,14 +1300,14 @@ static RadialRoom radial_room(const Radial *n, char *memory)
     return (RadialRoom){weights, weights + n->copies * radial_sizes(n).copy};
 }
 
-/* Bytes of room that one call needs. */
+/* The bytes of scratch memory that one call needs. */
 int64_t hpsearch_radial_room(const Radial *n)
 {
     const RadialSizes size = radial_sizes(n);
     return 4 * n->copies * (1 + size.parts) * size.copy + 64;
 }
 
-/* Whether all of a vector is zero. */
+/* Whether all lanes of a vector are zero. */
 INLINE int all_zero(const float *x)
 {
     int32_t any = 0;
@@ -1308,7 +1316,8 @@ INLINE int all_zero(const float *x)
     return !any;
 }
 
-/* In all threads: the first function of each pair that is not zero and the end of those. */
+/* Called in all threads: for every pair, the first function that is not zero, and the end of them.
+   */
 static void find_bands(const Radial *n, const float *phi, int32_t *band)
 {
     int64_t B = n->functions;
@@ -1328,7 +1337,8 @@ static void find_bands(const Radial *n, const float *phi, int32_t *band)
     }
 }
 
-/* In all threads: the weights function by function. */
+/* Called in all threads: transpose the weights, so that the neurons of a function are contiguous.
+   */
 static void transpose_weights(const Radial *n, const float *w, float *out)
 {
     int64_t B = n->functions, H = n->hidden, row = radial_sizes(n).row;
@@ -1341,7 +1351,7 @@ static void transpose_weights(const Radial *n, const float *w, float *out)
     }
 }
 
-/* The neurons h .. h + LANES of a pair before their activation. */
+/* The neurons h to h + LANES - 1 of a pair, before the activation. */
 INLINE vector before_softplus(const float *phi, const int32_t *band, const float *w, int64_t row)
 {
     vector x = {0};
@@ -1350,7 +1360,7 @@ INLINE vector before_softplus(const float *phi, const int32_t *band, const float
     return x;
 }
 
-/* w [copies, hidden, functions] to g [copies, pairs, hidden], and band [pairs, 2]. */
+/* From w [copies, hidden, functions] to g [copies, pairs, hidden], and to band [pairs, 2]. */
 void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t *band, float *g,
                      char *memory)
 {
@@ -1383,7 +1393,7 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
     }
 }
 
-/* dg [copies, pairs, hidden] to dw, shaped as w. */
+/* From dg [copies, pairs, hidden] to dw, which has the shape of w. */
 void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, const int32_t *band,
                              const float *dg, float *dw, char *memory)
 {

@@ -1,7 +1,7 @@
 """Compiles ``kernels.c`` at first use and loads it: small products, gathers and activations.
 
-It is compiled for this processor, into the folder of caches (docs/decisions/0014). Where that
-fails, in float64 and on GPUs, torch operations compute the same.
+The library is compiled for this processor and stored in the cache folder (docs/decisions/0014).
+Torch operations compute the same on GPUs, in float64 and if the compilation fails.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ SOURCE = Path(__file__).with_name("kernels.c")
 VARIABLE = "HPSEARCH_KERNELS"
 
 _COMPILER = "cc"
-# No -ffast-math: it hides what is not finite. The link to OpenMP resolves to torch's own library.
+# -ffast-math would hide numbers that are not finite. OpenMP is linked to the library of torch.
 _OPTIONS = ("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared", "-lm")
 _SECONDS = 120
 
 
 class KernelsError(RuntimeError):
-    """HPSEARCH_KERNELS has an unknown value, or requires a library that cannot be compiled."""
+    """HPSEARCH_KERNELS has an unknown value, or is ``on`` while the library cannot be compiled."""
 
 
 def compiled_for(x: Tensor) -> ctypes.CDLL | None:
-    """The compiled library, where there is one and it computes with tensors like ``x``.
+    """The compiled library, if it exists and supports the type and device of ``x``.
 
     Raises:
         KernelsError: see :func:`implementation`.
@@ -49,11 +49,11 @@ def compiled_for(x: Tensor) -> ctypes.CDLL | None:
 
 
 def implementation() -> str:
-    """What computes float32 products and activations on the CPU, and why.
+    """The implementation of float32 products and activations on the CPU, and the reason for it.
 
     Raises:
-        KernelsError: HPSEARCH_KERNELS is ``on`` and there is no compiled library, or it is neither
-            ``on`` nor ``off``.
+        KernelsError: HPSEARCH_KERNELS is ``on`` and there is no compiled library, or its value is
+            unknown.
     """
     library = _library()
     if isinstance(library, ctypes.CDLL):
@@ -63,7 +63,7 @@ def implementation() -> str:
 
 @cache
 def _library() -> ctypes.CDLL | str:
-    """The compiled library, or why there is none; the same for the whole life of a process."""
+    """The compiled library, or the reason why there is none; decided once per process."""
     wish = os.environ.get(VARIABLE, "")
     if wish not in ("", "on", "off"):
         raise KernelsError(f"{VARIABLE} must be 'on' or 'off' or not set, got '{wish}'")
@@ -86,7 +86,7 @@ def _load() -> ctypes.CDLL:
     if compiler is None:
         raise FileNotFoundError(f"there is no C compiler '{_COMPILER}' on the PATH")
     path = cache_directory() / "kernels" / f"kernels-{_key(compiler)}.so"
-    if not _whole(path):
+    if not _is_intact(path):
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
     for name, (result, arguments) in signatures(SOURCE.read_text(encoding="utf-8")).items():
@@ -96,21 +96,21 @@ def _load() -> ctypes.CDLL:
 
 
 _PROTOTYPE = re.compile(r"^(void|int64_t) (hpsearch_\w+)\(([^)]*)\)", re.MULTILINE)
-# Without the types ctypes passes a number as 32 bits, and C reads 64: garbage, on the stack.
+# Without types, ctypes passes an integer as 32 bits and C reads 64 bits: a wrong number.
 _NUMBERS = {"void": None, "int64_t": ctypes.c_int64}
 
 
 def signatures(source: str) -> dict[str, tuple[Any, list[Any]]]:
-    """What the functions of ``kernels.c`` return and take, as types of ctypes, by name.
+    """The ctypes result and arguments of every function of ``kernels.c``, by name.
 
-    They are read from the source, so that no second list of them has to agree with it.
+    They are read from the source, so no second list has to agree with it.
 
     Args:
-        source: C, in which a function of the library begins a line with ``void hpsearch_`` or
-            ``int64_t hpsearch_``, returns one of these and takes pointers and ``int64_t`` only.
+        source: C code. The declaration of a library function begins a line with ``void hpsearch_``
+            or ``int64_t hpsearch_``; its arguments are pointers and ``int64_t`` only.
 
     Raises:
-        KeyError: an argument is of another type.
+        KeyError: an argument has another type.
     """
     return {
         name: (_NUMBERS[result], [_type_of(argument) for argument in arguments.split(",")])
@@ -123,14 +123,17 @@ def _type_of(argument: str) -> Any:
 
 
 def _key(compiler: str) -> str:
-    """Part of the file's name, made of all it depends on: one home may serve several machines."""
+    """A hash of everything the compiled file depends on, for its name.
+
+    Several machines may share a home folder.
+    """
     version = _run([compiler, "--version"])
     parts = (SOURCE.read_bytes(), version, instructions(), " ".join(_OPTIONS).encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
 def _compile(compiler: str, path: Path) -> None:
-    """Compile beside ``path`` and write it with the digest that :func:`_whole` checks."""
+    """Compile in the folder of ``path`` and append the digest that :func:`_is_intact` checks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
@@ -139,8 +142,8 @@ def _compile(compiler: str, path: Path) -> None:
     write_atomically(path, content + hashlib.sha256(content).digest(), 0o700)
 
 
-def _whole(path: Path) -> bool:
-    """Whether the file is there and undamaged: loading a damaged one can kill the process."""
+def _is_intact(path: Path) -> bool:
+    """Whether the file exists and is undamaged; loading a damaged one can kill the process."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -153,7 +156,7 @@ def _run(command: list[str]) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no library, in one line."""
+    """The reason why there is no library, in one line."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = error.stderr.decode(errors="replace").split("\n")
         first = next((line for line in lines if "error" in line), lines[0])

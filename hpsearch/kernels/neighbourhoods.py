@@ -1,6 +1,7 @@
-"""Which atoms of a batch are near each other, in a few rectangular tensors."""
+"""The neighbours of every atom of a batch, as rectangular tensors."""
 
-# A atoms, M molecules, N most atoms of a molecule, K most neighbours of an atom, P unordered pairs
+# A atoms, M molecules, N atoms of the largest molecule, K most neighbours of an atom, P unordered
+# pairs
 
 from __future__ import annotations
 
@@ -12,20 +13,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Neighbourhoods:
-    """Every pair of distinct atoms of one molecule no farther apart than a maximum.
+    """All pairs of different atoms of a molecule within a maximum distance.
 
-    Each atom has K slots for neighbours. Those in use come first, which the compiled products rely
-    on; the others carry the zero direction and the pair P, whose radial function is zero, so they
-    contribute exactly nothing. The pair a = a is left out (docs/decisions/0011).
+    Every atom has K slots for neighbours. Used slots come first; the compiled products rely on
+    that. Unused slots have the direction zero and the pair P, whose radial function is zero, so
+    they contribute exactly nothing. The pair a = a is left out (docs/decisions/0011).
 
     Attributes:
-        neighbour: ``[A, K]`` atom in each slot; 0 in unused slots.
+        neighbour: ``[A, K]`` atom in the slot; 0 in unused slots.
         direction: ``[A, K, 3]`` unit vector from the atom to the one in the slot; 0 if unused.
-        pair: ``[A, K]`` unordered pair of each slot; P if unused.
-        reverse: ``[A, K]`` flat index ``b*K + k'`` of the slot in which neighbour b lists the atom.
-        distance: ``[P]`` distance of each unordered pair, in Å.
-        slots_of_pair: ``[2, P]`` flat indices ``a*K + k`` of the two slots of each unordered pair.
-        molecule: ``[A]`` molecule of each atom.
+        pair: ``[A, K]`` unordered pair of the slot; P if unused.
+        reverse: ``[A, K]`` flat index ``b*K + k'`` of the slot of neighbour b that holds this atom.
+        distance: ``[P]`` distance of the unordered pair, in Å.
+        slots_of_pair: ``[2, P]`` flat indices ``a*K + k`` of the two slots of the unordered pair.
+        molecule: ``[A]`` molecule of the atom.
         molecules: M.
     """
 
@@ -40,15 +41,16 @@ class Neighbourhoods:
 
     @property
     def used(self) -> Tensor:
-        """``[A, K]`` whether a slot holds a neighbour."""
+        """``[A, K]`` whether the slot has a neighbour."""
         return self.pair < len(self.distance)
 
     def filled_up(self, multiple: int, distance: float) -> Neighbourhoods:
-        """The same with pairs to a multiple; the new ones stand in nobody's slots.
+        """The same with unused pairs added, so that P is a multiple of ``multiple``.
 
         Args:
-            multiple: what divides P.
-            distance: of the new pairs, in Å; above the maximum. Their two slots are the same.
+            multiple: number that divides the new P.
+            distance: distance of the added pairs, in Å; above the maximum. Both slots of an added
+                pair are slot 0.
         """
         P = len(self.distance)
         missing = -P % multiple
@@ -67,7 +69,7 @@ class Neighbourhoods:
     def of(cls, positions: Tensor, counts: Tensor, maximum_angstrom: float) -> Neighbourhoods:
         """Neighbourhoods of the atoms at ``positions``.
 
-        Molecules have few atoms (at most 29 in QM9), so all pairs of a molecule are looked at.
+        Molecules have few atoms (at most 29 in QM9), so all pairs of a molecule are compared.
 
         Args:
             positions: ``[A, 3]`` in Å, molecule after molecule.
@@ -87,7 +89,7 @@ class Neighbourhoods:
         near = real[:, :, None] & real[:, None, :] & (distance <= maximum_angstrom)
         near &= place[:, None] != place
 
-        # Number the pairs a < b, and give b > a the number of its mirror image.
+        # Number the pairs a < b; the pair (b, a) gets the number of (a, b).
         upper = near & (place[:, None] < place)
         number = (upper.flatten().cumsum(0) - 1).view_as(upper)
         number = torch.where(upper, number, number.transpose(1, 2))
@@ -101,11 +103,11 @@ class Neighbourhoods:
         pair = torch.where(used, number.gather(-1, order)[real], pairs)
         vector = offset.gather(2, order[..., None].expand(-1, -1, -1, 3))[real]
         length = distance.gather(-1, order)[real]
-        # Coincident atoms have no direction; theirs is zero.
+        # Atoms at the same position have no direction; it is set to zero.
         direction = vector / torch.where(used & (length > 0), length, 1.0)[..., None]
         direction = direction * used[..., None]
 
-        # The two slots of a pair: sort the used slots by pair; each pair then fills two places.
+        # The two slots of a pair: after sorting the used slots by pair they are adjacent.
         flat = torch.argsort(pair.flatten(), stable=True)[: 2 * pairs].view(pairs, 2)
         reverse = torch.zeros(pair.numel(), dtype=torch.int64, device=device)
         reverse[flat[:, 0]] = flat[:, 1]

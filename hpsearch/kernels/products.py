@@ -1,13 +1,16 @@
-"""Matrix products on the fastest library that this processor has.
+"""Matrix products with the faster of two libraries on this processor.
 
-Torch's CPU build multiplies float32 matrices with MKL, which on processors of other vendors than
-Intel uses half their vector width. oneDNN, which the same build carries, does not: on an EPYC of
-2024 it is 2.3 times as fast. So there large float32 products go through oneDNN's linear operator. A
-call of it costs as much as multiplying some hundred rows, so stacks of small products are one batch
-by torch; so are gradients of weights, since oneDNN copies factors that are transposed. On Intel's
-processors, on GPUs, in float64 and where the operator is missing everything is torch's own product.
-The choice depends on the machine and the sizes alone, so a run that is continued there goes on bit
-for bit.
+Torch on the CPU multiplies float32 matrices with MKL, which uses only half the vector width of
+processors that are not from Intel. oneDNN, which torch also contains, uses all of it: on an AMD
+EPYC of 2024 it is 2.3 times as fast.
+
+- Large float32 products on such processors use oneDNN's linear operator.
+- Stacks of small products are one batch in torch, because a call of oneDNN costs as much as
+  multiplying some hundred rows.
+- Gradients of weights also use torch, because oneDNN copies transposed factors.
+- Everything else uses torch: Intel processors, GPUs, float64, and builds without the operator.
+
+The choice depends only on the machine and the sizes, so a resumed run gives the same bits there.
 """
 
 # T copies, A rows, m, n, k sizes of a product
@@ -27,10 +30,10 @@ from hpsearch.system.hardware import processor
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether float32 products go through oneDNN on this machine."""
+    """Whether float32 products use oneDNN on this machine."""
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return False
-    # A processor that nothing is known of gets the stock product.
+    # An unknown processor uses torch's default.
     return platform.machine() == "x86_64" and processor().vendor not in ("GenuineIntel", None)
 
 
@@ -47,10 +50,10 @@ def _through_onednn(x: Tensor) -> bool:
 
 
 _MANY_ROWS = 1024
-"""From so many rows on a stack of products goes through oneDNN one by one.
+"""Number of rows from which every product of a stack is a call of oneDNN.
 
-On Zen 4 both ways take the same time at two thousand rows; at three hundred oneDNN takes twice as
-long, and on processors whose full vectors MKL leaves unused it wins with many.
+On Zen 4 both libraries take the same time at two thousand rows, and at three hundred oneDNN takes
+twice as long. On processors whose vector width MKL does not use, oneDNN is faster with many rows.
 """
 
 
@@ -90,7 +93,7 @@ def _stacked(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> 
 
 
 def _batch(x: Tensor, w: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Scale and bias cost nothing inside the product."""
+    """The stack in one call of torch; inside it, scale and bias cost nothing."""
     added = w.new_empty(1, 1, 1) if bias is None else bias
     beta = 0 if bias is None else 1
     return torch.baddbmm(added, x, w.transpose(1, 2), beta=beta, alpha=scale)
@@ -100,10 +103,10 @@ def stacked_linear(x: Tensor, w: Tensor, scale: float = 1.0, bias: Tensor | None
     """scale x_t w_tᵀ + b_t for every t.
 
     Args:
-        x: ``[T, A, k]``, or one for all t, ``[1, A, k]``.
+        x: ``[T, A, k]``, or ``[1, A, k]`` if all t share it.
         w: ``[T, n, k]``.
         scale: a constant.
-        bias: ``[T, 1, n]``, if there is one.
+        bias: ``[T, 1, n]``; ``None`` for no bias.
 
     Returns:
         ``[T, A, n]``.

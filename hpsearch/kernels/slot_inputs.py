@@ -1,15 +1,15 @@
-r"""The features that neighbours send to an atom's slots, before any weight: X and X_i of Eq. 3.
+r"""The input features of an atom's slots before any weight is applied: X and X_i of Eq. 3.
 
-With S and V the features of the neighbour in a slot and û the direction to it::
+With S and V the features of the neighbour in a slot, and û the direction to it::
 
     X   = [S ; û·V]
     X_i = [sqrt(1/3) V ; sqrt(1/2) V × û ; sqrt(3/2) (û (û·V) - V/3)]_i      for each component i
 
-In torch operations these are some fifty passes over arrays larger than the cache, and as many
-backward; ``kernels.c`` makes one of each, four times as fast on one thread, and serves where its
-products do.
+In torch this takes about fifty passes over arrays larger than the cache, and as many backward.
+``kernels.c`` makes one pass each way and is four times as fast on one thread; it is used under the
+same conditions as its products.
 
-And what leaves the slots as a vector: the message M that each atom sends along its direction.
+The module also computes the vector output of the slots: the sum of messages along the directions.
 """
 
 # T copies, A atoms, K neighbour slots, S scalars, V vectors, u vectors out
@@ -36,11 +36,11 @@ def slot_inputs(
     Args:
         scalars: ``[T, A, S]``.
         vectors: ``[T, 3, A, V]``.
-        neighbourhoods: which atoms are near each other.
-        vectors_leave: whether X_i is wanted; it is of width zero otherwise.
+        neighbourhoods: the slots of every atom.
+        vectors_leave: whether X_i is needed; otherwise its width is zero.
 
     Returns:
-        ``[T, A, K, S + V]`` and ``[T, 3, A, K, 3 V]``; what stands in unused slots means nothing.
+        ``[T, A, K, S + V]`` and ``[T, 3, A, K, 3 V]``; unused slots contain arbitrary values.
     """
     library = compiled_for(scalars)
     if library is not None and not neighbourhoods.direction.requires_grad:
@@ -56,11 +56,11 @@ def slot_inputs(
 
 
 def directed_sum(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
-    """Σ_b sqrt(3) û M: what its neighbours send to each atom; without gradients.
+    """Σ_b sqrt(3) û M: the sum of the messages that an atom receives; without gradients.
 
     Args:
-        m: ``[A, K, u]``; an atom's row k is what it sends to its neighbour k.
-        neighbourhoods: which atoms are near each other; û points from the receiver to the sender.
+        m: ``[A, K, u]``; row k of an atom is its message to its neighbour k.
+        neighbourhoods: the slots of every atom; û points from the receiver to the sender.
 
     Returns:
         ``[3, A, u]``.
@@ -78,7 +78,7 @@ def directed_sum(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
 def directed(G: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
     """The transpose of :func:`directed_sum`: ``[3, A, u]`` to ``[A, K, u]``.
 
-    What stands in unused slots means nothing.
+    Unused slots contain arbitrary values.
     """
     library = compiled_for(G)
     if library is not None:
@@ -90,7 +90,7 @@ def directed(G: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
 
 
 def mirrored(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
-    """``[A, K, n]``, each slot's row exchanged with that of the pair's other end."""
+    """``m`` ``[A, K, n]`` with the rows of the two slots of every pair exchanged."""
     return m.flatten(0, 1)[neighbourhoods.reverse]
 
 
@@ -100,8 +100,8 @@ def mirrored(m: Tensor, neighbourhoods: Neighbourhoods) -> Tensor:
 class _Gather(torch.autograd.Function):
     """``[A, n]`` rows of atoms to ``[A, K, n]`` rows of neighbours.
 
-    b stands in a's slots as often as a in b's, so the gradient is a gather as well: the sum over
-    b's own slots of what arrived in their mirror images.
+    If b is in a slot of a, then a is in a slot of b. So the gradient is a gather too: for atom b,
+    the sum over its slots of the gradients in the reverse slots.
     """
 
     @staticmethod
@@ -153,7 +153,7 @@ def _in_torch(
 
 
 class _Table(ctypes.Structure):
-    """``Slots`` in kernels.c."""
+    """``SlotTable`` in kernels.c."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("atoms", "slots", "pairs", "scalars", "vectors")),
@@ -163,7 +163,7 @@ class _Table(ctypes.Structure):
 
 
 class _Compiled(torch.autograd.Function):
-    """In kernels.c: float32, on the CPU, over used slots only."""
+    """X and X_i in kernels.c, for float32 on the CPU; only used slots are written."""
 
     @staticmethod
     def forward(

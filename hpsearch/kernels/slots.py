@@ -1,31 +1,30 @@
-r"""The convolution's products over neighbour slots, in torch operations or compiled.
+r"""The products of the convolution over neighbour slots, in torch or compiled.
 
-With k over the slots of atom a, and g the rows of their pairs::
+With k over the slots of atom a, and g[a,k,:] the radial function of the slot's pair::
 
     aggregate     A[a,h,c]  = Σ_k g[a,k,h] x[a,k,c]
     distribute    ∂x[a,k,c] = Σ_h g[a,k,h] y[a,h,c]
-    contract      ∂g[a,k,h] = Σ_c x[a,k,c] y[a,h,c]     then summed over a pair's two slots
+    contract      ∂g[a,k,h] = Σ_c x[a,k,c] y[a,h,c]     then summed over the two slots of a pair
 
-Each is a batch of products of small matrices of uneven height, for which libraries are slow: on an
-EPYC of 2024 torch reaches a third of the speed of a large product. ``kernels.c`` is faster there
-by more than a factor of two (docs/decisions/0014). The convolution multiplies A with weights, and
-its y is such a product::
+Every product is a batch of small matrices of different heights, for which libraries are slow: on an
+AMD EPYC of 2024 torch reaches a third of the speed of a large product, and ``kernels.c`` is more
+than twice as fast as torch (docs/decisions/0014). The convolution multiplies A by weights, and its
+y is a product with weights too::
 
     convolve      out[a,u]   = Σ_hc W[u,h,c] A[a,h,c]
-    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]      to be distributed, and contracted with x
+    backward      y[a,h,c]   = Σ_u  G[a,u] W[u,h,c]      then distributed, and contracted with x
                   ∂W[u,h,c]  = Σ_a  G[a,u] A[a,h,c]
 
-To weigh first and then to distribute (`transform`) is the same with the roles exchanged: forward it
-is the backward pass to x, and its own backward pass is a convolution.
+`transform` multiplies by the weights first and then distributes. Its forward pass is the backward
+pass of `convolve` to x, and its backward pass is a convolution.
 
-A and y are the largest arrays of all, a hundred megabytes for twelve targets. Compiled they never
-leave the cache: what is summed over a few atoms' slots is multiplied at once. Where the library is
-not at hand, in float64 and on GPUs the torch operations serve; they are also what the compiled ones
-are tested against.
+A and y are the largest arrays, a hundred megabytes for twelve targets. The compiled code keeps them
+in the cache: it sums over the slots of a few atoms and multiplies the sums at once. The torch
+operations are used without the library, in float64 and on GPUs, and as the reference in tests.
 """
 
-# A atoms, K neighbour slots, P unordered pairs, H hidden neurons, C features in a product; U
-# features out; D parts that share g and W: one of scalars, three of vectors
+# A atoms, K neighbour slots of an atom, P unordered pairs, H hidden neurons, C input features of a
+# product, U output features, D parts that share g and W: one for scalars, three for vectors
 
 from __future__ import annotations
 
@@ -42,12 +41,12 @@ from hpsearch.kernels.products import product
 
 
 class SlotProducts(ABC):
-    """The products of one copy's radial function; without gradients.
+    """The products with the radial function of one copy; without gradients.
 
     Args:
-        neighbourhoods: which atoms are near each other.
-        g: ``[P, H]`` the radial function of each unordered pair.
-        dg: ``[P, H]`` where its gradient shall stand after :meth:`finish`, if it is wanted.
+        neighbourhoods: the slots of every atom.
+        g: ``[P, H]`` the radial function of the unordered pairs.
+        dg: ``[P, H]`` output: the gradient of ``g`` after :meth:`finish`; ``None`` if not needed.
 
     Attributes:
         hidden: H.
@@ -59,20 +58,20 @@ class SlotProducts(ABC):
 
     @abstractmethod
     def aggregate(self, x: Tensor, out: Tensor) -> None:
-        """``x`` ``[A, K, C]`` summed over slots into ``out`` ``[A, H, C]``."""
+        """Sum ``x`` ``[A, K, C]`` over slots into ``out`` ``[A, H, C]``."""
 
     @abstractmethod
     def distribute(self, y: Tensor, out: Tensor) -> None:
-        """``y`` ``[A, H, C]`` to slots, added to ``out`` ``[A, K, C]``."""
+        """Distribute ``y`` ``[A, H, C]`` to slots, adding to ``out`` ``[A, K, C]``."""
 
     @abstractmethod
     def pull_back(self, x: Tensor, y: Tensor, dx: Tensor | None) -> None:
-        """The backward pass of :meth:`aggregate`, whose output has the gradient ``y``.
+        """Run the backward pass of :meth:`aggregate`.
 
         Args:
-            x: ``[A, K, C]`` what was summed; ∂g grows by its contraction with ``y``.
-            y: ``[A, H, C]``.
-            dx: ``[A, K, C]`` the gradient of ``x``, which grows, if it is wanted.
+            x: ``[A, K, C]`` input of the forward pass; its contraction with ``y`` is added to ∂g.
+            y: ``[A, H, C]`` gradient of the output.
+            dx: ``[A, K, C]`` the gradient of ``x`` is added here; ``None`` if not needed.
         """
 
     @abstractmethod
@@ -80,7 +79,7 @@ class SlotProducts(ABC):
         """Complete ``dg``, after the last backward pass."""
 
     def convolve(self, x: Tensor, w: Tensor) -> Tensor:
-        """Aggregate, then weigh.
+        """Aggregate, then multiply by weights.
 
         Args:
             x: ``[D, A, K, C]``.
@@ -92,14 +91,14 @@ class SlotProducts(ABC):
         return product(self._aggregated(x), w.flatten(1)).view(*x.shape[:2], -1)
 
     def transform(self, y: Tensor, w: Tensor) -> Tensor:
-        """Weigh, then distribute.
+        """Multiply by weights, then distribute.
 
         Args:
             y: ``[D, A, U]``.
             w: ``[U, H, C]``.
 
         Returns:
-            ``[D, A, K, C]``; in unused slots zero, where all is finite.
+            ``[D, A, K, C]``; zero in unused slots if all inputs are finite.
         """
         out = y.new_zeros(*y.shape[:2], self.slots_per_atom, w.shape[2])
         weighed = self._weighed(y, w)
@@ -110,15 +109,15 @@ class SlotProducts(ABC):
     def pull_back_convolve(
         self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
     ) -> None:
-        """The backward pass of :meth:`convolve`, whose output has the gradient ``G``.
+        """Run the backward pass of :meth:`convolve`, which also adds to ∂g.
 
         Args:
-            x: ``[D, A, K, C]``, as it entered; ∂g grows.
-            w: ``[U, H, C]``, as it entered.
-            G: ``[D, A, U]``.
-            dx: ``[D, A, K, C]`` the gradient of ``x``, which grows, if it is wanted.
-            dw: ``[U, H, C]`` where the gradient of ``w`` shall stand.
-            fresh: ``dx`` holds nothing yet and is set; what stands in unused slots means nothing.
+            x: ``[D, A, K, C]`` input of the forward pass.
+            w: ``[U, H, C]`` weights of the forward pass.
+            G: ``[D, A, U]`` gradient of the output.
+            dx: ``[D, A, K, C]`` the gradient of ``x`` is added here; ``None`` if not needed.
+            dw: ``[U, H, C]`` output: the gradient of ``w``.
+            fresh: whether ``dx`` is set instead of added to; its unused slots are then arbitrary.
         """
         if fresh and dx is not None:
             dx.zero_()
@@ -128,12 +127,12 @@ class SlotProducts(ABC):
             self.pull_back(x[part], y[part], None if dx is None else dx[part])
 
     def _weighed(self, y: Tensor, w: Tensor) -> Tensor:
-        """``[D, A, U]`` to ``[D, A, H, C]``."""
+        """``y`` ``[D, A, U]`` times the weights: ``[D, A, H, C]``."""
         flat = product(y.flatten(0, 1), w.flatten(1).t())
         return flat.view(*y.shape[:2], *w.shape[1:])
 
     def _aggregated(self, x: Tensor) -> Tensor:
-        """A of every part: ``[D, A, K, C]`` to ``[D A, H C]``."""
+        """The aggregate A of every part: ``[D, A, K, C]`` to ``[D A, H C]``."""
         out = x.new_empty(*x.shape[:2], self.hidden, x.shape[3])
         for part in range(len(x)):
             self.aggregate(x[part], out[part])
@@ -143,7 +142,7 @@ class SlotProducts(ABC):
 def slot_products(
     neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None = None
 ) -> SlotProducts:
-    """The fastest implementation for these tensors; arguments as of :class:`SlotProducts`.
+    """The fastest implementation for these tensors; arguments as in :class:`SlotProducts`.
 
     Raises:
         KernelsError: see :func:`implementation`.
@@ -156,11 +155,11 @@ def slot_products(
 
 @final
 class TorchProducts(SlotProducts):
-    """In torch operations, on every device and in every precision."""
+    """The products in torch operations, on every device and in every precision."""
 
     def __init__(self, neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None = None) -> None:
         self._neighbourhoods = neighbourhoods
-        # g in slots, [A, K, H]; zero in unused ones.
+        # g by slot, [A, K, H]; zero in unused slots.
         self._g = torch.cat((g, g.new_zeros(1, g.shape[1])))[neighbourhoods.pair]
         self.hidden = g.shape[1]
         self.slots_per_atom = neighbourhoods.pair.shape[1]
@@ -185,7 +184,7 @@ class TorchProducts(SlotProducts):
             self._dg_slots.baddbmm_(x, y.transpose(1, 2))
 
     def finish(self) -> None:
-        """See the base class; a pair has exactly two slots, or is filled up and has no gradient."""
+        """See the base class."""
         if self._dg is None:
             return
         if self._dg_slots is None:
@@ -193,6 +192,7 @@ class TorchProducts(SlotProducts):
             return
         flat, (one, other) = self._dg_slots.flatten(0, 1), self._neighbourhoods.slots_of_pair
         torch.add(flat[one], flat[other], out=self._dg)
+        # A pair that was only added to fill up the batch has twice the same slot, and no gradient.
         self._dg.masked_fill_((one == other)[:, None], 0.0)
 
 
@@ -214,12 +214,12 @@ class _Table(ctypes.Structure):
 
 
 _LANES = 16
-"""At least so many numbers in a row of A, the longest vector that kernels.c is compiled for."""
+"""Least number of entries in a row of A: the longest vector of kernels.c on any processor."""
 
 
 @final
 class CompiledProducts(SlotProducts):
-    """In kernels.c: float32, on the CPU, over used slots only, straight from the rows of pairs."""
+    """The products in kernels.c, for float32 on the CPU; only used slots are read."""
 
     def __init__(
         self, neighbourhoods: Neighbourhoods, g: Tensor, dg: Tensor | None, library: ctypes.CDLL
@@ -251,7 +251,7 @@ class CompiledProducts(SlotProducts):
         self._pull_back(x, y, dx, self._dg)
 
     def finish(self) -> None:
-        """See the base class; the sum over a pair's slots was taken on the way."""
+        """See the base class; nothing is left to do, since kernels.c sums over both slots."""
 
     def _pull_back(self, x: Tensor | None, y: Tensor, dx: Tensor | None, dg: Tensor | None) -> None:
         operands = (self._g, "PH"), (x, "AKC"), (y, "AHC"), (dx, "AKC"), (dg, "PH")
@@ -302,7 +302,10 @@ class CompiledProducts(SlotProducts):
         self._call_weighted("convolve_inputs", w, operands, int(fresh))
 
     def at_once(self, w: Tensor) -> bool:
-        """Whether sums are weighed in the same call: molecules occupy a few threads evenly."""
+        """Whether one call of kernels.c sums and multiplies by weights.
+
+        That is faster if there are enough molecules to keep all threads busy.
+        """
         few = self._table.threads == 1 or 4 * self._table.threads <= self._table.molecules
         return few and w.shape[1] * w.shape[2] >= _LANES
 
@@ -330,7 +333,7 @@ class CompiledProducts(SlotProducts):
     def _addresses(
         self, name: str, sizes: dict[str, int], operands: tuple[tuple[Tensor | None, str], ...]
     ) -> list[int | None]:
-        """The addresses of tensors of the given shapes, of which the C code sees none."""
+        """The addresses of tensors; their shapes are checked here, because C cannot check them."""
         sizes = self._sizes | sizes
         for x, letters in operands:
             shape = tuple(sizes[letter] for letter in letters)

@@ -13,15 +13,15 @@ from hpsearch.kernels.products import stacked_linear
 class AtomWise(nn.Module):
     """F'_u = Σ_u' F_u' W_u'u / sqrt(fan_in) + b_u, for each of T copies (section 2).
 
-    Weights are stored unit-normal and scaled at use, so that Adam's step, which is relative to the
-    stored scale, means the same in every layer. Biases start at zero.
+    Stored weights are unit-normal and are scaled when they are used. So the size of Adam's steps
+    relative to the stored weights is the same in every layer. Biases start at zero.
 
     Args:
-        copies: T, layers side by side that share nothing.
-        fan_in: features that enter.
-        fan_out: features that leave.
+        copies: T, independent layers.
+        fan_in: input features.
+        fan_out: output features.
         bias: whether there is a bias.
-        gain: a constant that what leaves, without the bias, is multiplied by.
+        gain: factor on the output before the bias is added.
     """
 
     def __init__(

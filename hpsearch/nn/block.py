@@ -14,13 +14,13 @@ from hpsearch.nn.radial import RadialBasis, RadialMLP
 
 
 class GatedBlock(nn.Module):
-    """Scalars through softplus; each vector times the sigmoid of a scalar of its own.
+    """Scalars through softplus; every vector times the sigmoid of its own gate, a scalar.
 
-    L(F_u^0) = Softplus(F̃_u^0) and L(F_u^1) = Sigmoid(F̃_{u+O}^0) F̃_u^1, where the convolution before
-    it emits the gates as extra scalars behind the others (offset O).
+    L(F_u^0) = Softplus(F̃_u^0) and L(F_u^1) = Sigmoid(F̃_{u+O}^0) F̃_u^1. The convolution before it
+    emits one gate per vector, as extra scalars after the others (offset O).
 
     Args:
-        degrees_out: features that leave; as many gates as vectors enter beside them.
+        degrees_out: output features.
         beta: sharpness of the softplus.
     """
 
@@ -31,20 +31,20 @@ class GatedBlock(nn.Module):
         self.gate = sigmoid()
 
     def forward(self, features: Features) -> Features:
-        """Apply to features whose scalars end with the gates."""
+        """Apply the nonlinearity to features whose last scalars are the gates."""
         widths = [self.offset, features.scalars.shape[-1] - self.offset]
         scalars, gates = torch.split(features.scalars, widths, dim=-1)
         return Features(self.activation(scalars), features.vectors * self.gate(gates)[:, None])
 
 
 class ConvolutionBlock(nn.Module):
-    """A radial MLP, a convolution and a gated block, for each of T copies.
+    """A radial MLP, a convolution and a gated block, in T copies.
 
     Args:
-        copies: T, blocks side by side that share nothing.
-        degrees_in: features that enter.
-        degrees_out: features that leave.
-        basis: the radial basis, shared, since it has no weights.
+        copies: T, independent blocks.
+        degrees_in: input features.
+        degrees_out: output features.
+        basis: the radial basis; all copies share it, since it has no weights.
         radial_layers: hidden layers of the radial MLP.
         radial_neurons: width of the radial MLP.
         beta: sharpness of the softplus activations.
@@ -74,9 +74,9 @@ class ConvolutionBlock(nn.Module):
         phi: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
-        """``[T or 1, A, ...]`` to ``[T, A, ...]``, given the basis ``phi`` ``[P, B]``.
+        """``[T or 1, A, ...]`` to ``[T, A, ...]``, with the radial basis ``phi`` ``[P, B]``.
 
-        With an embedding the features that enter are one-hot elements, as the convolution has it.
+        With an embedding, the input features are one-hot elements; see :class:`Convolution`.
         """
         out: Features = self.gate(
             self.convolution(features, neighbourhoods, self.radial(phi), embedding)

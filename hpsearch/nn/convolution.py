@@ -1,6 +1,6 @@
-r"""The convolution of Eq. 3, normalised by Eq. 13, summed over neighbours before it is weighted.
+r"""The convolution of Eq. 3, normalised by Eq. 13; the order of its sums makes it cheap.
 
-Eq. 3 for one output feature u of atom a, with the constants of each path written out (real
+Eq. 3 for one output feature u of atom a, with the constants of every path written out (real
 Clebsch-Gordan coefficients with Σ C² = 1, spherical harmonics with ∫Y² = 1, û from a to b)::
 
     l_out l_in l_f   Σ_jk C_ijk Y_k F_j n sqrt(m_lin)          m_lin = (Σ_v 1)(Σ_lin 1)
@@ -11,35 +11,35 @@ Clebsch-Gordan coefficients with Σ C² = 1, spherical harmonics with ∫Y² = 1
       1    1   1     sqrt(1/2) V × û
       1    1   2     sqrt(3/2) (û (û·V) - V/3)
 
-When S and V have unit second moments, each row but the last three has one per component as well;
-those three, which add up, have a third each. The radial function is the last,
-linear layer of the radial MLP, R_uv(d) = Σ_h W_uvh g_h(d)/sqrt(H). So Eq. 3 is linear in W, and W
-can be applied after (or before) the sum over neighbours; nothing of the size edges x u x v exists:
+If S and V have unit second moments, the first three rows have unit second moment per component. The
+last three rows are added, and each has a third. The radial function is the last, linear layer of
+the radial MLP, R_uv(d) = Σ_h W_uvh g_h(d)/sqrt(H). So Eq. 3 is linear in W, and W can be applied
+before or after the sum over neighbours. No array of size edges x u x v is needed:
 
 - into scalars, *aggregate first*: A_a[h,c] = Σ_b g_h(d_ab) X_ab[c] with X = [S ; û·V], a small
-  product per atom, then out_a[u] = Σ_hc W[u,h,c] A_a[h,c], one tall product over atoms;
-- vectors into vectors likewise: X_i = [V ; V × û ; û (û·V) - V/3]_i for each component i, which
-  share the weights;
+  product per atom; then out_a[u] = Σ_hc W[u,h,c] A_a[h,c], one tall product over atoms;
+- vectors into vectors in the same way: X_i = [V ; V × û ; û (û·V) - V/3]_i for each component i,
+  with the same weights for all three;
 - scalars into vectors, *transform first*: Z_b[h,u] = Σ_v W[v,h,u] S_b[v], then
   M_ba[u] = Σ_h g_h(d_ab) Z_b[h,u], then out_a[i,u] = Σ_b sqrt(3) û_i M_ba[u].
 
-The rule: apply W where the tensor is a scalar, since there it has one component and not three.
+The rule: apply W to the scalar quantity, since it has one component and not three.
 
-The backward pass is written out, because automatic differentiation would keep every A of every
-copy alive (hundreds of megabytes) and scatter where a gather will do; instead A is computed again.
-With G = ∂L/∂out and all sums as above::
+The backward pass is written by hand. Automatic differentiation would store the A of every copy
+(hundreds of megabytes) and would scatter where a gather suffices; here A is computed again. With
+G = ∂L/∂out and all sums as above::
 
     ∂W = Gᵀ A        ∂A = G W        ∂g_ab = X_ab ∂A_aᵀ      ∂X_ab = g_ab ∂A_a
 
-and for the transformed path ∂M = sqrt(3) û·G taken from the other end of each pair, ∂g = ∂M Zᵀ,
-∂Z = gᵀ ∂M, ∂W = Sᵀ ∂Z, ∂S = ∂Z Wᵀ: the same as above, with ∂M for X, S for G and ∂S for out.
-So weights are stored as ``[T, u, H, c]`` where they act last and ``[T, v, H, u]`` where they act
-first, and one set of products serves both (`hpsearch.kernels.slots`). Second derivatives are not
-offered.
+For the transformed path, with ∂M = sqrt(3) û·G from the other end of the pair: ∂g = ∂M Zᵀ,
+∂Z = gᵀ ∂M, ∂W = Sᵀ ∂Z, ∂S = ∂Z Wᵀ. These are the equations above with ∂M for X, S for G and ∂S for
+out. So weights are stored as ``[T, u, H, c]`` if they act last and as ``[T, v, H, u]`` if they act
+first, and both use the same products (`hpsearch.kernels.slots`). Second derivatives are not
+implemented.
 """
 
-# T copies, A atoms, K neighbour slots, P unordered pairs, H hidden neurons of the radial MLP,
-# S scalars in, V vectors in, u0 scalars out, u1 vectors out
+# T copies, A atoms, K neighbour slots of an atom, P unordered pairs, H hidden neurons of the radial
+# MLP, S input scalars, V input vectors, u0 output scalars, u1 output vectors
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ from hpsearch.nn.features import Features
 
 
 class _NeighbourSum(torch.autograd.Function):
-    """The sum over neighbours for T copies; a loop over them, each with a few large products."""
+    """The sum over neighbours: a loop over the T copies, with a few large products in each."""
 
     @staticmethod
     def forward(
@@ -100,7 +100,7 @@ class _NeighbourSum(torch.autograd.Function):
         into_scalars, into_vectors, scalars, radial, w_s, w_sv, w_vv = ctx.saved_tensors
         inputs = into_scalars, into_vectors, scalars, neighbourhoods.direction
         wanted = ctx.needs_input_grad[1:5]
-        # Unused slots are never read, except by what leads on to the positions.
+        # Unused slots are read only on the way to the gradient of the positions.
         empty = torch.zeros_like if wanted[3] else torch.empty_like
         d_into_scalars, d_into_vectors = (
             empty(x) if want else None for x, want in zip(inputs[:2], wanted[:2], strict=True)
@@ -113,7 +113,7 @@ class _NeighbourSum(torch.autograd.Function):
         dw_s, dw_sv, dw_vv = (torch.empty_like(w) for w in (w_s, w_sv, w_vv))
         for t in range(w_s.shape[0]):
             n = t if len(scalars) > 1 else 0
-            fresh = t == n  # the first copy that has these features
+            fresh = t == n  # the first copy that uses these features
             part = slice(n, n + 1)
             products = slot_products(neighbourhoods, radial[t], d_radial[t])
 
@@ -147,22 +147,23 @@ class _NeighbourSum(torch.autograd.Function):
 
 
 class Convolution(nn.Module):
-    """Eq. 3 plus the self-term, for each of T copies that share nothing.
+    """Eq. 3 plus the self-term, in T independent copies.
 
-    Eq. 13 does not count the neighbours: the sum over them is divided by the square root of their
-    effective number, which :meth:`calibrate` measures. The pair a = a is replaced by a linear map
-    of each degree (docs/decisions/0011). Where a degree has both terms they are added and divided
-    by sqrt(2); a degree that does not enter has no self-term.
+    Eq. 13 does not normalise by the number of neighbours. So the sum over them is divided by the
+    square root of their effective number, which :meth:`calibrate` measures. The pair a = a is
+    replaced by the self-term, a linear map of each degree (docs/decisions/0011). If a degree has
+    both terms, they are added and divided by sqrt(2). A degree without input features has no
+    self-term.
 
     Args:
         copies: T.
-        degrees_in: features of each atom that enter.
-        degrees_out: features that leave.
+        degrees_in: input features of an atom.
+        degrees_out: output features of an atom.
         hidden: H, width of the radial MLP.
 
     Attributes:
-        effective_neighbours: ``[2, T]`` what the second moment of the neighbours' sum is divided
-            by, for scalars and for vectors.
+        effective_neighbours: ``[2, T]`` divisor of the second moment of the neighbours' sum, for
+            scalars and for vectors.
         to_scalars: ``[T, u0, H, S + V]`` weights of the paths (0,0,0) and (0,1,1).
         scalars_to_vectors: ``[T, S, H, u1]`` weights of the path (1,0,1).
         vectors_to_vectors: ``[T, u1, H, 3 V]`` weights of (1,1,0), (1,1,1), (1,1,2), in that order.
@@ -175,7 +176,7 @@ class Convolution(nn.Module):
         S, V = degrees_in
         u0, u1 = degrees_out
         self.to_scalars = nn.Parameter(torch.randn(copies, u0, hidden, S + V))
-        # Drawn as earlier versions stored it, so that a seed still means the same network.
+        # Drawn in the layout of earlier versions, so that a seed still gives the same network.
         drawn = torch.randn(copies, hidden, u1, S).permute(0, 3, 1, 2)
         self.scalars_to_vectors = nn.Parameter(drawn.contiguous())
         self.vectors_to_vectors = nn.Parameter(torch.randn(copies, u1, hidden, 3 * V))
@@ -197,10 +198,10 @@ class Convolution(nn.Module):
         """Convolve.
 
         Args:
-            features: ``[T or 1, A, ...]``; one-hot elements where an embedding is given.
-            neighbourhoods: which atoms are near each other.
+            features: ``[T or 1, A, ...]``; one-hot elements if an embedding is given.
+            neighbourhoods: the neighbours of every atom.
             radial: ``[T, P, H]``, the radial MLP's last hidden layer.
-            embedding: ``[elements, S]``; the features that enter are its rows.
+            embedding: ``[elements, S]``; if given, its rows are the input features.
 
         Returns:
             Features of ``degrees_out``, ``[T, A, ...]``.
@@ -225,9 +226,9 @@ class Convolution(nn.Module):
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Tensor:
-        """``[2, T]`` second moments of the sum over neighbours, of scalars and of vectors.
+        """``[2, T]`` second moments of the sum over neighbours, for scalars and for vectors.
 
-        One for a degree that does not leave; arguments as of the convolution.
+        A degree without output features has 1. Arguments are those of :meth:`forward`.
         """
         total = self.neighbour_sum(features, neighbourhoods, radial, embedding)
         moments = torch.ones_like(self.effective_neighbours)
@@ -238,16 +239,16 @@ class Convolution(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, second_moments: Tensor) -> None:
-        """Take :meth:`second_moments` for the effective number of neighbours.
+        """Use the measured second moments as the effective number of neighbours.
 
-        It is their number only where their contributions are independent. After a softplus scalars
-        are not: they add up. Directions cancel, so vectors come out smaller. With a mean number of
-        atoms in its place the scalars of deep networks grow from block to block and the vectors
-        fall behind (docs/decisions/0010). Never below a tenth, so that little is amplified where
-        most atoms have no neighbour.
+        It equals the number of neighbours only if their contributions are independent. Scalars
+        after a softplus are not: they add up, so the effective number is larger. Directions cancel,
+        so it is smaller for vectors. With the mean number of neighbours, the scalars of deep
+        networks would grow from block to block and the vectors would shrink (docs/decisions/0010).
+        The value is at least 0.1, which limits the amplification if most atoms have no neighbour.
 
         Args:
-            second_moments: ``[2, T]``.
+            second_moments: ``[2, T]``, from :meth:`second_moments`.
         """
         self.effective_neighbours.copy_(second_moments.clamp(min=0.1))
 
@@ -258,14 +259,14 @@ class Convolution(nn.Module):
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
-        """Eq. 3 itself, normalised by Eq. 13; arguments and result as of the convolution."""
+        """Eq. 3 normalised by Eq. 13, without the self-term; arguments as in :meth:`forward`."""
         w_s: Tensor = self.to_scalars
         w_sv: Tensor = self.scalars_to_vectors
         if embedding is not None:
-            # W (E x) = (W E) x: with a one-hot x, a convolution over five elements.
+            # W (E x) = (W E) x: with a one-hot x this is a convolution over five elements.
             w_s = stacked_linear(w_s.flatten(0, 2)[None], embedding[None])
             w_s = w_s.view(*self.to_scalars.shape[:3], len(embedding))
-            # One by one, which is faster than a batch of products.
+            # A loop, because it is faster than a batch of products.
             w_sv = torch.stack([(embedding @ w.flatten(1)).unflatten(1, w.shape[1:]) for w in w_sv])
         scalars = features.scalars * self.from_scalar
         vectors = features.vectors * self.from_vector

@@ -1,4 +1,4 @@
-"""Atomic features: scalars (l = 0) and vectors (l = 1) carried side by side."""
+"""The features of atoms: scalars (l = 0) and vectors (l = 1)."""
 
 # T copies (one per target, or one shared), A atoms, u multiplicity
 
@@ -16,7 +16,7 @@ class Features(NamedTuple):
 
     Attributes:
         scalars: ``[T, A, u0]``; they do not rotate.
-        vectors: ``[T, 3, A, u1]``; Cartesian components x, y, z, which rotate with the molecule.
+        vectors: ``[T, 3, A, u1]``; Cartesian components x, y, z; they rotate with the molecule.
     """
 
     scalars: Tensor

@@ -8,7 +8,7 @@ from torch import Tensor
 def molecule_losses(outputs: Tensor, normalised: Tensor) -> Tensor:
     """L_m(t, t̂) = ((t - t̂)/σ)², Eq. 17, for every molecule and target.
 
-    The paper's last expression keeps an offset of 2s; it cancels (docs/decisions/0001).
+    The paper's last form contains an offset of 2s, which cancels (docs/decisions/0001).
 
     Args:
         outputs: ``[M, T]``, (t̂ - s)/σ.

@@ -23,17 +23,17 @@ from hpsearch.nn.radial import RadialBasis
 
 
 class Featurization(nn.Module):
-    """Embedding, then convolution & gated blocks; shared by all targets.
+    """The embedding and the convolution & gated blocks that all targets share.
 
-    A residual connection joins a block's input and output where their widths agree, so never
-    across the first block, whose input is the embedding. The sum is divided by sqrt(2), which keeps
-    its second moment.
+    A residual connection adds a block's input to its output if their widths agree. The first block
+    has none, because its input is the embedding. The sum is divided by sqrt(2), which preserves its
+    second moment.
     """
 
     def __init__(self, config: NetworkConfig, basis: RadialBasis) -> None:
         super().__init__()
         layers = Architecture.of(config)
-        # With a one-hot input one weight makes each feature: unit-normal needs no scale.
+        # With a one-hot input every feature is a single weight, so unit-normal needs no scale.
         self.embedding = nn.Parameter(torch.randn(layers.embedding.elements, layers.embedding.size))
         self.residual = config.residual
         self.blocks = nn.ModuleList(
@@ -48,7 +48,7 @@ class Featurization(nn.Module):
         features = Features(one_hot, one_hot.new_zeros(1, 3, len(elements), 0))
         for number, block in enumerate(self.blocks):
             if number == 0:
-                # The embedding is linear, and so is the first convolution in it.
+                # Both are linear, so the first convolution absorbs the embedding.
                 features = block(features, neighbourhoods, phi, self.embedding)
                 continue
             out = block(features, neighbourhoods, phi)
@@ -57,9 +57,9 @@ class Featurization(nn.Module):
 
 
 class OutputBlocks(nn.Module):
-    """One output block per target, side by side: no weights and no gradients are shared.
+    """One output block per target; they share no weights and no gradients.
 
-    Each has its own convolutions, of which the last emits scalars only, and its own atom-wise
+    An output block consists of convolutions, of which the last emits only scalars, and of atom-wise
     layers with rectified linear units, of which the last emits a single scalar.
     """
 
@@ -77,13 +77,13 @@ class OutputBlocks(nn.Module):
 
     @property
     def last_bias(self) -> Tensor:
-        """``[T, 1, 1]`` bias of the layer that emits each atom's contribution."""
+        """``[T, 1, 1]`` bias of the layer that emits an atom's contribution."""
         bias = self.atom_wise[-1].bias
         assert isinstance(bias, Tensor)
         return bias
 
     def forward(self, features: Features, neighbourhoods: Neighbourhoods, phi: Tensor) -> Tensor:
-        """Features ``[1, A, ...]`` to each atom's contribution ``[T, A]``."""
+        """Features ``[1, A, ...]`` to the atoms' contributions ``[T, A]``."""
         for block in self.blocks:
             features = block(features, neighbourhoods, phi)
         x = features.scalars
@@ -93,10 +93,10 @@ class OutputBlocks(nn.Module):
 
 
 class MultiTargetNetwork(nn.Module):
-    """Molecules to normalised targets: shared featurization, one output block per target.
+    """The network of the paper: a shared featurization and one output block per target.
 
-    The output for a molecule is Σ_a R_a, the sum of Eq. 16 without its shift and scale, which
-    belong to the statistics of the training molecules.
+    It predicts normalised targets. The output for a molecule is Σ_a R_a, the sum of Eq. 16; the
+    shift and scale of Eq. 16 belong to the statistics of the training molecules.
 
     Args:
         config: the architecture.
@@ -116,41 +116,44 @@ class MultiTargetNetwork(nn.Module):
     def calibrate(
         self, elements: Tensor, positions: Tensor, counts: Tensor, pieces: int = 1
     ) -> None:
-        """Normalise a fresh network on some training molecules, so that it can be trained at once.
+        """Normalise a new network on some training molecules before it is trained.
 
-        Convolution after convolution measures its effective number of neighbours, so that features
-        have a second moment of order one; then every output block's last bias makes its atoms'
-        contributions average to zero, which section 4.3 assumes of the start.
+        One convolution after the other measures its effective number of neighbours, so that
+        features have a second moment of order one. Then the last bias of every output block is
+        set so that the mean contribution of an atom is zero, as section 4.3 assumes.
 
         Args:
-            elements: as of :meth:`forward`.
-            positions: as of :meth:`forward`.
-            counts: as of :meth:`forward`.
-            pieces: parts into which the molecules are cut, to need less memory; the numbers are the
-                same up to rounding, and take a forward pass for each convolution and one more.
+            elements: as in :meth:`forward`.
+            positions: as in :meth:`forward`.
+            counts: as in :meth:`forward`.
+            pieces: parts into which the molecules are cut to need less memory. The result is the
+                same up to rounding, but needs one more forward pass than there are convolutions.
         """
         parts = _cut(elements, positions, counts, pieces)
         convolutions = [module for module in self.modules() if isinstance(module, Convolution)]
         rounds = [convolutions]
         if len(parts) > 1:
-            # A convolution's input is known once those before it have seen every part.
+            # A convolution can be measured once those before it have been set on all parts.
             rounds = [*([convolution] for convolution in convolutions), []]
         for measured in rounds:
             mean = self._measure(measured, parts)
         self.output_blocks.last_bias.sub_(mean[:, None, None])
 
     def _measure(self, convolutions: list[Convolution], parts: list[_Batch]) -> Tensor:
-        """Calibrate ``convolutions`` over all parts; ``[T]``, the mean contribution of an atom.
+        """Calibrate ``convolutions`` over all parts; return the mean contribution of an atom.
 
-        Several convolutions need a single part, in which each is set before it acts.
+        Several convolutions are possible only with a single part: each is set before it is used.
+
+        Returns:
+            ``[T]``.
         """
         share = 1.0
         moments: dict[nn.Module, Tensor] = {}
 
         def measure(convolution: nn.Module, arguments: tuple[Any, ...]) -> None:
             assert isinstance(convolution, Convolution)
-            seen = share * convolution.second_moments(*arguments)
-            moments[convolution] = moments.get(convolution, 0.0) + seen
+            of_part = share * convolution.second_moments(*arguments)
+            moments[convolution] = moments.get(convolution, 0.0) + of_part
             convolution.calibrate(moments[convolution])
 
         hooks = [module.register_forward_pre_hook(measure) for module in convolutions]
@@ -170,15 +173,15 @@ class MultiTargetNetwork(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, elements: Tensor, positions: Tensor, counts: Tensor) -> Tensor:
-        """Normalised outputs.
+        """Predict normalised targets.
 
         Args:
             elements: ``[A]`` indices into ``targets.ELEMENTS``.
             positions: ``[A, 3]`` in Å, molecule after molecule.
-            counts: ``[M]`` atoms of each molecule.
+            counts: ``[M]`` number of atoms of the molecules.
 
         Returns:
-            ``[M, T]``: (t̂ - s)/σ for each molecule and target (Eqs 16 and 17).
+            ``[M, T]``: (t̂ - s)/σ for every molecule and target (Eqs 16 and 17).
         """
         per_atom, neighbourhoods = self._per_atom(*_filled_up(elements, positions, counts))
         total = per_atom.new_zeros(per_atom.shape[0], neighbourhoods.molecules)
@@ -197,7 +200,7 @@ class MultiTargetNetwork(nn.Module):
 
 
 class _Batch(NamedTuple):
-    """What the network takes, see :meth:`MultiTargetNetwork.forward`."""
+    """The input of the network; see :meth:`MultiTargetNetwork.forward`."""
 
     elements: Tensor
     positions: Tensor
@@ -205,18 +208,18 @@ class _Batch(NamedTuple):
 
 
 ATOMS_AT_ONCE = 16
-"""Batches are filled up to multiples of so many atoms."""
+"""The number of atoms of a batch is filled up to a multiple of this; see :func:`_filled_up`."""
 
 PAIRS_AT_ONCE = 128
-"""And of so many pairs."""
+"""The number of pairs of a batch is filled up to a multiple of this."""
 
 
 def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
-    """The molecules and, where need be, another one of atoms too far apart to see each other.
+    """The molecules and, if necessary, a dummy molecule of atoms that are far apart.
 
-    oneDNN compiles its products for each shape and keeps the latest thousand of them. Few batches
-    have equally many atoms or pairs, so without this those with many rows would be compiled anew in
-    most steps, and the compiled ones kept, which takes more memory than what is filled up.
+    oneDNN compiles a product for every shape and caches the latest thousand. Few batches have the
+    same number of atoms or pairs. Without filling up, most steps would compile large products
+    again, and the cache would take more memory than the dummy atoms.
     """
     missing = -len(elements) % ATOMS_AT_ONCE
     if missing == 0:
@@ -230,7 +233,7 @@ def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
 
 
 def _cut(elements: Tensor, positions: Tensor, counts: Tensor, pieces: int) -> list[_Batch]:
-    """The molecules in ``pieces`` parts as even as possible, each of at least one."""
+    """The molecules in ``pieces`` parts of nearly equal size, with at least one molecule each."""
     molecules = counts.tensor_split(min(pieces, len(counts)))
     atoms = [int(part.sum()) for part in molecules]
     columns = zip(

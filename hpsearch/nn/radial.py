@@ -1,4 +1,4 @@
-"""Functions of the distance: three radial bases and the radial MLP."""
+"""The functions of the distance: three radial bases and the radial MLP."""
 
 # P pairs, B basis functions, T copies, H hidden neurons
 
@@ -18,33 +18,33 @@ from hpsearch.kernels.products import stacked_linear
 from hpsearch.nn.atom_wise import AtomWise
 
 SHORTEST_DISTANCE_ANGSTROM = 0.9
-"""Below every bond of QM9; where the average over distances that occur begins."""
+"""Lower end of the distances to average over; shorter than every bond of QM9."""
 
 LARGEST_DISTANCE_ANGSTROM = 12.1
-"""Beyond every distance in QM9 (12.04 Å); where the average over distances that occur ends."""
+"""Upper end of the distances to average over; longer than every distance in QM9 (12.04 Å)."""
 
 
 _SPARSE = 4
-"""Where at most every fourth function differs from zero, the others are left out of the product."""
+"""If at most one in four functions is not zero, the product skips the zeros."""
 
 
 class RadialBasis(nn.Module):
-    """φ: distances to B functions of them; exactly zero beyond the maximum.
+    """The radial basis φ: B functions of the distance, exactly zero beyond the maximum.
 
     - ``cosine``: cos²(π/2 (d - μ_B)/Δ) for |d - μ_B| ≤ Δ (Eq. 2; cos², not cos).
     - ``gaussian``: exp(-(d - μ_B)²/(2Δ²)), SchNet's expansion.
     - ``bessel``: sqrt(2/c) sin(nπd/c)/d, DimeNet's; at d = 0 its limit sqrt(2/c) nπ/c.
 
-    The centres μ_B are equally spaced from 0 to the maximum c, Δ apart.
+    The centres μ_B are equally spaced from 0 to the maximum c, with spacing Δ.
 
     Args:
-        name: one of the three.
+        name: ``cosine``, ``gaussian`` or ``bessel``.
         functions: B, at least 2.
         maximum_angstrom: c, in Å.
 
     Attributes:
-        mean_square: E Σ_B φ_B², averaged over distances that occur in molecules; 3/4 for cos².
-        nonzero: how many of the functions can differ from zero at one distance.
+        mean_square: E Σ_B φ_B², averaged over the distances in molecules; 3/4 for cos².
+        nonzero: the most functions that are not zero at one distance.
     """
 
     centres: Tensor
@@ -73,8 +73,8 @@ class RadialBasis(nn.Module):
         return self._basis(distance, self.centres) * inside[:, None]
 
     def _cosine(self, distance: Tensor, centres: Tensor) -> Tensor:
-        # Only the two centres around a distance are less than Δ away. The second one's cosine is
-        # the first one's sine, and cos² + sin² = 1.
+        # Only the two centres around a distance are less than Δ away, and the cosine at the second
+        # centre is the sine at the first, so the two functions add up to 1.
         last = len(centres) - 1
         x = ((distance[:, None] - centres[:1]) / self.spacing).clamp(0, last)
         first = x.detach().floor().clamp(max=last - 1)
@@ -96,21 +96,21 @@ class RadialBasis(nn.Module):
 
 
 class RadialMLP(nn.Module):
-    """g(d): the radial MLP up to its last hidden layer, for each of T copies.
+    """The radial MLP g(d) up to its last hidden layer, in T copies.
 
-    No biases and an activation that keeps zero, so g = 0 where every basis function is 0. The first
-    layer is divided by sqrt(E Σ_B φ²), not by sqrt(B), since only a few basis functions differ from
-    zero at any distance (docs/decisions/0010). The last, linear layer belongs to the convolution:
-    R_uv(d) = Σ_h W_uvh g_h(d) / sqrt(H).
+    It has no biases, and its activation maps zero to zero, so g = 0 where all basis functions are
+    0. The first layer is divided by sqrt(E Σ_B φ²), not by sqrt(B), since only a few basis
+    functions are not zero at one distance (docs/decisions/0010). The last, linear layer belongs to
+    the convolution: R_uv(d) = Σ_h W_uvh g_h(d) / sqrt(H).
 
-    Where most functions are zero at any distance, as cosines are, ``kernels.c`` takes only the
-    others through the first layer and its activation: for cosines two of a hundred.
+    If most functions are zero at one distance, ``kernels.c`` skips them in the first layer. Of a
+    hundred cosines only two are not zero.
 
     Args:
         copies: T.
         basis: the radial basis.
         layers: hidden layers, at least one.
-        neurons: H, width of each.
+        neurons: H, width of a hidden layer.
         beta: sharpness of the softplus.
     """
 
@@ -152,11 +152,11 @@ class _Table(ctypes.Structure):
 
 
 class _Compiled(torch.autograd.Function):
-    """The first layer and its activation in kernels.c, of the functions that are not zero.
+    """The first layer and its activation in kernels.c, for the functions that are not zero.
 
-    Backward computes it again, which is cheaper than to keep what the activation was applied to.
-    A weight that is not finite is seen by the pairs whose functions it belongs to; in a product
-    with all functions every pair would.
+    The backward pass computes the layer again, which is cheaper than storing it. A weight that is
+    not finite affects only the pairs whose functions it multiplies; in a product with all
+    functions it would affect every pair.
     """
 
     @staticmethod
@@ -189,7 +189,7 @@ class _Compiled(torch.autograd.Function):
 def _call(
     library: ctypes.CDLL, name: str, activation: Softplus, operands: tuple[Tensor, ...]
 ) -> None:
-    """Call with the addresses of contiguous tensors, of which the first two are φ and w."""
+    """Call a function of the library with contiguous tensors; the first two are φ and w."""
     phi, w = operands[:2]
     table = ctypes.byref(_Table(len(w), *phi.shape, w.shape[1], activation.table(0)))
     room = phi.new_empty(library.hpsearch_radial_room(table), dtype=torch.uint8)

@@ -1,10 +1,9 @@
-"""Ray Tune as a stateless executor of the runs that a study or an ablation assigns.
+"""The executor: Ray Tune trains the runs that a study or an ablation assigns.
 
-The only package that imports ray, and only once something runs. Tune chooses where a run goes and
-notices when its process dies; it remembers nothing: every call makes a fresh ``Tuner`` whose files
-are removed at the end, and what continues a run is the run's own checkpoint folder. The ``Work``
-stays in the driver's process. A worker tells the driver about a run in reports
-(:data:`hpsearch.runs.messages.Report`), one a step.
+No other package imports ray. Tune chooses a machine for each run and notices when a worker dies. It
+stores nothing: every call makes a new ``Tuner``, whose files are removed at the end, and a run
+resumes from its own checkpoint folder. The ``Work`` stays in the driver. A worker sends the driver
+one report a step (:data:`hpsearch.runs.messages.Report`).
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Placement", "count_places", "run"]
 
-# Here, because Ray reads most of these while it is imported, which only modules below this do.
+# Set here, because Ray reads most of these when it is imported, by other modules of this package.
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
-    # `uv run` would make Ray pack and upload the working folder.
+    # Otherwise, under `uv run`, Ray packs and uploads the working folder.
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-    # Ray prints the death of a worker even where the workers' own output is switched off.
+    # Ray prints the death of a worker even if the workers' output is switched off.
     RAY_DEDUP_LOGS_SKIP_REGEX=".",
-    # Short of memory, Ray would kill several workers at once and not only the newest.
+    # When memory is low, Ray then kills only the newest worker, not several at once.
     RAY_worker_killing_policy_by_group="true",
-    # Tune's own result files and messages: the Work keeps the results, the caller prints.
+    # No result files and messages of Tune: the Work stores the results, and the caller prints.
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     RAY_AIR_NEW_OUTPUT="0",
     TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    # Tune would wait up to 15 s for the epochs in progress; `signals.end_at_signals` does not.
+    # Tune's handler waits up to 15 s for running epochs; `signals.end_at_signals` does not.
     TUNE_DISABLE_SIGINT_HANDLER="1",
-    # Snapshots of Tune's state, from which nothing is ever restored.
+    # Practically never: nothing is restored from snapshots of Tune's state.
     TUNE_GLOBAL_CHECKPOINT_S=str(10**9),
 )
 
@@ -50,25 +49,25 @@ def run(
     on_event: Callable[[Event], None] = lambda event: None,
     scratch: Path | None = None,
 ) -> None:
-    """Train what ``work`` assigns until ``work.finished``.
+    """Train the runs that ``work`` assigns until ``work.finished``.
 
-    A run that is short of memory, or whose worker dies or hangs, is tried again as
-    `hpsearch.executor.attempts` says, before ``work`` is given a failure.
+    A run that is out of memory, or whose worker dies or hangs, is tried again according to
+    `hpsearch.executor.attempts`. Only the last failure is given to ``work``.
 
     Args:
-        work: the assignments, and where their results go; called from this thread only.
-        placement: where runs are placed.
-        on_event: called at every start, epoch and end, after ``work`` has been.
-        scratch: folder for Ray's temporary files; the system's when ``None``, and ``/tmp`` where
-            the path is too long for Ray's sockets.
+        work: assigns the runs and receives their results; called from this thread only.
+        placement: what each run is given, and how many runs train at a time.
+        on_event: called at every start, epoch and end, after ``work``.
+        scratch: folder for Ray's temporary files; by default the system's, or ``/tmp`` if that
+            path is too long for Ray's sockets.
 
     Raises:
-        InputError: a run needs more than any machine of the cluster has, or the cluster cannot
-            be reached. Nothing has been asked of ``work``.
-        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came, its number is the argument; the workers
-            are down, their runs have not been finished.
+        InputError: no machine of the cluster is large enough for a run, or the cluster cannot be
+            reached. ``work`` has not been called.
+        KeyboardInterrupt: the signal SIGINT, SIGTERM or SIGHUP came; its number is the argument.
+            The workers have ended, their runs are unfinished.
         HpsearchError: Ray itself failed.
-        Exception: whatever ``work`` or ``on_event`` raised, once the workers are down.
+        Exception: the error that ``work`` or ``on_event`` raised; the workers have ended.
     """
     from hpsearch.executor.execution import train
 
@@ -76,12 +75,12 @@ def run(
 
 
 def count_places(placement: Placement) -> int:
-    """How many runs would go on side by side; for callers that write something before they run.
+    """Return how many runs would train at a time.
 
-    Without an address it counts what this machine has.
+    Without an address, only this machine counts. Commands call this before they write anything.
 
     Raises:
-        InputError: as :func:`run`.
+        InputError: as for :func:`run`.
     """
     from hpsearch.executor.cluster import machines_of
 

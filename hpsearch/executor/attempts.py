@@ -1,4 +1,4 @@
-"""How a run is tried again that is short of memory, or whose worker dies or hangs."""
+"""New attempts at a run that was out of memory, or whose worker died or hung."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from hpsearch.runs.messages import Failure, Report
 
 LOST_WORKERS = 2
-"""How often a run goes on after its worker process died."""
+"""How often a run is resumed after its worker process died."""
 
 HANGS = 1
-"""How often a run goes on after its worker was killed for its silence."""
+"""How often a run is resumed after its worker sent no report and was killed."""
 
 SMALLER = 4
-"""Parts of a batch at the first cut for want of memory; the second leaves single molecules."""
+"""Number of micro-batches after the first split of a batch; the second leaves single molecules."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a run is tried.
+    """An attempt at a run.
 
     Attributes:
-        number: from 1.
-        alone: whether it has a machine's cores, or its GPU, for itself.
-        pieces: micro-batches of a batch; the step is the same up to rounding.
+        number: counted from 1.
+        alone: whether the run has all cores of a machine, or its whole GPU, to itself.
+        pieces: micro-batches of a batch; they change a step only by rounding.
     """
 
     number: int = 1
@@ -43,7 +43,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Retried:
-    """The run failed and is tried again, from its last checkpoint."""
+    """A run failed and is resumed from its last checkpoint."""
 
     key: str
     failure: Failure
@@ -51,21 +51,21 @@ class Retried:
 
 
 Event = Report | Retried
-"""What the caller of :func:`hpsearch.executor.run` is told, after the ``Work``."""
+"""The argument of ``on_event`` of :func:`hpsearch.executor.run`."""
 
 
 def next_attempt(
     failures: Sequence[Failure], batch_size: int, *, was_alone: bool
 ) -> Attempt | None:
-    """How the run is tried again after ``failures``; ``None`` if it is not.
+    """Return the next attempt after ``failures``; ``None`` if the run is not tried again.
 
-    Short of memory it is tried alone, then with the batch in four, then molecule by molecule. It
-    goes on from its last checkpoint each time, so that little is trained twice.
+    A run that is out of memory is tried alone, then with the batch in four parts, then with single
+    molecules. Every attempt resumes from the last checkpoint, so that little is trained twice.
 
     Args:
-        failures: of this run, the last one at the end.
-        batch_size: molecules a step.
-        was_alone: whether no attempt had a neighbour; to run it alone would not help then.
+        failures: the run's failures, the last one at the end.
+        batch_size: molecules in a step.
+        was_alone: whether the run never had a neighbour; then running it alone would not help.
     """
     counts = Counter(failure.kind for failure in failures)
     ladder = [Attempt(alone=True)] * (not was_alone)
@@ -87,7 +87,7 @@ def next_attempt(
 
 
 def verdict(failures: Sequence[Failure]) -> Failure:
-    """What the run ends with, when it is not tried again."""
+    """Return the failure with which the run ends after its last attempt."""
     last = failures[-1]
     if last.kind != "out_of_memory" or len(failures) == 1:
         return last

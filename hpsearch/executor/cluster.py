@@ -1,4 +1,4 @@
-"""Ray, connected to or started, and left again without a trace."""
+"""The Ray cluster: connect to it or start it, and remove all traces at the end."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from hpsearch.system.process import worker_environment
 
 @contextmanager
 def scratch_folder(parent: Path | None) -> Iterator[Path]:
-    """A fresh folder, removed at the end; its path is short enough for Ray's sockets."""
+    """Make a folder and remove it at the end; its path is short enough for Ray's sockets."""
     parent = parent or Path(tempfile.gettempdir())
-    # A socket's path may have 107 bytes, of which Ray's own names take up to 70.
+    # The path of a socket may have 107 bytes, and Ray's part of it takes up to 70.
     if len(os.fsencode(parent.resolve())) > 26:
         parent = Path("/tmp")
     try:
-        # As the kernel names the files in it, by which the processes of a cluster are known.
+        # Resolved, because the processes of a cluster are recognised by the kernel's paths.
         folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent)).resolve()
     except OSError as error:
         raise InputError(
@@ -59,13 +59,14 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable[[int], None]]:
-    """Ray, connected to ``address`` or started on this machine, and left again.
+    """Connect to Ray at ``address``, or start it on this machine; leave or stop it at the end.
 
     Yields:
-        What a handler of signals calls, with the number, to have this process end in any case.
+        A function that a signal handler calls with the signal's number. It ends this process even
+        if Ray does not respond.
     """
-    over = threading.Event()
-    on_signal = functools.partial(force_end, folder, over)
+    ended = threading.Event()
+    on_signal = functools.partial(force_end, folder, ended)
     try:
         soon = functools.partial(on_signal, grace_seconds=STARTING_GRACE_SECONDS)
         with signals_delayed(soon):
@@ -78,12 +79,12 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
                 ray.shutdown()
             kill_remaining(folder)
         finally:
-            over.set()
+            ended.set()
 
 
 @contextmanager
 def _ended_by_force(folder: Path) -> Iterator[None]:
-    """Kills the cluster's processes where its end takes too long: Ray may wait for one for ever."""
+    """Kill the cluster's processes if the block takes too long: Ray may wait for one for ever."""
     timer = threading.Timer(GRACE_SECONDS, kill_all, (folder,))
     timer.daemon = True
     timer.start()
@@ -94,18 +95,20 @@ def _ended_by_force(folder: Path) -> Iterator[None]:
 
 
 def machines_up() -> list[dict[str, float]]:
-    """What each machine of the cluster has; without those that have died."""
+    """Return the resources of each live machine of the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def machines_of(placement: Placement) -> list[dict[str, float]]:
-    """What each machine of the placement's cluster has, or this one without an address.
+    """Return the resources of each machine of the placement's cluster.
+
+    Without an address, this machine is the cluster.
 
     Raises:
         InputError: the cluster cannot be reached.
     """
     if placement.address is None:
-        # What Ray will count when it starts, which takes seconds.
+        # Without starting Ray, which takes seconds.
         return [resources_of_this_machine()]
     with (
         restored_handlers(),
@@ -116,7 +119,7 @@ def machines_of(placement: Placement) -> list[dict[str, float]]:
 
 
 def free_resources() -> dict[str, float]:
-    """What the cluster's machines together have free."""
+    """Return the free resources of all machines together."""
     free: dict[str, float] = ray.available_resources()
     return free
 
@@ -128,14 +131,14 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
         own = {
             "include_dashboard": False,
             **files_in(folder),
-            # The smallest that Ray takes: reports are short texts, data does not pass through.
+            # The smallest size that Ray accepts: reports are short, and no data is sent.
             "object_store_memory": 80 * 2**20,
         }
-        # What torch and others write beside their work goes when the cluster goes.
+        # Temporary files of torch and others are removed together with the cluster.
         environment["TMPDIR"] = str(folder)
     _check_reachable(address)
     try:
-        # Ray's processes inherit the environment, and the workers inherit theirs.
+        # No passwords: Ray's processes and the workers inherit the environment.
         with credentials.withheld(), without_rays_handlers():
             ray.init(
                 address=address or "local",
@@ -144,14 +147,14 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
                 runtime_env={"env_vars": environment},
                 **own,
             )
-    except Exception as error:  # Ray raises the plain class where its servers do not come up
+    except Exception as error:  # Ray raises plain Exception if its servers do not start
         if address is None:
             raise HpsearchError(f"Ray could not be started: {one_line(error)}") from error
         raise _unreachable(address, error) from None
 
 
 def _check_reachable(address: str | None) -> None:
-    """Tries the address for some seconds; Ray would go on trying for more than five minutes."""
+    """Try to connect for ten seconds; Ray itself would try for more than five minutes."""
     host, _, port = (address or "").rpartition(":")
     if not port.isdigit():
         return

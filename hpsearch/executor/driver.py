@@ -1,4 +1,4 @@
-"""Stands between the Work and Tune: starts the next runs, and passes on what workers report."""
+"""The driver's side of the executor: it starts runs and gives the workers' reports to the Work."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from hpsearch.runs.messages import (
 
 
 class Stop(BaseException):
-    """Carries an error of the Work through Tune, which swallows or rewrites an ``Exception``."""
+    """Carries an error through Tune, which would catch or change an ``Exception``."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__(str(error))
@@ -37,18 +37,18 @@ class Stop(BaseException):
 
 @dataclass
 class ActiveRun:
-    """A run that the driver has handed to Tune.
+    """A run that the driver has given to Tune.
 
     Attributes:
-        assignment: what is run.
-        attempt: how.
-        failures: of the attempts before.
-        had_neighbours: whether another run went on beside an attempt that was not to be alone.
-        needs: what a machine must have for a run that is to be alone; empty for another.
-        trial: Tune's record, from the moment a worker has taken the run.
-        last_report: when the worker last reported (monotonic seconds).
-        finished: whether the Work has been given the outcome.
-        overdue: whether its worker was killed for its silence.
+        assignment: the network to train.
+        attempt: the current attempt.
+        failures: the failures of earlier attempts.
+        had_neighbours: whether other runs trained at the same time, in an attempt not made alone.
+        needs: the resources of a run that must be alone; empty for other runs.
+        trial: Tune's record of the run; ``None`` until a worker has started it.
+        last_report: time of the worker's last report (monotonic seconds).
+        finished: whether the Work has received the outcome.
+        overdue: whether the worker sent no report in time and was killed.
     """
 
     assignment: Assignment
@@ -67,19 +67,19 @@ class ActiveRun:
         return self.assignment.key
 
 
-_HELD_UP_SECONDS = 5.0
-"""Longest time between two checks of a driver that is not held up."""
+_BLOCKED_SECONDS = 5.0
+"""If two checks are further apart than this, the driver itself was blocked."""
 
 
 @dataclass
 class Driver:
-    """Stands between the Work and Tune.
+    """Gives runs of the Work to Tune, and the workers' reports to the Work.
 
     Attributes:
-        work: the assignments, and where their results go.
-        on_event: called after the Work has been.
-        placement: where runs are placed.
-        interrupted: number of the signal that came; 0 while none has.
+        work: assigns the runs and receives their results.
+        on_event: called for each event after the Work.
+        placement: what each run is given, and how many runs train at a time.
+        interrupted: number of the signal that came; 0 if none has.
     """
 
     work: Work
@@ -92,51 +92,51 @@ class Driver:
     _checked: float = field(default_factory=time.monotonic)
 
     def next(self, trial_id: str) -> dict[str, Any] | None:
-        """A new trial's configuration, or ``None`` when there is none, or no room, now."""
+        """Return the next run for Tune; ``None`` if there is no run or no room now."""
         self.check()
         if not self._room():
             return None
-        run = self._to_retry.pop(0) if self._to_retry else self._asked()
+        run = self._to_retry.pop(0) if self._to_retry else self._next_of_work()
         if run is None:
             return None
         self._runs[trial_id] = run
-        for each in self._runs.values():
-            if not each.attempt.alone:
-                each.had_neighbours = each.had_neighbours or len(self._runs) > 1
-        # Text, because Tune looks into nested dictionaries for values to resolve.
+        for active in self._runs.values():
+            if not active.attempt.alone:
+                active.had_neighbours = active.had_neighbours or len(self._runs) > 1
+        # As text, because Tune searches nested dictionaries for values to sample.
         config: dict[str, Any] = {"assignment": json.dumps(run.assignment.to_dict())}
         if run.attempt.alone:
             run.needs = self.placement.alone(machines_up())
             config |= {"cpus": run.needs["CPU"], "gpus": run.needs["GPU"]}
         return config
 
-    def _asked(self) -> ActiveRun | None:
+    def _next_of_work(self) -> ActiveRun | None:
         if time.monotonic() < self._ask_again:
             return None
         with passing_errors():
             assignment = self.work.next()
         if assignment is None:
-            # Only the end of a run changes the answer, as far as this process can know; but Tune
-            # asks ten times a second, and the Work may have to look into a database.
+            # Tune asks ten times a second, and the Work may have to read a database. So it is
+            # asked again after a second, or when a run ends.
             self._ask_again = time.monotonic() + 1.0
             return None
         return ActiveRun(assignment)
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to start and nothing runs."""
+        """Whether no run is active and none is left to start."""
         if self._runs or self._to_retry:
             return False
         with passing_errors():
             return self.work.finished
 
     def placed(self, trial: Any) -> None:
-        """A worker takes the run up."""
+        """Record that a worker has started the run."""
         run = self._runs[trial.trial_id]
         run.trial, run.last_report = trial, time.monotonic()
 
     def reported(self, trial_id: str, report: Report) -> None:
-        """A worker has reported."""
+        """Give a worker's report to the Work."""
         run = self._runs[trial_id]
         run.last_report = time.monotonic()
         with passing_errors():
@@ -155,12 +155,12 @@ class Driver:
                     assert_never(report)
 
     def ended(self, trial_id: str) -> None:
-        """Tune is done with the run and its worker is free."""
+        """Record that Tune has ended the run; its worker is free."""
         self._runs.pop(trial_id, None)
         self._ask_again = 0.0
 
     def lost(self, trial: Any) -> None:
-        """Tune's error path: the worker died, or retired after a failure that it had reported."""
+        """Handle an error of Tune: the worker died, or ended after it had reported a failure."""
         run = self._runs.get(trial.trial_id)
         if run and not run.finished:
             failure = failure_from_tune(*tune_error(trial))
@@ -175,16 +175,16 @@ class Driver:
         self.ended(trial.trial_id)
 
     def check(self) -> None:
-        """Raise the interrupt that came, and kill workers that hang."""
+        """Raise ``KeyboardInterrupt`` after a signal, and kill workers that hang."""
         if self.interrupted:
             raise KeyboardInterrupt(self.interrupted)
-        # While this process was itself held up, by its database or by a person, no worker's report
-        # could arrive.
+        # No report could arrive while this process was blocked or suspended, so that time does
+        # not count.
         now = time.monotonic()
-        held_up, self._checked = now - self._checked, now
-        if held_up > _HELD_UP_SECONDS:
+        blocked, self._checked = now - self._checked, now
+        if blocked > _BLOCKED_SECONDS:
             for run in self._runs.values():
-                run.last_report += held_up
+                run.last_report += blocked
         if self.placement.deadline_seconds is None:
             return
         for run in self._runs.values():
@@ -214,13 +214,13 @@ class Driver:
         self._to_retry.append(ActiveRun(assignment, attempt, failures, run.had_neighbours))
 
     def _room(self) -> bool:
-        """Whether a run that is asked for now would get a place at once.
+        """Whether another run could start at once.
 
-        An asked run is a RUNNING row of the study, so it should not wait in Ray's queue. On a
-        cluster that others use as well, one may: that is how a place is reserved.
+        A run that is taken from the Work is a RUNNING row in the store, so it should not wait in
+        Ray's queue. On a shared cluster one run may wait there, to reserve a place.
 
         Raises:
-            Stop: there is no machine any more, so no run would ever get a place.
+            Stop: no machine is left that could train a run.
         """
         unplaced = [run for run in self._runs.values() if not run.trial]
         if unplaced or not self._runs:
@@ -228,21 +228,21 @@ class Driver:
         if len(self._runs) >= self.placement.places(machines_up()):
             return False
         if any(run.attempt.alone for run in unplaced):
-            # Whatever started now would take the place that it waits for.
+            # Another run would take the place that this one waits for.
             return False
         if any(run.attempt.alone for run in self._runs.values()):
             return self._free_places() >= 1
         return not unplaced or len(unplaced) < self._free_places()
 
     def _free_places(self) -> int:
-        """About how many runs could start now; others may use the cluster too."""
+        """Return about how many runs could start now; other users may share the cluster."""
         return self.placement.fitting(free_resources())
 
     def _require_machine(self, unplaced: list[ActiveRun]) -> None:
-        """End the launch where a run would wait for a machine that is gone.
+        """End the launch if a run would wait for ever, because its machine is gone.
 
         Raises:
-            Stop: no machine is as large as what a run needs.
+            Stop: no machine is large enough for a run.
         """
         machines = machines_up()
         wanted = [run.needs for run in unplaced if run.needs]
@@ -258,7 +258,7 @@ class Driver:
 
 @contextmanager
 def passing_errors() -> Iterator[None]:
-    """Wraps an error of the Work, so that it gets through Tune."""
+    """Wrap errors of the Work in `Stop`, so that they pass through Tune."""
     try:
         yield
     except Exception as error:

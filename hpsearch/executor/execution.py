@@ -24,7 +24,7 @@ from hpsearch.runs.messages import Work, from_json
 def train(
     work: Work, placement: Placement, on_event: Callable[[Event], None], scratch: Path | None
 ) -> None:
-    """What :func:`hpsearch.executor.run` does, once ray is imported."""
+    """Do the work of :func:`hpsearch.executor.run`, in a module that imports ray."""
     driver = Driver(work, on_event, placement)
     with (
         restored_handlers(),
@@ -57,8 +57,8 @@ def _tuner(driver: Driver, folder: Path) -> Tuner:
         tune_config=TuneConfig(
             search_alg=WorkSearcher(driver),
             num_samples=-1,
-            # Without a limit the driver's own holds, which moves with the cluster; but with no
-            # number here Tune would let workers start only one after the other.
+            # Without a user's limit, `Driver.next` limits the runs by the size of the cluster.
+            # Tune still needs a number: without one it starts workers one after another.
             max_concurrent_trials=placement.max_concurrent or NO_LIMIT,
             reuse_actors=True,
             trial_dirname_creator=trial_directory,
@@ -67,7 +67,7 @@ def _tuner(driver: Driver, folder: Path) -> Tuner:
             name="runs",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=0),
-            # A class Trainable is saved at its end unless told otherwise; a run saves itself.
+            # A run writes its own checkpoints.
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
             callbacks=[DriverCallback(driver)],
             verbose=0,
@@ -76,10 +76,10 @@ def _tuner(driver: Driver, folder: Path) -> Tuner:
 
 
 class WorkSearcher(Searcher):  # type: ignore[misc]
-    """Tune's searcher: suggests what the Work assigns.
+    """Tune's searcher: it suggests the runs that the Work assigns.
 
-    It and :class:`DriverCallback` pickle as nothing, since Tune writes either to disk and the Work
-    may hold a store's URL.
+    Its pickle, and that of :class:`DriverCallback`, is empty: Tune writes both to disk, and the
+    Work may contain a store's URL.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -87,50 +87,50 @@ class WorkSearcher(Searcher):  # type: ignore[misc]
         self._driver = driver
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """What a new trial of Tune's trains; nothing when there is none, or no room, now."""
+        """Return the next run; ``None`` if there is no run or no room now."""
         if self._driver.finished:
             return str(Searcher.FINISHED)
         return self._driver.next(trial_id)
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing: :class:`DriverCallback` is called with the trial and its error."""
+        """Do nothing: :class:`DriverCallback` receives the trial and its error."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Writes nothing: there is no state."""
+        """Write nothing: there is no state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Reads nothing."""
+        """Read nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class DriverCallback(Callback):  # type: ignore[misc]
-    """Tune's callback: passes on to the driver what the workers report."""
+    """Tune's callback: it gives the workers' reports to the driver."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        """Several times a second: time to look for interrupts and for what hangs."""
+        """Check for signals and hanging workers, several times a second."""
         self._driver.check()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A worker has it."""
+        """Record that a worker has started the run."""
         self._driver.placed(trial)
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A step has ended, which is a report."""
+        """Pass on the report of a step."""
         self._driver.reported(trial.trial_id, from_json(result["report"]))
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Its last report was that it has ended."""
+        """Record the end of a run, after its last report."""
         self._driver.ended(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """Its worker raised, or is gone."""
+        """Record that the worker raised an error or died."""
         self._driver.lost(trial)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,5 +138,5 @@ class DriverCallback(Callback):  # type: ignore[misc]
 
 
 def trial_directory(trial: Any) -> str:
-    """A short name for the folder that Tune makes for a trial."""
+    """Return a short name for the folder that Tune makes for a trial."""
     return str(trial.trial_id)

@@ -1,4 +1,4 @@
-"""The failure of a run whose worker sent no report of it, from the error that Tune has."""
+"""The failure of a run whose worker could not report it, from Tune's error."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ray.exceptions import RayTaskError
 from hpsearch.runs.messages import Failure
 
 FIX_AND_RELAUNCH = "; the same command goes on once that is mended"
-"""Ends the message of a failure that is the machine's."""
+"""Ends the message of a failure that the machine caused."""
 
 
 def tune_error(trial: Any) -> tuple[str, bool]:
-    """The error with which Tune gave up ``trial``, and whether it was raised in the worker.
+    """Return the text of the error that ended ``trial``, and whether the worker raised it.
 
-    Read from the trial's folder, where Tune has just put it and whence callbacks are to take it.
+    Tune writes the error into the trial's folder before it calls callbacks.
     """
     text, raised = "", False
     with suppress(OSError):
         text = Path(trial.error_file).read_text()
-        # A heading with the number of the failure and the time.
+        # Without the heading: the number of the failure and the time.
         text = text.partition("\n")[2].strip()
     with suppress(Exception), Path(trial.pickled_error_file).open("rb") as file:
         raised = isinstance(cloudpickle.load(file), RayTaskError)
@@ -32,19 +32,19 @@ def tune_error(trial: Any) -> tuple[str, bool]:
 
 
 def failure_from_tune(text: str, raised: bool) -> Failure:
-    """The failure that an error of Tune's stands for.
+    """Return the failure that Tune's error means.
 
     Args:
-        text: the error, as :func:`tune_error` gave it.
-        raised: whether it was raised in the worker.
+        text: the error's text, from :func:`tune_error`.
+        raised: whether the worker raised it.
     """
     if raised:
         said = last_line(text)
         if said.startswith(("ImportError", "ModuleNotFoundError", "OSError")):
             return Failure("machine", said + FIX_AND_RELAUNCH, text)
         return Failure("exception", said, text)
-    # No more of Ray's text than needed: it lists the machine's processes with their arguments, and
-    # among these may be a store's URL.
+    # Only a part of Ray's text: it lists the machine's processes with their arguments, which may
+    # contain a store's URL.
     if "running low on memory" in text:
         used = re.search(r"\S+ used / \S+ limit", text)
         return Failure(
@@ -53,18 +53,18 @@ def failure_from_tune(text: str, raised: bool) -> Failure:
             + (f" ({used.group()})" if used else ""),
         )
     detail = text.partition("Worker exit detail:")[2] or text
-    # Ray goes on to list what may have happened, the same list for every death.
+    # Without Ray's list of possible causes, which is the same for every death.
     detail = " ".join(detail.partition("Some common causes include")[0].split())
     return Failure("worker_lost", f"the worker process died: {detail or 'Ray gives no reason'}")
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, or its kind."""
+    """Return the first line of the error's message, or its type if there is no message."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
 def last_line(text: str) -> str:
-    """Where a traceback says what was raised."""
+    """Return the last line of a traceback: the error."""
     lines = text.strip().splitlines()
     return lines[-1].strip() if lines else "Ray gives no reason"

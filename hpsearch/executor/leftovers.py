@@ -1,6 +1,7 @@
-"""Processes and files that a cluster of Ray's on this machine may leave behind.
+"""Processes and files that a Ray cluster may leave on this machine.
 
-Run as a script it is the watcher of a launch, see :func:`watched`. So it imports nothing of ours.
+Run as a script, this file is the watcher of a launch (:func:`watched`). So it imports no other
+module of this package.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pathlib import Path
 
 @contextmanager
 def watched(folder: Path) -> Iterator[None]:
-    """Starts a process that removes ``folder``, and ends what writes into it, if this one dies.
+    """Start a watcher that cleans up if this process dies.
 
-    SIGKILL may end this process; or Ray does, where a signal to the whole group has ended Ray's
-    raylet first.
+    The watcher removes ``folder`` and kills the processes that write into it. This process may die
+    by SIGKILL, or be ended by Ray if a signal to the process group has ended Ray's raylet first.
     """
     with subprocess.Popen(
         [sys.executable, "-I", __file__, str(folder)],
@@ -30,7 +31,7 @@ def watched(folder: Path) -> Iterator[None]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        env={},  # which may hold a password
+        env={},  # the environment may contain a password
         start_new_session=True,
     ) as watcher:
         assert watcher.stdin is not None
@@ -46,10 +47,10 @@ _DONE = b"done"
 
 
 def remove(folder: Path) -> None:
-    """Removes ``folder``, and ends what goes on writing into it.
+    """Remove ``folder`` and kill the processes that still write into it.
 
-    A process that Ray was about to start when Ray was ended comes up late and begins its logs all
-    the same. So the folder has to stay away for a moment.
+    A process that Ray was just starting may appear late and create the folder again. So this
+    function returns only after the folder has been absent for a moment.
     """
     deadline = time.monotonic() + _REMOVING_SECONDS
     looks = 0
@@ -61,11 +62,11 @@ def remove(folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Every process of the cluster in ``folder`` that has not ended, whoever its parent is by now.
+    """Return the live processes of the cluster in ``folder``, whatever their parent is now.
 
-    Known by the logs there that it writes or, before it does, by its arguments or its folder for
-    temporary files; some overwrite these with a title. Who only reads there, a backup or a person
-    with ``tail -f``, is none of Ray's, and nor is another user's process.
+    A process belongs to the cluster if it writes files in ``folder``, or has ``folder`` in its
+    arguments or as its ``TMPDIR``. Processes that only read there (a backup, ``tail -f``) and
+    processes of other users do not belong to it.
     """
     inside = f"{folder}/"
     found = []
@@ -85,7 +86,7 @@ def _is_ours(process: Path) -> bool:
 
 
 def _was_started_there(process: Path, inside: str) -> bool:
-    """Whether Ray has started it with a folder of the cluster in its arguments or environment."""
+    """Whether Ray started the process with the folder in its arguments or environment."""
     with suppress(OSError):
         arguments = (process / "cmdline").read_bytes()
         if b"/ray/" in arguments and os.fsencode(f"={inside}") in arguments:
@@ -104,22 +105,22 @@ def _written_files(process: Path) -> Iterator[str]:
 
 
 def _is_written(descriptor: Path) -> bool:
-    """Whether a descriptor is open for writing, by what the kernel says of it."""
+    """Whether a file descriptor is open for writing, according to ``/proc``."""
     flags = re.search(r"^flags:\s*([0-7]+)", descriptor.read_text(), re.M)
     return flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def kill_all(folder: Path) -> None:
-    """Kills every process of the cluster in ``folder``."""
+    """Kill all processes of the cluster in ``folder``."""
     for process in processes_of(folder):
         with suppress(OSError):  # it has ended, or may not be killed
             os.kill(process, signal.SIGKILL)
 
 
 def kill_remaining(folder: Path) -> None:
-    """Kills what a cluster that was shut down leaves behind.
+    """Kill the processes that are left after a cluster was shut down.
 
-    An agent whose raylet was killed looks for the head of the cluster for another minute.
+    An agent whose raylet was killed tries to reach the cluster's head for another minute.
     """
     deadline = time.monotonic() + _LEAVING_SECONDS
     while processes_of(folder) and time.monotonic() < deadline:
@@ -132,10 +133,10 @@ _LEAVING_SECONDS = 3.0
 _REMOVING_SECONDS = 20.0
 
 _LOOKS = 5
-"""A tenth of a second apart, at which nothing may be there any more."""
+"""How often in a row, a tenth of a second apart, the folder must be absent."""
 
 
 if __name__ == "__main__":
-    # Nothing, where the launch was ended before it had removed the folder itself.
+    # The launch sends _DONE after it has removed the folder itself.
     if sys.stdin.buffer.read() != _DONE:
         remove(Path(sys.argv[1]))

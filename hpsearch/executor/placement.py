@@ -1,6 +1,6 @@
-"""Where runs are placed: what one run is given, how many go on at a time, on which machines.
+"""The placement of runs: what each run is given, how many train at a time, on which machines.
 
-Nothing here imports ray, so that a wrong placement is refused at once.
+Nothing here imports ray, so that a wrong placement is reported at once.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ from dataclasses import dataclass
 from hpsearch.errors import InputError
 
 NO_LIMIT = 100_000
-"""Runs at a time where nobody has set a limit."""
+"""Number of runs at a time if the user sets no limit."""
 
 Resources = Mapping[str, float]
-"""What a machine has, by Ray's names: ``CPU``, ``GPU`` and others."""
+"""The resources of a machine, by Ray's names: ``CPU``, ``GPU`` and others."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where runs are placed.
+    """What each run is given, how many train at a time, and where.
 
     Attributes:
-        max_concurrent: most runs at a time; ``None`` takes as many as there is room for.
-        cpus_per_run: CPU cores of a run; a fraction shares a core.
-        gpus_per_run: the GPU of a run: 0, 1, or a fraction that shares a GPU.
-        device: ``cpu`` or ``cuda``; ``None`` takes ``cuda`` where runs are given GPUs and ``cpu``
-            elsewhere.
-        address: ``host:port`` of a running Ray cluster, or ``auto``; ``None`` starts one on this
-            machine and ends it afterwards.
-        deadline_seconds: longest silence of a run, an epoch's length say, after which its worker
-            is killed as hanging; ``None`` waits for ever.
+        max_concurrent: most runs at a time; ``None`` for as many as fit.
+        cpus_per_run: CPU cores of a run; with a fraction, runs share a core.
+        gpus_per_run: GPUs of a run: 0, 1, or a fraction, with which runs share a GPU.
+        device: ``cpu`` or ``cuda``; ``None`` means ``cuda`` if runs are given GPUs, else ``cpu``.
+        address: ``host:port`` of a running Ray cluster, or ``auto``; ``None`` starts a cluster on
+            this machine and stops it at the end.
+        deadline_seconds: the longest time between two reports of a run, which come once an epoch.
+            A worker that exceeds it is killed. ``None`` waits for ever.
 
     Raises:
-        InputError: a value is out of its range, or two do not go together.
+        InputError: a value is out of range, or two values contradict each other.
     """
 
     max_concurrent: int | None = None
@@ -86,41 +85,41 @@ class Placement:
 
     @property
     def torch_device(self) -> str:
-        """torch's device in the worker: what was asked for, else what the run is given."""
+        """torch's device in the worker: ``device``, or the one that the run's resources imply."""
         return self.device or ("cuda" if self.gpus_per_run > 0 else "cpu")
 
     @property
     def resources(self) -> dict[str, float]:
-        """What a machine must have for a run."""
+        """The resources that a machine must have for a run."""
         return {"CPU": self.cpus_per_run, "GPU": self.gpus_per_run}
 
     def fitting(self, machine: Resources) -> int:
-        """How many runs fit beside each other into one machine, or into what is free."""
+        """Return how many runs fit into one machine, or into free resources."""
         cpu_places = math.floor(machine.get("CPU", 0.0) / self.cpus_per_run + 1e-6)
         if self.gpus_per_run == 0:
             return cpu_places
         return min(cpu_places, math.floor(machine.get("GPU", 0.0) / self.gpus_per_run + 1e-6))
 
     def places(self, machines: Iterable[Resources]) -> int:
-        """How many runs fit into the machines."""
+        """Return how many runs fit into the machines."""
         return sum(self.fitting(machine) for machine in machines)
 
     def runs_at_a_time(self, machines: Iterable[Resources]) -> int:
-        """How many runs go on at a time on the machines."""
+        """Return how many runs train at a time on the machines."""
         return min(self.places(machines), self.max_concurrent or NO_LIMIT)
 
     def alone(self, machines: Iterable[Resources]) -> dict[str, float]:
-        """What a run is given that must have no neighbour: a whole GPU, or a machine's cores."""
+        """Return the resources of a run without neighbours: a whole GPU, or a machine's cores."""
         if self.gpus_per_run > 0:
             return {"CPU": self.cpus_per_run, "GPU": 1.0}
         cores = [machine.get("CPU", 0.0) for machine in machines if self.fitting(machine)]
         return {"CPU": max(cores, default=self.cpus_per_run), "GPU": 0.0}
 
     def require_room(self, machines: Iterable[Resources]) -> None:
-        """Refuse a run that would wait for ever.
+        """Refuse a placement with which no run could ever start.
 
         Raises:
-            InputError: none of the machines is large enough.
+            InputError: no machine is large enough for a run.
         """
         machines = list(machines)
         if self.places(machines):

@@ -1,16 +1,16 @@
-"""What this package uses of Ray that is no public interface of Ray's; no other file uses any.
+"""All uses of Ray's private interfaces. Because of them, Ray's version is pinned to 2.60.
 
-Ray's version is pinned to 2.60 for its sake. Why each is needed:
+The private interfaces, and why they are needed:
 
-- ``ray.init(_temp_dir=...)``: Ray's files must lie in our scratch folder, which is removed and by
-  which the processes of a cluster are known.
-- ``ResourceAndLabelSpec``: what Ray will count as this machine's CPUs and GPUs, without starting
-  Ray, which takes seconds.
-- ``trial.temporary_state.ray_actor``: the worker of a trial, to kill one that hangs.
-- ``RayActorManager._actor_task_failed``: a worker that Ray kills for memory would end the whole
-  search.
+- ``ray.init(_temp_dir=...)``: Ray's files must be in our scratch folder, which is removed and by
+  which the processes of a cluster are recognised.
+- ``ResourceAndLabelSpec``: counts this machine's CPUs and GPUs as Ray does, without starting Ray,
+  which takes seconds.
+- ``trial.temporary_state.ray_actor``: the worker of a trial, to kill a worker that hangs.
+- ``RayActorManager._actor_task_failed``: without the change, the search ends when Ray kills a
+  worker to free memory.
 - ``ray._private.worker.connect`` and ``ray._private.utils.set_sigterm_handler``: Ray installs
-  signal handlers while it starts that would end the command without its message.
+  signal handlers when it starts, which would end the command without its message.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from hpsearch.executor.signals import SIGNALS
 
 
 def files_in(folder: Path) -> dict[str, Any]:
-    """The option of ``ray.init`` that has Ray write its files in ``folder``."""
+    """Return the option of ``ray.init`` that makes Ray write its files into ``folder``."""
     return {"_temp_dir": str(folder)}
 
 
 def resources_of_this_machine() -> dict[str, float]:
-    """What Ray will count of this machine when it starts."""
+    """Return this machine's resources as Ray counts them."""
     spec = ResourceAndLabelSpec().resolve(is_head=True)
     resources: dict[str, float] = spec.to_resource_dict()
     return resources
 
 
 def kill_worker(trial: Any) -> None:
-    """Kill the process that trains a trial of Tune's."""
+    """Kill the process that trains a run."""
     ray.kill(trial.temporary_state.ray_actor)
 
 
 @contextmanager
 def memory_kills_as_lost_workers() -> Iterator[None]:
-    """Has Tune take a worker killed for its machine's memory as it takes any dead worker.
+    """Make Tune treat a worker that Ray killed to free memory like any other dead worker.
 
-    Ray 2.60 raises an error of another family for such a kill, at which Tune's actor manager gives
-    up the whole experiment and with it the neighbours.
+    Ray 2.60 raises another class of error for such a worker, and Tune's actor manager then ends all
+    runs.
     """
-    # Tune, which takes a second to import and is not needed to count what a machine has.
+    # Imported here: Tune takes a second to import, and counting resources does not need it.
     from ray.air.execution._internal import RayActorManager
 
     original = RayActorManager._actor_task_failed
@@ -72,10 +72,10 @@ def memory_kills_as_lost_workers() -> Iterator[None]:
 
 @contextmanager
 def without_rays_handlers() -> Iterator[None]:
-    """Keeps the signal handlers that there are while Ray starts.
+    """Keep the present signal handlers while Ray starts.
 
-    Ray's own of SIGTERM, one in Python and, once it connects, one in C that prints a stack and
-    aborts, would leave the command without its message and its temporary files in place.
+    Ray installs two handlers of SIGTERM: one in Python, and one in C that prints a stack and
+    aborts. With them a command would end without its message and leave its temporary files.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

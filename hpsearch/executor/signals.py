@@ -1,4 +1,4 @@
-"""Signals that end a launch: between two records, at once, and in any case."""
+"""Signals that end a launch: in order first, then at once, then by force."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from hpsearch.executor.leftovers import remove
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C; a batch system or ``kill``; a terminal that closes."""
+"""Sent by Ctrl-C; by a batch system or ``kill``; by a terminal that closes."""
 
 
 @contextmanager
 def restored_handlers() -> Iterator[None]:
-    """Undoes at the end what Ray, Tune and :func:`end_at_signals` did to signal handlers."""
+    """Restore the signal handlers that Ray, Tune and :func:`end_at_signals` replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,21 +32,21 @@ def restored_handlers() -> Iterator[None]:
 
 
 class Interruptible(Protocol):
-    """What a signal interrupts between two calls of the Work.
+    """The part of the `Driver` that signals use.
 
     Attributes:
-        interrupted: number of the signal that came; 0 while none has.
+        interrupted: number of the signal that came; 0 if none has.
     """
 
     interrupted: int
 
 
 def end_at_signals(driver: Interruptible, on_signal: Callable[[int], None]) -> None:
-    """Turns the first signal to end into an interrupt between two calls of the Work.
+    """Install handlers: the first signal interrupts between two calls of the Work.
 
-    A second one, the same or another, interrupts at once. ``on_signal`` runs in a thread from
-    the first on. Call this once Ray is up: Ray's own handler of SIGTERM prints a stack and leaves
-    Ray's processes and files behind.
+    A second signal interrupts at once. The first signal also starts ``on_signal`` in a thread. Call
+    this after Ray has started, because it replaces Ray's handler of SIGTERM, which prints a stack
+    and leaves Ray's processes and files.
     """
     if threading.current_thread() is not threading.main_thread():
         return
@@ -58,18 +58,18 @@ def end_at_signals(driver: Interruptible, on_signal: Callable[[int], None]) -> N
         threading.Thread(target=on_signal, args=(number,), daemon=True).start()
 
     for name in SIGNALS:
-        # `nohup` has SIGHUP ignored, and it should stay so.
+        # `nohup` ignores SIGHUP, which must stay ignored.
         if signal.getsignal(name) is not signal.SIG_IGN:
             signal.signal(name, between_calls)
 
 
 @contextmanager
 def signals_delayed(on_signal: Callable[[int], None]) -> Iterator[None]:
-    """Delays the interrupt of a first signal until Ray has started; a second interrupts at once.
+    """Delay the first signal until Ray has started; a second signal interrupts at once.
 
-    If Ray's start is interrupted, its libraries may wait a minute for a server that never came up,
-    and then end the process themselves. Where the signal went to the servers as well, the start
-    fails; that error is not shown. ``on_signal`` runs in a thread from the first signal on.
+    If Ray's start were interrupted, its libraries might wait a minute for a server and then end the
+    process. If the signal also reached Ray's servers, the start fails; that error is not shown. The
+    first signal also starts ``on_signal`` in a thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -100,9 +100,9 @@ def signals_delayed(on_signal: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def _called_at_once(numbers: list[signal.Signals], call: Callable[[int], None]) -> Iterator[None]:
-    """Runs ``call`` in a thread when the first of the signals comes.
+    """Run ``call`` in a thread when the first of the signals comes.
 
-    A handler would have to wait until the main thread is back from a call of Ray's.
+    A signal handler would have to wait until the main thread returns from Ray's code.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -129,18 +129,18 @@ _LOOKS_SECONDS = 0.002
 
 @contextmanager
 def _kept(number: signal.Signals) -> Iterator[None]:
-    """Puts the process's handler of a signal back as soon as a library has replaced it.
+    """Restore the process's handler of a signal as soon as a library replaces it.
 
-    While it connects Ray installs one in C that prints a stack and aborts, on whichever thread the
-    signal comes, and so leaves its processes and files behind.
+    When Ray connects, it installs a handler in C that prints a stack and aborts, and so leaves its
+    processes and files.
     """
     libc = ctypes.CDLL(None)
-    ours = ctypes.create_string_buffer(1024)  # a struct sigaction, which has some 150 bytes
+    ours = ctypes.create_string_buffer(1024)  # a struct sigaction, of about 150 bytes
     libc.sigaction(int(number), None, ours)
-    over = threading.Event()
+    ended = threading.Event()
 
     def keep() -> None:
-        while not over.wait(_LOOKS_SECONDS):
+        while not ended.wait(_LOOKS_SECONDS):
             libc.sigaction(int(number), ours, None)
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -148,32 +148,31 @@ def _kept(number: signal.Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
 GRACE_SECONDS = 10.0
-"""Between a signal and the next step of :func:`force_end`."""
+"""Seconds between a signal and the next step of :func:`force_end`."""
 
 
 STARTING_GRACE_SECONDS = 4.0
-"""The same while Ray starts, when there is nothing yet that takes long to end."""
+"""The same while Ray starts, when nothing takes long to end yet."""
 
 
 def force_end(
-    folder: Path, over: threading.Event, number: int, grace_seconds: float | None = None
+    folder: Path, ended: threading.Event, number: int, grace_seconds: float | None = None
 ) -> None:
-    """Ends this process where the interrupt does not: at once first, then by force.
+    """End this process if the interrupt does not: send a second signal, then exit by force.
 
-    Where the signal came to Ray's own processes as well, as a batch system sends it, a call of
-    Ray's may wait a minute for a server that is gone. Nothing is lost: every record is a
-    transaction.
+    If the signal also reached Ray's processes, as from a batch system, Ray may wait a minute for a
+    server that has ended. Nothing is lost, because every record is a transaction.
     """
     grace_seconds = grace_seconds or GRACE_SECONDS
-    if over.wait(grace_seconds):
+    if ended.wait(grace_seconds):
         return
     os.kill(os.getpid(), number)
-    if over.wait(grace_seconds):
+    if ended.wait(grace_seconds):
         return
     words = "hpsearch: interrupted; Ray did not answer and was killed; the same command goes on\n"
     with suppress(OSError):
@@ -183,8 +182,8 @@ def force_end(
 
 
 def ignore_signals() -> None:
-    """Lets no signal interrupt the few seconds in which processes and files are removed."""
+    """Ignore signals during the few seconds in which processes and files are removed."""
     if threading.current_thread() is threading.main_thread():
         for name in SIGNALS:
-            # Not SIG_IGN, which processes that are started meanwhile would inherit.
+            # Not SIG_IGN, which processes started in this time would inherit.
             signal.signal(name, lambda number, frame: None)

@@ -1,4 +1,4 @@
-"""The worker's side: a process that trains one assignment after another."""
+"""The worker: a process that trains one run after another."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ if TYPE_CHECKING:
 
 
 class _RetiredError(Exception):
-    """The worker must not take another run."""
+    """The worker must not train another run."""
 
 
 class Worker(Trainable):  # type: ignore[misc]
-    """A process that trains one assignment after another; a step is one report."""
+    """A process that trains one run after another; each of Tune's steps is one report."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> Any:
-        """What Ray reserves for a run."""
+        """Return the resources that Ray reserves for a run."""
         bundle = {"CPU": config["cpus"]}
         if config["gpus"] > 0:
             bundle["GPU"] = config["gpus"]
         return PlacementGroupFactory([bundle])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take the first run."""
+        """Start the first run."""
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next run."""
-        # Nothing slow here, torch's import least of all: a worker that is free takes the run of
-        # one that is still starting, and Tune then ends the latter, which would leave runs shorter
-        # than a start to a single worker.
+        """Start the next run."""
+        # Nothing slow may happen here, above all no import of torch. Tune gives the run of a worker
+        # that is still starting to a free one and ends the first. Short runs would then all be
+        # trained by a single worker.
         assignment = Assignment.from_dict(json.loads(new_config["assignment"]))
         self._reports: Iterator[Report] = _reports(
             assignment, new_config["threads"], new_config["device"]
@@ -70,21 +70,21 @@ class Worker(Trainable):  # type: ignore[misc]
         return True
 
     def step(self) -> dict[str, Any]:
-        """The next report of the run."""
+        """Return the next report of the run."""
         report = next(self._reports, None)
         if report is None:
             raise _RetiredError
         if isinstance(report, Finished):
-            # Frees the network now: the process may stay idle while others share its GPU.
+            # Frees the network's memory: the process may stay idle while others share its GPU.
             self._reports = iter(())
         return {"report": to_json(report), "done": _may_take_another(report)}
 
 
 def _may_take_another(report: Report) -> bool:
-    """Whether the run has ended and its process can train the next one.
+    """Whether the run has ended and this process can train another one.
 
-    After a failure the process may be spoilt (a CUDA error stays, memory is in pieces); asked to go
-    on, it leaves. A divergence harms nothing.
+    A failure may have left the process in a bad state (a CUDA error, fragmented memory), so it
+    ends. A divergence does no harm.
     """
     if not isinstance(report, Finished):
         return False
@@ -92,7 +92,7 @@ def _may_take_another(report: Report) -> bool:
 
 
 def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Report]:
-    """Train one run, yielding what the driver must know of it."""
+    """Train a run and yield its reports for the driver."""
     prepare_worker(cpus)
     from hpsearch.runs.training import NonFiniteLoss, Training
 
@@ -128,7 +128,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Repor
 
 @functools.cache
 def _molecules() -> Molecules:
-    """The molecules, opened once in a process: its runs, and those of others, share the pages."""
+    """Return the molecules. Each process opens the file once; all processes share its memory."""
     from hpsearch.data import qm9
 
     try:
@@ -138,7 +138,7 @@ def _molecules() -> Molecules:
 
 
 def _gpu() -> str:
-    """Which GPU Ray has given to this process, for the run's record; nothing without one."""
+    """Return the name of the GPU that Ray assigned to this process; empty without one."""
     context = ray.get_runtime_context()
     identifiers = context.get_accelerator_ids().get("GPU", [])
     if not identifiers:
@@ -157,11 +157,11 @@ def _check_device(device: str) -> None:
 
 
 def _check_split(assignment: Assignment, molecules: Molecules) -> None:
-    """Before the run looks at its checkpoint, which is of the split that is expected.
+    """Check the split before the run reads its checkpoint, which belongs to the expected split.
 
     Raises:
-        MachineError: this machine has another split or none, and so has every other run of the
-            experiment on it.
+        MachineError: this machine gives another split or none. The same would happen to every run
+            of the experiment on it.
     """
     from hpsearch.data.split import make_split
 
@@ -180,7 +180,7 @@ def _check_split(assignment: Assignment, molecules: Molecules) -> None:
 
 
 def diagnosis(error: Exception) -> tuple[FailureKind, str]:
-    """Kind and one-line message of an exception that ended a run."""
+    """Return the kind and the one-line message of an exception that ended a run."""
     kind: FailureKind = "exception"
     if disk_full(error):
         kind = "disk_full"
@@ -195,7 +195,7 @@ def diagnosis(error: Exception) -> tuple[FailureKind, str]:
 
 
 def _short_of_memory(error: BaseException | None) -> bool:
-    """Whether ``error``, or what it was raised for, is a want of memory."""
+    """Whether ``error``, or one of its causes, means that memory was short."""
     import torch
 
     while error is not None:
@@ -203,7 +203,7 @@ def _short_of_memory(error: BaseException | None) -> bool:
             return True
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
-        # torch raises a plain RuntimeError when the host's memory does not suffice.
+        # torch raises a plain RuntimeError if the host has too little memory.
         text = str(error).lower()
         if isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY):
             return True
@@ -218,6 +218,6 @@ _OUT_OF_MEMORY = (
     "out of memory",
     "alloc_failed",
     "bad_alloc",
-    # What oneDNN says; where it means another thing, the tries for want of memory are few.
+    # The message of oneDNN. If it means something else, only a few attempts are wasted.
     "could not create a primitive",
 )

@@ -1,1 +1,1 @@
-"""What a run costs: measured from a few steps, predicted by a model, and the time left."""
+"""The cost of a run: measured from a few steps, predicted by a model, and the time left."""

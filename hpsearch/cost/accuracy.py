@@ -1,4 +1,4 @@
-"""How right a search's quote was: what was quoted beside what its trials took."""
+"""The accuracy of a search's estimate: its numbers compared with what the trials took."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any, Self, final
 
 @dataclass(frozen=True)
 class MeasuredTrial:
-    """What a complete trial took, beside what it was quoted when it was drawn.
+    """The measured cost of a complete trial, and the estimate from when it was drawn.
 
     Attributes:
-        seconds: of all its epochs.
-        epoch_seconds: of an epoch, on average.
-        memory_bytes: most memory of its worker; ``None`` where that was not recorded.
-        quoted_epoch_seconds: seconds of an epoch as quoted; ``None`` where no such configuration
-            had been timed.
-        quoted_memory_bytes: most memory as quoted; ``None`` likewise.
+        seconds: seconds of all its epochs.
+        epoch_seconds: mean seconds of an epoch.
+        memory_bytes: the most memory that its worker used; ``None`` if not recorded.
+        quoted_epoch_seconds: estimated seconds of an epoch; ``None`` if there was no estimate.
+        quoted_memory_bytes: estimated memory; ``None`` if there was no estimate.
     """
 
     seconds: float
@@ -31,17 +30,16 @@ class MeasuredTrial:
 @final
 @dataclass(frozen=True)
 class QuoteAccuracy:
-    """How far a study's quote was from what its trials took, over all its launches.
+    """The errors of a study's estimates, over all its launches.
 
     Attributes:
-        trials: complete ones that were quoted.
-        epoch_error: median size of the relative error of an epoch's seconds.
-        memory_error: median size of the relative error of the peak memory, over the trials that
-            recorded it.
-        quoted: seconds of all trials together as the first launch quoted them: low end, middle and
-            high end of the interval; ``None`` where that launch quoted other trials than these.
-        seconds: that these trials took together.
-        failed_seconds: that failed trials took besides, which no quote includes.
+        trials: number of complete trials with an estimate.
+        epoch_error: median absolute relative error of the seconds per epoch.
+        memory_error: median absolute relative error of the recorded peak memory.
+        quoted: the first launch's estimate of the seconds of all trials together: low end, middle
+            and high end of the interval. ``None`` if it was not an estimate of these trials.
+        seconds: seconds that these trials took together.
+        failed_seconds: seconds of failed trials, which no estimate includes.
     """
 
     trials: int
@@ -58,24 +56,24 @@ class QuoteAccuracy:
         measured: Sequence[MeasuredTrial],
         failed_seconds: float,
     ) -> Self | None:
-        """The accuracy of ``quote``; ``None`` where no trial was quoted.
+        """Return the accuracy of ``quote``; ``None`` if no trial had an estimate.
 
         Args:
-            quote: `Quote.to_dict` of the study's first launch that had one.
+            quote: `Quote.to_dict` of the first launch that made an estimate.
             measured: all complete trials.
-            failed_seconds: of the epochs of failed trials.
+            failed_seconds: seconds of the failed trials' epochs.
         """
-        known = [each for each in measured if each.quoted_epoch_seconds is not None]
+        known = [trial for trial in measured if trial.quoted_epoch_seconds is not None]
         if not known:
             return None
-        quoted, seconds = None, sum(each.seconds for each in measured)
+        quoted, seconds = None, sum(trial.seconds for trial in measured)
         if (
             quote
             and quote["run_seconds"]
             and (quote["done"], quote["trials"]) == (0, len(measured))
         ):
             quoted = tuple(quote["run_seconds"][end] for end in ("low", "middle", "high"))
-            # Epochs alone are recorded, and survive an interruption: starts are taken as quoted.
+            # Only epochs are recorded, so the estimated seconds of the starts are added.
             seconds += len(measured) * quote["start_seconds"]
         return cls(
             len(known),
@@ -88,7 +86,7 @@ class QuoteAccuracy:
 
     @property
     def hours_error(self) -> float | None:
-        """Relative error of the quoted seconds; ``None`` where the quote was of other trials."""
+        """Relative error of the estimated seconds; ``None`` if it cannot be compared."""
         if self.quoted is None or self.seconds <= 0:
             return None
         return self.quoted[1] / self.seconds - 1
@@ -119,6 +117,6 @@ class QuoteAccuracy:
 
 
 def _typical_error(pairs: Sequence[tuple[float | None, float | None]]) -> float | None:
-    """Median size of the relative error of the first over the second, where both are known."""
-    errors = [abs(quoted / found - 1) for quoted, found in pairs if quoted is not None and found]
+    """Return the median absolute relative error over (estimated, measured) pairs."""
+    errors = [abs(quoted / taken - 1) for quoted, taken in pairs if quoted is not None and taken]
     return median(errors) if errors else None

@@ -1,4 +1,4 @@
-"""The time left until the last run ends, estimated from the epochs seen so far."""
+"""The time left until the last run ends, estimated from the epochs so far."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from statistics import mean
 from typing import Literal
 
 FIRST_RUN_SECONDS = 5.0
-"""Assumed seconds of a run's start and test together, until one run has ended."""
+"""Assumed seconds of a run's start and test together, until the first run ends."""
 
 
 def makespan(free: Iterable[float], seconds: Iterable[float]) -> float:
-    """When the last run ends.
+    """Return the time at which the last run ends.
 
     Args:
-        free: when each place becomes free.
-        seconds: of the runs that wait, in the order in which they take the first free place.
+        free: for each place, the time at which it becomes free.
+        seconds: for each waiting run, its length. Each takes the first free place, in this order.
     """
     places = list(free)
     heapq.heapify(places)
-    for each in seconds:
-        heapq.heapreplace(places, places[0] + each)
+    for run_seconds in seconds:
+        heapq.heapreplace(places, places[0] + run_seconds)
     return max(places)
 
 
 @dataclass
 class _Run:
-    """A run that is waiting or under way.
+    """A waiting or running run.
 
     Attributes:
-        total: epochs of the run, at most.
-        cost: of an epoch, relative to the other runs'.
-        began: when its worker had built it.
-        spoke: when its last epoch ended.
-        done: epochs trained.
-        seconds: of its epochs in this launch.
-        is_any: whether it stood for any run, so that another comes in its place if it fails.
-        usual: epochs of any run, before this one had said its own.
+        total: the most epochs of the run.
+        cost: cost of an epoch, relative to the other runs.
+        is_any: whether it stands for any run; then a new run replaces it if it fails.
+        usual: mean number of epochs of a run, for the run that replaces it.
+        began: time at which its worker had built it.
+        reported: time at which its last epoch ended.
+        done: number of trained epochs.
+        seconds: seconds of each of its epochs in this launch.
     """
 
     total: float
@@ -46,7 +46,7 @@ class _Run:
     is_any: bool = False
     usual: float = 0.0
     began: float = 0.0
-    spoke: float = 0.0
+    reported: float = 0.0
     done: int = 0
     seconds: list[float] = field(default_factory=list)
 
@@ -61,14 +61,14 @@ RunState = Literal["waiting", "running", "ended"]
 
 @dataclass(frozen=True)
 class RunSoFar:
-    """A run as the store has it.
+    """A run as recorded in the store.
 
     Attributes:
-        epochs: of the run, at most; the average of all where it is not known which run comes.
-        cost: of an epoch, relative to the other runs'.
+        epochs: the most epochs of the run; the mean of all runs if the run is not yet known.
+        cost: cost of an epoch, relative to the other runs.
         state: waiting, running or ended.
-        seconds: of its recorded epochs.
-        silent: seconds since the last of these, or since its start.
+        seconds: seconds of each recorded epoch.
+        silent: seconds since its last epoch ended, or since its start.
     """
 
     epochs: float
@@ -79,10 +79,10 @@ class RunSoFar:
 
 
 def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
-    """Seconds until the last of ``runs`` ends, from what a store has of them.
+    """Return the seconds until the last of ``runs`` ends, from their records.
 
-    As many runs as now are assumed to run side by side until the end. ``None`` before the first
-    epoch and where nothing runs.
+    The number of runs at a time is assumed not to change. Returns ``None`` before the first epoch,
+    and if no run is running.
     """
     named = {str(number): run for number, run in enumerate(runs)}
     estimate = TimeLeft((key, run.epochs, run.cost) for key, run in named.items())
@@ -96,41 +96,44 @@ def left_by_record(runs: Iterable[RunSoFar]) -> float | None:
 
 
 class TimeLeft:
-    """Plays the rest of the launch: a run that waits takes the first place that becomes free.
+    """The time left, by a simulation of the rest of the launch.
 
-    A run's next epochs are assumed to take as long as its own did on average. Before it has any,
-    they take as long as those of runs of the same cost; before there are any, their time is in
-    proportion to the cost. Runs that stop early or fail leave sooner, so the estimate is mostly an
-    upper bound.
+    A waiting run takes the first place that becomes free. Its epochs are assumed to take:
+
+    - the mean of its own epochs; without any,
+    - the mean of the epochs of runs with the same cost; without any,
+    - a time in proportion to the cost.
+
+    Runs that stop early or fail end sooner, so the result is usually an upper bound.
 
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
-            their starts. A key of ``None`` means any run, and another one if that fails; its
-            epochs are then what runs have on average.
+            their starts. The key ``None`` means any run; if that run fails, a new one follows. Its
+            epochs are then the mean of all runs.
     """
 
     def __init__(self, runs: Iterable[tuple[str | None, float, float]]) -> None:
         self._waiting = [(key, _Run(total, cost, key is None, total)) for key, total, cost in runs]
         self._running: dict[str, _Run] = {}
         self._seconds: dict[float, list[float]] = {}
-        self._beside: list[float] = []
+        self._overheads: list[float] = []
         self._places = 1
         self._began: float | None = None
-        self._said: list[tuple[float, float]] = []
+        self._results: list[tuple[float, float]] = []
 
     def started(self, key: str, done: int, now: float, epochs: int = 0) -> None:
-        """A run has been built, or goes on after its epoch ``done``.
+        """Record that a run was built, or resumed after the epoch ``done``.
 
         Args:
-            key: the run's.
-            done: epochs that it has.
+            key: the run's key.
+            done: number of its trained epochs.
             now: monotonic seconds.
-            epochs: that it has in all, at most; 0 where it does not say.
+            epochs: the most epochs of the run; 0 if unknown.
         """
-        # The first start ends the time that Ray takes to come up, which is no run's.
+        # Counted from the first start, because Ray's own start belongs to no run.
         self._began = now if self._began is None else self._began
         run = self._running.get(key) or self._taken(key)
-        run.began = run.spoke = now
+        run.began = run.reported = now
         run.done = done
         run.total = epochs or run.total
         run.seconds.clear()
@@ -138,7 +141,7 @@ class TimeLeft:
         self._places = max(self._places, len(self._running))
 
     def epochs(self, key: str) -> int:
-        """Epochs of a run under way, at most."""
+        """Return the most epochs of a running run."""
         return round(self._running[key].total) if key in self._running else 0
 
     def _taken(self, key: str) -> _Run:
@@ -150,47 +153,47 @@ class TimeLeft:
         return _Run(0, 1.0)
 
     def epoch(self, key: str, seconds: float, now: float) -> None:
-        """An epoch has ended."""
+        """Record the end of an epoch."""
         run = self._running.get(key)
         if run is None:
             return
         run.done += 1
         run.seconds.append(seconds)
-        run.spoke = now
+        run.reported = now
         self._seconds.setdefault(run.cost, []).append(seconds)
 
     def replay(self, key: str, run: RunSoFar) -> None:
-        """Takes in a run that began earlier; the time now is 0."""
+        """Record a run that began earlier; the present time is 0."""
         self.started(key, 0, -run.silent)
         for seconds in run.seconds:
             self.epoch(key, seconds, -run.silent)
         if run.state == "ended":
-            # Nothing is known of its time beside the epochs, so not by `finished`.
+            # Not by `finished`: the time of its start and test is unknown.
             del self._running[key]
 
     def finished(self, key: str, now: float, *, failed: bool = False) -> None:
-        """A run has ended, well or not."""
+        """Record the end of a run."""
         run = self._running.pop(key, None)
         if run is None:
             return
         if run.seconds:
-            self._beside.append(max(now - run.began - sum(run.seconds), 0.0))
+            self._overheads.append(max(now - run.began - sum(run.seconds), 0.0))
         if failed and run.is_any:
             self._waiting.append((None, _Run(run.usual, run.cost, True, run.usual)))
 
     def left(self, now: float) -> float | None:
-        """Seconds until the last run ends; ``None`` before the first epoch has."""
+        """Return the seconds until the last run ends; ``None`` before the first epoch has ended."""
         if not self._seconds:
             return None
-        beside = mean(self._beside) if self._beside else FIRST_RUN_SECONDS
+        overhead = mean(self._overheads) if self._overheads else FIRST_RUN_SECONDS
         free = [
-            max(run.left * self._epoch_seconds(run) - (now - run.spoke), 0.0) + beside
+            max(run.left * self._epoch_seconds(run) - (now - run.reported), 0.0) + overhead
             for run in self._running.values()
         ]
         free += [0.0] * (self._places - len(free))
-        waiting = (run.left * self._epoch_seconds(run) + beside for _, run in self._waiting)
+        waiting = (run.left * self._epoch_seconds(run) + overhead for _, run in self._waiting)
         seconds = makespan(free, waiting)
-        self._said.append((now, seconds))
+        self._results.append((now, seconds))
         return seconds
 
     def _epoch_seconds(self, run: _Run) -> float:
@@ -202,15 +205,15 @@ class TimeLeft:
         return run.cost * mean(per_cost)
 
     def errors(self, now: float) -> tuple[float, float] | None:
-        """How far the first estimate and the one half-way were off, of the time then left.
+        """Return the relative errors of the first result and of the result at half the time.
 
-        Positive: it took less time than estimated. ``None`` where there was none to check.
+        Positive: the launch took less time. ``None`` if there are no results to check.
         """
-        if self._began is None or len(self._said) < 2:
+        if self._began is None or len(self._results) < 2:
             return None
         half = self._began + (now - self._began) / 2
-        later = [said for said in self._said if said[0] >= half] or self._said[-1:]
-        checked = (self._said[0], later[0])
+        later = [result for result in self._results if result[0] >= half] or self._results[-1:]
+        checked = (self._results[0], later[0])
         if any(now <= when for when, _ in checked):
             return None
         first, second = ((seconds - (now - when)) / (now - when) for when, seconds in checked)

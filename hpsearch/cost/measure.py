@@ -1,6 +1,6 @@
-"""Measures the cost of a run from a few steps, in a process like a worker's.
+"""Measure the cost of a run from a few steps, in a process like a worker.
 
-The driver never imports torch, so it starts ``python -m hpsearch.cost.measure``, which reads a
+The driver does not import torch. It starts ``python -m hpsearch.cost.measure``, which reads a
 configuration from its standard input and writes the timing to its standard output.
 """
 
@@ -28,30 +28,30 @@ from hpsearch.system.gpus import VISIBLE
 from hpsearch.system.process import peak_memory, prepare_worker, worker_environment
 
 STEPS = 12
-"""Optimizer steps that are timed, on batches as training draws them."""
+"""Number of timed optimizer steps, on batches drawn as in training."""
 
 WARM_UP = 3
-"""Steps before them, in which kernels are loaded and memory is taken."""
+"""Number of steps before them, which load kernels and allocate memory."""
 
 _TIMEOUT_SECONDS = 600.0
 
 
 class Ended(HpsearchError):
-    """Somebody ended the process, mostly by Ctrl-C; that says nothing about the configuration."""
+    """Somebody ended the process, usually by Ctrl-C; the configuration is not the cause."""
 
 
 def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = None) -> Timing:
-    """Times a few steps of ``config`` as a worker with ``cpus`` cores would train it.
+    """Time a few steps of ``config`` as a worker with ``cpus`` cores would train it.
 
     Args:
-        config: what is timed.
+        config: the configuration to time.
         cpus: cores of the process.
-        device: torch's.
-        gpu: identifier of the only GPU that the process may see; ``None`` hides none.
+        device: torch's name of the device.
+        gpu: identifier of the only GPU that the process may see; ``None`` for all GPUs.
 
     Raises:
         Ended: somebody ended the process.
-        HpsearchError: the process failed; its last words.
+        HpsearchError: the process failed; the error contains the last line that it printed.
     """
     request = json.dumps({"config": config.to_dict(), "cpus": cpus, "device": device})
     try:
@@ -94,22 +94,21 @@ def measure_all(
     say_failed: Callable[[TrialConfig, HpsearchError], None] | None = None,
     gpus: Sequence[str] = (),
 ) -> list[TimedConfig]:
-    """Times a few steps of each of ``configs``, as many side by side as a launch trains.
+    """Time a few steps of every configuration, as many at a time as a launch trains.
 
     Args:
-        configs: what is timed.
-        cpus: cores of each.
-        device: torch's.
-        at_once: processes side by side.
+        configs: the configurations to time.
+        cpus: cores of each process.
+        device: torch's name of the device.
+        at_once: processes at a time.
         say: called with each timing.
-        say_failed: called with each configuration that could not be timed, which is then left out;
-            not with one whose process somebody ended.
-        gpus: identifiers; each process sees one of them, shared out evenly, as Ray gives them to
-            workers.
+        say_failed: called with each configuration that could not be timed and is left out, unless
+            somebody ended its process.
+        gpus: identifiers of the GPUs. Each process sees one of them, as a worker does.
 
     Raises:
-        HpsearchError: as :func:`measure`; without ``say_failed`` at the first failure, else only
-            where all failed.
+        HpsearchError: as for :func:`measure`. Without ``say_failed`` the first failure is raised,
+            otherwise only if all configurations failed.
     """
     errors: list[HpsearchError] = []
     free: Queue[str | None] = Queue()
@@ -119,7 +118,7 @@ def measure_all(
     def timed(config: TrialConfig) -> TimedConfig | None:
         gpu = free.get()
         try:
-            found = TimedConfig(config, measure(config, cpus, device, gpu))
+            result = TimedConfig(config, measure(config, cpus, device, gpu))
         except HpsearchError as error:
             if say_failed is None:
                 raise
@@ -129,21 +128,21 @@ def measure_all(
             return None
         finally:
             free.put(gpu)
-        say(found)
-        return found
+        say(result)
+        return result
 
-    # Withheld once for all: the environment is the process's, and threads would undo each other's.
+    # Withheld here for all threads: they share the environment and would restore it too early.
     with credentials.withheld(), ThreadPoolExecutor(at_once) as pool:
-        found = [each for each in pool.map(timed, configs) if each is not None]
-    if errors and not found:
+        results = [result for result in pool.map(timed, configs) if result is not None]
+    if errors and not results:
         raise errors[0]
-    return found
+    return results
 
 
 def _timing(request: dict[str, Any]) -> Timing:
     prepare_worker(request["cpus"])
     if request["device"] == "cpu":
-        # For the memory alone: a worker has Ray in it, a fifth of what a small trial takes.
+        # Only for its memory: a worker also loads Ray, a fifth of the memory of a small trial.
         import hpsearch.executor.worker  # noqa: F401
     from hpsearch.data import qm9
     from hpsearch.runs.step_time import time_steps

@@ -1,7 +1,8 @@
-"""The model of a run's cost: fitted to timed configurations, it predicts that of others.
+"""The cost model: it is fitted to timed configurations and predicts the cost of others.
 
-A step's seconds are a sum of what `hpsearch.config.architecture` counts, each count times a rate
-that is not negative. So are the seconds to evaluate a molecule and the bytes of the process.
+The seconds of a step are a sum of the counts of `hpsearch.config.architecture`, each multiplied by
+a rate that is not negative. The seconds to evaluate a molecule and the bytes of the process are
+such sums too.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 
 LEAST = 4
-"""The model needs so many timed configurations: as many as it has rates."""
+"""The least number of timed configurations for a model: its number of rates."""
 
 _SAMPLE = 400
-"""Molecules whose pairs are counted, as a sample of all."""
+"""Number of molecules, as a sample of all, in which pairs of atoms are counted."""
 
 
 @final
 class CostModel:
-    """Predicts seconds and bytes of any configuration, by rates fitted to timed ones.
+    """Predicts the seconds and bytes of a configuration, with rates fitted to timed ones.
 
     Attributes:
-        timed: the configurations that it was fitted to.
-        errors: the relative error of an epoch's predicted seconds, for each timed configuration, by
-            a model fitted to the others; empty where there are too few to leave one out.
+        timed: the configurations to which it was fitted.
+        errors: for each timed configuration, the relative error of its predicted seconds per epoch
+            by a model fitted to the others. Empty if there are too few to leave one out.
     """
 
     def __init__(self, timed: Sequence[TimedConfig], molecules: Molecules) -> None:
@@ -41,7 +42,7 @@ class CostModel:
 
         Args:
             timed: at least :data:`LEAST` configurations.
-            molecules: whose pairs of atoms are counted.
+            molecules: the data set, for its numbers of atoms and pairs.
         """
         self.timed = tuple(timed)
         self._molecules = molecules
@@ -54,27 +55,27 @@ class CostModel:
             self.errors = tuple(self._error_without(number) for number in range(len(timed)))
 
     @classmethod
-    def from_cache(cls, surroundings: TimingConditions, molecules: Molecules) -> Self | None:
-        """The model fitted to the kept timings; ``None`` where there are too few."""
-        timed = cached_timings(surroundings)
+    def from_cache(cls, conditions: TimingConditions, molecules: Molecules) -> Self | None:
+        """Return the model fitted to the cached timings; ``None`` if there are too few."""
+        timed = cached_timings(conditions)
         return cls(timed, molecules) if len(timed) >= LEAST else None
 
     @property
     def typical_error(self) -> float | None:
-        """Median size of :attr:`errors`."""
+        """Median of the absolute values of :attr:`errors`."""
         return float(np.median(np.abs(self.errors))) if self.errors else None
 
     def timing(self, config: TrialConfig) -> Timing:
-        """The predicted cost of a run of ``config``."""
+        """Return the predicted cost of a run of ``config``."""
         return self._timing(config, self._rates)
 
     def covers(self, config: TrialConfig) -> bool:
-        """Whether ``config`` needs at most twice the work of the heaviest step that was timed."""
+        """Whether a step of ``config`` is at most twice the work of the heaviest timed step."""
         heaviest = max(self.work(timed.config).flops for timed in self.timed)
         return self.work(config).flops <= 2 * heaviest
 
     def work(self, config: TrialConfig) -> Workload:
-        """The work of an optimizer step of ``config``."""
+        """Return the work of an optimizer step of ``config``."""
         return self._work(config, config.training.batch_size)
 
     def _timing(self, config: TrialConfig, rates: dict[str, NDArray[np.float64]]) -> Timing:
@@ -93,7 +94,7 @@ class CostModel:
         )
 
     def _rows(self, config: TrialConfig) -> dict[str, NDArray[np.float64]]:
-        """The counts that each quantity is a sum of."""
+        """Return the counts of which each quantity is a weighted sum."""
         weights = count_weights(config.network, len(config.targets))
         step, one = self.work(config), self._work(config, 1)
         return {
@@ -103,13 +104,13 @@ class CostModel:
         }
 
     def _fitted(self, timed: Sequence[TimedConfig]) -> dict[str, NDArray[np.float64]]:
-        rows = [self._rows(each.config) for each in timed]
+        rows = [self._rows(t.config) for t in timed]
         measured = {
-            "step": [each.timing.step_seconds for each in timed],
-            "evaluation": [each.timing.evaluation_seconds for each in timed],
-            "memory": [each.timing.memory_bytes for each in timed],
+            "step": [t.timing.step_seconds for t in timed],
+            "evaluation": [t.timing.evaluation_seconds for t in timed],
+            "memory": [t.timing.memory_bytes for t in timed],
         }
-        start = float(np.median([each.timing.start_seconds for each in timed]))
+        start = float(np.median([t.timing.start_seconds for t in timed]))
         return {
             **{
                 name: _rates(np.stack([row[name] for row in rows]), np.array(values, float))
@@ -140,12 +141,12 @@ class CostModel:
 
 
 def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None) -> str | None:
-    """Why ``config`` is beyond ``budget``, with the figure; ``None`` if it is within.
+    """Return why ``config`` exceeds ``budget``, with the number; ``None`` if it does not.
 
     Args:
-        budget: of the space; ``None`` allows everything.
-        config: the configuration that was drawn.
-        model: needed where the budget limits what has to be measured.
+        budget: the space's budget; ``None`` allows everything.
+        config: the sampled configuration.
+        model: needed if the budget limits memory or seconds.
     """
     if budget is None:
         return None
@@ -159,8 +160,8 @@ def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None)
 
 
 def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares of relative errors, no rate negative."""
-    from scipy.optimize import nnls  # a third of a second; few launches fit a model
+    """Return the non-negative rates with the least sum of squared relative errors."""
+    from scipy.optimize import nnls  # imported here: it takes 0.3 s, and few launches need it
 
     relative = rows / values[:, None]
     scale = relative.max(axis=0)
@@ -171,10 +172,10 @@ def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
 
 
 def _distances(molecules: Molecules) -> NDArray[np.float64]:
-    """Distances of all pairs in some molecules, sorted, Å."""
-    found = []
+    """Return the sorted distances (Å) of all pairs of atoms in a sample of molecules."""
+    distances = []
     for row in np.linspace(0, len(molecules) - 1, _SAMPLE).astype(int):
         positions = molecules.molecule(int(row)).positions
         first, second = np.triu_indices(len(positions), 1)
-        found.append(np.linalg.norm(positions[first] - positions[second], axis=1))
-    return np.sort(np.concatenate(found))
+        distances.append(np.linalg.norm(positions[first] - positions[second], axis=1))
+    return np.sort(np.concatenate(distances))

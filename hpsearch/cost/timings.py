@@ -1,4 +1,4 @@
-"""The cost of a run, and the file that keeps measured costs for the next search on this machine."""
+"""The cost of a run, and the cache of measured costs for later searches on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpsearch.system import hardware
 from hpsearch.system.files import cache_directory, write_atomically
 
 MOST_CACHED = 64
-"""The file keeps the timings of so many configurations, the latest ones."""
+"""Number of configurations in the cache; the latest ones stay."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Timing:
         evaluation_seconds: seconds to evaluate one molecule.
         start_seconds: seconds to build the run, until the first step.
         memory_bytes: the most memory that the process uses.
-        steps: optimizer steps of an epoch.
-        validation: molecules evaluated after each epoch.
-        test: molecules evaluated at the end.
+        steps: optimizer steps per epoch.
+        validation: number of molecules evaluated after each epoch.
+        test: number of molecules evaluated at the end.
     """
 
     step_seconds: float
@@ -45,11 +45,11 @@ class Timing:
 
     @property
     def epoch_seconds(self) -> float:
-        """Seconds of an epoch, its evaluation included."""
+        """Seconds of an epoch, including its evaluation."""
         return self.steps * self.step_seconds + self.validation * self.evaluation_seconds
 
     def run_seconds(self, epochs: int, *, tested: bool = True) -> float:
-        """Seconds of a run of ``epochs``, from its start to its end.
+        """Return the seconds of a run of ``epochs``, from its start to its end.
 
         Args:
             epochs: number of epochs.
@@ -69,13 +69,13 @@ class TimedConfig:
 
 @dataclass(frozen=True)
 class TimingConditions:
-    """The machine and the placement that runs were timed with; timings are valid only there.
+    """The conditions of a timing: it is valid only for the same placement on the same machine.
 
     Attributes:
         cpus: cores of a run.
         device: torch's name of the device.
-        at_once: runs side by side, which share the memory's bandwidth.
-        gpu: the model's name, for a run on a GPU.
+        at_once: runs at a time, which share the memory bandwidth.
+        gpu: name of the GPU model, for a run on a GPU.
     """
 
     cpus: float
@@ -84,7 +84,7 @@ class TimingConditions:
     gpu: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """The placement with the machine, torch's version and a digest of the network's source."""
+        """Return the placement, the machine, torch's version and a digest of the network's code."""
         return {
             **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
             "processor": hardware.processor().label,
@@ -96,23 +96,23 @@ class TimingConditions:
 
     @property
     def file(self) -> Path:
-        """The file that keeps the timings."""
+        """The cache file of these conditions."""
         text = json.dumps(self.describe(), sort_keys=True)
         return cache_directory() / "timings" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
 
 
 def _arithmetic() -> str:
-    """A digest of the network's source: other code takes other times."""
+    """Return a digest of the network's source code, because a change may change its speed."""
     package = Path(__file__).parents[1]
     files = [path for name in ("nn", "kernels") for path in sorted((package / name).iterdir())]
     files = [path for path in files if path.is_file()]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def cached_timings(surroundings: TimingConditions) -> list[TimedConfig]:
-    """The timings kept for these surroundings, the latest last; none if their file is damaged."""
+def cached_timings(conditions: TimingConditions) -> list[TimedConfig]:
+    """Return the cached timings for these conditions, oldest first; none if the file is damaged."""
     try:
-        rows = json.loads(surroundings.file.read_text())["timed"]
+        rows = json.loads(conditions.file.read_text())["timed"]
         return [
             TimedConfig(TrialConfig.from_dict(r["config"]), Timing(**r["timing"])) for r in rows
         ]
@@ -120,14 +120,14 @@ def cached_timings(surroundings: TimingConditions) -> list[TimedConfig]:
         return []
 
 
-def cache_timings(surroundings: TimingConditions, timed: Sequence[TimedConfig]) -> None:
-    """Add ``timed`` to the file; they replace earlier timings of the same configurations."""
-    again = {each.config.fingerprint for each in timed}
-    before = [each for each in cached_timings(surroundings) if each.config.fingerprint not in again]
+def cache_timings(conditions: TimingConditions, timed: Sequence[TimedConfig]) -> None:
+    """Add ``timed`` to the cache, replacing earlier timings of the same configurations."""
+    again = {t.config.fingerprint for t in timed}
+    before = [t for t in cached_timings(conditions) if t.config.fingerprint not in again]
     rows = [
-        {"config": each.config.to_dict(), "timing": asdict(each.timing)}
-        for each in [*before, *timed][-MOST_CACHED:]
+        {"config": t.config.to_dict(), "timing": asdict(t.timing)}
+        for t in [*before, *timed][-MOST_CACHED:]
     ]
-    file = surroundings.file
+    file = conditions.file
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps({"surroundings": surroundings.describe(), "timed": rows}))
+    write_atomically(file, json.dumps({"surroundings": conditions.describe(), "timed": rows}))

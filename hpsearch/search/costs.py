@@ -37,7 +37,7 @@ class SearchCosts:
     Attributes:
         space: what is searched.
         molecules: the whole data set.
-        surroundings: what the timings hold for.
+        conditions: what the timings hold for.
         places: trials that go on side by side.
         gpus_per_trial: GPUs of a trial.
         gpus: of this machine, where a trial is given any.
@@ -46,7 +46,7 @@ class SearchCosts:
 
     space: SearchSpace
     molecules: Molecules
-    surroundings: TimingConditions
+    conditions: TimingConditions
     places: int
     gpus_per_trial: float
     gpus: tuple[Gpu, ...]
@@ -72,9 +72,9 @@ class SearchCosts:
         if found:
             room = max(1, min(room, int(len(found) / gpus_per_trial + 1e-6)))
         name = found[0].name if found else ""
-        surroundings = TimingConditions(cpus, device, min(places, room), name)
-        model = CostModel.from_cache(surroundings, molecules)
-        return cls(space, molecules, surroundings, places, gpus_per_trial, found, model)
+        conditions = TimingConditions(cpus, device, min(places, room), name)
+        model = CostModel.from_cache(conditions, molecules)
+        return cls(space, molecules, conditions, places, gpus_per_trial, found, model)
 
     @property
     def is_known(self) -> bool:
@@ -95,7 +95,7 @@ class SearchCosts:
         Raises:
             HpsearchError: too few of them could be timed.
         """
-        here = self.surroundings
+        here = self.conditions
         timed = measure.measure_all(
             self._to_time(),
             here.cpus,
@@ -135,7 +135,7 @@ class SearchCosts:
             self.places,
             self._memory(),
             done=0 if missing is None else self.space.trials - missing,
-            cpus=self.surroundings.cpus,
+            cpus=self.conditions.cpus,
             gpus=self.gpus_per_trial,
         )
 
@@ -148,7 +148,7 @@ class SearchCosts:
             return None
         # This machine's, for as many of all places as it has; a cluster's others are taken for
         # its equals.
-        return memory * self.places // self.surroundings.at_once
+        return memory * self.places // self.conditions.at_once
 
     def shorter_searches(self, missing: int, *, launched: bool) -> list[tuple[str, float]]:
         """Options that make the search shorter, each with the seconds that it then takes.

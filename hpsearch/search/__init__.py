@@ -1,4 +1,4 @@
-"""A search: launching a study, handing out its trials, and reading what is stored of them."""
+"""A search: it launches a study, assigns its trials, and reads the stored results."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`Study`, for people's own pages; read when it is asked for, since it loads Optuna."""
+    """Return `Study`, for users' own pages; imported on first use, because it loads Optuna."""
     if name == "Study":
         from hpsearch.search.study import Study
 

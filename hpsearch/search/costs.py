@@ -1,4 +1,4 @@
-"""`SearchCosts`: what a search costs on this machine, by timings that are kept or taken."""
+"""`SearchCosts`: the cost of a search on this machine, from cached or new timings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hpsearch.search.quote import (
     is_covered,
     shorter_searches,
 )
-from hpsearch.search.terms import verdicts
+from hpsearch.search.terms import finished_trials
 from hpsearch.store import StoreReader, check_name
 from hpsearch.store.address import Address
 from hpsearch.system.gpus import Gpu, gpus
@@ -32,16 +32,16 @@ from hpsearch.system.hardware import available_memory, cores
 @final
 @dataclass(frozen=True)
 class SearchCosts:
-    """A search's cost, predicted from what was timed on this machine for such placements.
+    """The cost of a search, predicted from timings on this machine.
 
     Attributes:
-        space: what is searched.
+        space: the search space.
         molecules: the whole data set.
-        conditions: what the timings hold for.
-        places: trials that go on side by side.
+        conditions: the conditions of the timings.
+        places: number of trials at a time.
         gpus_per_trial: GPUs of a trial.
-        gpus: of this machine, where a trial is given any.
-        model: made from the timings; ``None`` where nothing was timed yet.
+        gpus: the machine's GPUs, if trials use GPUs.
+        model: the model fitted to the timings; ``None`` if too little was timed.
     """
 
     space: SearchSpace
@@ -56,17 +56,17 @@ class SearchCosts:
     def of(
         cls, space: SearchSpace, molecules: Molecules, placement: Placement, places: int
     ) -> Self:
-        """The cost by the timings that are kept on this machine.
+        """Return the cost according to the timings cached on this machine.
 
         Args:
-            space: what is searched.
+            space: the search space.
             molecules: the whole data set.
-            placement: where trials are placed.
-            places: trials that go on side by side.
+            placement: what each trial is given.
+            places: number of trials at a time.
         """
         cpus, gpus_per_trial = placement.cpus_per_run, placement.gpus_per_run
         device = placement.torch_device
-        # A cluster may have more places: this machine times what it has room for itself.
+        # A cluster may have more places; this machine times only as many at once as fit into it.
         room = max(1, int(cores() / cpus))
         found = tuple(gpus()) if device.startswith("cuda") else ()
         if found:
@@ -78,7 +78,7 @@ class SearchCosts:
 
     @property
     def is_known(self) -> bool:
-        """Whether the space's configurations, or others like them, were timed."""
+        """Whether configurations like those of the space were timed."""
         return self.model is not None and is_covered(self.space, self.quote(), self.model)
 
     def measured(
@@ -86,14 +86,14 @@ class SearchCosts:
         on_timed: Callable[[TimedConfig], None] = lambda timed: None,
         on_error: Callable[[TrialConfig, HpsearchError], None] = lambda config, error: None,
     ) -> Self:
-        """The cost after a few configurations of the space were timed; the timings are kept.
+        """Time a few configurations of the space, cache the timings, and return the cost.
 
         Args:
-            on_timed: called after each that was timed.
-            on_error: called after each that could not be timed.
+            on_timed: called with each timed configuration.
+            on_error: called with each configuration that could not be timed.
 
         Raises:
-            HpsearchError: too few of them could be timed.
+            HpsearchError: too few configurations could be timed.
         """
         here = self.conditions
         timed = measure.measure_all(
@@ -116,18 +116,19 @@ class SearchCosts:
 
     def _to_time(self) -> list[TrialConfig]:
         draws = draw_configs(self.space, DRAWS)
-        # What is too large anyhow need not be tried; what takes long is only known afterwards.
+        # A configuration with too many weights is not timed. Whether it is too slow, or needs too
+        # much memory, is known only after the timing.
         budget = self.space.budget
         if budget is not None:
             budget = budget.model_copy(update={"max_memory": None, "max_epoch_seconds": None})
         configs = choose_to_time(
             [config for config in draws if refusal(budget, config, None) is None]
         )
-        # Fewer make no model.
+        # Fewer timings are not enough for a model.
         return configs if len(configs) >= LEAST else choose_to_time(draws)
 
     def quote(self, missing: int | None = None) -> Quote:
-        """The quote for ``missing`` trials; for all of them where that is not given."""
+        """Return the estimate for ``missing`` trials, or for all of them."""
         assert self.model is not None
         return Quote.of(
             self.space,
@@ -140,22 +141,21 @@ class SearchCosts:
         )
 
     def _memory(self) -> int | None:
-        """Bytes that the trials which go on side by side share."""
+        """Return the bytes that all trials at a time share."""
         if self.gpus:
             return int(self.gpus[0].memory_bytes * self.gpus_per_trial) * self.places
         memory = available_memory()
         if memory is None:
             return None
-        # This machine's, for as many of all places as it has; a cluster's others are taken for
-        # its equals.
+        # The other machines of a cluster are assumed to be like this one.
         return memory * self.places // self.conditions.at_once
 
     def shorter_searches(self, missing: int, *, launched: bool) -> list[tuple[str, float]]:
-        """Options that make the search shorter, each with the seconds that it then takes.
+        """Return options that shorten the search, with the seconds that it would then take.
 
         Args:
-            missing: trials that are still to be trained.
-            launched: whether the study is in the store, which has its space.
+            missing: number of trials still to train.
+            launched: whether the study is in the store, with its space.
         """
         assert self.model is not None
         done = self.space.trials - missing
@@ -171,18 +171,18 @@ def trials_done(
     *,
     force: bool = False,
 ) -> int | None:
-    """Trials that a launch would find done; ``None`` where the store has no such study.
+    """Return how many trials of the study are finished; ``None`` if the store has no such study.
 
     Args:
         url: of the store.
-        space: what the launch would search.
-        study: the study's name; ``None`` for the space's.
-        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
-        say: called with why nothing is known of the study, where its store cannot be read.
+        space: the search space of the launch.
+        study: the study's name; ``None`` for the space's name.
+        molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
+        say: called with the reason if the store cannot be read.
         force: whether another space, molecules or split are accepted.
 
     Raises:
-        InputError: as the launch would.
+        InputError: the launch would raise it too.
     """
     name = check_name(space.name if study is None else study)
     path = Address(url).path
@@ -191,8 +191,8 @@ def trials_done(
     try:
         store = StoreReader.open(url)
     except InputError as error:
-        # A launch makes or upgrades it, or says what is wrong.
+        # A launch will create or upgrade the store, or report the error.
         say(f"all trials are quoted, for nothing is known of the study: {error}")
         return None
     with store:
-        return verdicts(store, space, name, molecules, force=force)
+        return finished_trials(store, space, name, molecules, force=force)

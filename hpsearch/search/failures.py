@@ -1,4 +1,4 @@
-"""Why a trial failed, for its row; and how many failures end a launch."""
+"""Failed trials: the reasons stored in their rows, and the limits that end a launch."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any, final
 from hpsearch.runs.messages import Failure
 
 SAME_FAILURES = 3
-"""So many runs in a row that fail by the same error end the launch, until one has completed."""
+"""A launch ends when this many runs in a row fail with the same error and none has completed."""
 
 LEAST_FAILURE_LIMIT = 10
-"""So many failures other than divergence end the launch, or as many as trials wanted if more."""
+"""A launch ends after this many failures other than divergence, or one per wanted trial if more."""
 
 FAILURES_PER_TRIAL = 25
-"""So many failures for each trial wanted, divergences included, end the launch; see the next."""
+"""A launch ends after this many failures per wanted trial, divergences included."""
 
 LEAST_TOTAL_LIMIT = 200
-"""Fewer failures never end the launch by that limit, however few trials are wanted.
+"""The limit by :data:`FAILURES_PER_TRIAL` is at least this many failures.
 
-Nine in ten draws from the printed Table 3 diverge. There both limits together end less than one in
-three thousand of the launches that would have succeeded; 25 for each trial alone ended 3 % of those
-that want two trials.
+Nine in ten samples of Table 3 as printed diverge. With both limits, less than one in three thousand
+launches ends although it would have succeeded. Without this one, 3 % of the launches that want two
+trials would.
 """
 
 
 LONGEST_TRACEBACK = 8_000
-"""Characters of a traceback that are kept, the last ones."""
+"""Number of characters of a traceback that are stored, from its end."""
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Why a launch stops before it has the trials that it wants.
+    """The reason why a launch ends early.
 
     Attributes:
         reason: one line.
-        traceback: of the first failure that had one.
+        traceback: the first traceback of a failure, if any.
     """
 
     reason: str
@@ -49,14 +49,14 @@ class Breakdown:
 
 @final
 class Failures:
-    """The failures of one launch.
+    """Counts the failures of one launch.
 
-    A divergence is no fault but a draw that the search learns from. It does not count as a repeated
-    error, nor against the limit of failures other than divergence.
+    A divergence is not an error: the search learns from it. It counts only towards the limit by
+    :data:`FAILURES_PER_TRIAL`.
     """
 
     def __init__(self, wanted: int) -> None:
-        """Begin a launch that wants ``wanted`` complete trials."""
+        """Start counting for a launch that wants ``wanted`` complete trials."""
         self._wanted = wanted
         self._kinds: Counter[str] = Counter()
         self._shapes: list[str] = []
@@ -64,11 +64,11 @@ class Failures:
         self._traceback = ""
 
     def note_completion(self) -> None:
-        """Count a completed run: the search can succeed."""
+        """Record that a run has completed, so that the search can succeed."""
         self._completed = True
 
     def note(self, failure: Failure) -> Breakdown | None:
-        """Count a failure; return the reason to stop once there are too many, else ``None``."""
+        """Count a failure; return the reason to end the launch, or ``None`` to continue."""
         self._kinds[failure.kind] += 1
         if failure.kind != "diverged":
             self._traceback = self._traceback or failure.traceback
@@ -91,17 +91,17 @@ class Failures:
 
 
 def shape(message: str) -> str:
-    """``message`` without its numbers, so that one cause has one text.
+    """Return ``message`` without its numbers, so that failures of one cause have the same text.
 
-    Addresses, sizes and process ids differ from run to run.
+    Addresses, sizes and process ids differ between runs.
     """
     return re.sub(r"\d+", "#", message)
 
 
 def failure_attributes(failure: Failure) -> dict[str, Any]:
-    """Attributes of a trial that failed, for its row.
+    """Return the attributes for the row of a failed trial.
 
-    ``failure`` comes last: a row that has it has the others too.
+    ``failure`` comes last: a row with this attribute has the others too.
     """
     attributes = {
         "failure_reason": failure.message,
@@ -114,10 +114,10 @@ def failure_attributes(failure: Failure) -> dict[str, Any]:
 
 
 def refusal_attributes(reason: str) -> dict[str, Any]:
-    """Attributes of a trial that was drawn beyond the budget and never trained."""
+    """Return the attributes for the row of a trial that exceeds the budget and is not trained."""
     return {"failure_reason": reason, "failure": "refused"}
 
 
 def drop_attributes(reason: str) -> dict[str, Any]:
-    """Attributes of an abandoned trial that is not to go on."""
+    """Return the attributes for the row of an abandoned trial that is not resumed."""
     return {"failure_reason": reason, "failure": "given_up"}

@@ -1,4 +1,4 @@
-"""Begin a study or continue it: checks, the lease, terms, and the rows of a dead launch."""
+"""Create or continue a study: the checks, the lease, and the trials of an earlier launch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hpsearch.search.failures import drop_attributes
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.terms import (
     changes,
+    count_finished,
     count_state,
-    count_verdicts,
     first_terms,
     launch_terms,
     molecule_changes,
@@ -55,29 +55,28 @@ def launch_study(
     """Create the study called ``name``, or continue it.
 
     Args:
-        store: made by `Store.create`.
-        space: what is searched; for an existing study its own, where the number of trials,
-            comments and the description may differ.
-        name: of the study; by default the space's.
-        runs_root: folder that holds the runs of all studies.
-        evaluate_test: whether finished trials record their test loss too, so that the paper's
-            choice on the test set can be repeated; it takes no part in the search.
-        force: whether to go on with another space, molecules or split; the change is kept in
-            the study's provenance.
+        store: opened by `Store.create`.
+        space: the search space. It must equal the space of an existing study, except for the
+            number of trials, comments and the description.
+        name: the study's name; by default the space's name.
+        runs_root: folder that contains the runs of all studies.
+        evaluate_test: whether complete trials record their test loss, which the search does not
+            use. With it, the paper's choice on the test set can be repeated.
+        force: whether to accept another space, molecules or split; the change is recorded in the
+            study's provenance.
         wait: whether to wait for the end of another launch that drives the study.
-        say: called with who drives the study while this call waits, and with each refused draw.
-        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
-        model: what configurations cost, needed where the space limits memory or seconds.
+        say: called with the driver of the study if this call waits, and with each refused trial.
+        molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
+        model: the cost model, needed if the space limits memory or seconds.
 
     Raises:
         LeaseHeld: another launch drives the study, and ``wait`` is not set.
-        InputError: the name cannot be stored, the sampler is unknown, or the study was
-            launched with another space, other molecules or another split. Nothing has been
-            written.
+        InputError: the name cannot be stored, the sampler is unknown, or the study was launched
+            with another space, other molecules or another split. Nothing was written.
     """
     name = check_name(space.name if name is None else name)
     _require_timings(space, model)
-    # The launch prints what there is to say; Optuna would log every verdict besides.
+    # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space)
     require_consistent(store, space, name, molecules, force=force)
@@ -123,13 +122,13 @@ def _record_terms(
     *,
     force: bool,
 ) -> tuple[Experiment, list[str]]:
-    """The study with this launch's terms, and the changes that it was forced to accept.
+    """Record this launch's terms; return the study and the changes that ``force`` accepted.
 
     Raises:
-        InputError: another launch has given the study other terms before the lease was taken.
+        InputError: another launch changed the study's terms before the lease was taken.
     """
     name = experiment.name
-    # Again, now that no other launch can change it.
+    # Read again, now that no other launch can change it.
     stored = (store.experiment("study", name) or experiment).provenance
     require_same_space(name, stored, space, force=force)
     require_same_molecules(name, stored, molecules, force=force)
@@ -146,25 +145,25 @@ def _record_terms(
 def _forced_terms(
     provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What a forced launch changes: this machine's molecules and split hold, and no quote does."""
+    """Return the changed terms of a forced launch: new molecules and split, and no estimate."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}
     when = datetime.now(UTC).isoformat(timespec="seconds")
     history = [*provenance.get("forced", []), {"time": when, "changes": forced, **before}]
     return {**before, **molecules, "forced": history, "quote": None}
 
 
-# --- What a dead launch left ----------------------------------------------------------------------
+# --- Trials of an earlier launch ------------------------------------------------------------------
 
 
 def _resume_or_end(
     rows: TrialRows, files: TrialFiles, space: SearchSpace, provenance: Mapping[str, Any]
 ) -> StartCounts:
-    """End the RUNNING rows that cannot go on; the others are the search's to continue.
+    """End the RUNNING rows that cannot be resumed; the search resumes the others.
 
-    Only the launch that has the lease may call it: it takes every RUNNING row for abandoned.
+    Only the launch with the lease may call this: every RUNNING row is treated as abandoned.
     """
     states = rows.states()
-    room = max(space.trials - count_verdicts(states), 0)
+    room = max(space.trials - count_finished(states), 0)
     epochs: list[int] = []
     for row in states:
         if row.state != "RUNNING":
@@ -172,7 +171,7 @@ def _resume_or_end(
         failpoint.reach("reconciling")
         trial = rows.read(row.trial_id)
         if trial is not None and "failure" in trial.user_attrs:
-            # Its verdict was known, and the launch died before it ended the row.
+            # The trial failed, and the launch died before it ended the row.
             rows.fail(row.trial_id)
             continue
         if trial is not None and _used_other_molecules(trial, space, provenance):
@@ -196,7 +195,7 @@ def _resume_or_end(
 def _used_other_molecules(
     trial: FrozenTrial, space: SearchSpace, provenance: Mapping[str, Any]
 ) -> bool:
-    """Whether a run saw, or was about to see, other molecules than a forced launch accepted."""
+    """Whether a run used, or would use, other molecules than the study's present ones."""
     hashes = {key: provenance[key] for key in ("data_hash", "split_hash")}
     if any(
         trial.user_attrs.get(key, accepted) != accepted
@@ -207,5 +206,5 @@ def _used_other_molecules(
     try:
         data = DataConfig.model_validate(trial.user_attrs["config"]["data"])
     except (KeyError, ValidationError):
-        return False  # it was not drawn yet, or says itself what is wrong when it goes on
+        return False  # not sampled yet, or the error is reported when the trial is resumed
     return data != space.data

@@ -1,4 +1,4 @@
-"""What a search will cost, before it is launched."""
+"""The estimate of a search's cost, before it is launched."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.trials import KEPT_WEIGHTS
 
 DRAWS = 200
-"""Configurations that are drawn to represent the space."""
+"""Number of sampled configurations that represent the space."""
 
 TIMED = 8
-"""So many of the draws are timed."""
+"""Number of them that are timed."""
 
 FEWER_MOLECULES = 10_000
 FEWER_EPOCHS = 3
 FEWER_TRIALS = 10
-"""Smaller sizes that are proposed where a search takes too long."""
+"""Smaller sizes, proposed to shorten a long search."""
 
 SIMULATIONS = 400
 INTERVAL = 0.9
-"""The part of the simulated searches that lies in the interval of hours."""
+"""The fraction of the simulated searches that lies in the interval of hours."""
 
 _BYTES_A_WEIGHT = 32
-"""On the disk, of a running trial: two checkpoints (weights and Adam's two moments) and two sets of
-best weights, of which the older is removed once the newer is whole."""
+"""On the disk, for a running trial: two checkpoints (weights and Adam's two moments) and two sets
+of best weights. The older one of each is removed after the newer one is complete."""
 
 _KEPT_BYTES_A_WEIGHT = 4
 
 
 def draw_configs(space: SearchSpace, count: int) -> list[TrialConfig]:
-    """Random configurations; a study with the sampler ``random`` draws these very ones first."""
+    """Return random configurations, the same as the first trials of the sampler ``random``."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
     study = optuna.create_study(sampler=sampler)
@@ -51,15 +51,15 @@ def draw_configs(space: SearchSpace, count: int) -> list[TrialConfig]:
 
 
 def usual_epochs(space: SearchSpace) -> float:
-    """The most epochs of a trial; their mean where the space searches them."""
+    """Return the most epochs of a trial; the mean if the space searches the epochs."""
     configs = draw_configs(space, DRAWS if "epochs" in space.parameters else 1)
     return mean(config.training.epochs for config in configs)
 
 
 def choose_to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
-    """:data:`TIMED` of ``configs``, or as many different ones as there are, from light to heavy.
+    """Return :data:`TIMED` different configurations, or fewer if there are fewer, light to heavy.
 
-    Two equal ones would make the model's error look too small.
+    They are different, because two equal ones would make the model's error look too small.
     """
     different = {config.fingerprint: config for config in configs}
     by_weight = sorted(different.values(), key=_rough_work)
@@ -76,23 +76,23 @@ def _rough_work(config: TrialConfig) -> float:
 @final
 @dataclass(frozen=True)
 class Quote:
-    """What a search will cost.
+    """The estimate of a search's cost.
 
     Attributes:
-        configs: drawn configurations, those within the budget.
+        configs: sampled configurations within the budget.
         timings: the model's timing of each configuration.
-        weights: trainable weights of each configuration.
-        refused: draws that were beyond the budget, of :data:`DRAWS`.
-        trials: to be trained.
-        done: trials that have a verdict already.
-        places: trials side by side.
-        memory: bytes that each of these may take; ``None`` where that is unknown.
-        seconds: of the search: low end, middle and high end of the interval.
-        run_seconds: of all trials, one after the other: low end, middle and high end.
+        weights: number of trainable weights of each configuration.
+        refused: number of sampled configurations that exceed the budget.
+        trials: number of trials to train.
+        done: number of trials that are already finished.
+        places: number of trials at a time.
+        memory: bytes available for each of them; ``None`` if unknown.
+        seconds: seconds of the search: low end, middle and high end of the interval.
+        run_seconds: seconds of all trials, one after the other: low end, middle and high end.
         device: ``core`` or ``GPU``.
-        devices: cores, or GPUs, of each trial.
-        timed: configurations that the model was fitted to.
-        typical_error: the model's usual relative error of an epoch's seconds.
+        devices: number of cores, or GPUs, of each trial.
+        timed: number of configurations to which the model was fitted.
+        typical_error: the model's median relative error of the seconds per epoch.
     """
 
     configs: tuple[TrialConfig, ...]
@@ -122,16 +122,16 @@ class Quote:
         cpus: float = 1.0,
         gpus: float = 0.0,
     ) -> Self:
-        """The quote of ``space``.
+        """Return the estimate for ``space``.
 
         Args:
-            space: what is searched.
-            model: what configurations cost.
-            places: trials side by side.
-            memory: bytes that all of them may take together.
-            done: trials that have a verdict already.
+            space: the search space.
+            model: the cost model.
+            places: number of trials at a time.
+            memory: bytes available for all of them together.
+            done: number of trials that are already finished.
             cpus: cores of a trial.
-            gpus: of a trial.
+            gpus: GPUs of a trial.
         """
         configs = draw_configs(space, max(DRAWS, space.trials))
         within = [config for config in configs if refusal(space.budget, config, model) is None]
@@ -162,25 +162,25 @@ class Quote:
 
     @property
     def too_large(self) -> float | None:
-        """The part of the draws that need more memory than there is for each trial."""
+        """The fraction of the configurations that need more memory than a trial has."""
         if self.memory is None or not self.timings:
             return None
         return sum(timing.memory_bytes > self.memory for timing in self.timings) / len(self.timings)
 
     @property
     def device_hours(self) -> float:
-        """Hours of one core, or of one GPU, that all trials take."""
+        """Core hours, or GPU hours, of all trials."""
         return self.run_seconds[1] * self.devices / 3600
 
     @property
     def disk_bytes(self) -> int:
-        """The most that running trials' checkpoints and the best trials' weights take together."""
+        """The most disk space of the running trials' checkpoints and the best trials' weights."""
         most = max(self.weights, default=0)
         kept = min(KEPT_WEIGHTS, self.trials)
         return most * (_BYTES_A_WEIGHT * self.places + _KEPT_BYTES_A_WEIGHT * kept)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe summary."""
+        """Return a JSON-safe summary."""
         epochs = [timing.epoch_seconds for timing in self.timings]
         memory = [timing.memory_bytes for timing in self.timings]
         return {
@@ -221,23 +221,24 @@ def _interval(
     trials: int,
     places: int,
 ) -> tuple[float, float, float]:
-    """Low end, middle and high end of the seconds that the search takes, by simulation.
+    """Return low end, middle and high end of the search's seconds, by simulation.
 
-    A simulated search has ``trials`` trials: all of ``runs`` if there are as many, else a random
-    choice of them. Each trial's seconds are off by an error that the model made on a timed
-    configuration, and all by half such an error in common, since a machine has slow hours.
+    A simulated search consists of all ``runs`` if there are ``trials`` of them, else of a random
+    choice. Each trial's seconds are changed by a random error that the model made on a timed
+    configuration. All are also changed by the square root of one common error factor, because a
+    machine is sometimes slower.
     """
     if not runs or trials == 0:
         return 0.0, 0.0, 0.0
     random = np.random.default_rng(0)
     factors = np.array([1 / (1 + error) for error in errors] or [1.0])
-    found = []
+    simulated = []
     for _ in range(SIMULATIONS):
         chosen = np.array(runs) if len(runs) == trials else random.choice(runs, trials)
         common = random.choice(factors) ** 0.5
         seconds = chosen * random.choice(factors, trials) * common
-        found.append(makespan([0.0] * places, seconds.tolist()))
-    low, middle, high = np.quantile(found, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
+        simulated.append(makespan([0.0] * places, seconds.tolist()))
+    low, middle, high = np.quantile(simulated, [(1 - INTERVAL) / 2, 0.5, (1 + INTERVAL) / 2])
     return float(low), float(middle), float(high)
 
 
@@ -249,15 +250,15 @@ def shorter_searches(
     done: int = 0,
     launched: bool = False,
 ) -> list[tuple[str, float]]:
-    """Options that shorten the search, each with the seconds that the search would then take.
+    """Return options that shorten the search, with the seconds that it would then take.
 
     Args:
-        space: what is searched.
-        model: what configurations cost.
-        places: trials side by side.
-        done: trials that have a verdict already.
-        launched: whether the study is in the store. Then only the number of trials may change;
-            other sizes or epochs make another study, which begins anew.
+        space: the search space.
+        model: the cost model.
+        places: number of trials at a time.
+        done: number of trials that are already finished.
+        launched: whether the study is in the store. Then only its number of trials may change.
+            Other sizes or epochs need a new study, which starts from the beginning.
     """
     epochs = max(config.training.epochs for config in draw_configs(space, DRAWS))
     other, done_there = (" --study NAME", 0) if launched else ("", done)
@@ -277,13 +278,13 @@ def shorter_searches(
 
 
 def is_covered(space: SearchSpace, quote: Quote, model: CostModel) -> bool:
-    """Whether ``model`` was fitted to configurations like the quoted ones.
+    """Whether ``model`` was fitted to configurations like those of the estimate.
 
-    If the budget refused every draw, the draws take the place of the quoted ones.
+    If all configurations exceed the budget, random ones are used instead.
 
     Args:
-        space: what was quoted.
-        quote: of the space.
-        model: that made the quote.
+        space: the search space.
+        quote: the estimate for the space.
+        model: the model that made the estimate.
     """
     return all(map(model.covers, choose_to_time(quote.configs or draw_configs(space, DRAWS))))

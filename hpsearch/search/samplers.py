@@ -1,4 +1,4 @@
-"""Optuna's samplers by name, seeded anew for every trial."""
+"""Optuna's samplers by name, with a new seed for every trial."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
 
 TPE_LATEST = 250
-"""So many of the latest trials with a verdict are shown to TPE, beside the best ones."""
+"""Number of the latest finished trials that TPE sees, besides the best ones."""
 
 TPE_BEST = 25
-"""The most trials that TPE counts among the good ones, however many there are."""
+"""The most trials that TPE treats as good ones."""
 
 
 class RecentTPE(optuna.samplers.TPESampler):
-    """Optuna's TPE that reads only the best and the latest trials.
+    """Optuna's TPE, limited to the best and the latest trials.
 
-    A draw takes the same time however long the study is. Up to :data:`TPE_LATEST` trials with a
-    verdict it draws what Optuna's TPE draws. Beyond that the density of good trials still comes
-    from the best of all; the density of the others, which Optuna weights by how late they came,
-    comes from the latest.
+    The time of a sample does not grow with the study. With up to :data:`TPE_LATEST` finished trials
+    it samples the same as Optuna's TPE. With more, the density of good trials still comes from the
+    best of all trials. The density of the other trials, which Optuna weights by their age, comes
+    from the latest.
     """
 
     def __init__(self, seed: int, startup_trials: int) -> None:
@@ -39,7 +39,7 @@ class RecentTPE(optuna.samplers.TPESampler):
         self._seen: optuna.Study | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begin a trial; its history is read once for all of its parameters."""
+        """Begin a trial; the history is read once for all of its parameters."""
         self._seen = None
         super().before_trial(study, trial)
 
@@ -49,8 +49,8 @@ class RecentTPE(optuna.samplers.TPESampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """Values of the parameters that are drawn together."""
-        return super().sample_relative(self._look(study), trial, search_space)
+        """Return the values of the parameters that are sampled together."""
+        return super().sample_relative(self._limited(study), trial, search_space)
 
     def sample_independent(
         self,
@@ -59,10 +59,12 @@ class RecentTPE(optuna.samplers.TPESampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Value of one parameter."""
-        return super().sample_independent(self._look(study), trial, param_name, param_distribution)
+        """Return the value of one parameter."""
+        return super().sample_independent(
+            self._limited(study), trial, param_name, param_distribution
+        )
 
-    def _look(self, study: optuna.Study) -> optuna.Study:
+    def _limited(self, study: optuna.Study) -> optuna.Study:
         if self._seen is None:
             trials = study.get_trials(deepcopy=False)
             self._seen = cast(optuna.Study, _PartOfStudy(study, best_and_latest(trials)))
@@ -70,7 +72,7 @@ class RecentTPE(optuna.samplers.TPESampler):
 
 
 class _ReadOnce:
-    """A study whose trials are read when they are first asked for, and never again."""
+    """A study whose trials are read only once, on first use."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
@@ -93,12 +95,12 @@ class _ReadOnce:
         states: Container[TrialState] | None = None,
         use_cache: bool = False,
     ) -> list[FrozenTrial]:
-        # Optuna's samplers read their history by this method, always without a copy.
+        # Optuna's samplers read the history with this method, always without a copy.
         return self.get_trials(deepcopy, states)
 
 
 class _PartOfStudy(_ReadOnce):
-    """A study as a sampler sees it that is shown some of the trials."""
+    """A study that shows a sampler only some of its trials."""
 
     def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
         super().__init__(study)
@@ -106,16 +108,16 @@ class _PartOfStudy(_ReadOnce):
 
 
 def best_and_latest(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The :data:`TPE_BEST` best, the :data:`TPE_LATEST` latest with a verdict, and all running.
+    """Return the :data:`TPE_BEST` best, the :data:`TPE_LATEST` latest finished and all running.
 
     Args:
         trials: of a study that minimises, by number.
     """
-    verdicts = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    complete = (t for t in verdicts if t.state == TrialState.COMPLETE)
+    finished = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    complete = (t for t in finished if t.state == TrialState.COMPLETE)
     best = heapq.nsmallest(TPE_BEST, complete, key=lambda trial: trial.values[0])
-    kept = {trial.number for trial in [*best, *verdicts[-TPE_LATEST:]]}
-    return [t for t in trials if t.state == TrialState.RUNNING or t.number in kept]
+    chosen = {trial.number for trial in [*best, *finished[-TPE_LATEST:]]}
+    return [t for t in trials if t.state == TrialState.RUNNING or t.number in chosen]
 
 
 def _random(space: SearchSpace, seed: int) -> BaseSampler:
@@ -134,12 +136,12 @@ def _gp(space: SearchSpace, seed: int) -> BaseSampler:
 
 def _qmc(space: SearchSpace, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
-        # It has been marked so since Optuna 3; its storage format is the part that may change,
-        # and a study belongs to one version of Optuna anyhow.
+        # QMCSampler has been experimental since Optuna 3, because its storage format may change.
+        # That does not matter here: a study belongs to one version of Optuna.
         warnings.simplefilter("ignore", ExperimentalWarning)
         return optuna.samplers.QMCSampler(
             scramble=True,
-            # All trials must walk the same sequence; Optuna counts the place in it per study.
+            # One seed for all trials: they share a sequence, whose position Optuna stores.
             seed=space.seed,
             independent_sampler=optuna.samplers.RandomSampler(seed=seed),
             warn_independent_sampling=False,
@@ -155,23 +157,23 @@ SAMPLERS: dict[str, Callable[[SearchSpace, int], BaseSampler]] = {
 
 
 def trial_seed(seed: int, number: int) -> int:
-    """Seed of the sampler that draws trial ``number``."""
+    """Return the seed of the sampler for trial ``number``."""
     digest = hashlib.sha256(f"sampler/{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 class SeededPerTrial(BaseSampler):
-    """The space's sampler, made anew for every trial with a seed from the trial's number.
+    """The space's sampler, created again for every trial with a seed from the trial's number.
 
-    A sampler that was seeded once would draw the same configurations again after every relaunch,
-    unless its state were saved with the study.
+    A sampler that is seeded only once would repeat its configurations after every relaunch, unless
+    its state were stored with the study.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         """Choose the sampler.
 
         Raises:
-            InputError: the space names one that is not known here.
+            InputError: the space's sampler is unknown.
         """
         if space.sampler not in SAMPLERS:
             raise InputError(
@@ -179,13 +181,13 @@ class SeededPerTrial(BaseSampler):
             )
         self._space = space
         self._sampler = self._seeded(0)
-        # Which parameters are drawn together is not random, and found from the trials since the
-        # last look; a new sampler would go through all of them.
+        # One sampler for all trials: which parameters are sampled together is not random, and it
+        # reads only the trials since the last call. A new sampler would read all of them.
         self._inferring = self._sampler
         self._history: _ReadOnce | None = None
 
     def _read_once(self, study: optuna.Study) -> optuna.Study:
-        """``study``, whose trials are read once for all that is drawn of a trial."""
+        """Return ``study`` with its trials read once for all parameters of a trial."""
         if self._history is None:
             self._history = _ReadOnce(study)
         return cast(optuna.Study, self._history)
@@ -194,7 +196,7 @@ class SeededPerTrial(BaseSampler):
         return SAMPLERS[self._space.sampler](self._space, trial_seed(self._space.seed, number))
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Begin trial ``trial.number``: Optuna calls this before the first parameter is drawn."""
+        """Begin a trial: Optuna calls this before it samples the first parameter."""
         self._sampler = self._seeded(trial.number)
         self._history = None
         self._sampler.before_trial(study, trial)
@@ -202,7 +204,7 @@ class SeededPerTrial(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parameters that are drawn together."""
+        """Return the parameters that are sampled together."""
         return self._inferring.infer_relative_search_space(self._read_once(study), trial)
 
     def sample_relative(
@@ -211,7 +213,7 @@ class SeededPerTrial(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """Values of the parameters that are drawn together."""
+        """Return the values of the parameters that are sampled together."""
         return self._sampler.sample_relative(self._read_once(study), trial, search_space)
 
     def sample_independent(
@@ -221,5 +223,5 @@ class SeededPerTrial(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Value of one parameter."""
+        """Return the value of one parameter."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)

@@ -1,4 +1,4 @@
-"""`Study`: what the store says of a search; reads only."""
+"""`Study`: a search as stored; it only reads."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
 from hpsearch.store.lease import Holder
 
 LEAST_TRIALS = 5
-"""Complete trials below which nothing is said."""
+"""The least number of complete trials for which importances are computed."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """A study's rows by state.
+    """The number of a study's trials in each state.
 
     Attributes:
         complete: trained to their end.
-        running: handed out or abandoned; an earlier launch that died may have left some.
-        failed: ended without a verdict, and replaced by others.
-        refused: drawn beyond the budget and never trained; replaced as well.
+        running: running now, or abandoned by a launch that died.
+        failed: failed, and replaced by other trials.
+        refused: not trained, because they exceed the budget; replaced too.
         pruned: stopped early by a scheduler.
-        waiting: put in line by hand.
-        wanted: complete trials that the last launch asked for.
+        waiting: enqueued by hand.
+        wanted: number of complete trials that the last launch wanted.
     """
 
     complete: int
@@ -58,13 +58,13 @@ class Counts:
 
 @dataclass(frozen=True)
 class StudyRows:
-    """What the store has of a study, each table read once.
+    """The stored rows of a study, each table read once.
 
     Attributes:
-        trials: Optuna's, by number.
-        target_errors: validation errors after each epoch, as `StoreReader.target_errors`.
-        epochs: losses and seconds of each epoch, as `StoreReader.epochs`.
-        runs: the networks, as `StoreReader.runs`.
+        trials: Optuna's trials by number.
+        target_errors: validation errors after each epoch, as from `StoreReader.target_errors`.
+        epochs: losses and seconds of each epoch, as from `StoreReader.epochs`.
+        runs: the runs, as from `StoreReader.runs`.
     """
 
     trials: tuple[FrozenTrial, ...]
@@ -75,7 +75,7 @@ class StudyRows:
 
 @final
 class Study:
-    """A stored study; every call reads anew, unless the study comes from :meth:`at`.
+    """A stored study. Every call reads the store again, unless the study comes from :meth:`at`.
 
     Attributes:
         name: of the study.
@@ -96,7 +96,7 @@ class Study:
 
     @classmethod
     def open(cls, store: StoreReader, name: str | None = None) -> Self:
-        """The study called ``name``, or the one launched last.
+        """Return the study called ``name``, or the one launched last.
 
         Raises:
             InputError: there is no such study.
@@ -113,7 +113,7 @@ class Study:
         return cls(store, experiment, study_id)
 
     def read(self) -> StudyRows:
-        """All of its rows as they stand now."""
+        """Read all rows of the study now."""
         return StudyRows(
             trials=tuple(self._trials()),
             target_errors=self._target_errors(),
@@ -122,15 +122,16 @@ class Study:
         )
 
     def at(self, rows: StudyRows) -> Self:
-        """This study as it stood when ``rows`` were read: they answer instead of the store.
+        """Return this study as of the time when ``rows`` were read.
 
-        Who drives it, the time left and the winner's run are asked of the store all the same.
+        The rows are used instead of the store, except for the driver, the time left and the
+        winner's run.
         """
         return type(self)(self._store, self._experiment, self._study_id, rows)
 
     @property
     def experiment_id(self) -> int:
-        """The study's key in the store, for the store's data frames."""
+        """The study's id in the store, for the store's data frames."""
         return self._experiment.id
 
     @property
@@ -142,7 +143,7 @@ class Study:
         return {} if experiment is None else experiment.provenance
 
     def counts(self) -> Counts:
-        """Rows by state."""
+        """Return the number of trials in each state."""
         if self._rows is None:
             refused = self._store.count_refused(self.name)
             found = Counter(row.state for row in self._store.trial_states(self.name) or [])
@@ -161,23 +162,23 @@ class Study:
         )
 
     def holder(self) -> Holder | None:
-        """The launch that drives the study, or that died driving it; ``None`` for neither."""
+        """Return the study's driver, which may have died; ``None`` if it has none."""
         return self._store.holder(self._experiment.id)
 
     def trials(self) -> pd.DataFrame:
-        """One row per trial, by number.
+        """Return one row per trial, by number.
 
-        Columns: number, state, value (lowest validation loss, once complete), epochs (recorded),
-        last_loss, best_loss (so far), weights, host, device, seconds_per_epoch, started, ended
-        (local time), zero_output_loss, failure (kind), failure_reason, failure_traceback, and
-        ``params_<name>`` for each parameter.
+        Columns: number, state, value (lowest validation loss of a complete trial), epochs
+        (recorded), last_loss, best_loss (so far), weights, host, device, seconds_per_epoch,
+        started, ended (local time), zero_output_loss, failure (kind), failure_reason,
+        failure_traceback, and ``params_<name>`` for each parameter.
         """
         rows = [_table_row(trial) for trial in self._trials()]
         parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
         return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
     def quote_accuracy(self) -> QuoteAccuracy | None:
-        """How right the quote was; ``None`` where no trial was quoted."""
+        """Return the accuracy of the estimates; ``None`` if no trial had one."""
         trials = self._trials()
         return QuoteAccuracy.of(
             self.provenance.get("quote"),
@@ -196,7 +197,7 @@ class Study:
         )
 
     def target_losses(self) -> pd.DataFrame:
-        """Every target's loss (Eq. 17) at the best epoch of each complete trial, by its number."""
+        """Return each target's loss (Eq. 17) at the best epoch of each complete trial."""
         best = {
             str(trial.number): trial.user_attrs.get("best_epoch")
             for trial in self._trials()
@@ -210,7 +211,7 @@ class Study:
         return table[[name for name in TARGET_NAMES if name in table.columns]]
 
     def importances(self) -> pd.DataFrame:
-        """How much each hyperparameter decides of the loss and of each target's: `importances`."""
+        """Return each hyperparameter's importance for the loss and each target: `importances`."""
         trials, by_target = self._trials(), self.target_losses()
         whole = {trial.number: trial.value for trial in trials if trial.value is not None}
         losses: dict[str, dict[int, float]] = {"all": whole}
@@ -221,24 +222,24 @@ class Study:
         return importances(trials, losses)
 
     def best(self) -> tuple[float, str] | None:
-        """The lowest validation loss of a complete trial and its number; ``None`` before any."""
+        """Return the lowest validation loss of a complete trial and the trial's number."""
         table = self.trials()
         complete = table[(table["state"] == "COMPLETE") & table["value"].notna()]
         pairs = zip(complete["value"], complete["number"], strict=True)
         return min(((float(loss), str(number)) for loss, number in pairs), default=None)
 
     def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
-        """The complete trial of the lowest validation loss, with its origin.
+        """Return the complete trial with the lowest validation loss, and its origin.
 
-        Only a trial whose value is the lowest loss among its recorded epochs can win. A trial that
-        someone ended by hand, in a dashboard say, is passed over.
+        A trial whose value is not the lowest loss of its recorded epochs is skipped: somebody has
+        ended it by hand, for example in a dashboard.
 
         Args:
-            select_on: ``test`` takes the lowest test loss instead, as the paper did (section 4.3);
-                its test errors are then no measure of new molecules.
+            select_on: ``test`` for the lowest test loss, as in the paper (section 4.3). Its test
+                errors then do not measure the errors on new molecules.
 
         Raises:
-            InputError: test losses are wanted and were not recorded.
+            InputError: ``select_on`` is ``test``, and test losses were not recorded.
             HpsearchError: no trial is complete.
         """
         trials = self._trials()
@@ -290,7 +291,7 @@ class Study:
                 for name in run.config.targets
                 for mae in errors.loc[errors["target"] == name, "mae"].dropna()
             },
-            # The trial's own: a forced launch may have changed the study's.
+            # The trial's hashes, because a forced launch may have changed the study's.
             data_hash=facts["data_hash"],
             split_hash=facts["split_hash"],
             space_name=stored["space"]["content"]["name"],
@@ -359,12 +360,12 @@ def _table_row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _epochs_seconds(trial: FrozenTrial) -> float:
-    """Seconds of the trial's recorded epochs; 0 where it had none."""
+    """Return the seconds of all recorded epochs of the trial."""
     return len(trial.intermediate_values) * float(trial.user_attrs.get("seconds_per_epoch") or 0)
 
 
 def most_common_failure(trials: list[FrozenTrial]) -> str | None:
-    """The reason that most failed trials share, numbers aside; ``None`` if none failed."""
+    """Return the most common reason of failed trials, ignoring numbers; ``None`` if none failed."""
     reasons = [
         trial.user_attrs.get("failure_reason", "told without a reason")
         for trial in trials
@@ -380,15 +381,17 @@ def most_common_failure(trials: list[FrozenTrial]) -> str | None:
 def importances(
     trials: Sequence[FrozenTrial], losses: Mapping[str, Mapping[int, float]]
 ) -> pd.DataFrame:
-    """Optuna's PED-ANOVA: how far the best trials' values of a parameter are from all trials'.
+    """Return the importances of the parameters by Optuna's PED-ANOVA.
+
+    It compares a parameter's values in the best trials with its values in all trials.
 
     Args:
         trials: of a study.
-        losses: of each loss by name, its value by the trial's number.
+        losses: for each loss's name, its values by the trial's number.
 
     Returns:
-        One row per loss, one column per parameter, in ``losses``' order and by falling mean; each
-        row adds up to 1. Empty for fewer than :data:`LEAST_TRIALS` complete trials.
+        One row per loss, in the order of ``losses``, and one column per parameter, by falling mean.
+        Each row adds up to 1. Empty for fewer than :data:`LEAST_TRIALS` complete trials.
     """
     rows: dict[str, dict[str, float]] = {}
     for name, values in losses.items():
@@ -401,7 +404,7 @@ def importances(
 
 
 def _importances(trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
-    # It would say of every one that it was created.
+    # Otherwise Optuna logs a line for every study that it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     study.add_trials(
@@ -415,6 +418,6 @@ def _importances(trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> 
         ]
     )
     with warnings.catch_warnings():
-        # Of parameters that had one value only: their importance is 0.
+        # Optuna warns about parameters with a single value; their importance is 0.
         warnings.simplefilter("ignore")
         return optuna.importance.get_param_importances(study)

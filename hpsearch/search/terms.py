@@ -1,4 +1,4 @@
-"""The terms that a study keeps, and whether a new launch may continue it under its own."""
+"""The terms of a study (space, molecules, split), which a new launch must not change."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
     from hpsearch.store import StoreReader, TrialState
 
 _FREE = ("trials", "description")
-"""Entries of the space that may differ between two launches of a study."""
+"""Entries of the space that may differ between launches of a study."""
 
 _SHOWN = 6
 
 _KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
-"""Changes that Optuna refuses within a study: its distributions of one name must be alike."""
+"""Changes that Optuna refuses: a parameter must have the same kind of distribution throughout."""
 
 
 def first_terms(space: SearchSpace) -> dict[str, Any]:
-    """Provenance of a new study; its first run sets the hashes."""
+    """Return the provenance of a new study; its first run sets the hashes."""
     return {"data_hash": None, "split_hash": None, **launch_terms(space)}
 
 
 def launch_terms(space: SearchSpace) -> dict[str, Any]:
-    """What every launch records anew, since trials, comments and code may differ."""
+    """Return the entries that every launch records: number of trials, comments and code."""
     return {"space": space.to_provenance(), **installation.code()}
 
 
 def most_wanted(stored: Mapping[str, Any]) -> int:
-    """The most trials that any launch of the study wanted.
+    """Return the largest number of trials that any launch of the study wanted.
 
-    The oldest studies recorded only what the last launch wanted.
+    The oldest studies recorded only the number of the last launch.
     """
     return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
 
 
 def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
-    """Entries in which ``space`` differs from the study's, each ``name: before -> after``."""
+    """Return the differences between the study's space and ``space``: ``name: before -> after``."""
     before = dict(_flat(stored["space"]["content"]))
     now = dict(_flat(space.to_provenance()["content"]))
     return [
@@ -55,16 +55,16 @@ def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
 def require_same_space(
     name: str, stored: Mapping[str, Any], space: SearchSpace, *, force: bool
 ) -> None:
-    """Raise unless ``space`` equals the study's, the number of trials and comments aside.
+    """Raise an error unless ``space`` equals the study's, except for trials and comments.
 
     Args:
         name: of the study.
         stored: its provenance.
         space: of this launch.
-        force: whether other changes are accepted, except those that Optuna refuses.
+        force: whether to accept changes, except those that Optuna refuses.
 
     Raises:
-        InputError: naming what differs, stored value first.
+        InputError: it names the differences, stored value first.
     """
     different = changes(stored, space)
     kept = [change for change in different if _KEPT.match(change)]
@@ -82,11 +82,11 @@ def require_same_space(
 
 
 def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
-    """Which of the molecules and the split differ now, each ``name: before -> after``.
+    """Return which of the molecules and the split have changed: ``name: before -> after``.
 
     Args:
         stored: the study's provenance.
-        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+        found: ``data_hash`` and ``split_hash`` on this machine; empty if unknown.
     """
     return [
         f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
@@ -98,19 +98,19 @@ def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> lis
 def require_same_molecules(
     name: str, stored: Mapping[str, Any], found: Mapping[str, str], *, force: bool
 ) -> None:
-    """Raise unless this machine has the molecules and the split that the study's runs have seen.
+    """Raise an error unless this machine has the molecules and the split of the study's runs.
 
-    Without this check each run would notice by itself and fail, and unfinished trials would be lost
-    one by one.
+    Without this check the runs would detect it one by one and fail, and unfinished trials would be
+    lost.
 
     Args:
         name: of the study.
         stored: its provenance.
-        found: ``data_hash`` and ``split_hash`` of this machine; empty where they are unknown.
+        found: ``data_hash`` and ``split_hash`` on this machine; empty if unknown.
         force: whether others are accepted.
 
     Raises:
-        InputError: naming what differs, stored value first.
+        InputError: it names the differences, stored value first.
     """
     different = molecule_changes(stored, found)
     if different and not force:
@@ -121,7 +121,7 @@ def require_same_molecules(
         )
 
 
-def verdicts(
+def finished_trials(
     store: StoreReader,
     space: SearchSpace,
     name: str,
@@ -129,32 +129,32 @@ def verdicts(
     *,
     force: bool = False,
 ) -> int | None:
-    """How many trials of the study called ``name`` have a verdict; reads only.
+    """Return how many trials of a study are complete or pruned; only read the store.
 
     Args:
-        store: where the study may be.
-        space: what a launch would search.
+        store: the store that may have the study.
+        space: the search space of the launch.
         name: of the study.
-        molecules: ``data_hash`` and ``split_hash`` that the space gives on this machine.
+        molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
         force: whether another space, molecules or split are accepted.
 
     Returns:
-        ``None`` where there is no such study.
+        The number, or ``None`` if there is no such study.
 
     Raises:
-        InputError: as a launch would.
+        InputError: the launch would raise it too.
     """
     require_consistent(store, space, name, molecules, force=force)
     rows = store.trial_states(name)
-    return None if rows is None else count_verdicts(rows)
+    return None if rows is None else count_finished(rows)
 
 
 def require_consistent(
     store: StoreReader, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
 ) -> None:
-    """Raise where a launch would mix two studies; reads only."""
+    """Raise an error if a launch would mix two studies; only read the store."""
     in_optuna = store.trial_states(name) is not None
-    # The second, since a launch makes it first: one that begins now has neither or ours.
+    # Read second: a launch that starts just now creates the experiment before Optuna's study.
     experiment = store.experiment("study", name)
     if experiment is None and in_optuna:
         raise InputError(
@@ -173,12 +173,12 @@ def require_consistent(
 
 
 def count_state(rows: list[TrialState], state: str) -> int:
-    """How many of ``rows`` are in ``state``."""
+    """Return how many of ``rows`` are in ``state``."""
     return sum(row.state == state for row in rows)
 
 
-def count_verdicts(rows: list[TrialState]) -> int:
-    """How many of ``rows`` are complete or pruned, so that nobody need train them."""
+def count_finished(rows: list[TrialState]) -> int:
+    """Return how many of ``rows`` are finished: complete or pruned."""
     return count_state(rows, "COMPLETE") + count_state(rows, "PRUNED")
 
 

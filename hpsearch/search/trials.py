@@ -1,4 +1,4 @@
-"""A study's trials as they are kept: their rows in Optuna and their folders on the disk."""
+"""The trials of a study: their rows in Optuna's tables and their folders on the disk."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from hpsearch.runs import checkpoint
 Result = TypeVar("Result")
 
 KEPT_WEIGHTS = 5
-"""So many complete trials, the best ones, keep the weights of their best epoch: 40 to 150 MB each
-for a network of Table 3. The others' are removed when better trials replace them."""
+"""Number of best complete trials whose weights stay on the disk.
+
+The weights of a network of Table 3 take 40 to 150 MB. Those of the other trials are removed.
+"""
 
 _GONE = (KeyError, UpdateFinishedTrialError)
-"""Raised for a row that someone has deleted or ended since it was made."""
+"""Raised for a row that somebody has deleted or ended."""
 
 
 @final
 class TrialRows:
-    """The rows of Optuna's study called ``name``, which is made if it does not exist.
+    """The rows of Optuna's study called ``name``, which is created if it does not exist.
 
-    Every call waits for a database that is busy or away. Rows are written by Optuna's storage under
-    their own key rather than by ``Study.tell`` and ``Trial.report``: those look a number up in a
-    memory that a deletion does not reach, and ``report`` keeps the first of two values where our
-    table of epochs keeps the second.
+    Every call waits for an unavailable database. Rows are written through Optuna's storage and
+    their ids, not with ``Study.tell`` and ``Trial.report``. Those look the trial's number up in a
+    cache, which does not notice deletions. And of two values for an epoch, ``report`` stores the
+    first, while our table of epochs stores the second.
     """
 
     def __init__(self, where: store.Store, name: str, sampler: optuna.samplers.BaseSampler) -> None:
@@ -45,22 +47,22 @@ class TrialRows:
                 study_name=name,
                 direction="minimize",
                 sampler=sampler,
-                # Every trial is trained to its end: the paper's search stops none early.
+                # The paper's search stops no trial early.
                 pruner=optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
         )
 
     def describe(self, values: Mapping[str, Any]) -> None:
-        """Set attributes of the study, which its dashboards show."""
+        """Set attributes of the study, for Optuna's dashboard."""
         for key, value in values.items():
             self._wait(partial(self._study.set_user_attr, key, value))
 
     def states(self) -> list[store.TrialState]:
-        """Every row as it is now.
+        """Return the present state of every row.
 
         Raises:
-            HpsearchError: the study itself is gone.
+            HpsearchError: the study was deleted.
         """
         found = self._store.trial_states(self.name)
         if found is None:
@@ -71,18 +73,18 @@ class TrialRows:
         return found
 
     def read(self, trial_id: int) -> FrozenTrial | None:
-        """All of one row; ``None`` if it is gone."""
+        """Return a complete row; ``None`` if it was deleted."""
         try:
             return self._wait(lambda: self._storage.get_trial(trial_id))
         except KeyError:
             return None
 
     def ask(self, *, enqueued: bool) -> Trial:
-        """A new RUNNING row, whose parameters are still to be drawn.
+        """Return a new RUNNING row, whose parameters are not sampled yet.
 
         Args:
-            enqueued: whether rows that someone put in line may be waiting. Optuna looks for one by
-                reading every row that has changed, so it looks only where this is true.
+            enqueued: whether there may be a trial enqueued by hand. Only then does Optuna look for
+                one, because it reads every changed row for that.
         """
         if enqueued:
             return self._wait(self._study.ask)
@@ -91,11 +93,11 @@ class TrialRows:
         )
 
     def reopen(self, trial_id: int) -> Trial | None:
-        """A RUNNING row whose remaining parameters can be drawn; ``None`` if it is gone.
+        """Return a RUNNING row to sample its missing parameters; ``None`` if it was deleted.
 
-        Parameters that were drawn keep their stored values.
+        Parameters that were sampled before keep their stored values.
         """
-        # Optuna refuses to draw for a row that it has not met in this process.
+        # Optuna refuses to sample for a row that this process has not read.
         self._wait(lambda: self._study.get_trials(deepcopy=False))
         try:
             return self._wait(lambda: Trial(self._study, trial_id))
@@ -103,25 +105,26 @@ class TrialRows:
             return None
 
     def draw(self, trial: Trial, suggest: Callable[[Trial], Result]) -> Result | None:
-        """``suggest(trial)``, whose parameters are stored together; ``None`` if the row is gone.
+        """Return ``suggest(trial)`` and store its parameters in one transaction.
 
-        A repeated attempt gives ``suggest`` another object for the same row.
+        Returns ``None`` if the row was deleted. If the transaction is repeated, ``suggest`` is
+        called with another object for the same row.
 
         Raises:
-            ValueError: ``suggest`` refused the drawn parameters; they are stored all the same.
+            ValueError: ``suggest`` refused the sampled parameters, which are stored nevertheless.
         """
         fresh = [trial]
 
         def attempt() -> Result | ValueError:
-            # A trial remembers what it has drawn, even where that was rolled back; and of a commit
-            # whose answer was lost, the values that stand are the stored ones.
-            drawn = fresh.pop() if fresh else Trial(self._study, trial._trial_id)
-            # The sampler's work, up to seconds, before the transaction: on SQLite it would keep
-            # everyone else from writing.
-            _ = drawn.relative_params
+            # A new object for every repetition: a trial remembers its parameters after a rollback.
+            # And if only the reply to a commit was lost, the stored values must be used.
+            current = fresh.pop() if fresh else Trial(self._study, trial._trial_id)
+            # The sampler may take seconds, so it runs before the transaction: on SQLite that would
+            # block all other writers.
+            _ = current.relative_params
             with self._store.one_transaction():
                 try:
-                    return suggest(drawn)
+                    return suggest(current)
                 except ValueError as error:
                     return error
 
@@ -134,11 +137,11 @@ class TrialRows:
         return result
 
     def report(self, trial_id: int, epoch: int, loss: float) -> None:
-        """Set the row's value after ``epoch``."""
+        """Set the row's intermediate value after ``epoch``."""
         self._quietly(lambda: self._storage.set_trial_intermediate_value(trial_id, epoch, loss))
 
     def annotate(self, trial_id: int, values: Mapping[str, Any]) -> None:
-        """Set attributes of the row, all or none."""
+        """Set attributes of the row, in one transaction."""
 
         def write() -> None:
             with self._store.one_transaction():
@@ -148,20 +151,19 @@ class TrialRows:
         self._quietly(write)
 
     def complete(self, trial_id: int, value: float) -> None:
-        """End the row with ``value``; one that has ended stays as it is."""
+        """Set the row to COMPLETE with ``value``, unless it has ended already."""
         self._quietly(
             lambda: self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
         )
 
     def fail(self, trial_id: int) -> None:
-        """End the row without a value; one that has ended stays as it is."""
+        """Set the row to FAIL, unless it has ended already."""
         self._quietly(lambda: self._storage.set_trial_state_values(trial_id, TrialState.FAIL))
 
     def fail_because(self, trial_id: int, why: Mapping[str, Any]) -> None:
-        """Set attributes that say why, then end the row without a value.
+        """Set the attributes that say why, then set the row to FAIL.
 
-        A row that says why and is still RUNNING belongs to a launch that died in between: the next
-        one ends it.
+        If the launch dies between the two, the next launch sets the row to FAIL.
         """
         self.annotate(trial_id, why)
         self.fail(trial_id)
@@ -170,7 +172,7 @@ class TrialRows:
         try:
             self._wait(action)
         except _GONE:
-            # Whoever deleted or ended the row had their reason; the next count reads what is there.
+            # Somebody deleted or ended the row on purpose; the next count takes it into account.
             return
 
     def _wait(self, action: Callable[[], Result]) -> Result:
@@ -179,19 +181,20 @@ class TrialRows:
 
 @final
 class TrialFiles:
-    """The folders of one study's trials, one for each number.
+    """The folders of a study's trials, one for each number.
 
-    A trial that may still go on keeps its whole folder; a complete one keeps its best weights while
-    it is among the :data:`KEPT_WEIGHTS` best; every other trial keeps nothing.
+    - A trial that may be resumed keeps its folder.
+    - A complete trial among the :data:`KEPT_WEIGHTS` best keeps its best weights.
+    - The files of all other trials are removed.
     """
 
     def __init__(self, where: store.StoreReader, study: str, folder: Path) -> None:
-        """Name the folders; nothing is read or removed.
+        """Set the folder; nothing is read or removed.
 
         Args:
-            where: holds the study.
-            study: its name.
-            folder: holds the trials' folders.
+            where: the store of the study.
+            study: the study's name.
+            folder: the folder of the trials' folders.
         """
         self._store = where
         self._study = study
@@ -199,34 +202,34 @@ class TrialFiles:
         self._kept: set[int] = set()
 
     def directory(self, key: str) -> Path:
-        """The folder of the trial whose number is ``key``."""
+        """Return the folder of the trial whose number is ``key``."""
         return self._folder / key
 
     def remove_unneeded(self, rows: Sequence[store.TrialState]) -> None:
-        """Remove files that no row needs any more: those of launches that died before they did.
+        """Remove files that no row needs, from launches that died before they removed them.
 
         Args:
-            rows: of the study, as they are now.
+            rows: the present states of the study's rows.
         """
         self._kept = self._best()
-        # Of two rows with one number, the one that goes on decides.
+        # If two rows have the same number, a running one decides.
         by_progress = sorted(rows, key=lambda row: row.state in ("RUNNING", "WAITING"))
         states = {str(row.number): row.state for row in by_progress}
         for folder in self._folder.iterdir() if self._folder.is_dir() else ():
-            # What has no row, or one that may still be continued, is left alone.
+            # Folders without a row, and those of trials that may be resumed, stay.
             ended = states.get(folder.name) in ("COMPLETE", "FAIL", "PRUNED")
             if ended and not folder.is_symlink():
                 checkpoint.discard(folder, keep_best=int(folder.name) in self._kept)
 
     def trial_ended(self, key: str) -> None:
-        """Remove what the trial needed to go on, and weights that are not among the best now."""
+        """Remove the trial's checkpoints, and weights that are no longer among the best."""
         before, self._kept = self._kept, self._best()
         for number in before - self._kept:
             checkpoint.discard(self._folder / str(number), keep_best=False)
         checkpoint.discard(self.directory(key), keep_best=int(key) in self._kept)
 
     def remove(self, number: int) -> None:
-        """Remove all that the trial left."""
+        """Remove all files of the trial."""
         checkpoint.discard(self._folder / str(number), keep_best=False)
 
     def _best(self) -> set[int]:

@@ -1,4 +1,4 @@
-"""Whether a study's stored rows keep what a search promises; reads only."""
+"""Check that a study's stored rows are complete and consistent; it only reads."""
 
 from __future__ import annotations
 
@@ -30,40 +30,41 @@ Rule = Literal[
 """The rules:
 
 - study: Optuna has the study's trials;
-- count: as many trials have a verdict (COMPLETE or PRUNED) as were wanted: no fewer than the last
-  launch asked for and no more than any launch did;
+- count: the number of finished trials (COMPLETE or PRUNED) is at least the number that the last
+  launch wanted, and at most the largest number that any launch wanted;
 - terminal: every trial has ended;
-- numbers: trials are numbered from 0 without a hole, and every run belongs to one;
-- twice: no two trials share a number, and no two runs a key;
-- run: a trial with a verdict has a run;
-- facts: its worker recorded the weights, and the molecules were the study's;
-- epochs: the recorded epochs are 1 to k without a hole;
-- length: a COMPLETE trial was trained to its last epoch, or to where early stopping ends it;
+- numbers: trials are numbered from 0 without a gap, and every run belongs to a trial;
+- twice: no two trials have the same number, and no two runs the same key;
+- run: a finished trial has a run;
+- facts: the run has a number of weights, and its molecules are the study's;
+- epochs: the recorded epochs are 1 to k without a gap;
+- length: a COMPLETE trial was trained to its last epoch, or until early stopping ended it;
 - reported: Optuna's intermediate values are the recorded validation losses;
-- targets: each recorded epoch has every target's errors, whose losses sum to the validation loss;
+- targets: each recorded epoch has the errors of all targets, whose losses sum to the validation
+  loss;
 - value: a COMPLETE trial's value is its lowest recorded validation loss;
-- best: the best trial by Optuna's values is the best by the recorded epochs, and COMPLETE;
-- reason: a failed trial says why.
+- best: the best trial by Optuna's values is also the best by the recorded epochs, and COMPLETE;
+- reason: a failed trial has a reason.
 """
 
-_VERDICTS = ("COMPLETE", "PRUNED")
+_FINISHED = ("COMPLETE", "PRUNED")
 _SAME = 1e-12
-"""Relative difference up to which two records of one number agree."""
+"""Relative difference up to which two records of the same number count as equal."""
 
 _SAME_SUM = 1e-6
-"""Likewise for a sum that was made in another order."""
+"""The same for a sum that was added up in another order."""
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Breach:
-    """One broken rule.
+    """A broken rule.
 
     Attributes:
-        rule: the broken rule.
-        trial: its number; ``None`` where the study as a whole is meant.
-        text: what is wrong, on one line.
+        rule: the rule.
+        trial: number of the trial; ``None`` if the rule concerns the whole study.
+        text: the error, on one line.
     """
 
     rule: Rule
@@ -80,14 +81,14 @@ class Verification:
     """The result of checking a study.
 
     Attributes:
-        study: its name.
-        trials: rows looked at.
-        verdicts: of these, COMPLETE or PRUNED.
-        failed: of these, FAIL.
-        epochs: recorded epochs looked at.
-        wanted: trials with a verdict that the last launch asked for.
-        breaches: by trial, those of the study first.
-        in_progress: what a launch that is under way has still to do; no breaches.
+        study: name of the study.
+        trials: number of checked trials.
+        verdicts: number of COMPLETE and PRUNED trials.
+        failed: number of FAIL trials.
+        epochs: number of checked epochs.
+        wanted: number of finished trials that the last launch wanted.
+        breaches: the broken rules by trial; those of the whole study come first.
+        in_progress: the remaining work of a launch that is running; not breaches.
     """
 
     study: str
@@ -110,17 +111,17 @@ class Verification:
 def verify(store: StoreReader, name: str | None = None) -> Verification:
     """Check the study called ``name``, or the one launched last, against every :data:`Rule`.
 
-    While a launch drives it, missing verdicts and running trials are in progress, not breaches.
+    While a launch drives the study, missing and running trials are in progress, not breaches.
 
     Args:
-        store: holds the study; of any age that `StoreReader.open` accepts.
+        store: the store of the study; older schemas are allowed.
         name: of the study.
 
     Raises:
         InputError: there is no such study.
     """
     experiment = store.find(name, "study")
-    # Before the rows: a launch that ends in between has ended them.
+    # Read before the rows: a launch that ends between the two reads has ended its rows.
     holder = store.holder(experiment.id)
     driven = holder is not None and holder.drives
     ledger = store.ledger(experiment.id, experiment.name)
@@ -132,7 +133,7 @@ def verify(store: StoreReader, name: str | None = None) -> Verification:
     return Verification(
         study=experiment.name,
         trials=states.total(),
-        verdicts=sum(states[state] for state in _VERDICTS),
+        verdicts=sum(states[state] for state in _FINISHED),
         failed=states["FAIL"],
         epochs=sum(len(run.epochs) for run in ledger.runs),
         wanted=_wanted(experiment.provenance),
@@ -147,7 +148,7 @@ def _wanted(provenance: dict[str, Any]) -> int:
 
 @final
 class _Check:
-    """The rules, one method each."""
+    """Checks the rules; each one has its method."""
 
     def __init__(self, ledger: Ledger, provenance: dict[str, Any]) -> None:
         self._trials = ledger.trials or ()
@@ -155,13 +156,13 @@ class _Check:
         self._runs = ledger.runs
         self._by_key = {run.key: run for run in ledger.runs}
         self._provenance = provenance
-        self._verdicts = sum(trial.state in _VERDICTS for trial in self._trials)
+        self._finished = sum(trial.state in _FINISHED for trial in self._trials)
 
     def unfinished(self, advice: str) -> Iterator[Breach]:
-        """What a launch that goes on will complete."""
+        """Yield the broken rules that another launch would repair."""
         wanted = _wanted(self._provenance)
-        if self._verdicts < wanted and not self._gone:
-            text = f"has {self._verdicts} verdicts of {wanted} wanted{advice}"
+        if self._finished < wanted and not self._gone:
+            text = f"has {self._finished} verdicts of {wanted} wanted{advice}"
             yield Breach("count", None, text)
         for trial in self._trials:
             if trial.state == "RUNNING":
@@ -170,13 +171,13 @@ class _Check:
                 yield Breach("terminal", trial.number, "waits in line, put there by hand")
 
     def breaches(self) -> Iterator[Breach]:
-        """What no launch can repair."""
+        """Yield the broken rules that no launch can repair."""
         if self._gone:
             yield Breach("study", None, "has no trials: they were deleted or renamed outside")
             return
         most = most_wanted(self._provenance)
-        if self._verdicts > most:
-            text = f"has {self._verdicts} verdicts; no launch wanted more than {most}"
+        if self._finished > most:
+            text = f"has {self._finished} verdicts; no launch wanted more than {most}"
             yield Breach("count", None, text)
         yield from self._numbers()
         yield from self._twice()
@@ -184,7 +185,7 @@ class _Check:
         for trial in self._trials:
             if trial.state == "FAIL" and not trial.failure_reason:
                 yield Breach("reason", trial.number, "failed without a reason")
-            elif trial.state in _VERDICTS:
+            elif trial.state in _FINISHED:
                 yield from self._judged(trial)
 
     def _numbers(self) -> Iterator[Breach]:
@@ -224,7 +225,7 @@ class _Check:
                 (lowest, trial.number)
                 for trial in self._trials
                 if (run := self._by_key.get(str(trial.number))) is not None
-                # One that a scheduler stopped early may be ahead of where the best one ended.
+                # A trial that a scheduler stopped early may have a lower loss than the best one.
                 and (trial.state == "COMPLETE" or (trial.state == "PRUNED" and _at_end(run)))
                 and (lowest := _lowest(run)) is not None
             ),
@@ -232,11 +233,11 @@ class _Check:
         )
         if by_epochs is None or (by_value is not None and by_value[1] == by_epochs[1]):
             return
-        told = "none" if by_value is None else f"trial {by_value[1]} ({by_value[0]!r})"
+        best = "none" if by_value is None else f"trial {by_value[1]} ({by_value[0]!r})"
         yield Breach(
             "best",
             by_epochs[1],
-            f"is the best by its epochs ({by_epochs[0]!r}); by Optuna's values it is {told}",
+            f"is the best by its epochs ({by_epochs[0]!r}); by Optuna's values it is {best}",
         )
 
     def _judged(self, trial: LedgerTrial) -> Iterator[Breach]:
@@ -256,14 +257,14 @@ class _Check:
         if not run.weights:
             yield Breach("facts", trial.number, "has no number of weights")
         for what, seen in (("data_hash", run.data_hash), ("split_hash", run.split_hash)):
-            studys = self._provenance.get(what)
-            # The hashes before a forced launch were right in their time.
-            accepted = {studys, *(entry[what] for entry in self._provenance.get("forced", []))}
+            present = self._provenance.get(what)
+            # Trials from before a forced launch have the earlier hashes.
+            accepted = {present, *(entry[what] for entry in self._provenance.get("forced", []))}
             if seen is None or seen not in accepted:
                 yield Breach(
                     "facts",
                     trial.number,
-                    f"has the {what.replace('_', ' ')} {_short(seen)}, the study {_short(studys)}",
+                    f"has the {what.replace('_', ' ')} {_short(seen)}, the study {_short(present)}",
                 )
 
 
@@ -344,7 +345,7 @@ def _value(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
 
 
 def _at_end(run: LedgerRun) -> bool:
-    """Whether the last epoch is the configuration's last one, or where early stopping ends it."""
+    """Whether the run was trained to its last epoch, or until early stopping ended it."""
     training = run.configuration.get("training", {})
     last = max(run.epochs, default=0)
     if last == training.get("epochs"):

@@ -1,4 +1,4 @@
-"""`Search`: the runs of one launch of a study, handed out and recorded."""
+"""`Search`: one launch of a study; it assigns the trials and records their results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hpsearch.search.failures import (
     failure_attributes,
     refusal_attributes,
 )
-from hpsearch.search.terms import count_state, count_verdicts
+from hpsearch.search.terms import count_finished, count_state
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.store import Experiment, Store, TrialState
 from hpsearch.system import failpoint
@@ -40,14 +40,14 @@ _USED = "its number had been given before, to a trial that was deleted since"
 
 @dataclass(frozen=True)
 class StartCounts:
-    """A study's trials when a launch begins, counted.
+    """The numbers of a study's trials at the start of a launch.
 
     Attributes:
-        complete: trials trained to their end.
-        reclaimed: runs that an earlier launch left unfinished, and this one continues.
-        left: trials still to be asked.
-        pruned: trials that a scheduler stopped early, a verdict as well.
-        epochs: recorded epochs of each reclaimed run.
+        complete: complete trials.
+        reclaimed: unfinished trials of an earlier launch, which this launch resumes.
+        left: trials still to be sampled.
+        pruned: trials that a scheduler stopped early.
+        epochs: number of recorded epochs of each resumed trial.
     """
 
     complete: int
@@ -65,13 +65,13 @@ class StartCounts:
 
 @dataclass
 class RunningTrial:
-    """A trial that this launch has handed out and that has not ended.
+    """A trial that this launch has assigned and that has not ended.
 
     Attributes:
-        trial_id: Optuna's key of its row.
-        run_id: the store's key of its run.
-        reported: the losses that Optuna has of it, by epoch.
-        retries: why it was tried again, one line each.
+        trial_id: the id of its row in Optuna's table.
+        run_id: the id of its run in the store.
+        reported: the losses reported to Optuna, by epoch.
+        retries: the reasons for new attempts, one line for each.
     """
 
     trial_id: int
@@ -82,20 +82,20 @@ class RunningTrial:
 
 @final
 class Search:
-    """Drives a study until it has the wanted number of complete trials; a `runs.messages.Work`.
+    """One launch of a study, until it has the wanted number of complete trials (`messages.Work`).
 
-    `launch_study` makes it. All state that matters is in the store: whenever the process dies, the
-    next launch reads the rows and goes on. The store's lease lets one launch drive a study at a
-    time, and stops the writes of one whose study another took over.
+    `launch_study` creates it. The important state is in the store: if the process dies, the next
+    launch reads the rows and continues. The store's lease allows only one launch at a time, and
+    refuses the writes of a launch whose study another one has taken over.
 
-    Failures are counted per launch: who launches again expects that it may work now.
+    Failures are counted per launch, because a user who launches again may have fixed the cause.
 
     Attributes:
-        name: of the study.
-        space: what is searched.
-        at_start: the study's trials when the launch began.
-        breakdown: why the launch stops early; ``None`` while it does not.
-        forced: changes of space, molecules and split that this launch was forced to accept.
+        name: name of the study.
+        space: the search space.
+        at_start: the numbers of trials when the launch began.
+        breakdown: the reason why the launch ends early, or ``None``.
+        forced: changes of space, molecules and split that ``--force`` accepted.
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class Search:
         model: CostModel | None,
         say: Callable[[str], None],
     ) -> None:
-        """Remember what the launch has prepared; nothing is read or written.
+        """Store the arguments; nothing is read or written.
 
         Args:
-            store: that drives ``experiment``.
+            store: the store, with the lease on ``experiment``.
             experiment: the study, with this launch's provenance.
-            space: what is searched.
-            rows: of the study.
-            files: of the study.
-            at_start: the study's trials now.
+            space: the search space.
+            rows: the study's rows.
+            files: the study's files.
+            at_start: the present numbers of trials.
             forced: changes that the launch accepted.
-            evaluate_test: whether finished trials record their test loss.
-            model: what configurations cost; ``None`` where nothing was timed.
-            say: called with each draw that is refused.
+            evaluate_test: whether complete trials record their test loss.
+            model: the cost model; ``None`` if nothing was timed.
+            say: called with each refused trial.
         """
         self.name = experiment.name
         self.space = space
@@ -146,12 +146,12 @@ class Search:
     # --- Work -------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
-        """An abandoned trial, else a new one while verdicts are missing, else ``None``."""
+        """Return an abandoned trial, else a new one if trials are missing, else ``None``."""
         while self.breakdown is None:
             rows = self._rows.states()
             abandoned = self._abandoned(rows)
             running = count_state(rows, "RUNNING") - len(abandoned)
-            if count_verdicts(rows) + running >= self.space.trials:
+            if count_finished(rows) + running >= self.space.trials:
                 for row in abandoned:
                     self._drop(row, "enough trials are complete without it")
                 return None
@@ -167,11 +167,11 @@ class Search:
 
     @property
     def finished(self) -> bool:
-        """Whether all wanted trials are complete, or the launch stops early."""
+        """Whether all wanted trials are complete, or the launch ends early."""
         if self.breakdown is not None:
             return True
         rows = self._rows.states()
-        enough = count_verdicts(rows) >= self.space.trials
+        enough = count_finished(rows) >= self.space.trials
         return enough and not self._abandoned(rows)
 
     def started(self, key: str, facts: RunFacts) -> None:
@@ -179,15 +179,15 @@ class Search:
 
         Raises:
             InputError: the data or the split are not those of the study's other runs. The launch
-                must end: no later run would fare better, and the rows can be continued once the
-                data are back.
+                ends, because every later run would have the same error. Its trials can be resumed
+                after the data are restored.
         """
         trial = self._running.get(key)
         if trial is None:
             return  # it has ended, here or in an earlier launch
         self._store.record_facts(trial.run_id, facts)
-        # Epochs beyond the checkpoint are trained again, on another machine to other numbers and
-        # perhaps not to the same end; those before it are recorded again after this.
+        # Epochs after the checkpoint are trained again, possibly with other results. Epochs before
+        # it are recorded again after this.
         self._store.forget_epochs(trial.run_id, trial.trial_id, after=facts.resumed_from)
         trial.reported = {e: v for e, v in trial.reported.items() if e <= facts.resumed_from}
         given = {"data_hash": facts.data_hash, "split_hash": facts.split_hash}
@@ -215,7 +215,7 @@ class Search:
         )
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
-        """Record an epoch, first in our own table: it holds more, and Optuna's repeats its loss."""
+        """Record an epoch in our table, then report its loss to Optuna."""
         trial = self._running.get(key)
         if trial is None:
             return  # it has ended, here or in an earlier launch
@@ -226,24 +226,26 @@ class Search:
             trial.reported[metrics.epoch] = loss
 
     def retried(self, key: str, failure: Failure) -> None:
-        """Record why the run is tried again."""
+        """Record the reason for a new attempt."""
         trial = self._running.get(key)
         if trial is not None:
             trial.retries.append(_retry(failure))
             self._rows.annotate(trial.trial_id, {"retries": trial.retries})
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """End the run's row once; its value is the lowest validation loss recorded.
+        """End the trial's row; its value is the lowest recorded validation loss.
+
+        A second call for the same trial does nothing.
 
         Raises:
-            HpsearchError: the run found no space for its checkpoint, or its machine is not fit for
-                any run. Its row stays RUNNING; the next launch goes on with it.
+            HpsearchError: the disk was full, or the machine cannot run any trial. The row stays
+                RUNNING, and the next launch resumes the trial.
         """
         trial = self._running.get(key)
         if trial is None:
             return  # it has ended, here or in an earlier launch
         if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
-            # No verdict: the row stays RUNNING, for the next launch to continue.
+            # The row stays RUNNING, and the next launch resumes the trial.
             raise HpsearchError(f"run {key} of the study '{self.name}': {outcome.message}")
         curve = self._store.curve(trial.run_id)
         if isinstance(outcome, Completion) and curve.best_validation_loss is None:
@@ -258,7 +260,7 @@ class Search:
         else:
             self._fail(trial.trial_id, outcome)
         self._running.pop(key, None)
-        # Only now: until the row has ended, the folder is what a next launch continues from.
+        # Last, because the next launch resumes from the folder while the row is RUNNING.
         self._files.trial_ended(key)
 
     def _complete(self, trial_id: int, outcome: Completion, loss: float) -> None:
@@ -274,15 +276,16 @@ class Search:
         self._failures.note_completion()
 
     def keep_quote(self, quote: Mapping[str, Any]) -> None:
-        """Store with the study what it was quoted to cost; the first quote stays."""
+        """Store the estimate with the study; the first one stays."""
         self._store.fill_provenance(self._experiment_id, quote=dict(quote))
 
-    # --- Handing out ------------------------------------------------------------------------------
+    # --- Assigning --------------------------------------------------------------------------------
 
     def _abandoned(self, rows: list[TrialState]) -> list[TrialState]:
-        """RUNNING rows that nobody runs.
+        """Return the RUNNING rows that no worker trains.
 
-        A dead launch left them, or a lost answer of the database had a row made twice.
+        An earlier launch has abandoned them, or a row was created twice because the reply of the
+        database was lost.
         """
         ours = {trial.trial_id for trial in self._running.values()}
         return [row for row in rows if row.state == "RUNNING" and row.trial_id not in ours]
@@ -304,7 +307,7 @@ class Search:
         if frozen is None:
             return None
         if self.space.parameters and not frozen.params:
-            # The run was recorded after its whole draw, so it is not this row's.
+            # A run is recorded after all its parameters, so this run belongs to another row.
             self._drop(row, _USED)
             return None
         assignment = self._record_and_assign(
@@ -321,7 +324,7 @@ class Search:
         try:
             config = self._rows.draw(trial, self.space.suggest)
         except ValueError as error:
-            # Of the space, or of a row that someone put in line with a value that it cannot have.
+            # The space is wrong, or an enqueued trial has a value that the space does not allow.
             reason = f"no configuration follows from its parameters: {_line(error)}"
             self._fail(trial_id, Failure("exception", reason))
             return None
@@ -350,7 +353,7 @@ class Search:
         )
 
     def _quoted(self, config: TrialConfig) -> dict[str, Any]:
-        """What the trial should take, stored to compare with what it takes."""
+        """Return the estimate of the trial, to be compared with its measured cost."""
         if self._model is None or not self._model.covers(config):
             return {}
         timing = self._model.timing(config)
@@ -362,7 +365,7 @@ class Search:
     # --- Failures ---------------------------------------------------------------------------------
 
     def _drop(self, row: TrialState, reason: str) -> None:
-        """End a row that nobody runs, since it is not to go on."""
+        """End an abandoned row without resuming it."""
         self._rows.fail_because(row.trial_id, drop_attributes(reason))
         if str(row.number) not in self._running:
             self._files.remove(row.number)
@@ -388,7 +391,7 @@ class Search:
 
 
 def _described(config: TrialConfig) -> dict[str, Any]:
-    """Attributes for readers of Optuna's dashboard: the widths that follow from the parameters."""
+    """Return attributes for Optuna's dashboard: the widths that follow from the parameters."""
     network = config.network
     return {
         "featurization_scalars": network.featurization_scalars,

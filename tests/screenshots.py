@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pyte
-from conftest import started_browser
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
-from test_board import Terminal
-from test_cli import HPSEARCH, Process, environment, free_port, get
+from support.browsers import started_browser
+from support.commands import HPSEARCH, Process, environment, free_port, get
+from support.terminals import Terminal
 
 from hpsearch.store import Store
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import whole_chain
+from support import whole_chain
 
 from hpsearch.ablation.cells import cell_table
 from hpsearch.ablation.variants import Variant

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import FACTS, metrics
 from scipy import stats
+from support.made_up import FACTS, metrics
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary

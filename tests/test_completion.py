@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from made_up import run_ablation, run_search, the_winner
-from test_cli import HPSEARCH, listing, run
+from support.commands import HPSEARCH, listing, run
+from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.cli import completion

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
-from test_cli import HPSEARCH, SIZES, Process, free_port, get, run
-from test_dashboard_access import Answer, Site, served
+from support.commands import HPSEARCH, SIZES, Process, free_port, get, run
+from support.made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
+from support.sites import Answer, Site, served
 
 import hpsearch.dashboard.server
 import hpsearch.pages.files

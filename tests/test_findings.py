@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-import whole_chain
-from made_up import ERRORS
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
+from support import whole_chain
+from support.made_up import ERRORS
 
 import hpsearch.report
 from hpsearch.pages.figures import draw_pages

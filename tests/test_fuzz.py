@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import optuna
 import pytest
-from mutation import EXPORT_CHANGES, SPACE_CHANGES, Mutant, mutant
-from test_winner import make_winner
+from support.exports import make_winner
+from support.mutation import EXPORT_CHANGES, SPACE_CHANGES, Mutant, mutant
 
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.cli import program

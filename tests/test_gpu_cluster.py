@@ -60,11 +60,15 @@ def as_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Cluster:
-    """A cluster in a process of its own, see `ray_cluster.py`."""
+    """A cluster in a process of its own, see `support/ray_cluster.py`."""
 
     def __init__(self) -> None:
         self._own = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), str(NODES)],
+            [
+                sys.executable,
+                str(Path(__file__).with_name("support") / "ray_cluster.py"),
+                str(NODES),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_cost import CONFIGS
 
+from hpsearch.config.space import SearchSpace
 from hpsearch.cost import measure
 from hpsearch.cost.timings import TimingConditions
 from hpsearch.errors import HpsearchError
+from hpsearch.search.quote import drawn
 from hpsearch.system.gpus import VISIBLE, Gpu, gpus, models, parse
+from hpsearch.system.installation import find_space
 
 PRINTED = """\
 0, GPU-1a2b, NVIDIA H100 80GB HBM3, 81559
@@ -210,9 +212,10 @@ def test_each_timing_process_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     program.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES" >> {tmp_path}/seen\nexit 1\n')
     program.chmod(0o755)
     monkeypatch.setattr(measure.sys, "executable", str(program))
+    space = SearchSpace.load(find_space("table3"))
     with pytest.raises(HpsearchError, match="a few steps could not be timed"):
         measure.measure_all(
-            CONFIGS[:4], 1.0, "cuda", 2, say_failed=lambda *_: None, gpus=["GPU-a", "GPU-b"]
+            drawn(space, 4), 1.0, "cuda", 2, say_failed=lambda *_: None, gpus=["GPU-a", "GPU-b"]
         )
     seen = (tmp_path / "seen").read_text().split()
     assert len(seen) == 4

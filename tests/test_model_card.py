@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import whole_chain
-from made_up import run_ablation, run_search, the_winner
+from support import whole_chain
+from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary

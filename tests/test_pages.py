@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-import whole_chain
-from made_up import ERRORS, run_ablation, run_search, the_winner
+from support import whole_chain
+from support.made_up import ERRORS, run_ablation, run_search, the_winner
 
 import hpsearch.pages.files
 from hpsearch.ablation.cells import cell_table

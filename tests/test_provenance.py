@@ -8,8 +8,8 @@ import sqlite3
 
 import numpy as np
 import pytest
-import whole_chain
-from made_up import run_ablation, run_search, the_winner
+from support import whole_chain
+from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.ablation.variants import VARIANTS, Variant
 from hpsearch.config.export import Winner

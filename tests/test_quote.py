@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 import pytest
-from made_up import FACTS, metrics
-from test_cli import HPSEARCH, LAUNCH, QUICK, hpsearch, run
+from support.commands import HPSEARCH, LAUNCH, QUICK, hpsearch, run
+from support.made_up import FACTS, metrics
 
 from hpsearch.cli import program
 from hpsearch.config.space import Budget, SearchSpace

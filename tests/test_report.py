@@ -11,7 +11,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
+from support.made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig

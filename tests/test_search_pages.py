@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from made_up import run_search
+from support.made_up import run_search
 
 from hpsearch.config.space import Budget, SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, target

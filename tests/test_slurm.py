@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_cli import PROGRAMS, SIZES, Process
+from support.commands import PROGRAMS, SIZES, Process
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "slurm.md"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import ERRORS, FACTS, metrics, run_search, the_winner
-from test_board import Terminal
-from test_cli import HPSEARCH, QUICK, hpsearch, run
+from support.commands import HPSEARCH, QUICK, hpsearch, run
+from support.made_up import ERRORS, FACTS, metrics, run_search, the_winner
+from support.terminals import Terminal
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.plan import AblationPlan

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import whole_chain
-from made_up import run_ablation, run_search, the_winner
+from support import whole_chain
+from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.report.checks import validation_gap_section
 from hpsearch.report.render import markdown

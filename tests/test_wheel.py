@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from test_cli import Process, free_port, get
+from support.commands import Process, free_port, get
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
 

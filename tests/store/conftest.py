@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_examples import new_database
+from support.store_examples import new_database
 
 from hpsearch.store import Store
 

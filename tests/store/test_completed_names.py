@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from store_examples import drop_database, new_database
+from support.store_examples import drop_database, new_database
 
 from hpsearch.cli import completion
 from hpsearch.store import Store

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from store_examples import CONFIG, metrics
+from support.store_examples import CONFIG, metrics
 
 from hpsearch.errors import InputError
 from hpsearch.store import Store
@@ -35,7 +35,7 @@ DRIVER = """
 import sys, time
 from hpsearch.store import Store
 from hpsearch.store.lease import LeaseHeld, LeaseLost
-from store_examples import CONFIG, metrics
+from support.store_examples import CONFIG, metrics
 
 store = Store.create(sys.argv[1])
 experiment = store.begin_experiment("study", "one", {})
@@ -64,7 +64,7 @@ class Driver:
     """Another process that drives the study 'one' until it is told to go on."""
 
     def __init__(self, url: str, *options: str, seconds: float | None = None) -> None:
-        path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
         environment = os.environ | {"PYTHONPATH": path}
         if seconds is not None:
             environment["HPSEARCH_LEASE_SECONDS"] = str(seconds)

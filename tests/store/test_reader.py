@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from sqlalchemy.exc import DBAPIError
-from store_examples import CONFIG, FACTS, metrics
+from support.store_examples import CONFIG, FACTS, metrics
 
 from hpsearch.runs.messages import Completion
 from hpsearch.search.verify import verify

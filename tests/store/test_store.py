@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 from alembic import command
-from store_examples import CONFIG, FACTS, metrics, new_database
+from support.store_examples import CONFIG, FACTS, metrics, new_database
 
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Completion, Failure

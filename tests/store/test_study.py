@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from store_examples import FACTS, metrics
+from support.store_examples import FACTS, metrics
 
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from optuna.trial import FixedTrial, TrialState
-from store_examples import FACTS, metrics
+from support.store_examples import FACTS, metrics
 
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic import command
 from optuna.trial import TrialState
 from sqlalchemy import make_url
-from store_examples import FACTS, drop_database, metrics, new_database
+from support.store_examples import FACTS, drop_database, metrics, new_database
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from made_up import metrics
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary
@@ -22,6 +21,7 @@ from hpsearch.runs.messages import Completion, RunFacts
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.system.installation import find_space
+from support.made_up import metrics
 
 CODE = {"versions": {"hpsearch": "0.1.0", "torch": "2.13.0"}, "git_commit": "0123456789abcdef" * 2}
 SCALES = {"L1Net": 0.5, "L0Net": 1.0, "L0NetDeep": 0.75}
@@ -43,17 +43,18 @@ def facts(config):
     return RunFacts(weights, "somewhere", "cpu", molecules.content_hash, split.hash, 33.0)
 
 
-def search(store, trials=2, code=CODE):
-    """A study of which the last trial is the best."""
+def search(store, searched=None, *, name="made-up", code=CODE):
+    """A study of ``searched``, by default `space()`, of which the last trial is the best."""
+    searched = searched or space()
     with patch("hpsearch.system.installation.code", lambda: code):
-        found = launch_study(store, space(trials), name="made-up")
-        for index in range(trials):
+        found = launch_study(store, searched, name=name)
+        for index in range(searched.trials):
             assignment = found.next()
             found.started(assignment.key, facts(assignment.config))
             for epoch in (1, 2):
                 found.epoch(assignment.key, metrics(epoch, assignment.config, 2.0 / (1 + index)))
             found.finish(assignment.key, Completion(2, 2, 1.0 / (1 + index)))
-    return Study.open(store, "made-up")
+    return Study.open(store, name)
 
 
 def residuals(key, count):

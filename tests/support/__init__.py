@@ -1,0 +1,1 @@
+"""What several test modules share: commands, stores, browsers, made-up records."""

@@ -4,13 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
-.PHONY: help quickstart install test check format acceptance faults bench bench-service \
+.PHONY: help quickstart install test test-rest check format acceptance faults bench bench-service \
 	bench-quote docs screenshots lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
-	@echo "make test        style, types and tests (about twenty minutes)"
-	@echo "make acceptance  the slow tests: the wheel outside the checkout (under an hour)"
+	@echo "make test        style, types and the tests that need no Ray, PostgreSQL or browser"
+	@echo "make test-rest   the other tests, with the wheel in a clean environment"
+	@echo "make acceptance  the wheel, and the tutorial as a person types it"
 	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
 	@echo "make bench       seconds a training step"
 	@echo "make bench-service  milliseconds that asking, reporting and telling a trial take"
@@ -32,7 +33,12 @@ install: .venv/installed
 	touch $@
 
 test: check
-	$(BIN)/python -m pytest -m "not acceptance and not faults" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "not slow and not acceptance and not faults" -n 2 --dist worksteal --max-worker-restart 0 --durations 20
+
+# A file's tests share what it takes long to make, a search say: one worker has them all.
+test-rest: install
+	$(BIN)/python -m pytest -m "slow and not acceptance and not faults" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m acceptance tests/test_wheel.py --timeout 1200
 
 check: install
 	$(BIN)/ruff format --check .

@@ -17,3 +17,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def browser():
     with started_browser() as started:
         yield started
+
+
+NEED_MORE = {"browser", "postgresql", "server"}
+"""Fixtures that start a browser or PostgreSQL."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to `make test-rest` whatever starts a browser or PostgreSQL."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if NEED_MORE & set(item.fixturenames) or "postgresql" in values:
+            item.add_marker(pytest.mark.slow)

@@ -17,6 +17,8 @@ import pytest
 
 from hpsearch.store import Store
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent / "fixtures" / "before"
 UNINTERRUPTED = json.loads((HERE / "uninterrupted.json").read_text())
 PLACE = ("--max-concurrent", "1", "--runs", "runs")

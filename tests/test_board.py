@@ -9,6 +9,8 @@ import pytest
 from support.commands import HPSEARCH, LAUNCH
 from support.terminals import Terminal
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:

@@ -21,6 +21,8 @@ from hpsearch.report.write import write_report
 from hpsearch.results.subject import subject
 from hpsearch.store import Store
 
+pytestmark = pytest.mark.slow
+
 MINE = Variant("Mine", "half the reach", lambda network: network, {"radial_maximum_angstrom": 3.0})
 ARMS = ["L1Net", "L0Net", "Mine"]
 

@@ -36,6 +36,8 @@ from support.commands import (
     run,
 )
 
+pytestmark = pytest.mark.slow
+
 THROUGH_PYTHON = """
 import sys
 from hpsearch.cli.program import main

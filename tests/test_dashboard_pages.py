@@ -339,6 +339,7 @@ def opened(browser: Any) -> Iterator[Opened]:
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_a_running_study_is_followed(running: int, opened: Opened) -> None:
     address = f"http://127.0.0.1:{running}"
     with opened(f"{address}/dashboard") as optuna:

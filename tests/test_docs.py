@@ -147,6 +147,7 @@ def test_decisions_that_are_referred_to_exist() -> None:
             assert found, f"{file.relative_to(ROOT)}: there is no docs/decisions/{name}"
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     # What `make docs` types.
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html"]

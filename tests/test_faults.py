@@ -54,6 +54,7 @@ def suite() -> Iterator[Suite]:
         yield suite
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", FAST, ids=lambda fault: fault.name)
 def test_what_was_killed_goes_on(suite: Suite, fault: Fault) -> None:

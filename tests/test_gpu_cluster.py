@@ -19,7 +19,7 @@ from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.store import Store
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 NODES = 3
 CELLS = ("L1Net/mu/0", "L1Net/mu/1", "L1Net/mu/2", "L0Net/mu/0", "L0Net/mu/1", "L0Net/mu/2")

@@ -12,7 +12,7 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.cost import measure
 from hpsearch.cost.timings import TimingConditions
 from hpsearch.errors import HpsearchError
-from hpsearch.search.quote import drawn
+from hpsearch.search.quote import draw_configs
 from hpsearch.system.gpus import VISIBLE, Gpu, gpus, models, parse
 from hpsearch.system.installation import find_space
 
@@ -215,7 +215,12 @@ def test_each_timing_process_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.Mo
     space = SearchSpace.load(find_space("table3"))
     with pytest.raises(HpsearchError, match="a few steps could not be timed"):
         measure.measure_all(
-            drawn(space, 4), 1.0, "cuda", 2, say_failed=lambda *_: None, gpus=["GPU-a", "GPU-b"]
+            draw_configs(space, 4),
+            1.0,
+            "cuda",
+            2,
+            say_failed=lambda *_: None,
+            gpus=["GPU-a", "GPU-b"],
         )
     seen = (tmp_path / "seen").read_text().split()
     assert len(seen) == 4

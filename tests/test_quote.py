@@ -348,6 +348,7 @@ def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPSEARCH_CACHE", str(folder / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path) -> None:
     before = hpsearch(folder, *LAUNCH, "--trials", "1", "--study", "before")
@@ -381,6 +382,7 @@ def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path
     assert took, after
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_json_belongs_to_a_dry_run(folder: Path) -> None:
     done = run(folder, HPSEARCH, *LAUNCH, "--json")
@@ -388,6 +390,7 @@ def test_json_belongs_to_a_dry_run(folder: Path) -> None:
     assert "--json must come with --dry-run" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) -> None:
     """Of the test above."""
@@ -403,6 +406,7 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.acceptance
 def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder: Path) -> None:
     own = folder / "empty"

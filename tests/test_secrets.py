@@ -23,6 +23,8 @@ from psycopg import sql
 from hpsearch.store import Store, experiment_folder
 from hpsearch.store.address import Address
 
+pytestmark = pytest.mark.slow
+
 HPSEARCH = str(Path(sys.executable).parent / "hpsearch")
 CORE = "correcthorsebattery"
 """Stands in every spelling of the password, percent-encoded or not."""

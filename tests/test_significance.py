@@ -153,6 +153,7 @@ def test_holm_keeps_the_rate_of_any_false_one() -> None:
     assert adjusted > 0.02
 
 
+@pytest.mark.slow
 def test_the_signed_rank_test_is_wrong_no_more_often_than_it_says() -> None:
     random = np.random.default_rng(4)
     for targets in (6, 9):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.commands import PROGRAMS, SIZES, Process
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "slurm.md"
 
 

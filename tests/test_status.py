@@ -97,6 +97,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     narrow.close()
 
 
+@pytest.mark.slow
 def test_status_says_what_the_table_of_the_launch_says(seen: Seen) -> None:
     [head] = [line for line in seen.table if "of zero output's" in line]
     first, driver, left, blank, again, row = seen.running.splitlines()
@@ -107,6 +108,7 @@ def test_status_says_what_the_table_of_the_launch_says(seen: Seen) -> None:
     assert re.fullmatch(r" +0 +\d+/3\d\d +[\d,.]+ +[\d.]+% +\d+\.\d +[\d,]+  cpu \S+", row)
 
 
+@pytest.mark.slow
 def test_the_table_has_the_epochs_that_were_drawn(seen: Seen) -> None:
     [trial] = seen.stated["trials"]
     assert 300 <= trial["params_epochs"] == trial["most_epochs"] < 400
@@ -114,6 +116,7 @@ def test_the_table_has_the_epochs_that_were_drawn(seen: Seen) -> None:
     assert f"/{trial['most_epochs']} " in row
 
 
+@pytest.mark.slow
 def test_scripts_are_told_the_same(seen: Seen) -> None:
     [trial] = seen.stated["trials"]
     assert (trial["state"], trial["device"]) == ("RUNNING", "cpu")
@@ -124,6 +127,7 @@ def test_scripts_are_told_the_same(seen: Seen) -> None:
     assert seen.stated["seconds_left"] > 0
 
 
+@pytest.mark.slow
 def test_on_eighty_columns_nothing_is_broken(seen: Seen) -> None:
     lines = [line for line in seen.narrow if line]
     assert max(map(len, lines)) <= 80
@@ -131,6 +135,7 @@ def test_on_eighty_columns_nothing_is_broken(seen: Seen) -> None:
     assert "%" in row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 200])
 def test_tables_fit_the_terminal(seen: Seen, columns: int) -> None:
     lines = seen.tables[columns]
@@ -147,12 +152,14 @@ def test_tables_fit_the_terminal(seen: Seen, columns: int) -> None:
     assert row.endswith("meV")
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_is_driven_by_nobody(seen: Seen) -> None:
     assert "nobody drives it: what is said to be running is interrupted" in seen.interrupted
     assert " left" not in seen.interrupted
     assert seen.study == "study quick: no traceback; no run failed\n"
 
 
+@pytest.mark.slow
 def test_an_ablation_s_first_failure_is_shown_with_its_traceback(seen: Seen) -> None:
     message = "KernelsError: HPSEARCH_KERNELS must be 'on' or 'off' or not set, got 'nonsense'"
     assert f"run L0Net/mu/0: failed (exception): {message}" in seen.failing

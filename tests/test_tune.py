@@ -156,6 +156,7 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     )
 
 
+@pytest.mark.slow
 def test_a_good_run_reports_facts_every_epoch_and_its_end(mixed: Mixed) -> None:
     completion = mixed.work.completion("good")
     epochs = mixed.work.epochs["good"]
@@ -175,10 +176,12 @@ def test_a_good_run_reports_facts_every_epoch_and_its_end(mixed: Mixed) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_test_set_is_opened_where_asked(mixed: Mixed) -> None:
     assert mixed.work.completion("tested").test_maes["mu"] > 0
 
 
+@pytest.mark.slow
 def test_a_divergence_says_where(mixed: Mixed) -> None:
     failure = mixed.work.failure("diverging")
 
@@ -189,6 +192,7 @@ def test_a_divergence_says_where(mixed: Mixed) -> None:
     assert "diverging" in mixed.work.facts
 
 
+@pytest.mark.slow
 def test_an_exception_keeps_its_message_and_traceback(mixed: Mixed) -> None:
     failure = mixed.work.failure("greedy")
 
@@ -198,6 +202,7 @@ def test_an_exception_keeps_its_message_and_traceback(mixed: Mixed) -> None:
     assert failure.traceback.startswith("Traceback")
 
 
+@pytest.mark.slow
 def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
     failure = mixed.work.failure("huge")
 
@@ -211,6 +216,7 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
     assert [failure.kind for failure in mixed.work.retries["huge"]] == ["out_of_memory"] * 2
 
 
+@pytest.mark.slow
 def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) -> None:
     failure = mixed.work.failure("elsewhere")
 
@@ -221,36 +227,43 @@ def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) ->
     assert "elsewhere" not in mixed.work.facts
 
 
+@pytest.mark.slow
 def test_every_run_finishes_once(mixed: Mixed) -> None:
     assert {key: len(outcomes) for key, outcomes in mixed.work.outcomes.items()} == dict.fromkeys(
         ["good", "diverging", "greedy", "huge", "elsewhere", "tested"], 1
     )
 
 
+@pytest.mark.slow
 def test_no_more_runs_than_asked_for_at_a_time(mixed: Mixed) -> None:
     assert mixed.work.most_running == 2
 
 
+@pytest.mark.slow
 def test_workers_are_started_with_the_settings_of_a_training_process(mixed: Mixed) -> None:
     assert mixed.environments
     for environment in mixed.environments:
         assert worker_environment(1).items() <= environment.items()
 
 
+@pytest.mark.slow
 def test_nothing_is_printed(mixed: Mixed) -> None:
     assert mixed.printed == ""
 
 
+@pytest.mark.slow
 def test_no_file_is_left_and_none_held_the_work(mixed: Mixed) -> None:
     assert mixed.left == []
     assert b"experiment_state" in mixed.written or len(mixed.written) > 1000
     assert SECRET.encode() not in mixed.written
 
 
+@pytest.mark.slow
 def test_signal_handlers_are_put_back(mixed: Mixed) -> None:
     assert mixed.handlers_kept
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_worker_was_killed(
     short_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +299,7 @@ def test_a_run_goes_on_after_its_worker_was_killed(
         assert len(seconds) <= epochs + (key == lost)
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, doomed=tiny(1000), next=tiny())
 
@@ -301,6 +315,7 @@ def test_a_run_whose_worker_always_dies_fails(short_folder: Path, tmp_path: Path
     assert work.completion("next").epochs == 2
 
 
+@pytest.mark.slow
 def test_without_a_raylet_the_search_ends_instead_of_waiting(
     short_folder: Path, tmp_path: Path
 ) -> None:
@@ -321,6 +336,7 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
     assert work.outcomes == {}
 
 
+@pytest.mark.slow
 def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -> None:
     work = listed(tmp_path, hanging=tiny(1000), next=tiny())
 
@@ -343,6 +359,7 @@ def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -
     assert work.completion("next").epochs == 2
 
 
+@pytest.mark.slow
 def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     short_folder: Path, tmp_path: Path
 ) -> None:
@@ -383,6 +400,7 @@ def test_sigint_ends_the_workers_and_a_relaunch_sends_the_epochs_again(
     assert sent[:trained] == work.epochs["long"]
 
 
+@pytest.mark.slow
 def test_runs_share_a_clusters_gpu_and_its_worker(short_folder: Path, tmp_path: Path) -> None:
     from ray._private.utils import get_ray_address_file
     from ray.cluster_utils import Cluster
@@ -438,6 +456,7 @@ assert "torch" not in sys.modules, "the driver imported torch"
 """
 
 
+@pytest.mark.slow
 def test_a_driver_is_quiet_needs_no_torch_and_leaves_nothing(
     short_folder: Path, tmp_path: Path
 ) -> None:
@@ -844,6 +863,7 @@ def test_who_only_reads_in_a_folder_is_none_of_its_processes(
         reader.kill()
 
 
+@pytest.mark.slow
 def test_a_clusters_processes_are_found_where_the_temporary_folder_is_a_link(
     short_folder: Path,
 ) -> None:
@@ -904,6 +924,7 @@ print([title(one) for one in left], flush=True)
 """
 
 
+@pytest.mark.slow
 def test_rays_agents_do_not_outlive_a_cluster_whose_servers_were_killed(short_folder: Path) -> None:
     # A folder of its own: this process still has logs of the earlier tests' clusters open, and
     # would be taken for what theirs left.

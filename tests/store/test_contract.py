@@ -97,6 +97,7 @@ def _work(url: str, process: int) -> Account:
     return account
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_eight_processes_share_a_study(url: str) -> None:
     with Store.create(url) as store:

@@ -471,6 +471,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[States]:
     return type("States", (States,), values)
 
 
+@pytest.mark.slow
 def test_any_order_of_events_keeps_the_invariant(machine: type[States]) -> None:
     run_state_machine_as_test(
         machine,

@@ -1,8 +1,8 @@
-"""The ablation of section 4.4: a winner's variants, each trained anew for every target.
+"""The ablation of section 4.4: it trains a winner and its variants for every target.
 
-A *cell* is one variant, one target, one repeat: a single-target network trained once and tested
-once. The plan names the cells and is a pure function of the export and the options, so the same
-command again means the same cells; what is already in the store is not run again.
+A *cell* is one run: one variant, one target, one repeat. It trains a single-target network once and
+tests it once. The plan lists the cells. It depends only on the export and the options, so the same
+command plans the same cells. Cells that are complete in the store are not run again.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`cell_table`, for people's own pages; read when it is asked for, since it loads pandas."""
+    """Return `cell_table`, for users' own pages; imported on first use, because it loads pandas."""
     if name == "cell_table":
         from hpsearch.ablation.cells import cell_table
 

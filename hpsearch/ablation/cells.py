@@ -1,4 +1,4 @@
-"""An ablation's cells as the store has them: states, errors, seconds."""
+"""The cells of an ablation as stored: states, errors, seconds."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ CELL_COLUMNS = {
 
 @dataclass(frozen=True)
 class AblationRows:
-    """What the store has of an ablation's runs, each table read once.
+    """The stored rows of an ablation's runs, each table read once.
 
-    The columns are those of the store's methods of the same names.
+    The columns are those of `StoreReader`'s methods with the same names.
 
     Attributes:
-        results: verdicts.
-        test_errors: of the completed runs.
+        results: the verdicts.
+        test_errors: test errors of completed runs.
         target_errors: validation errors after each epoch.
         epochs: losses and seconds of each epoch.
-        runs: the networks.
+        runs: the runs.
     """
 
     results: pd.DataFrame
@@ -53,7 +53,7 @@ class AblationRows:
 
     @classmethod
     def read(cls, store: StoreReader, experiment_id: int) -> Self:
-        """The rows as they stand now."""
+        """Read the rows now."""
         return cls(
             results=store.results(experiment_id),
             test_errors=store.test_errors(experiment_id),
@@ -64,32 +64,35 @@ class AblationRows:
 
 
 def cell_table(store: StoreReader, experiment_id: int) -> pd.DataFrame:
-    """Every cell of an ablation as it stands in the store: `cells_of`."""
+    """Read an ablation and return its cells as `cells_of` does."""
     experiments = store.experiments().set_index("id")["provenance"]
     rows = AblationRows.read(store, experiment_id)
     return cells_of(rows, experiments.get(experiment_id, {}))
 
 
-def cells_of(found: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFrame:
-    """Every cell of an ablation, in the order of the launches.
+def cells_of(stored: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    """Return all cells of an ablation, in the order of the launches.
 
-    Columns: ``CELL_COLUMNS``; errors in the target's reporting unit, ``validation_mae`` and
-    ``test_mae`` with the best epoch's weights, ``train_size`` of the split that was made,
-    ``seconds`` of all epochs, ``reason`` of a failure. Empty where not known yet. A cell that is
-    ``running`` may have been abandoned by a launch that died: the store does not know whether its
-    driver lives.
+    The columns are ``CELL_COLUMNS``; values that are not known yet are empty:
+
+    - ``validation_mae`` and ``test_mae``: with the best epoch's weights, in the target's reporting
+      unit;
+    - ``train_size``: of the split that was made;
+    - ``seconds``: of all epochs;
+    - ``reason``: of a failure;
+    - ``state``: a ``running`` cell may have been abandoned by a launch that died.
 
     Args:
-        found: the rows.
+        stored: the rows.
         provenance: of the ablation.
     """
-    results = {row["key"]: row for row in found.results.to_dict("records")}
-    test = found.test_errors.set_index(["key", "target"])["mae"].to_dict()
-    validation = found.target_errors.set_index(["key", "epoch", "target"])["mae"].to_dict()
-    seconds = found.epochs.groupby("key")["seconds"].sum().to_dict()
+    results = {row["key"]: row for row in stored.results.to_dict("records")}
+    test = stored.test_errors.set_index(["key", "target"])["mae"].to_dict()
+    validation = stored.target_errors.set_index(["key", "epoch", "target"])["mae"].to_dict()
+    seconds = stored.epochs.groupby("key")["seconds"].sum().to_dict()
     trained = (provenance.get("data") or {}).get("train")
     rows = []
-    for run in found.runs.to_dict("records"):
+    for run in stored.runs.to_dict("records"):
         key = CellKey.parse(run["key"])
         result = results.get(run["key"], {})
         best = result.get("best_epoch")
@@ -121,7 +124,7 @@ def _configured(run: dict[Any, Any]) -> int | None:
 def _state(run: dict[Any, Any], result: dict[Any, Any]) -> CellState:
     verdict: CellState | None = result.get("state")
     if pd.isna(run["started_at"]):
-        # One that failed in the building has a verdict all the same.
+        # A cell that failed while its network was built never started, but has a verdict.
         return verdict or "waiting"
     if verdict is None:
         return "running"

@@ -1,4 +1,4 @@
-"""Variants that a user declares in a YAML file: changes to the winner's configuration, by name.
+"""Variants declared in a user's YAML file: named changes to the winner's configuration.
 
 ::
 
@@ -46,38 +46,38 @@ class _Declaration(Strict):
     training: _Changes = Field(default_factory=dict)
 
 
-class _File(Strict):
+class _VariantsFile(Strict):
     variants: Annotated[dict[str, _Declaration], Field(min_length=1)]
 
 
 def declared_variants(path: str | Path, winner: Winner) -> tuple[Variant, ...]:
-    """The variants in the file at ``path``, in its order, tried out on ``winner``.
+    """Return the variants in the file at ``path``, in its order, after a check with ``winner``.
 
     Raises:
-        InputError: the file cannot be read, a name is taken or not a name, there is no such field,
-            or a value is not allowed: one line with the file and the line.
+        InputError: the file cannot be read, a name is taken or not allowed, a field does not exist,
+            or a value is not allowed. The message names the file and the line.
     """
     document = read_yaml(path)
-    declared = validate(_File, document).variants
-    found: list[Variant] = []
+    declared = validate(_VariantsFile, document).variants
+    variants: list[Variant] = []
     for name, declaration in declared.items():
-        _check_name(document, name, [variant.name for variant in found])
+        _check_name(document, name, [variant.name for variant in variants])
         _check_declaration(document, name, declaration, winner)
-        found.append(_variant(name, declaration))
+        variants.append(_variant(name, declaration))
         try:
-            found[-1].network_of(winner.config.network)
-            found[-1].training_of(winner.config.training)
+            variants[-1].network_of(winner.config.network)
+            variants[-1].training_of(winner.config.training)
         except InputError as error:
             raise document.error(("variants", name), str(error), key=True) from None
-    return tuple(found)
+    return tuple(variants)
 
 
 def _variant(name: str, declaration: _Declaration) -> Variant:
     changes = {**declaration.network, **declaration.training}
-    said = ", ".join(f"{field} {value}" for field, value in changes.items())
+    listed = ", ".join(f"{field} {value}" for field, value in changes.items())
     return Variant(
         name=name,
-        description=declaration.description or f"{declaration.base} with {said}",
+        description=declaration.description or f"{declaration.base} with {listed}",
         derive=_KNOWN[declaration.base].derive,
         network=declaration.network,
         training=declaration.training,

@@ -1,4 +1,4 @@
-"""Begin an ablation, or continue it: the checks, the lease and the plan."""
+"""Create or continue an ablation: the checks, the lease and the plan."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ def launch_ablation(
     wait: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Ablation:
-    """Begin the ablation, or continue the one of this name.
+    """Create the ablation, or continue the one with this name.
 
     Args:
-        store: keeps the runs.
-        winner: the exported configuration, kept as provenance.
-        plan: the cells.
-        runs_root: folder that holds the experiments' folders.
-        data: summary of the molecules; it sets the split that every cell must have, and the
-            report's baselines.
+        store: opened by `Store.create`.
+        winner: the exported configuration, stored as provenance.
+        plan: the plan, with its cells.
+        runs_root: folder that contains the experiments' folders.
+        data: summary of the molecules. It sets the split of all cells and the report's baselines.
         wait: whether to wait for the end of another launch that drives the ablation.
-        say: called with who drives the ablation while this call waits.
+        say: called with the driver of the ablation if this call waits.
 
     Raises:
         LeaseHeld: another launch drives the ablation, and ``wait`` is not set.
@@ -50,7 +49,7 @@ def launch_ablation(
         "ablation", plan.name, {"identity": plan.identity, "winner": export}
     )
     store.drive(experiment, wait=wait, say=say)
-    # Again, now that no other launch can change it.
+    # Read again, now that no other launch can change it.
     experiment = store.experiment("ablation", plan.name) or experiment
     _check_same_runs(store, experiment, plan, data)
     _record_plan(store, experiment, plan, data)
@@ -74,7 +73,7 @@ def _check_same_runs(
     """Refuse to mix different runs or molecules under one name.
 
     Raises:
-        InputError: the stored ablation is another one.
+        InputError: the stored ablation has other runs or molecules.
     """
     if earlier.provenance.get("identity") != plan.identity:
         raise InputError(
@@ -98,7 +97,7 @@ def _check_same_runs(
     stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
     for cell in plan.cells:
         if stored.get(str(cell.key), cell.config.fingerprint) != cell.config.fingerprint:
-            # Recording it again would forget the result that it has.
+            # Recording the other network would overwrite the stored result.
             raise InputError(
                 f"the cell {cell.key} of the ablation '{plan.name}' must be the network that it "
                 f"was; the variant {cell.key.variant} derives another one now; choose a new name"
@@ -106,7 +105,7 @@ def _check_same_runs(
 
 
 def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The code that each launch ran, in their order; added only where it differs from the last."""
+    """Return the code of each launch in order; add this launch's code if it is another one."""
     now = installation.code()
     return earlier if earlier and earlier[-1] == now else [*earlier, now]
 
@@ -114,7 +113,7 @@ def _with_this_code(earlier: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _record_plan(
     store: Store, experiment: Experiment, plan: AblationPlan, data: DataSummary | None
 ) -> None:
-    """Add this launch's arms, molecules and baselines to those of earlier launches."""
+    """Record this launch's arms, molecules and baselines, with those of earlier launches."""
     stored = experiment.provenance
     changes: dict[str, Any] = {
         "variants": {

@@ -1,4 +1,4 @@
-"""The molecules of an ablation: sizes, baselines, and the check that its test set is new."""
+"""The molecules of an ablation: sizes, baselines, and a check of its test molecules."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hpsearch.errors import InputError
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The molecules of an ablation and what predictions without a geometry reach on them.
+    """The molecules of an ablation, and the test errors of predictions without the geometry.
 
     Attributes:
-        molecules: in the whole data set.
-        train: training molecules.
-        validation: validation molecules.
-        test: test molecules.
-        data_hash: of the molecules' content.
-        split_hash: of the three sets.
-        baselines: ``mean`` and ``composition``, each target to mean absolute error on the test
+        molecules: number of molecules in the data set.
+        train: number of training molecules.
+        validation: number of validation molecules.
+        test: number of test molecules.
+        data_hash: hash of the molecules.
+        split_hash: hash of the three sets.
+        baselines: for ``mean`` and ``composition``, each target's mean absolute error on the test
             molecules.
     """
 
@@ -41,11 +41,11 @@ class DataSummary:
 
     @classmethod
     def of(cls, molecules: Molecules, winner: Winner, plan: AblationPlan) -> Self:
-        """The summary for ``plan``, whose test molecules are checked to be new to the search.
+        """Return the summary for ``plan``; check that its test molecules are new to the search.
 
         Raises:
-            InputError: the sizes do not fit, the search's split cannot be made again, or the
-                search has seen a test molecule.
+            InputError: the sizes do not fit, the search's split cannot be made again, or the search
+                has used a test molecule.
         """
         split = checked_split(molecules, winner, plan.data)
         return cls(
@@ -60,11 +60,11 @@ class DataSummary:
 
 
 def checked_split(molecules: Molecules, winner: Winner, data: DataConfig) -> Split:
-    """The split of ``data``, whose test molecules are new to the search that found ``winner``.
+    """Return the split of ``data``; check that the search for ``winner`` used no test molecule.
 
     Raises:
-        InputError: the sizes do not fit, the search's split cannot be made again, or the search
-            has seen a test molecule.
+        InputError: the sizes do not fit, the search's split cannot be made again, or the search has
+            used a test molecule.
     """
     split = make_split(molecules, data)
     if winner.provenance is not None:
@@ -73,10 +73,10 @@ def checked_split(molecules: Molecules, winner: Winner, data: DataConfig) -> Spl
 
 
 def _split_of_the_search(molecules: Molecules, winner: Winner, search: Provenance) -> Split:
-    """The search's split, made again; its hash proves that it is the same one.
+    """Return the search's split, made again and compared by its hash.
 
     Raises:
-        InputError: it is not.
+        InputError: the molecules or the split are not the search's.
     """
     if molecules.content_hash != search.data_hash:
         raise InputError(
@@ -94,16 +94,16 @@ def _split_of_the_search(molecules: Molecules, winner: Winner, search: Provenanc
 
 
 def check_split(search: Split, run: Split) -> None:
-    """Refuse test molecules that the search trained on or chose its winner by.
+    """Refuse test molecules that were training or validation molecules of the search.
 
-    Splits of one seed and one validation size never clash as long as testing lies behind both;
-    other seeds, split files and larger sizes may.
+    With the search's seed and sizes there are none. Other seeds, split files or larger sizes may
+    give some.
 
     Raises:
         InputError: there are such molecules.
     """
-    seen = np.concatenate([search.train, search.validation])
-    shared = len(np.intersect1d(seen, run.test))
+    used = np.concatenate([search.train, search.validation])
+    shared = len(np.intersect1d(used, run.test))
     if shared:
         raise InputError(
             f"the test molecules must be new to the search; {shared:,} of {len(run.test):,} were "

@@ -1,4 +1,4 @@
-"""The plan of an ablation: which networks it trains, and how."""
+"""The plan of an ablation: its cells and their training."""
 
 from __future__ import annotations
 
@@ -38,25 +38,24 @@ _OF_THE_SEARCH = (
     "minimum_learning_rate",
     "early_stopping_patience",
 )
-"""Fields of a *search's* training that an ablation replaces: it trains to the end (section 2.1)."""
+"""Fields of a *search's* training that an ablation replaces, to train to the end (section 2.1)."""
 
 
 def ablation_training(search: TrainingConfig) -> TrainingConfig:
-    """A search's batch size and learning rate with the paper's schedule to the end.
+    """Return the training of an ablation: the search's batch size and rate, the paper's schedule.
 
-    A search stops after ten epochs; the ablation trains for at most 200, with the plateau schedule
-    and an early stopping patience of 50, which are ``TrainingConfig``'s defaults. Only an export
-    that nobody has edited is trained so: see ``docs/decisions/0015``.
+    A search stops after ten epochs. The ablation trains for at most 200 epochs, with the plateau
+    schedule and an early stopping patience of 50 (the defaults of ``TrainingConfig``). An export
+    that was edited keeps its own training: see ``docs/decisions/0015``.
     """
     defaults = {name: TrainingConfig.model_fields[name].default for name in _OF_THE_SEARCH}
     return rebuild(search, **defaults)
 
 
 def repeat_seed(seed: int, repeat: int) -> int:
-    """Seed of the weights and of the order of batches in a repeat.
+    """Return the seed of a repeat, for the initial weights and the order of batches.
 
-    The seed does not depend on the variant or the target, so that the arms of one repeat are
-    paired.
+    The seed does not depend on the variant or the target, so that the arms of a repeat are paired.
     """
     digest = hashlib.sha256(f"{seed}/{repeat}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1
@@ -64,7 +63,7 @@ def repeat_seed(seed: int, repeat: int) -> int:
 
 @dataclass(frozen=True)
 class CellKey:
-    """Which network of the ablation; its text names the cell in the store, in folders and in lines.
+    """The key of a cell; its text names the cell in the store, in folders and in printed lines.
 
     >>> CellKey.parse("L1Net/mu/0")
     CellKey(variant='L1Net', target='mu', repeat=0)
@@ -83,7 +82,7 @@ class CellKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The key that ``str`` wrote."""
+        """Return the key from its text."""
         variant, target, repeat = text.split("/")
         return cls(variant, target, int(repeat))
 
@@ -93,11 +92,11 @@ class CellKey:
 
 @dataclass(frozen=True)
 class Cell:
-    """One network of the ablation.
+    """A run of the ablation.
 
     Attributes:
         key: its variant, target and repeat.
-        config: the run's configuration, with this one target.
+        config: its configuration, with a single target.
     """
 
     key: CellKey
@@ -106,21 +105,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """Variants × targets × repeats of one exported configuration.
+    """The cells of an ablation: variants × targets × repeats of an exported configuration.
 
     Attributes:
-        name: the experiment's name in the store.
+        name: the ablation's name in the store.
         network: the winner's network.
-        training: of every cell; the repeats' seeds derive from its seed.
+        training: the training of every cell; the seeds of the repeats derive from its seed.
         training_note: one line for the user that says where the training comes from.
-        data: of every cell.
-        targets: each trained by itself, in Table 1's order.
+        data: the data of every cell.
+        targets: the targets in Table 1's order; each is trained separately.
         variants: the arms.
-        repeats: networks per variant and target.
+        repeats: number of runs per variant and target.
         match: what the arms without vectors have in common with the winner.
-        vary_split: whether the repeats also train and validate on other molecules; all test on the
-            same ones.
-        expected_split: hash of the search's split where the cells use the same one, else ``None``.
+        vary_split: whether the repeats also have different training and validation molecules. Their
+            test molecules are always the same.
+        expected_split: hash of the search's split if the cells use it, else ``None``.
     """
 
     name: str
@@ -150,26 +149,26 @@ class AblationPlan:
         name: str | None = None,
         stem: str | None = None,
     ) -> AblationPlan:
-        """The plan for ``winner``; without targets its own, without variants all of them.
+        """Return the plan for ``winner``.
 
-        A search's export gets the paper's training; one that was written or edited by hand keeps
-        its own. Options come after either.
+        An unchanged export of a search gets the paper's training. A configuration that was written
+        or edited by hand keeps its own. Then ``overrides`` are applied.
 
         Args:
             winner: the exported configuration.
-            targets: names; ``all`` for the twelve.
-            variants: names; ``all`` for the five and the declared ones, and so does none.
-            declared: variants beside the five.
-            repeats: networks per variant and target.
+            targets: names; ``all`` for the twelve; without names, the winner's targets.
+            variants: names; ``all``, or no name, for the five and the declared ones.
+            declared: variants in addition to the five.
+            repeats: number of runs per variant and target.
             match: what the arms without vectors have in common with the winner.
-            vary_split: whether the repeats also differ in the molecules that train and validate.
+            vary_split: whether the repeats also have different training and validation molecules.
             overrides: changes to the training and the data.
-            name: the experiment's name; by default ``stem`` or the winner's name, with the first
+            name: the ablation's name; by default ``stem`` or the winner's name, with the first
                 digits of the plan's identity.
-            stem: name of the exported file without its ending.
+            stem: name of the exported file without its extension.
 
         Raises:
-            InputError: a name is unknown, a value not allowed, or the winner has no vectors.
+            InputError: a name is unknown, a value is not allowed, or the winner has no vectors.
         """
         if repeats < 1:
             raise InputError(f"the number of repeats must be at least 1; got {repeats}")
@@ -195,10 +194,10 @@ class AblationPlan:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of what all cells share: network, training and data, and how arms are matched.
+        """SHA-256 of the settings that all cells share: network, training, data and matching.
 
-        Targets, variants and repeats are no part of it: adding some adds cells to the same
-        experiment.
+        It does not depend on targets, variants and repeats: adding some adds cells to the same
+        ablation.
         """
         shared: dict[str, object] = {
             "network": self.network.model_dump(mode="json"),
@@ -206,7 +205,7 @@ class AblationPlan:
             "data": self.data.model_dump(mode="json"),
             "split": self.expected_split,
         }
-        # Only where it is not the paper's way, so that what was named before keeps its name.
+        # Added only if it is not the default, so that the hashes of older ablations stay the same.
         if self.match != "dims":
             shared["match"] = self.match
         if self.vary_split:
@@ -215,7 +214,7 @@ class AblationPlan:
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
-        """Every cell, repeat by repeat, in Table 1's order."""
+        """All cells, repeat by repeat, in Table 1's order."""
         return tuple(
             Cell(CellKey(variant.name, target, repeat), self._config(variant, target, repeat))
             for repeat in range(self.repeats)
@@ -225,12 +224,12 @@ class AblationPlan:
 
     @cached_property
     def networks(self) -> dict[str, NetworkConfig]:
-        """Each variant's network, by its name."""
+        """The network of each variant, by the variant's name."""
         return {v.name: v.network_of(self.network, self.match) for v in self.variants}
 
     @cached_property
     def weights(self) -> dict[str, int]:
-        """Trainable weights of each variant's single-target network, by the variant's name."""
+        """The number of trainable weights of each variant, by the variant's name."""
         return {name: count_weights(network) for name, network in self.networks.items()}
 
     def _config(self, variant: Variant, target: str, repeat: int) -> TrialConfig:
@@ -243,14 +242,14 @@ class AblationPlan:
         )
 
     def data_of(self, repeat: int) -> DataConfig:
-        """The molecules of a repeat; the first one's are always the plan's own."""
+        """Return the data of a repeat; the first repeat has the plan's data."""
         if not self.vary_split or repeat == 0:
             return self.data
         return rebuild(self.data, training_seed=repeat_seed(self.data.split_seed, repeat))
 
 
 def split_name(vary_split: bool, repeat: int) -> str:
-    """Name of the provenance's entry that keeps the hash of a repeat's split."""
+    """Return the name of the provenance's entry for the hash of a repeat's split."""
     return f"split_hash_{repeat}" if vary_split and repeat > 0 else "split_hash"
 
 

@@ -1,4 +1,4 @@
-"""What an ablation will cost, by a few measured steps of every arm."""
+"""The estimate of an ablation's cost, from a few measured steps of every arm."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hpsearch.system.gpus import gpus
 @final
 @dataclass(frozen=True)
 class PlanQuote:
-    """What an ablation will cost at most; early stopping may shorten it.
+    """The estimate of an ablation's cost without early stopping, which may shorten it.
 
     Attributes:
-        plan: the cells.
-        timings: of every variant, by its name.
-        epochs: of a run of every variant, at most.
-        run_seconds: of a run of every variant.
-        places: runs that go on side by side.
-        seconds: until the last run ends.
-        total_seconds: of all runs, one after the other.
+        plan: the plan, with its cells.
+        timings: the timing of each variant, by its name.
+        epochs: the most epochs of a run of each variant.
+        run_seconds: the seconds of a run of each variant.
+        places: number of runs at a time.
+        seconds: seconds until the last run ends.
+        total_seconds: seconds of all runs, one after the other.
     """
 
     plan: AblationPlan
@@ -39,14 +39,14 @@ class PlanQuote:
 
     @classmethod
     def of(cls, plan: AblationPlan, timings: Mapping[str, Timing], places: int) -> Self:
-        """The quote of ``plan``, whose variants were timed."""
+        """Return the estimate for ``plan`` from the timings of its variants."""
         epochs = {v.name: v.training_of(plan.training).epochs for v in plan.variants}
         run = {name: timings[name].run_seconds(count) for name, count in epochs.items()}
         runs = sorted((run[cell.key.variant] for cell in plan.cells), reverse=True)
         return cls(plan, timings, epochs, run, places, makespan([0.0] * places, runs), sum(runs))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
+        """Return a JSON-safe form."""
         plan = self.plan
         return {
             "ablation": plan.name,
@@ -73,12 +73,12 @@ class PlanQuote:
 
 
 def quote_plan(plan: AblationPlan, placement: Placement, places: int) -> PlanQuote:
-    """The quote of ``plan``, after a few steps of every arm were timed on this machine.
+    """Time a few steps of every arm on this machine and return the estimate for ``plan``.
 
     Args:
-        plan: the cells.
-        placement: where runs are placed.
-        places: runs that go on side by side.
+        plan: the plan, with its cells.
+        placement: what each run is given.
+        places: number of runs at a time.
 
     Raises:
         HpsearchError: an arm could not be timed.

@@ -1,4 +1,4 @@
-"""The arms of the ablation: what each changes in the winner's configuration (section 4.4)."""
+"""The arms of the ablation: their changes to the winner's configuration (section 4.4)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hpsearch.config.run import NetworkConfig, TrainingConfig, rebuild
 from hpsearch.errors import InputError
 
 VECTOR_DIMENSION = 3
-"""Components of a vector, hence scalars in its place: 29 vectors, 87 scalars in section 2.1."""
+"""Components of a vector, and the scalars that replace it: 29 vectors, 87 scalars (section 2.1)."""
 
 Match = Literal["dims", "params"]
-"""What an arm without vectors has in common with the winner: as many feature components, as in the
-paper, or as nearly as possible as many weights."""
+"""What an arm without vectors has in common with the winner: ``dims`` gives it the same number of
+feature components, as in the paper, ``params`` nearly the same number of weights."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One arm of the ablation: a name and what it changes in the winner's configuration.
+    """An arm of the ablation: a name and changes to the winner's configuration.
 
     Attributes:
-        name: as in Table 1 and in the cells' keys.
-        description: what differs from the winner, in a few words.
-        derive: the winner's network to this arm's; validates what it returns.
-        network: fields of the network that are set after ``derive`` and after the matching.
+        name: its name in Table 1 and in the cells' keys.
+        description: the difference from the winner, in a few words.
+        derive: returns this arm's network for the winner's network.
+        network: fields of the network that are set last, after ``derive`` and the matching.
         training: fields of the training that are set.
     """
 
@@ -37,12 +37,12 @@ class Variant:
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def network_of(self, winner: NetworkConfig, match: Match = "dims") -> NetworkConfig:
-        """This arm's network.
+        """Return this arm's network.
 
         Args:
-            winner: the exported configuration's.
-            match: ``params`` gives an arm that drops all vectors the multiplicity whose weight
-                count is nearest the winner's.
+            winner: the winner's network.
+            match: with ``params``, an arm that drops all vectors gets the number of scalars whose
+                weight count is nearest to the winner's.
 
         Raises:
             InputError: a change is not allowed.
@@ -53,7 +53,7 @@ class Variant:
         return rebuild(network, **self.network)
 
     def training_of(self, winner: TrainingConfig) -> TrainingConfig:
-        """This arm's training.
+        """Return this arm's training.
 
         Raises:
             InputError: a change is not allowed.
@@ -66,16 +66,16 @@ def _has_vectors(network: NetworkConfig) -> bool:
 
 
 def match_weights(network: NetworkConfig, weights: int) -> NetworkConfig:
-    """``network`` with as many scalars as bring its weight count nearest to ``weights``.
+    """Return ``network`` with the number of scalars whose weight count is nearest to ``weights``.
 
-    The scalars between output convolutions keep their proportion to the featurization's. The count
-    grows with the multiplicity, so the nearest is beside the first that exceeds ``weights``; of two
-    equally near the smaller is taken. Depth, radial functions and atom-wise layers stay.
+    The scalars between output convolutions keep their ratio to those of the featurization. Depth,
+    radial functions and atom-wise layers stay the same.
 
     Args:
-        network: without vectors.
-        weights: to come near, for a single target.
+        network: a network without vectors.
+        weights: the wanted number of weights, for a single target.
     """
+    # The count grows with the scalars: the nearest is the first that reaches it, or the one before.
     above = 1
     while count_weights(_with_scalars(network, above)) < weights:
         above += 1
@@ -92,16 +92,16 @@ def _with_scalars(network: NetworkConfig, scalars: int) -> NetworkConfig:
     return rebuild(network, featurization_scalars=scalars, output_scalars=between)
 
 
-def _as_it_is(network: NetworkConfig) -> NetworkConfig:
+def _unchanged(network: NetworkConfig) -> NetworkConfig:
     return network
 
 
 def drop_vectors(network: NetworkConfig) -> NetworkConfig:
-    """``network`` with every vector replaced by three scalars: as many components, none rotating.
+    """Return ``network`` with three scalars in place of every vector.
 
-    The number of *components* stays: 29 vectors, of three components each, become 87 scalars. So
-    there are more *features*, and more *weights*: a convolution between scalars alone has more
-    radial weights than one with the same components split into scalars and vectors.
+    The number of *components* stays the same: 29 vectors of three components become 87 scalars. The
+    number of *features* grows, and so does the number of *weights*: with the same number of
+    components, a convolution of scalars has more radial weights than one of scalars and vectors.
     """
     return rebuild(
         network,
@@ -128,7 +128,7 @@ def _both_deep(network: NetworkConfig) -> NetworkConfig:
 
 
 VARIANTS: tuple[Variant, ...] = (
-    Variant("L1Net", "the winner as it is", _as_it_is),
+    Variant("L1Net", "the winner as it is", _unchanged),
     Variant("L0Net", "three scalars in place of each vector", drop_vectors),
     Variant("L0NetDeep", "L0Net with one more featurization block", _deep),
     Variant("L0NetOutdeep", "L0Net with one more hidden atom-wise layer", _outdeep),
@@ -142,9 +142,9 @@ VARIANT_NAMES: tuple[str, ...] = tuple(variant.name for variant in VARIANTS)
 def select_variants(
     names: Iterable[str], available: tuple[Variant, ...] = VARIANTS
 ) -> tuple[Variant, ...]:
-    """The variants called ``names``, without regard to case, in the order of ``available``.
+    """Return the variants called ``names``, ignoring case, in the order of ``available``.
 
-    ``all`` stands for every variant, and so does no name.
+    ``all``, or no name, means every variant.
 
     Raises:
         InputError: a name is unknown.
@@ -160,10 +160,10 @@ def select_variants(
 
 
 def require_vectors(network: NetworkConfig) -> None:
-    """Refuse a network without vectors, which an ablation could not drop.
+    """Refuse a network without vectors, because an ablation has to drop them.
 
     Raises:
-        InputError: there are no vectors.
+        InputError: the network has no vectors.
     """
     if network.featurization_vectors + network.output_vectors == 0:
         raise InputError(

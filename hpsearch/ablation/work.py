@@ -1,4 +1,4 @@
-"""One launch of an ablation's plan, as work for the executor."""
+"""`Ablation`: one launch of an ablation; it assigns the cells and records their results."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from hpsearch.store import Experiment, Store
 
 
 class Ablation:
-    """One launch of a plan: a source of assignments that keeps their results (``runs.Work``).
+    """One launch of a plan (`messages.Work`).
 
-    A cell that is complete in the store is never run again. A cell that an earlier launch left
-    unfinished goes on from its folder. A cell that failed is tried again only by the next launch:
-    within one launch a network that diverges would be trained for ever.
+    - A complete cell is never run again.
+    - A cell that an earlier launch has not finished is resumed from its folder.
+    - A failed cell is tried again only by the next launch. Otherwise a launch would train a network
+      that diverges for ever.
 
     Attributes:
         experiment: the ablation in the store.
-        plan: what is to be run.
-        first_failure: of this launch, that has a traceback; ``None`` while there is none.
+        plan: the plan, with its cells.
+        first_failure: this launch's first failure with a traceback, or ``None``.
     """
 
     def __init__(
@@ -47,12 +48,12 @@ class Ablation:
         """Queue the cells that are not complete; nothing is read or written.
 
         Args:
-            store: that drives ``experiment``.
+            store: the store, with the lease on ``experiment``.
             experiment: the ablation, as `launch_ablation` prepared it.
-            plan: the cells.
-            run_ids: the store's key of each cell's run, by the cell's key.
-            complete: keys of the cells that need not be run again.
-            directory: holds the cells' folders.
+            plan: the plan, with its cells.
+            run_ids: the id of each cell's run in the store, by the cell's key.
+            complete: keys of the complete cells.
+            directory: the folder of the cells' folders.
             expected_split: hash of the first repeat's split; ``None`` until a cell has made it.
         """
         self.experiment = experiment
@@ -66,8 +67,8 @@ class Ablation:
             str(cell.key): "complete" if str(cell.key) in complete else "waiting"
             for cell in plan.cells
         }
-        # Longest first: a long run started last would leave the other places idle at the end.
-        # `sorted` is stable, so among equals the first repeat and Table 1's order come first.
+        # Longest first: if a long run starts last, the other places are idle at the end. `sorted`
+        # is stable, so cells of equal length stay in the plan's order.
         self._queue = [
             cell
             for cell in sorted(
@@ -77,7 +78,7 @@ class Ablation:
         ]
 
     def next(self) -> Assignment | None:
-        """The costliest cell that waits, or ``None``."""
+        """Return the longest waiting cell, or ``None``."""
         if not self._queue:
             return None
         cell = self._queue.pop(0)
@@ -93,26 +94,26 @@ class Ablation:
 
     @property
     def waiting(self) -> tuple[Cell, ...]:
-        """The cells that wait to be handed out, in their order."""
+        """The waiting cells, in the order in which they will be assigned."""
         return tuple(self._queue)
 
     @property
     def finished(self) -> bool:
-        """Whether every cell has been handed out; what fails waits for the next launch."""
+        """Whether all cells have been assigned; failed ones wait for the next launch."""
         return not self._queue
 
     def started(self, key: str, facts: RunFacts) -> None:
-        """Record the facts of a cell; all cells must see the data and the split of the first one.
+        """Record the facts of a cell; all cells must have the data and the split of the first one.
 
-        Where the split varies, all cells of one repeat must see the same split.
+        If the split varies, all cells of a repeat must have the same split.
 
         Raises:
-            InputError: the molecules or the split are not those of the ablation's other cells,
-                which therefore could not be compared.
+            InputError: the molecules or the split are not those of the ablation's other cells. The
+                cells could not be compared.
         """
         self._store.record_facts(self._run_ids[key], facts)
-        # Epochs after the checkpoint are trained again, and a cell that begins anew may end before
-        # it reaches them all; those before it are recorded again after this.
+        # Epochs after the checkpoint are trained again, possibly fewer of them. Epochs before it
+        # are recorded again after this.
         self._store.forget_epochs(self._run_ids[key], after=facts.resumed_from)
         split = split_name(self.plan.vary_split, CellKey.parse(key).repeat)
         given = {"data_hash": facts.data_hash, split: facts.split_hash}
@@ -131,19 +132,19 @@ class Ablation:
         self._store.record_epoch(self._run_ids[key], metrics)
 
     def retried(self, key: str, failure: Failure) -> None:
-        """Record nothing: the cell's row says how it ends."""
+        """Record nothing: only the last outcome of a cell is stored."""
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """Record how the cell ended.
+        """Record the outcome of a cell.
 
         Raises:
-            HpsearchError: the cell found no space for its checkpoint, or its machine is not fit for
-                any cell. Nothing has been recorded; the next launch goes on with the cell.
+            HpsearchError: the disk was full, or the machine cannot run any cell. Nothing was
+                recorded, and the next launch resumes the cell.
         """
         if isinstance(outcome, Failure) and outcome.kind in NO_VERDICTS:
             raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
         self._store.record_result(self._run_ids[key], outcome)
-        # Only now: until the result is stored, the folder is what a next launch continues from.
+        # Last, because the next launch resumes from the folder until the result is stored.
         checkpoint.discard(self._directory / key, keep_best=isinstance(outcome, Completion))
         if isinstance(outcome, Failure) and outcome.traceback and self.first_failure is None:
             self.first_failure = (key, outcome)
@@ -151,6 +152,6 @@ class Ablation:
             self._states[key] = "complete" if isinstance(outcome, Completion) else "failed"
 
     def counts(self) -> dict[CellState, int]:
-        """The number of cells of this launch's plan in each state."""
+        """Return the number of cells in each state."""
         states = list(self._states.values())
         return {state: states.count(state) for state in STATES}

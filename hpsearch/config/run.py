@@ -166,14 +166,14 @@ class DataConfig(Strict):
                 )
         return self
 
-    def beside(self, file: Path) -> DataConfig:
-        """The same with an absolute ``split_file``, resolved against the folder of ``file``.
+    def with_absolute_split_file(self, folder: Path) -> DataConfig:
+        """The same with an absolute ``split_file``; a relative one lies in ``folder``.
 
         A worker in another working folder or on another machine then opens the same file.
         """
         if self.split_file is None or Path(self.split_file).is_absolute():
             return self
-        return self.model_copy(update={"split_file": str(file.parent.resolve() / self.split_file)})
+        return self.model_copy(update={"split_file": str(folder.resolve() / self.split_file)})
 
 
 class TrialConfig(Strict):

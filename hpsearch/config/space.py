@@ -191,7 +191,9 @@ class SearchSpace(Strict):
             InputError: the file is not a space, or could give an invalid configuration.
         """
         space = cls._read(read_yaml(path))
-        return space.model_copy(update={"data": space.data.beside(Path(path))})
+        return space.model_copy(
+            update={"data": space.data.with_absolute_split_file(Path(path).parent)}
+        )
 
     @classmethod
     def parse(cls, text: str, source: str) -> SearchSpace:

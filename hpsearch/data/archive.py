@@ -1,4 +1,4 @@
-"""Reads QM9 as its authors published it: one ``.xyz`` file a molecule, often in a ``.tar.bz2``."""
+"""Reads QM9 as published by its authors: an ``.xyz`` file per molecule, often in a ``.tar.bz2``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from hpsearch.errors import InputError
 LARGEST_INDEX = 133_885
 
 _NUMBER_OF_SYMBOL = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
-# 'gdb', the index and three rotational constants stand before the targets, which have our order.
+# The fields are 'gdb', the index, three rotational constants, and the targets in our order.
 _FIRST_TARGET = 5
-# A row of the list starts with the index; the list's own total ("3054 compounds") does not count.
+# A row of the list starts with an index; the line with the total ("3054 compounds") is no row.
 _LISTED = re.compile(r"\s*(\d+)(?:\s*$|\s+(?!compound|molecule))", re.IGNORECASE)
 _PROGRESS = 20_000
 
 Say = Callable[[str], None]
-"""Takes lines about the progress of what lasts longer than a second."""
+"""Function that is called with lines about the progress of long operations."""
 
 
 def silent(line: str) -> None:
-    """Say nothing."""
+    """Ignore the line."""
 
 
 def read_archive(
@@ -37,15 +37,15 @@ def read_archive(
     uncharacterized: Path | None = None,
     say: Say = silent,
 ) -> Molecules:
-    """The molecules of the original files, ascending by QM9's index, in memory.
+    """The molecules of the original files, sorted by QM9's index, in memory.
 
     Args:
         archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
-        uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` keeps all.
-        say: takes lines about the progress.
+        uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` for all.
+        say: function for lines about the progress.
 
     Raises:
-        InputError: a file is missing or not as published.
+        InputError: a file is missing or differs from the published form.
     """
     left_out = _read_uncharacterized(uncharacterized) if uncharacterized else set()
     identifiers, atom_counts = array("q"), array("q")
@@ -79,7 +79,10 @@ def read_archive(
 
 
 class _Parsed(NamedTuple):
-    """One file: index, atomic numbers [N], positions [3 N] in Å, targets [T] in native units."""
+    """The content of a file: index, atomic numbers [N], positions [3 N] in Å, targets [T].
+
+    The targets are in native units.
+    """
 
     identifier: int
     numbers: list[int]
@@ -88,10 +91,10 @@ class _Parsed(NamedTuple):
 
 
 def _parse(text: str) -> _Parsed:
-    """The molecule of one file; exponents are written ``1.2*^-6``.
+    """The molecule in the text of a file; exponents are written ``1.2*^-6``.
 
     Raises:
-        ValueError: a line does not have its numbers.
+        ValueError: a line lacks numbers.
         IndexError: the file is too short.
     """
     lines = text.replace("*^", "e").splitlines()
@@ -118,19 +121,19 @@ def _number(symbol: str) -> int:
 
 
 def _texts(archive: Path) -> Iterator[tuple[str, str]]:
-    """Name and content of every ``.xyz`` file of a folder or of a tar file."""
+    """Name and content of every ``.xyz`` file in a folder or tar file."""
     if archive.is_dir():
         for path in archive.glob("*.xyz"):
             yield path.name, path.read_text(encoding="latin-1")
         return
     try:
-        # A stream, since going back in a bz2 file means reading it again from its start.
+        # Read as a stream: going back in a bz2 file would read it again from the start.
         with tarfile.open(archive, mode="r|*") as tar:
             while (member := tar.next()) is not None:
                 stream = tar.extractfile(member) if member.name.endswith(".xyz") else None
                 if stream is not None:
                     yield Path(member.name).name, stream.read().decode("latin-1")
-                # tarfile remembers every member, which for QM9 is more memory than the molecules.
+                # tarfile remembers every member, which takes more memory than QM9 itself.
                 del tar.members[:]  # type: ignore[attr-defined]
     except (OSError, EOFError, tarfile.TarError) as error:
         raise InputError(
@@ -139,14 +142,14 @@ def _texts(archive: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_uncharacterized(path: Path) -> set[int]:
-    """Indices in ``uncharacterized.txt``, between lines of explanation."""
+    """The indices in ``uncharacterized.txt``, which also has lines of explanation."""
     try:
         lines = path.read_text(encoding="latin-1").splitlines()
     except OSError as error:
         raise InputError(f"'{path}' must be QM9's uncharacterized.txt: {error.strerror}") from error
-    found = {int(match[1]) for line in lines if (match := _LISTED.match(line))}
-    if not found or min(found) < 1 or max(found) > LARGEST_INDEX:
+    indices = {int(match[1]) for line in lines if (match := _LISTED.match(line))}
+    if not indices or min(indices) < 1 or max(indices) > LARGEST_INDEX:
         raise InputError(
             f"'{path}' must list indices between 1 and {LARGEST_INDEX}, one at the start of a line"
         )
-    return found
+    return indices

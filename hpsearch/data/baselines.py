@@ -1,4 +1,4 @@
-"""Errors of predictions that ignore the geometry: a network must be better than these."""
+"""The errors of two baselines without geometry; a network must be better than both."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """Mean absolute errors on the test molecules, in each target's reporting unit.
 
-    Both predict t - p, the target less its atomic references (Eq. 14; p = 0 where Table 2 has
-    none): energies of formation rather than total energies, whose mean would say nothing.
+    Both baselines predict t - p, the target minus its atomic references (Eq. 14; p = 0 if Table 2
+    has none). So they predict energies of formation, not total energies, whose mean would be
+    meaningless.
 
     Returns:
-        ``{"mean": {target: error}, "composition": {target: error}}``: of the training molecules'
-        mean, and of a least-squares fit to them on the numbers of atoms of each element and a
-        constant.
+        ``{"mean": {target: error}, "composition": {target: error}}``. The first predicts the mean
+        of the training molecules. The second is the composition fit: a least-squares fit on the
+        counts of each element and a constant.
     """
     factors = np.array([target(name).reporting_factor for name in targets])
     train = _deviations(molecules, train_rows, targets)
@@ -45,6 +46,6 @@ def _deviations(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -
 
 
 def _composition(molecules: Molecules, rows: ArrayLike) -> Floats:
-    """Numbers of atoms of each element and a constant 1: [M, 6]."""
+    """The counts of each element and a constant 1: [M, 6]."""
     counts = molecules.element_counts(rows).astype(np.float64)
     return np.concatenate([counts, np.ones((len(counts), 1))], axis=1)

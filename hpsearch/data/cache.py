@@ -1,7 +1,7 @@
-"""Keeps a table of molecules in files that many processes map into memory.
+"""The cache of molecules: files that many processes map into memory.
 
-A cache is a folder with one ``.npy`` file for each column and ``meta.json``. It is written beside
-its place and renamed into it, so that a reader finds all of it or nothing.
+A cache is a folder with one ``.npy`` file per column and ``meta.json``. It is written under another
+name and then renamed, so that a reader never sees an incomplete cache.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _ATTEMPTS = 5
 
 
 class DamagedCacheError(Exception):
-    """The folder is there and cannot be used.
+    """The cache exists but cannot be used.
 
     Attributes:
-        source: what the molecules were read from, where that is still legible.
+        source: the origin of the molecules, if it can still be read.
     """
 
     def __init__(self, reason: str, source: str | None = None) -> None:
@@ -43,13 +43,13 @@ class DamagedCacheError(Exception):
 
 
 def open_table(folder: Path) -> Molecules:
-    """The molecules in ``folder``, mapped and not read.
+    """The molecules in ``folder``, mapped into memory.
 
-    Checked are ``meta.json``, the units, and each file's type, shape and size; the numbers
-    themselves by ``Molecules.computed_hash``.
+    The check covers ``meta.json``, the units, and the type, shape and size of every file. It does
+    not read the numbers; ``Molecules.computed_hash`` does.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: the folder does not exist.
         DamagedCacheError: a check failed.
     """
     if not folder.exists():
@@ -72,14 +72,14 @@ def open_table(folder: Path) -> Molecules:
         table = Molecules(**columns, recorded_hash=str(meta["content_hash"]))
     except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
         raise DamagedCacheError(str(error), source) from error
-    # Columns that are well formed one by one may still not belong together.
+    # Every column may be correct and still not fit the others.
     if table.offsets[0] != 0 or table.offsets[-1] != atoms or (table.atom_counts < 1).any():
         raise DamagedCacheError("offsets.npy does not fit the atoms", source)
     return table
 
 
 def read_source(folder: Path) -> str | None:
-    """What the cache says its molecules were read from, if that is legible."""
+    """The origin of the molecules according to the cache, if it can be read."""
     try:
         return _legible(_read_meta(folder).get("source"))
     except DamagedCacheError as damage:
@@ -91,12 +91,12 @@ def _legible(source: object) -> str | None:
 
 
 def write_table(molecules: Molecules, folder: Path, source: str) -> None:
-    """Put ``molecules`` into ``folder``, all of it or nothing, in place of what is there.
+    """Write ``molecules`` to ``folder`` atomically, replacing an older cache.
 
-    Any number of processes may do it at once; one of their tables stays.
+    Several processes may do this at the same time; one of their tables remains.
 
     Raises:
-        HpsearchError: the folder cannot be written, the disk is full.
+        HpsearchError: the folder cannot be written, or the disk is full.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,13 +130,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _map(path: Path, kind: np.dtype[Any], shape: tuple[int, ...], size: int) -> Any:
-    """The array in ``path`` as a plain array over the mapped file."""
+    """The array in ``path``, mapped from the file."""
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} must have {size} bytes, has {path.stat().st_size}")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype != kind or array.shape != shape:
         raise ValueError(f"{path.name} must hold {kind} {shape}, holds {array.dtype} {array.shape}")
-    # Indexing a memmap builds memmaps; a plain view of the same pages is several times faster.
+    # Indexing a memmap creates memmaps; with a plain array over the same memory it is much faster.
     return np.asarray(array)
 
 
@@ -160,7 +160,7 @@ def _write_files(molecules: Molecules, folder: Path, source: str, content_hash: 
 
 
 def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str) -> None:
-    """Rename ``fresh`` to ``folder``, unless another process has just put the same there."""
+    """Rename ``fresh`` to ``folder``, unless another process has just written the same there."""
     for attempt in range(_ATTEMPTS):
         try:
             fresh.rename(folder)
@@ -170,7 +170,7 @@ def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str
                 raise
         if _holds(folder, content_hash):
             return
-        # Who has mapped the old files keeps them: they live on without a name.
+        # Processes that have mapped the old files can continue to use them.
         with contextlib.suppress(FileNotFoundError):
             folder.rename(staging / f"old-{attempt}")
 

@@ -1,4 +1,4 @@
-"""Molecules: one, a table of many, and a batch for the network.
+"""A molecule, a table of molecules, and a batch for the network.
 
 Shapes: n molecules of the table, N atoms of one molecule, A atoms of a batch, M molecules of a
 batch, T = 12 targets.
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 POSITION_UNIT = "Å"
 
 UNITS = {"positions": POSITION_UNIT, **{target.name: target.native_unit for target in TARGETS}}
-"""Units of a table: of its positions and of each target's column."""
+"""The units of the positions and of the targets in a table."""
 
 _LARGEST = int(np.iinfo(np.int64).max)
 _LARGEST_IDENTIFIER = int(np.iinfo(np.int32).max)
@@ -41,10 +41,10 @@ class Molecule:
     """One molecule.
 
     Attributes:
-        atomic_numbers: [N] atomic numbers, each one of ``ELEMENTS``.
+        atomic_numbers: [N] atomic numbers, all in ``ELEMENTS``.
         positions: [N, 3] in Å.
-        targets: [T] in native units, ordered as ``TARGETS``; ``None`` when they are not known.
-        identifier: number that is the molecule's alone; QM9's index for its own molecules.
+        targets: [T] in native units, ordered as ``TARGETS``; ``None`` if they are unknown.
+        identifier: unique number of the molecule; QM9's index for molecules of QM9.
     """
 
     atomic_numbers: NDArray[Any]
@@ -58,9 +58,9 @@ class MoleculeBatch:
     """Atoms of M molecules, one molecule after another.
 
     Attributes:
-        elements: [A] int64, index of each atom's element in ``ELEMENTS``.
+        elements: [A] int64, index of the atom's element in ``ELEMENTS``.
         positions: [A, 3] float32, in Å.
-        counts: [M] int64, atoms of each molecule; their sum is A.
+        counts: [M] int64, number of atoms of the molecule; the sum is A.
     """
 
     elements: torch.Tensor
@@ -78,14 +78,14 @@ class MoleculeBatch:
 
 @dataclass(frozen=True, eq=False)
 class Molecules:
-    """A table of molecules in columns, each in memory or mapped from a file; not to be written to.
+    """A read-only table of molecules in columns, in memory or mapped from files.
 
     Attributes:
-        element_indices: [atoms] uint8, index of each atom's element in ``ELEMENTS``.
+        element_indices: [atoms] uint8, index of the atom's element in ``ELEMENTS``.
         positions: [atoms, 3] float32, in Å.
         offsets: [n + 1] int64; molecule m has the atoms ``offsets[m]`` to ``offsets[m + 1] - 1``.
-        targets: [n, T] float64 in native units, ordered as ``TARGETS``; NaN where not known.
-        identifiers: [n] int32, without repeats; QM9's index (1 to 133885) for its own molecules.
+        targets: [n, T] float64 in native units, ordered as ``TARGETS``; NaN if unknown.
+        identifiers: [n] int32, unique; QM9's index (1 to 133885) for molecules of QM9.
         recorded_hash: content hash that was computed when the columns were written to files.
     """
 
@@ -105,18 +105,18 @@ class Molecules:
         positions: ArrayLike,
         targets: ArrayLike,
     ) -> Molecules:
-        """A table in memory from checked columns of any numeric type.
+        """A table in memory from columns of any numeric type, which are checked.
 
         Args:
-            identifiers: [n] whole numbers without repeats.
-            atom_counts: [n] atoms of each molecule, at least 1.
-            atomic_numbers: [atoms], each one of ``ELEMENTS``.
+            identifiers: [n] unique whole numbers.
+            atom_counts: [n] number of atoms of the molecule, at least 1.
+            atomic_numbers: [atoms], all in ``ELEMENTS``.
             positions: [atoms, 3] in Å.
-            targets: [n, T] in native units; NaN where not known.
+            targets: [n, T] in native units; NaN if unknown.
 
         Raises:
             InputError: a molecule has no atoms, an unknown element, a position or target that is
-                not finite, or an identifier that another molecule has too or that is too large.
+                not finite, or an identifier that is not unique or too large.
         """
         labels = np.asarray(identifiers, dtype=np.int64)
         counts = np.asarray(atom_counts, dtype=np.int64)
@@ -131,7 +131,7 @@ class Molecules:
             f"must have atomic numbers among {', '.join(map(str, ELEMENTS))}",
         )
         with np.errstate(over="ignore"):
-            # Adding 0 turns -0 into 0: sources differ in the sign they print for zero.
+            # Adding 0 turns -0 into 0; the two sources of QM9 differ in the sign of zeros.
             single = np.asarray(positions, dtype=np.float64).astype(np.float32) + np.float32(0)
         _refuse(~np.isfinite(single).all(axis=1), owner, "must have finite positions")
         values = np.asarray(targets, dtype=np.float64) + 0.0
@@ -149,8 +149,8 @@ class Molecules:
         """A table of ``molecules``, in their order.
 
         Raises:
-            InputError: there is no molecule, or one is not as :class:`Molecule` and
-                :meth:`assemble` want it.
+            InputError: there is no molecule, or a molecule does not meet the requirements of
+                :class:`Molecule` and :meth:`assemble`.
         """
         if not molecules:
             raise InputError("at least one molecule is needed; got none")
@@ -177,20 +177,22 @@ class Molecules:
 
     @cached_property
     def atom_counts(self) -> Integers:
-        """[n] atoms of each molecule."""
+        """[n] number of atoms of the molecules."""
         return np.diff(self.offsets)
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 of the content; of a table from files, the one recorded with them."""
+        """SHA-256 of the content; for a table from files, the hash stored with them."""
         return self.recorded_hash or self.computed_hash()
 
     def computed_hash(self) -> str:
-        """SHA-256 of the content, computed from every number.
+        """SHA-256 of the content, computed from all numbers.
 
-        Hashed in this order: one line per quantity with its unit (positions, then the targets), and
-        ``identifiers``, ``offsets``, ``element_indices``, ``positions``, ``targets``, each as a
-        line with name, type and shape and its numbers, little-endian, in C order.
+        The hashed bytes are, in this order:
+
+        - a line per quantity with its unit: the positions, then the targets;
+        - ``identifiers``, ``offsets``, ``element_indices``, ``positions``, ``targets``: for every
+          column a line with name, type and shape, and its numbers, little-endian, in C order.
         """
         digest = hashlib.sha256()
         for quantity, unit in UNITS.items():
@@ -208,7 +210,7 @@ class Molecules:
         return digest.hexdigest()
 
     def molecule(self, row: int) -> Molecule:
-        """The molecule of row ``row``, copied."""
+        """A copy of the molecule in row ``row``."""
         chosen = self.select([row])
         targets = chosen.targets[0]
         return Molecule(
@@ -219,7 +221,7 @@ class Molecules:
         )
 
     def select(self, rows: ArrayLike) -> Molecules:
-        """A table in memory of the given rows, in their order."""
+        """A table in memory of the given rows, in the given order."""
         numbers = self._rows(rows)
         atoms, counts = self._atoms(numbers)
         return Molecules(
@@ -231,16 +233,16 @@ class Molecules:
         )
 
     def element_counts(self, rows: ArrayLike) -> Integers:
-        """[M, 5] atoms of each element in the given rows' molecules, ordered as ``ELEMENTS``."""
+        """[M, 5] number of atoms of every element in the given rows, ordered as ``ELEMENTS``."""
         numbers = self._rows(rows)
         atoms, counts = self._atoms(numbers)
         kinds = len(ELEMENTS)
-        cell = np.repeat(np.arange(len(numbers)) * kinds, counts) + self.element_indices[atoms]
-        return np.bincount(cell, minlength=len(numbers) * kinds).reshape(-1, kinds)
+        bins = np.repeat(np.arange(len(numbers)) * kinds, counts) + self.element_indices[atoms]
+        return np.bincount(bins, minlength=len(numbers) * kinds).reshape(-1, kinds)
 
     def batch(self, rows: ArrayLike) -> MoleculeBatch:
-        """The atoms of the given rows' molecules as tensors on the CPU."""
-        # A driver that only counts and splits molecules need not wait for torch.
+        """The atoms of the molecules in the given rows, as tensors on the CPU."""
+        # Imported here: the driver only counts and splits molecules, without torch.
         import torch
 
         atoms, counts = self._atoms(self._rows(rows))
@@ -251,7 +253,7 @@ class Molecules:
         )
 
     def _rows(self, rows: ArrayLike) -> Integers:
-        """``rows`` as numbers of rows that exist: numpy would count negative ones from the end."""
+        """``rows``, checked to exist: numpy would count negative ones from the end."""
         given = np.asarray(rows)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise TypeError(
@@ -264,7 +266,7 @@ class Molecules:
         return given.astype(np.int64)
 
     def _atoms(self, rows: Integers) -> tuple[Integers, Integers]:
-        """Positions in the atom columns [A] of the rows' atoms, and their atom counts [M]."""
+        """The indices [A] of the rows' atoms in the atom columns, and the atom counts [M]."""
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts
         ends = np.cumsum(counts)
@@ -273,14 +275,14 @@ class Molecules:
 
 
 def _whole(identifier: int) -> int:
-    """``identifier``, when it is a whole number that 64 bits hold."""
+    """``identifier``, checked to be a whole number of at most 64 bits."""
     if not isinstance(identifier, int | np.integer) or abs(int(identifier)) > _LARGEST:
         raise InputError(f"an identifier must be a whole number; got '{identifier}'")
     return int(identifier)
 
 
 def _check_identifiers(identifiers: Integers) -> None:
-    """Refuse identifiers that repeat or that 32 bits do not hold."""
+    """Refuse identifiers that are not unique or need more than 32 bits."""
     _refuse(
         (identifiers < 0) | (identifiers > _LARGEST_IDENTIFIER),
         identifiers,
@@ -293,23 +295,23 @@ def _check_identifiers(identifiers: Integers) -> None:
 
 
 def _refuse(wrong: NDArray[np.bool_] | np.bool_, identifiers: NDArray[Any], demand: str) -> None:
-    """Raise an ``InputError`` that names the first molecule where the mask ``wrong`` is set."""
-    found = np.unique(identifiers[wrong])
-    if len(found):
-        others = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-        raise InputError(f"molecule {found[0]}{others} {demand}")
+    """Raise an ``InputError`` that names the first molecule for which ``wrong`` is true."""
+    refused = np.unique(identifiers[wrong])
+    if len(refused):
+        others = f" (and {len(refused) - 1:,} more)" if len(refused) > 1 else ""
+        raise InputError(f"molecule {refused[0]}{others} {demand}")
 
 
 def _numeric(
     molecule: Molecule, name: str, values: ArrayLike, shape: tuple[int | None, ...]
 ) -> NDArray[Any]:
-    """``values`` as an array of numbers of the given shape, whole ones for atomic numbers."""
+    """``values`` as a numeric array of the given shape; atomic numbers must be whole."""
     try:
         array = np.asarray(values)
     except ValueError:  # ragged
         array = np.asarray(None)
     kinds = "iu" if name == "atomic_numbers" else "iuf"
-    # No atoms at all is refused later, with the right words; numpy calls an empty list float.
+    # An empty list, which is float in numpy, is refused later with a better message.
     fits = array.ndim == len(shape) and all(
         wanted is None or size == wanted for size, wanted in zip(array.shape, shape, strict=True)
     )
@@ -323,7 +325,7 @@ def _numeric(
 
 
 def _known(molecule: Molecule, targets: NDArray[Any]) -> NDArray[Any]:
-    """``targets``, refused when one is NaN, which the table keeps for targets not known."""
+    """``targets``, checked to have no NaN, which means an unknown target in the table."""
     if np.isnan(targets).any():
         raise InputError(f"molecule {molecule.identifier} must have finite targets")
     return targets

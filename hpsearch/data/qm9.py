@@ -1,6 +1,6 @@
-"""QM9 from the package ``qm9pack`` or from its original archive, through a memory-mapped cache.
+"""QM9 from the package ``qm9pack`` or the original archive, with a memory-mapped cache.
 
-Rows ascend by QM9's index, so both sources give the same table.
+Rows are sorted by QM9's index, so both sources give the same table.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _LIST_MARKS = np.frombuffer(b"[]', ", dtype=np.uint8)
 
 
 def load(cache: Path | None = None, say: Say = silent) -> Molecules:
-    """All molecules of QM9 from the cache, which is made at the first call.
+    """All molecules of QM9 from the cache, which the first call creates.
 
     Args:
         cache: folder of caches; by default :func:`cache_directory`.
-        say: takes lines about the progress of what lasts longer than a second.
+        say: function for lines about the progress of long operations.
 
     Raises:
-        InputError: there is no cache and the package is missing or unreadable.
-        HpsearchError: the cache cannot be written, or it is damaged and was made from an archive,
-            whose place only :func:`prepare` knows.
+        InputError: there is no cache, and the package is missing or unreadable.
+        HpsearchError: the cache cannot be written, or a cache made from an archive is damaged;
+            only :func:`prepare` can make that again.
     """
     folder = _folder(cache)
     try:
@@ -55,7 +55,7 @@ def load(cache: Path | None = None, say: Say = silent) -> Molecules:
 
 
 def verify(cache: Path | None = None, say: Say = silent) -> Molecules:
-    """As :func:`load`, after every number in the cache has been hashed; damage is repaired.
+    """Load the molecules, check the hash of all numbers in the cache, and repair damage.
 
     Raises:
         InputError: see :func:`load`.
@@ -75,13 +75,13 @@ def prepare(
     cache: Path | None = None,
     say: Say = silent,
 ) -> Molecules:
-    """Make the cache from the original archive, in place of the one that is there.
+    """Make the cache from the original archive, replacing an older cache.
 
     Args:
         archive: see :func:`read_archive`.
         uncharacterized: see :func:`read_archive`.
         cache: folder of caches; by default :func:`cache_directory`.
-        say: takes lines about the progress.
+        say: function for lines about the progress.
 
     Raises:
         InputError: see :func:`read_archive`.
@@ -96,10 +96,11 @@ def prepare(
 def read_package(say: Say = silent) -> Molecules:
     """The molecules of the installed package ``qm9pack``, in memory.
 
-    The package is not imported: that needs ``pkg_resources``, which Python no longer brings.
+    The package is not imported, because its code needs ``pkg_resources``, which Python no longer
+    includes.
 
     Raises:
-        InputError: the package is missing, or a file of it is not as expected.
+        InputError: the package is missing, or one of its files is not as expected.
     """
     try:
         distribution = metadata.distribution(PACKAGE)
@@ -137,7 +138,7 @@ def _make(folder: Path, say: Say) -> Molecules:
 
 def _repair(folder: Path, damage: DamagedCacheError, say: Say) -> Molecules:
     if damage.source not in (None, PACKAGE):
-        # The package has other molecules than the archive when nothing was left out of that.
+        # The molecules of the package may differ from those read from the archive.
         raise HpsearchError(
             f"the cache '{folder}' is damaged ({damage}); prepare it again from '{damage.source}', "
             "or delete it to use the package's molecules"
@@ -150,13 +151,13 @@ _Part = tuple[Integers, Integers, NDArray[np.uint8], Floats, Floats]
 
 
 def _read_part(path: Path) -> _Part:
-    """Identifiers, atom counts, atomic numbers, positions [atoms, 3], targets of one table."""
-    # Its import takes longer than all of load() when the cache is there.
+    """Identifiers, atom counts, atomic numbers, positions [atoms, 3] and targets of one table."""
+    # Imported here, because the import takes longer than load() does with a cache.
     import pandas
 
     wanted = ["Index", "N_atoms", "Elements", "XYZ_Ang", *(target.column for target in TARGETS)]
     try:
-        # Numbers stay text here: versions of pandas differ in the last bit they give a number.
+        # Numbers are read as text: versions of pandas differ in the last bit of a number.
         table = pandas.read_csv(path, usecols=wanted, dtype=str, keep_default_na=False)
         counts = _numbers(table, "N_atoms").astype(np.int64)
         return (
@@ -177,7 +178,7 @@ def _numbers(table: pandas.DataFrame, column: str) -> Floats:
 
 
 def _read_elements(lists: list[str], counts: Integers) -> NDArray[np.uint8]:
-    """Atomic numbers [atoms] of lists such as ``['C','H']``; QM9's symbols have one letter."""
+    """Atomic numbers [atoms] from lists such as ``['C','H']``; QM9's symbols have one letter."""
     text, starts = _joined(lists)
     numbers = _NUMBER_OF_LETTER[text]
     strange = (numbers == 0) & ~np.isin(text, _LIST_MARKS)
@@ -189,13 +190,13 @@ def _read_elements(lists: list[str], counts: Integers) -> NDArray[np.uint8]:
 
 
 def _read_positions(lists: list[str], counts: Integers) -> Floats:
-    """Positions [atoms, 3] of lists such as ``[[0.,1.,-2.1E-6],[...]]``."""
+    """Positions [atoms, 3] from lists such as ``[[0.,1.,-2.1E-6],[...]]``."""
     text, starts = _joined(lists)
     if not np.array_equal(np.add.reduceat(text == ord("["), starts, dtype=np.int64), counts + 1):
         raise ValueError("XYZ_Ang must have N_atoms entries in every row")
     plain = ",".join(lists).replace("[", "").replace("]", "")
     with warnings.catch_warnings():
-        # What numpy warns of here, a text that is no number, shows in the length.
+        # numpy warns if a text is not a number; the length shows that too.
         warnings.simplefilter("ignore", DeprecationWarning)
         values = np.fromstring(plain, dtype=np.float64, sep=",")
     if len(values) != 3 * counts.sum():
@@ -204,7 +205,7 @@ def _read_positions(lists: list[str], counts: Integers) -> Floats:
 
 
 def _joined(lists: list[str]) -> tuple[NDArray[np.uint8], Integers]:
-    """All characters one after another, and where each list starts."""
+    """All characters of the lists in one array, and the position at which each list starts."""
     lengths = np.array([len(entry) for entry in lists], dtype=np.int64)
     if not lengths.all():
         raise ValueError("Elements and XYZ_Ang must not be empty")

@@ -1,4 +1,4 @@
-"""Divides the molecules into those for training, for validation and for the test."""
+"""Splits the molecules into training, validation and test molecules."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hpsearch.errors import InputError
 from hpsearch.system.files import write_atomically
 
 QM9_MOLECULES = 130_831
-"""Molecules of QM9 in the package."""
+"""Number of QM9 molecules in the package."""
 
 TRAIN_MOLECULES = 109_000
-"""Training molecules in the paper (section 2.1)."""
+"""Number of training molecules in the paper (section 2.1)."""
 
 _SETS = ("train", "validation", "test")
 _NPZ_NAMES = {"train_idx": "train", "val_idx": "validation", "test_idx": "test"}
@@ -30,14 +30,14 @@ _NPZ_NAMES = {"train_idx": "train", "val_idx": "validation", "test_idx": "test"}
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Three disjoint sets of rows, in random order or in a split file's.
+    """Three disjoint sets of rows, in random order or in the order of the split file.
 
     Attributes:
-        train: rows that are trained on.
-        validation: rows that choose the epoch and the winner.
-        test: rows that are opened at the end.
+        train: rows of the training molecules.
+        validation: rows of the molecules on which the epoch and the winner are chosen.
+        test: rows of the molecules that are evaluated at the end.
         hash: SHA-256 of the three sets of identifiers. It depends neither on the order within a
-            set nor on which other molecules the table has.
+            set nor on other molecules in the table.
     """
 
     train: Integers
@@ -61,14 +61,20 @@ class Split:
 def make_split(molecules: Molecules, config: DataConfig) -> Split:
     """The split that ``config`` describes.
 
-    Without a split file: one seeded permutation of all molecules. Training is cut from its front,
-    testing from its far end, and validation begins at :func:`validation_anchor`, moved only as far
-    as it must be to lie between the two. So, wherever nothing was moved, a larger training or
-    validation set holds a smaller one, and the molecules before the anchor only ever train. With a
-    split file, the file decides.
+    A split file lists the three sets. Otherwise they are cut from one seeded permutation of all
+    molecules:
 
-    A ``training_seed`` leaves the test molecules as they are and draws as many to train and to
-    validate anew: from all others, or, with a split file, from those that it trains or validates.
+    - training molecules from the front;
+    - test molecules from the end;
+    - validation molecules from :func:`validation_anchor` on, which moves only if the sets would
+      overlap.
+
+    So, with an unmoved anchor, a larger training or validation set contains a smaller one, and the
+    molecules before the anchor are used only for training.
+
+    With a ``training_seed`` the test molecules stay the same. The training and validation sets, of
+    the same sizes, are drawn again from all other molecules, or, with a split file, from its
+    training and validation molecules.
 
     Raises:
         InputError: there are too few molecules, or the split file is wrong.
@@ -80,9 +86,9 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     total = len(molecules)
     train, validation = config.train_size, config.validation_size
     least_test = 1 if config.test_size is None else config.test_size
-    _require_room(config, total)
+    _check_sizes(config, total)
     start = max(train, min(validation_anchor(total), total - least_test - validation))
-    # The molecules between training and validation train at a larger size: they are not tested.
+    # Molecules between training and validation belong to larger training sets: never test them.
     test = start + validation if config.test_size is None else total - config.test_size
     order = _permutation(molecules, config.split_seed)
     return Split.of(
@@ -109,18 +115,19 @@ def _redrawn(molecules: Molecules, config: DataConfig, seed: int) -> Split:
 
 
 def validation_anchor(total: int) -> int:
-    """Where validation begins in the permutation of ``total`` molecules if it has room there.
+    """The default position of the first validation molecule in the permutation.
 
-    It is the paper's training size, scaled: 109,000 of the packaged 130,831 molecules.
+    It is the paper's training size scaled to ``total``: 109,000 for the 130,831 molecules of the
+    package.
     """
     return total * TRAIN_MOLECULES // QM9_MOLECULES
 
 
-def _require_room(config: DataConfig, total: int) -> None:
-    """Refuse sizes that do not fit, with the largest of the first that does.
+def _check_sizes(config: DataConfig, total: int) -> None:
+    """Check that the three sizes fit; the error suggests the largest possible value of one.
 
     Raises:
-        InputError: they do not.
+        InputError: the sizes do not fit.
     """
     train, validation = config.train_size, config.validation_size
     test = 1 if config.test_size is None else config.test_size
@@ -130,14 +137,14 @@ def _require_room(config: DataConfig, total: int) -> None:
     for name, (size, least) in sizes.items():
         largest = total - (train + validation + test - size)
         if largest >= least:
-            mend = f"the largest --{name.replace('_', '-')} that fits is {largest:,}"
+            fix = f"the largest --{name.replace('_', '-')} that fits is {largest:,}"
             break
     else:
-        mend = "lower more than one of --train-size, --validation-size and --test-size"
+        fix = "lower more than one of --train-size, --validation-size and --test-size"
     wanted = "at least 1" if config.test_size is None else f"{test:,}"
     raise InputError(
         f"train_size + validation_size + test_size must fit the {total:,} molecules; got "
-        f"{train:,} + {validation:,} + {wanted}; {mend}"
+        f"{train:,} + {validation:,} + {wanted}; {fix}"
     )
 
 
@@ -157,7 +164,7 @@ def save_split(split: Split, molecules: Molecules, path: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        # A link's target, a pipe or a terminal (/dev/stdout) is written to, not replaced.
+        # A link, a pipe or a terminal (/dev/stdout) must be written to, not replaced.
         path.write_text(text, encoding="utf-8")
     else:
         write_atomically(path, text)
@@ -169,12 +176,11 @@ def read_split(path: Path, molecules: Molecules) -> Split:
     Args:
         path: JSON ``{"train": [...], "validation": [...], "test": [...]}`` with QM9 indices, or
             SchNetPack's ``.npz`` with the row numbers ``train_idx``, ``val_idx`` and ``test_idx``.
-        molecules: the molecules that the file is about; it may leave some out.
+        molecules: the molecules to split; the file may leave some out.
 
     Raises:
-        InputError: the file cannot be read, is not of this form, names a molecule twice or one
-            that ``molecules`` does not have, or has less than 2 molecules to train on, 1 to
-            validate or 1 to test.
+        InputError: the file cannot be read, has another form, lists a molecule twice or one that
+            ``molecules`` lacks, or has less than 2 training, 1 validation or 1 test molecules.
     """
     try:
         if path.suffix == ".npz":
@@ -190,12 +196,12 @@ def read_split(path: Path, molecules: Molecules) -> Split:
 
 
 def _permutation(molecules: Molecules, seed: int) -> Integers:
-    """All rows in seeded random order; the same molecules in any table, whatever its order."""
+    """All rows in seeded random order; the order of the table does not matter."""
     return _shuffled(np.argsort(molecules.identifiers), seed)
 
 
 def _shuffled(rows: Integers, seed: int) -> Integers:
-    # RandomState's stream is frozen by numpy's policy; that of the newer Generator may change.
+    # numpy guarantees that RandomState's numbers never change; those of the newer Generator may.
     random = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
     return rows[random.permutation(len(rows))].astype(np.int64)
 
@@ -233,7 +239,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.int64]]:
 
 
 def _rows_of_numbers(sets: Mapping[str, Integers], total: int) -> dict[str, Integers]:
-    """Row numbers, checked to exist."""
+    """``sets``, checked to contain only rows that exist."""
     for name, rows in sets.items():
         wrong = rows[(rows < 0) | (rows >= total)]
         if len(wrong):
@@ -242,7 +248,7 @@ def _rows_of_numbers(sets: Mapping[str, Integers], total: int) -> dict[str, Inte
 
 
 def _rows_of_identifiers(sets: Mapping[str, Integers], molecules: Molecules) -> dict[str, Integers]:
-    """Rows of the molecules with the given identifiers."""
+    """The rows of the molecules with the given identifiers."""
     order = np.argsort(molecules.identifiers)
     known = molecules.identifiers[order].astype(np.int64)
     rows = {}
@@ -259,17 +265,17 @@ def _rows_of_identifiers(sets: Mapping[str, Integers], molecules: Molecules) -> 
 
 
 def _check(sets: Mapping[str, Integers], molecules: Molecules) -> None:
-    """Refuse sets that are too small, repeat a molecule or share one."""
+    """Refuse sets that are too small, or that contain a molecule twice."""
     for name, rows in sets.items():
         least = 2 if name == "train" else 1
         if len(rows) < least:
             raise ValueError(f"'{name}' must have at least {least} molecules; got {len(rows)}")
-    every = np.concatenate(list(sets.values()))
+    all_rows = np.concatenate(list(sets.values()))
     owner = np.repeat(np.arange(len(sets)), [len(rows) for rows in sets.values()])
-    order = np.argsort(every, kind="stable")
-    repeated = np.flatnonzero(np.diff(every[order]) == 0)
+    order = np.argsort(all_rows, kind="stable")
+    repeated = np.flatnonzero(np.diff(all_rows[order]) == 0)
     if len(repeated):
         first, second = (list(sets)[owner[order[repeated[0] + step]]] for step in (0, 1))
-        molecule = molecules.identifiers[every[order[repeated[0]]]]
+        molecule = molecules.identifiers[all_rows[order[repeated[0]]]]
         where = f"twice in '{first}'" if first == second else f"in '{first}' and in '{second}'"
         raise ValueError(f"every molecule must stand in one place; {molecule} stands {where}")

@@ -1,7 +1,7 @@
-"""Shift and scale of the targets: Eqs. 14 to 16 of the paper, in native units and float64.
+"""The shift and scale of the targets: Eqs. 14 to 16, in native units and float64.
 
-Symbols: t_m target of molecule m, p_m its atomic references, A_m its atoms, t̃_m the deviation per
-atom. Shapes: M molecules, T targets.
+Symbols: t_m target of molecule m, p_m sum of its atomic references, A_m number of its atoms, t̃_m
+deviation per atom. Shapes: M molecules, T targets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.errors import InputError
 
-# Deviations that differ by rounding alone do so by about 1e-13 of their size.
+# Rounding alone gives a relative deviation of about 1e-13.
 _LEAST_RELATIVE_DEVIATION = 1e-10
 
 
@@ -28,19 +28,19 @@ def target_values(molecules: Molecules, rows: ArrayLike, targets: Sequence[str])
 
 
 def atom_references(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
-    """p_m = Σ_a ref(Z_a, C) [M, T] in native units: Eq. 14, with Table 2's references."""
+    """p_m = Σ_a ref(Z_a, C) [M, T] in native units (Eq. 14), with the references of Table 2."""
     references = np.array([target(name).references for name in targets], dtype=np.float64)
     return molecules.element_counts(rows) @ references.T
 
 
 @dataclass(frozen=True, eq=False)
 class TargetStatistics:
-    """Mean and standard deviation over training molecules of t̃_m = (t_m - p_m) / A_m (Eq. 15).
+    """The mean and standard deviation of t̃_m = (t_m - p_m) / A_m over training molecules (Eq. 15).
 
     Attributes:
         targets: names of the targets.
-        mean: [T] mean of t̃, in native units an atom.
-        deviation: [T] σ_t̃, the population's standard deviation, in native units an atom.
+        mean: [T] mean of t̃, in native units per atom.
+        deviation: [T] σ_t̃, the population's standard deviation, in native units per atom.
     """
 
     targets: tuple[str, ...]
@@ -59,10 +59,10 @@ class TargetStatistics:
 
     @classmethod
     def fit(cls, molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> TargetStatistics:
-        """Statistics of the molecules of ``rows``, which must be training molecules only.
+        """The statistics of the molecules in ``rows``, which must all be training molecules.
 
         Raises:
-            InputError: there is no molecule, or a target is not known or the same for all.
+            InputError: there is no molecule, or a target is unknown or the same for all.
         """
         if np.size(rows) == 0:
             raise InputError("at least one training molecule is needed for the targets' statistics")
@@ -72,17 +72,17 @@ class TargetStatistics:
         return cls(tuple(targets), per_atom.mean(axis=0), per_atom.std(axis=0))
 
     def offsets(self, molecules: Molecules, rows: ArrayLike) -> Floats:
-        """s_m = p_m + A_m mean(t̃) [M, T] in native units: Eq. 16 without the network."""
+        """s_m = p_m + A_m mean(t̃) [M, T] in native units: Eq. 16 without the network's part."""
         atoms = molecules.atom_counts[np.asarray(rows, dtype=np.int64), None]
         return atom_references(molecules, rows, self.targets) + atoms * self.mean
 
     def normalise(self, molecules: Molecules, rows: ArrayLike) -> Floats:
-        """y_m = (t_m - s_m) / σ_t̃ [M, T]: what the network's output is compared with (Eq. 17)."""
+        """y_m = (t_m - s_m) / σ_t̃ [M, T]: the normalised targets in the loss (Eq. 17)."""
         values = target_values(molecules, rows, self.targets)
         return (values - self.offsets(molecules, rows)) / self.deviation
 
     def restore(self, normalised: ArrayLike, molecules: Molecules, rows: ArrayLike) -> Floats:
-        """t̂_m = s_m + σ_t̃ y_m [M, T] in native units: Eq. 16, the inverse of :meth:`normalise`."""
+        """t̂_m = s_m + σ_t̃ y_m [M, T] in native units (Eq. 16), the inverse of :meth:`normalise`."""
         scaled = np.asarray(normalised, dtype=np.float64) * self.deviation
         return self.offsets(molecules, rows) + scaled
 
@@ -92,9 +92,9 @@ class TargetStatistics:
         return self.deviation * [target(name).reporting_factor for name in self.targets]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """JSON-safe form with units; :meth:`from_dict` is its inverse.
+        """The statistics with units, as JSON; :meth:`from_dict` is the inverse.
 
-        Lists keep the order of the targets where a store sorts the keys of objects.
+        They are lists, because a store may sort the keys of objects.
         """
         return {
             "targets": list(self.targets),
@@ -105,11 +105,11 @@ class TargetStatistics:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TargetStatistics:
-        """The statistics that :meth:`to_dict` wrote.
+        """The statistics from the output of :meth:`to_dict`.
 
         Raises:
-            InputError: a list is missing or of another length, a unit is not the target's native
-                one, or a number is unusable.
+            InputError: a list is missing or has another length, a unit is not the target's native
+                unit, or a number is unusable.
         """
         try:
             names = tuple(values["targets"])

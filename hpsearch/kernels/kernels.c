@@ -341,8 +341,9 @@ INLINE void pack_quarters(int64_t used, const float *x, int64_t width, float *pa
         float *to = packed + k / SPAN * steps * LANES + k % SPAN * 4;
         const float *from = x + k * width;
         for (int64_t s = 0; s < steps; s++, to += LANES)
-            *(quarter *)to = k < used ? *(const quarter *)(from + (s + 1 < steps ? 4 * s : width - 4))
-                                      : (quarter){0};
+            *(quarter *)to = k < used
+                                 ? *(const quarter *)(from + (s + 1 < steps ? 4 * s : width - 4))
+                                 : (quarter){0};
         if (k < used)
             for (int64_t i = 0; i < 4 * steps - width; i++)
                 to[i - LANES] = 0;
@@ -384,7 +385,7 @@ static __attribute__((noinline)) void dots(int64_t used, int64_t hidden, const f
    than a vector, padded to one. */
 typedef struct {
     float *g, *quarters, *x, *y, *out, **dg;
-} Room;
+} Scratch;
 
 /* Copy a few dozen numbers, for which a call of memcpy takes longer than the copy itself. */
 INLINE void copy_row(const float *from, float *to, int64_t count)
@@ -434,12 +435,12 @@ INLINE void narrow(int64_t rows, const float *from, float *to, int64_t width)
 /* Copy g of the used slots of an atom, for a range of neurons, next to each other; returns the
    number of used slots. */
 INLINE int64_t take_used(const Neighbourhoods *n, int64_t atom, const float *g, int64_t first,
-                         int64_t neurons, Room *room)
+                         int64_t neurons, Scratch *scratch)
 {
     const int64_t *pair = n->pair + atom * n->slots;
     int64_t k = 0;
     for (; k < n->slots && pair[k] < n->pairs; k++)
-        copy_row(g + pair[k] * n->hidden + first, room->g + k * neurons, neurons);
+        copy_row(g + pair[k] * n->hidden + first, scratch->g + k * neurons, neurons);
     return k;
 }
 
@@ -466,73 +467,73 @@ INLINE int64_t fetch_pairs(const Neighbourhoods *n, int64_t atom, const float *g
 
 /* out [hidden, width] = sum_k g[k,:] x[k,:] over the used slots of an atom, prefetching `next`. */
 INLINE void aggregate_rows(int64_t used, const float *g, int64_t hidden, const float *x, float *out,
-                           int64_t width, Room *room, Stream *next)
+                           int64_t width, Scratch *scratch, Stream *next)
 {
     Outer o = {hidden, used, g, hidden, 1, x, width, out, width, next};
     if (width >= LANES) {
         outer_set(o, width);
     } else {
-        widen(used, x, width, room->x);
-        o.right = room->x, o.right_width = LANES, o.out = room->out, o.out_width = LANES;
+        widen(used, x, width, scratch->x);
+        o.right = scratch->x, o.right_width = LANES, o.out = scratch->out, o.out_width = LANES;
         outer_set(o, LANES);
-        narrow(hidden, room->out, out, width);
+        narrow(hidden, scratch->out, out, width);
     }
 }
 
 static void aggregate_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
-                           float *out, int64_t width, Room *room)
+                           float *out, int64_t width, Scratch *scratch)
 {
-    int64_t used = take_used(n, atom, g, 0, n->hidden, room), hidden = n->hidden;
+    int64_t used = take_used(n, atom, g, 0, n->hidden, scratch), hidden = n->hidden;
     Stream next = {0};
     if (atom + 1 < n->atoms)
         next = stream(x + (atom + 1) * n->slots * width,
                       fetch_pairs(n, atom + 1, g, NULL) * width, ceiling(hidden, ROWS));
-    aggregate_rows(used, room->g, hidden, x + atom * n->slots * width,
-                   out + atom * hidden * width, width, room, &next);
+    aggregate_rows(used, scratch->g, hidden, x + atom * n->slots * width,
+                   out + atom * hidden * width, width, scratch, &next);
 }
 
-/* The backward pass of one atom, whose g is already in `room`: from y [hidden, width] to dx
+/* The backward pass of one atom, whose g is already in `scratch`: from y [hidden, width] to dx
    [K, width], which is set or added to, and to dg, which is added to; dx or dg may be null. */
 INLINE void pull_back_rows(const Neighbourhoods *n, const int64_t *pair, int64_t used,
                            const float *x, const float *y, float *dx, int64_t set, float *dg,
-                           int64_t width, Room *room, Stream *next)
+                           int64_t width, Scratch *scratch, Stream *next)
 {
     int64_t hidden = n->hidden, full = width;
     if (width < LANES) {
         full = LANES;
-        widen(hidden, y, width, room->y);
-        y = room->y;
+        widen(hidden, y, width, scratch->y);
+        y = scratch->y;
     }
     if (dx) {
-        Outer o = {used, hidden, room->g, 1, hidden, y, full, dx, full};
+        Outer o = {used, hidden, scratch->g, 1, hidden, y, full, dx, full};
         if (width < full) {
             if (!set)
-                widen(used, dx, width, room->out);
-            o.out = room->out;
+                widen(used, dx, width, scratch->out);
+            o.out = scratch->out;
         }
         if (set)
             outer_set(o, full);
         else
             outer_add(o, full);
         if (width < full)
-            narrow(used, room->out, dx, width);
+            narrow(used, scratch->out, dx, width);
     }
     if (dg) {
         if (width < full) {
-            widen(used, x, width, room->x);
-            x = room->x;
+            widen(used, x, width, scratch->x);
+            x = scratch->x;
         }
         for (int64_t k = 0; k < used; k++)
-            room->dg[k] = dg + pair[k] * hidden;
-        pack_quarters(used, x, full, room->quarters);
-        dots(used, hidden, room->quarters, y, full, room->dg, next);
+            scratch->dg[k] = dg + pair[k] * hidden;
+        pack_quarters(used, x, full, scratch->quarters);
+        dots(used, hidden, scratch->quarters, y, full, scratch->dg, next);
     }
 }
 
 static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g, const float *x,
-                           const float *y, float *dx, float *dg, int64_t width, Room *room)
+                           const float *y, float *dx, float *dg, int64_t width, Scratch *scratch)
 {
-    int64_t used = take_used(n, atom, g, 0, n->hidden, room), hidden = n->hidden;
+    int64_t used = take_used(n, atom, g, 0, n->hidden, scratch), hidden = n->hidden;
     int64_t here = atom * n->slots * width;
     Stream next[STREAMS] = {{0}};
     if (atom + 1 < n->atoms) {
@@ -543,7 +544,7 @@ static void pull_back_atom(const Neighbourhoods *n, int64_t atom, const float *g
         next[2] = stream(dg ? x + rows : NULL, count, portions);
     }
     pull_back_rows(n, n->pair + atom * n->slots, used, x ? x + here : NULL,
-                   y + atom * hidden * width, dx ? dx + here : NULL, 0, dg, width, room, next);
+                   y + atom * hidden * width, dx ? dx + here : NULL, 0, dg, width, scratch, next);
     for (int i = 0; i < STREAMS; i++)
         fetch(next[i].from, next[i].left);
 }
@@ -582,16 +583,16 @@ static Plan plan(const Neighbourhoods *n, int64_t width)
     return p;
 }
 
-INLINE Room room_at(char *memory, const Plan *p)
+INLINE Scratch scratch_at(char *memory, const Plan *p)
 {
-    Room room;
-    room.dg = (float **)memory;
-    room.quarters = (float *)(memory + p->pointers);
-    room.x = room.quarters + p->quarters;
-    room.y = room.x + p->narrow * p->K;
-    room.out = room.y + p->narrow * p->H;
-    room.g = room.out + p->narrow * p->rows;
-    return room;
+    Scratch scratch;
+    scratch.dg = (float **)memory;
+    scratch.quarters = (float *)(memory + p->pointers);
+    scratch.x = scratch.quarters + p->quarters;
+    scratch.y = scratch.x + p->narrow * p->K;
+    scratch.out = scratch.y + p->narrow * p->H;
+    scratch.g = scratch.out + p->narrow * p->rows;
+    return scratch;
 }
 
 /* The arguments of a call of a function below; those it does not have are zero. */
@@ -612,7 +613,7 @@ INLINE char *aligned(char *memory)
 
 /* Run all tasks in any order in several threads. The threads inherit the caller's rounding and
    denormal modes. A thread has `bytes` bytes of the aligned memory. */
-static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room *, char *),
+static void share_out(const Call *call, void (*task)(const Call *, int64_t, Scratch *, char *),
                       char *memory, int64_t bytes)
 {
     memory = aligned(memory);
@@ -622,48 +623,48 @@ static void share_out(const Call *call, void (*task)(const Call *, int64_t, Room
     {
         fesetenv(&modes);
         char *mine = memory + thread_number() * bytes;
-        Room room = room_at(mine, &call->plan);
+        Scratch scratch = scratch_at(mine, &call->plan);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < call->tasks; i++)
-            task(call, i, &room, mine + call->plan.bytes);
+            task(call, i, &scratch, mine + call->plan.bytes);
     }
 }
 
-static void aggregate_molecule(const Call *c, int64_t m, Room *room, char *memory)
+static void aggregate_molecule(const Call *c, int64_t m, Scratch *scratch, char *memory)
 {
     (void)memory;
     for (int64_t a = first_atom(c->n, m); a < c->n->atoms && c->n->molecule[a] == m; a++)
-        aggregate_atom(c->n, a, c->g, c->x, c->out, c->width, room);
+        aggregate_atom(c->n, a, c->g, c->x, c->out, c->width, scratch);
 }
 
-static void pull_back_molecule(const Call *c, int64_t m, Room *room, char *memory)
+static void pull_back_molecule(const Call *c, int64_t m, Scratch *scratch, char *memory)
 {
     (void)memory;
     for (int64_t a = first_atom(c->n, m); a < c->n->atoms && c->n->molecule[a] == m; a++)
-        pull_back_atom(c->n, a, c->g, c->x, c->y, c->dx, c->dg, c->width, room);
+        pull_back_atom(c->n, a, c->g, c->x, c->y, c->dx, c->dg, c->width, scratch);
 }
 
 /* The bytes of scratch memory that one call needs: a part per thread, and padding for alignment. */
-int64_t hpsearch_room(const Neighbourhoods *n, int64_t width)
+int64_t hpsearch_scratch_bytes(const Neighbourhoods *n, int64_t width)
 {
     return n->threads * plan(n, width).bytes + 64;
 }
 
 void hpsearch_aggregate(const Neighbourhoods *n, const float *g, const float *x, float *out,
-                        char *room, int64_t width)
+                        char *scratch, int64_t width)
 {
     Call c = {.n = n, .plan = plan(n, width), .width = width, .tasks = n->molecules,
               .g = g, .x = x, .out = out};
-    share_out(&c, aggregate_molecule, room, c.plan.bytes);
+    share_out(&c, aggregate_molecule, scratch, c.plan.bytes);
 }
 
 /* `distribute` to dx and `contract` to dg; dx or dg may be null. */
 void hpsearch_pull_back(const Neighbourhoods *n, const float *g, const float *x, const float *y,
-                        float *dx, float *dg, char *room, int64_t width)
+                        float *dx, float *dg, char *scratch, int64_t width)
 {
     Call c = {.n = n, .plan = plan(n, width), .width = width, .tasks = n->molecules,
               .g = g, .x = x, .y = y, .dx = dx, .dg = dg};
-    share_out(&c, pull_back_molecule, room, c.plan.bytes);
+    share_out(&c, pull_back_molecule, scratch, c.plan.bytes);
 }
 
 /* --- the same products times weights W [outs, hidden, width], while they are in the cache ---
@@ -717,8 +718,8 @@ INLINE int64_t numbers_of(int64_t parts, int64_t width)
     return atom > NUMBERS ? atom : NUMBERS;
 }
 
-/* The numbers that a task needs in addition to its thread's `Room`. */
-static int64_t beside(const Neighbourhoods *n, const Weights *w)
+/* The numbers that a task needs in addition to its thread's `Scratch`. */
+static int64_t extra_numbers(const Neighbourhoods *n, const Weights *w)
 {
     int64_t row = row_of(n->hidden * w->width);
     int64_t longer = row > w->outs ? row : w->outs; /* the results take the place of A */
@@ -731,10 +732,10 @@ static int64_t beside(const Neighbourhoods *n, const Weights *w)
 
 static int64_t weights_bytes(const Neighbourhoods *n, const Weights *w)
 {
-    return plan(n, w->width).bytes + 4 * beside(n, w);
+    return plan(n, w->width).bytes + 4 * extra_numbers(n, w);
 }
 
-int64_t hpsearch_weights_room(const Neighbourhoods *n, const Weights *w)
+int64_t hpsearch_weights_scratch_bytes(const Neighbourhoods *n, const Weights *w)
 {
     return n->threads * weights_bytes(n, w) + 64;
 }
@@ -831,7 +832,7 @@ static void add_lanes(int64_t rows, int64_t outs, const vector *sum, float *out)
 }
 
 /* The convolution of a range of atoms, regardless of molecules. */
-static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memory)
+static void convolve_atoms(const Call *c, int64_t number, Scratch *scratch, char *memory)
 {
     const Neighbourhoods *n = c->n;
     int64_t first = number * n->atoms / c->tasks, end = (number + 1) * n->atoms / c->tasks;
@@ -840,7 +841,7 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
     vector *sum = (vector *)memory;
     float *ends = (float *)(sum + tiles_in(BLOCK, c->outs)), *A = ends + BLOCK * LANES;
     for (int64_t a = 0; a < atoms; a++) {
-        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room);
+        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, scratch);
         if (first + a + 1 < n->atoms)
             fetch_pairs(n, first + a + 1, c->g, NULL);
         for (int64_t part = 0; part < c->parts; part++) {
@@ -849,7 +850,7 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
             Stream next = {0};
             if (a + 1 < atoms)
                 next = stream(x + slots, used * c->width, ceiling(n->hidden, ROWS));
-            aggregate_rows(used, room->g, n->hidden, x, to, c->width, room, &next);
+            aggregate_rows(used, scratch->g, n->hidden, x, to, c->width, scratch, &next);
             /* The last vector ends with the row; lanes that are counted already are set to zero. */
             for (int64_t i = 0; i < LANES; i++)
                 rest[i] = terms - LANES + i < whole ? 0 : to[terms - LANES + i];
@@ -868,7 +869,8 @@ static void convolve_atoms(const Call *c, int64_t number, Room *room, char *memo
                atoms * c->outs * sizeof(float));
 }
 
-static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *room, char *memory)
+static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Scratch *scratch,
+                            char *memory)
 {
     const Neighbourhoods *n = c->n;
     int64_t terms = n->hidden * c->width, row = row_of(terms), slots = n->slots * c->width;
@@ -883,7 +885,7 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
     Outer o = {atoms * c->parts, c->outs, G, 1, c->outs, c->weights, terms, y, row};
     tall_outer_set(o, terms);
     for (int64_t a = 0; a < atoms; a++) {
-        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, room);
+        int64_t used = take_used(n, first + a, c->g, 0, n->hidden, scratch);
         int64_t portions = (n->hidden + 3) / 4;
         if (first + a + 1 < n->atoms)
             fetch_pairs(n, first + a + 1, c->g, c->dg);
@@ -897,18 +899,19 @@ static void pull_back_atoms(const Call *c, int64_t first, int64_t atoms, Room *r
                 next[1] = stream(x + slots, used * c->width, portions);
             }
             pull_back_rows(n, n->pair + (first + a) * n->slots, used, x,
-                           y + (part * atoms + a) * row, dx, c->set, c->dg, c->width, room, next);
+                           y + (part * atoms + a) * row, dx, c->set, c->dg, c->width, scratch,
+                           next);
         }
     }
 }
 
-static void pull_back_molecule_weighted(const Call *c, int64_t m, Room *room, char *memory)
+static void pull_back_molecule_weighted(const Call *c, int64_t m, Scratch *scratch, char *memory)
 {
     int64_t first = first_atom(c->n, m), atoms = first_atom(c->n, m + 1) - first;
     int64_t blocks = ceiling(atoms, BLOCK / c->parts);
     for (int64_t b = 0; b < blocks; b++) {
         int64_t from = b * atoms / blocks, to = (b + 1) * atoms / blocks;
-        pull_back_atoms(c, first + from, to - from, room, memory);
+        pull_back_atoms(c, first + from, to - from, scratch, memory);
     }
 }
 
@@ -921,7 +924,7 @@ INLINE int64_t first_neuron(const Call *c, int64_t group)
 }
 
 /* The gradient of the weights of a group of neurons, block by block of atoms. */
-static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory)
+static void weigh_neurons(const Call *c, int64_t group, Scratch *scratch, char *memory)
 {
     const Neighbourhoods *n = c->n;
     int64_t h = first_neuron(c, group), neurons = first_neuron(c, group + 1) - h;
@@ -932,14 +935,15 @@ static void weigh_neurons(const Call *c, int64_t group, Room *room, char *memory
     for (int64_t b = 0; b < blocks; b++) {
         int64_t first = b * n->atoms / blocks, atoms = (b + 1) * n->atoms / blocks - first;
         for (int64_t a = 0; a < atoms; a++) {
-            int64_t used = take_used(n, first + a, c->g, h, neurons, room);
+            int64_t used = take_used(n, first + a, c->g, h, neurons, scratch);
             for (int64_t part = 0; part < c->parts; part++) {
                 int64_t atom = part * n->atoms + first + a, at = a * c->parts + part;
                 const float *x = c->x + atom * slots;
                 Stream next = {0};
                 if (a + 1 < atoms)
                     next = stream(x + slots, used * c->width, ceiling(neurons, ROWS));
-                aggregate_rows(used, room->g, neurons, x, A + at * row, c->width, room, &next);
+                aggregate_rows(used, scratch->g, neurons, x, A + at * row, c->width, scratch,
+                               &next);
                 if (c->parts > 1)
                     copy_row(c->y + atom * c->outs, copy + at * c->outs, c->outs);
             }
@@ -962,33 +966,33 @@ INLINE Call weighted(const Neighbourhoods *n, const Weights *w, int64_t tasks, c
 }
 
 void hpsearch_convolve(const Neighbourhoods *n, const Weights *w, const float *g, const float *x,
-                       const float *weights, float *out, char *room)
+                       const float *weights, float *out, char *scratch)
 {
     Call c = weighted(n, w, evenly(ceiling(n->atoms, BLOCK / w->parts), n->threads), g, x);
     c.weights = weights, c.out = out;
-    share_out(&c, convolve_atoms, room, weights_bytes(n, w));
+    share_out(&c, convolve_atoms, scratch, weights_bytes(n, w));
 }
 
 /* Set dx [parts, atoms, slots, width] or add to it, and add to dg [pairs, hidden]; dx or dg may be
    null. x is needed for dg only. */
 void hpsearch_convolve_inputs(const Neighbourhoods *n, const Weights *w, const float *g,
                               const float *x, const float *weights, const float *G, float *dx,
-                              float *dg, char *room, int64_t set)
+                              float *dg, char *scratch, int64_t set)
 {
     Call c = weighted(n, w, n->molecules, g, x);
     c.weights = weights, c.y = G, c.dx = dx, c.dg = dg, c.set = set;
-    share_out(&c, pull_back_molecule_weighted, room, weights_bytes(n, w));
+    share_out(&c, pull_back_molecule_weighted, scratch, weights_bytes(n, w));
 }
 
 void hpsearch_convolve_weights(const Neighbourhoods *n, const Weights *w, const float *g,
-                               const float *x, const float *G, float *dw, char *room)
+                               const float *x, const float *G, float *dw, char *scratch)
 {
     int64_t groups = ceiling(n->hidden, NEURONS), most = n->hidden / ceiling(LANES, w->width);
     groups = evenly(groups, n->threads);
     groups = groups < most ? groups : most > 1 ? most : 1;
     Call c = weighted(n, w, groups, g, x);
     c.y = G, c.out = dw;
-    share_out(&c, weigh_neurons, room, weights_bytes(n, w));
+    share_out(&c, weigh_neurons, scratch, weights_bytes(n, w));
 }
 
 /* --- kernels/slot_inputs.py: X = [S ; u.V] and X_i = [V ; V x u ; u (u.V) - V/3]_i --- */
@@ -1040,8 +1044,8 @@ typedef float scalar __attribute__((may_alias));
         }                                                                                          \
     }
 
-/* From s [atoms, S] and v [3, atoms, V] to x [atoms, K, S + V] and xi [3, atoms, K, 3 V]; xi may be null;
-   unused slots are not written. */
+/* From s [atoms, S] and v [3, atoms, V] to x [atoms, K, S + V] and xi [3, atoms, K, 3 V]. xi may be
+   null; unused slots are not written. */
 void hpsearch_gather(const SlotTable *n, const float *s, const float *v, float *x, float *xi)
 {
     int64_t A = n->atoms, K = n->slots, S = n->scalars, V = n->vectors, step = A * K * 3 * V;
@@ -1292,16 +1296,16 @@ static RadialSizes radial_sizes(const Radial *n)
 /* Weights [copies, functions, row], and their gradients [copies, parts, functions, row]. */
 typedef struct {
     float *weights, *gradients;
-} RadialRoom;
+} RadialScratch;
 
-static RadialRoom radial_room(const Radial *n, char *memory)
+static RadialScratch radial_scratch(const Radial *n, char *memory)
 {
     float *weights = (float *)aligned(memory);
-    return (RadialRoom){weights, weights + n->copies * radial_sizes(n).copy};
+    return (RadialScratch){weights, weights + n->copies * radial_sizes(n).copy};
 }
 
 /* The bytes of scratch memory that one call needs. */
-int64_t hpsearch_radial_room(const Radial *n)
+int64_t hpsearch_radial_scratch_bytes(const Radial *n)
 {
     const RadialSizes size = radial_sizes(n);
     return 4 * n->copies * (1 + size.parts) * size.copy + 64;
@@ -1364,7 +1368,7 @@ INLINE vector before_softplus(const float *phi, const int32_t *band, const float
 void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t *band, float *g,
                      char *memory)
 {
-    const RadialRoom room = radial_room(n, memory);
+    const RadialScratch scratch = radial_scratch(n, memory);
     const RadialSizes size = radial_sizes(n);
     int64_t B = n->functions, H = n->hidden, P = n->pairs, blocks = ceiling(P, RADIAL_PAIRS);
     fenv_t modes;
@@ -1373,10 +1377,10 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
     {
         fesetenv(&modes);
         find_bands(n, phi, band);
-        transpose_weights(n, w, room.weights);
+        transpose_weights(n, w, scratch.weights);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n->copies * blocks; i++) {
-            const float *weights = room.weights + i / blocks * size.copy;
+            const float *weights = scratch.weights + i / blocks * size.copy;
             int64_t from = i % blocks * RADIAL_PAIRS, to = from + RADIAL_PAIRS;
             to = to < P ? to : P;
             for (int64_t p = from; p < to; p++)
@@ -1397,7 +1401,7 @@ void hpsearch_radial(const Radial *n, const float *phi, const float *w, int32_t 
 void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, const int32_t *band,
                              const float *dg, float *dw, char *memory)
 {
-    const RadialRoom room = radial_room(n, memory);
+    const RadialScratch scratch = radial_scratch(n, memory);
     const RadialSizes size = radial_sizes(n);
     int64_t B = n->functions, H = n->hidden, P = n->pairs;
     fenv_t modes;
@@ -1405,12 +1409,12 @@ void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, 
 #pragma omp parallel num_threads(n->softplus.threads)
     {
         fesetenv(&modes);
-        transpose_weights(n, w, room.weights);
+        transpose_weights(n, w, scratch.weights);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < n->copies * size.parts; i++) {
             int64_t copy = i / size.parts, part = i % size.parts;
-            const float *weights = room.weights + copy * size.copy;
-            float *sums = room.gradients + i * size.copy;
+            const float *weights = scratch.weights + copy * size.copy;
+            float *sums = scratch.gradients + i * size.copy;
             memset(sums, 0, size.copy * sizeof(float));
             for (int64_t p = part * P / size.parts; p < (part + 1) * P / size.parts; p++) {
                 for (int64_t h = 0; h < H; h += LANES) {
@@ -1430,7 +1434,7 @@ void hpsearch_radial_weights(const Radial *n, const float *phi, const float *w, 
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n->copies * B; i++) {
             int64_t copy = i / B, b = i % B;
-            float *parts = room.gradients + copy * size.parts * size.copy + b * size.row;
+            float *parts = scratch.gradients + copy * size.parts * size.copy + b * size.row;
             for (int64_t part = 1; part < size.parts; part++)
                 for (int64_t h = 0; h < size.row; h++)
                     parts[h] += parts[part * size.copy + h];

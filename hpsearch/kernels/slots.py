@@ -316,9 +316,9 @@ class CompiledProducts(SlotProducts):
         D = next(len(x) for x, shape in operands if x is not None and shape[0] == "D")
         addresses = self._addresses(name, {"U": U, "C": C, "D": D}, operands)
         tables = ctypes.byref(self._table), ctypes.byref(_Weights(D, C, U))
-        size = self._library.hpsearch_weights_room(*tables)
-        room = torch.empty(size, dtype=torch.uint8, device="cpu")
-        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, room.data_ptr(), *more)
+        size = self._library.hpsearch_weights_scratch_bytes(*tables)
+        scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
+        getattr(self._library, f"hpsearch_{name}")(*tables, *addresses, scratch.data_ptr(), *more)
 
     def _call(self, name: str, *operands: tuple[Tensor | None, str]) -> None:
         width = next(x.shape[2] for x, shape in operands if x is not None and shape[-1] == "C")
@@ -326,9 +326,9 @@ class CompiledProducts(SlotProducts):
         if width == 0:
             return
         table = ctypes.byref(self._table)
-        size = self._library.hpsearch_room(table, width)
-        room = torch.empty(size, dtype=torch.uint8, device="cpu")
-        getattr(self._library, f"hpsearch_{name}")(table, *addresses, room.data_ptr(), width)
+        size = self._library.hpsearch_scratch_bytes(table, width)
+        scratch = torch.empty(size, dtype=torch.uint8, device="cpu")
+        getattr(self._library, f"hpsearch_{name}")(table, *addresses, scratch.data_ptr(), width)
 
     def _addresses(
         self, name: str, sizes: dict[str, int], operands: tuple[tuple[Tensor | None, str], ...]

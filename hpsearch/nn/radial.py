@@ -192,6 +192,6 @@ def _call(
     """Call a function of the library with contiguous tensors; the first two are φ and w."""
     phi, w = operands[:2]
     table = ctypes.byref(_Table(len(w), *phi.shape, w.shape[1], activation.table(0)))
-    room = phi.new_empty(library.hpsearch_radial_room(table), dtype=torch.uint8)
-    addresses = (tensor.data_ptr() for tensor in (*operands, room))
+    scratch = phi.new_empty(library.hpsearch_radial_scratch_bytes(table), dtype=torch.uint8)
+    addresses = (tensor.data_ptr() for tensor in (*operands, scratch))
     getattr(library, f"hpsearch_{name}")(table, *addresses)

@@ -1,7 +1,7 @@
-"""Checkpoint files of one run: written beside and renamed, named by their content, never pickled.
+"""The checkpoint files of a run: written atomically, never pickled.
 
-A file is called ``<stem>-<epoch>-<digest>.safetensors``; the digest is of its bytes, so a damaged
-file is known by its name. Tensors are safetensors, everything else is JSON in the file's header.
+A file is called ``<stem>-<epoch>-<digest>.safetensors``. The digest is computed from its bytes, so
+damage is detected. Tensors are safetensors; everything else is JSON in the header of the file.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHECKPOINT = "checkpoint"
-"""Stem of files from which training continues."""
+"""Stem of files from which training resumes."""
 
 BEST = "best"
-"""Stem of files that hold the weights of the best epoch so far."""
+"""Stem of files with the weights of the best epoch so far."""
 
 
 class DiskFull(HpsearchError):
-    """There is no space for a checkpoint: no fault of the run's, which goes on once there is."""
+    """The disk is full; the run is not to blame and can resume when there is space."""
 
 
 _NAME = re.compile(r"(?P<stem>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})\.safetensors")
@@ -37,11 +37,11 @@ _NAME = re.compile(r"(?P<stem>[a-z]+)-(?P<epoch>\d{5})-(?P<digest>[0-9a-f]{16})\
 def write(
     directory: Path, stem: str, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]
 ) -> Path:
-    """Write one file whole or not at all; it takes the place of others of its stem and epoch.
+    """Write one file atomically; it replaces other files with the same stem and epoch.
 
     Raises:
-        DiskFull: there is no space; older files stay whole.
-        HpsearchError: the folder cannot be written; older files stay whole.
+        DiskFull: there is no space; older files are unchanged.
+        HpsearchError: the folder cannot be written; older files are unchanged.
     """
     from safetensors.torch import save
 
@@ -62,7 +62,7 @@ def write(
         raise HpsearchError(
             f"{reason}; make its folder writable or name another (--runs)"
         ) from error
-    # A damaged one, or one of a step that another machine repeated and rounded otherwise.
+    # Such a file is damaged, or is from another machine, which rounds differently.
     for other in files(directory, stem):
         if other != path and epoch_of(other) == epoch:
             remove(other)
@@ -70,21 +70,21 @@ def write(
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state of a file; ``None`` if it is missing, damaged or not a checkpoint.
+    """The tensors and state of a file; ``None`` if it is missing, damaged or not a checkpoint.
 
-    Whatever the file holds, nothing of it is executed: the digest in its name is no signature, so
-    anyone who may write into the folder can make one that fits.
+    Nothing in the file is executed. The digest is not a signature: anyone who can write to the
+    folder can make a file with a valid digest.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     match = _NAME.fullmatch(path.name)
-    # A pipe or a device under a checkpoint's name would be read for ever.
+    # Reading a pipe or a device with such a name could go on for ever.
     if match is None or not path.is_file():
         return None
     try:
         with path.open("rb") as file:
-            # In pieces: what is damaged may also be larger than memory.
+            # Hashed in pieces, because a damaged file may be larger than the memory.
             if hashlib.file_digest(file, "sha256").hexdigest()[:16] != match["digest"]:
                 return None
         data = path.read_bytes()
@@ -97,17 +97,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 def files(directory: Path, stem: str) -> list[Path]:
-    """Paths that have the name of a file of ``stem``, newest epoch first, whatever lies there."""
-    found = [
+    """The paths of files named ``stem``, newest epoch first; their content is not checked."""
+    paths = [
         path
         for path in (directory.iterdir() if directory.is_dir() else ())
         if (match := _NAME.fullmatch(path.name)) and match["stem"] == stem
     ]
-    return sorted(found, reverse=True)
+    return sorted(paths, reverse=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or an empty folder in its place; what cannot be removed stays."""
+    """Remove a file or an empty folder with its name; ignore errors."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
@@ -122,15 +122,15 @@ def epoch_of(path: Path) -> int:
 
 
 def discard(directory: Path, *, keep_best: bool) -> None:
-    """Remove what is only needed to continue a run that has ended, and half-written files.
+    """Remove the files that only resuming needs, and half-written files, after a run has ended.
 
     Args:
         directory: the run's folder; it may be missing.
-        keep_best: whether the best epoch's weights stay.
+        keep_best: whether the weights of the best epoch are not removed.
     """
     if not directory.is_dir():
         return
-    # An earlier best epoch's weights stay beside the best ones only while the run may be continued.
+    # Only a run that may resume needs the weights of earlier best epochs.
     kept = files(directory, BEST)[:1] if keep_best else []
     for path in directory.iterdir():
         if path not in kept and (_NAME.fullmatch(path.name) or path.name.endswith(PARTIAL)):

@@ -1,4 +1,4 @@
-"""A network on molecules: its outputs, and its errors against their targets."""
+"""The evaluation of a network on molecules: its outputs and their errors."""
 
 # M molecules, T targets
 
@@ -18,13 +18,15 @@ from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import molecule_losses
 
 EVALUATION_BATCH = 64
-"""Molecules a batch without gradients; bounds memory, has no effect on results. Where a batch of
-training is cut into pieces, so is this one: 64 molecules without gradients need more memory than 16
-with them (289 and 223 MiB, the paper's L1Net on twelve targets)."""
+"""Molecules per batch without gradients; it limits memory and does not change results.
+
+If training batches are cut into pieces, so is this one: 64 molecules without gradients need more
+memory than 16 with gradients (289 and 223 MiB for the paper's L1Net on twelve targets).
+"""
 
 
 class Errors(NamedTuple):
-    """Errors of a network on molecules.
+    """The errors of a network on molecules.
 
     Attributes:
         loss: Eq. 18, summed over targets.
@@ -39,14 +41,14 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Puts molecules through a network.
+    """Evaluates a network on molecules.
 
     Attributes:
-        network: on ``device``.
+        network: the network, on ``device``.
         molecules: the data set.
-        statistics: of the training molecules (Eqs 14-16).
-        device: torch's.
-        pieces: parts into which a batch is cut, see :class:`hpsearch.runs.training.Training`.
+        statistics: statistics of the training molecules (Eqs 14-16).
+        device: the torch device.
+        pieces: parts into which a batch is cut; see :class:`hpsearch.runs.training.Training`.
     """
 
     network: MultiTargetNetwork
@@ -60,18 +62,18 @@ class Evaluator:
         return torch.from_numpy(self.statistics.normalise(self.molecules, rows))
 
     def inputs(self, rows: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Elements, positions and atom counts of molecules, as the network takes them."""
+        """The network's input for molecules: elements, positions and atom counts."""
         batch = self.molecules.batch(rows).to(self.device)
         return batch.elements, batch.positions.to(torch.get_default_dtype()), batch.counts
 
     def outputs(self, rows: np.ndarray[Any, Any]) -> Tensor:
-        """``[M, T]`` normalised outputs of the network as it is."""
+        """``[M, T]`` normalised outputs of the network with its current weights."""
         outputs: Tensor = self.network(*self.inputs(rows))
         return outputs
 
     @torch.no_grad()
     def differences(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Tensor:
-        """``[M, T]`` outputs less ``normalised``, where an error is exact (docs/decisions/0012)."""
+        """``[M, T]`` outputs minus ``normalised``, in float64 (docs/decisions/0012)."""
         self.network.eval()
         outputs = torch.cat([self.outputs(batch) for batch in self._batches(rows)])
         return outputs.cpu().double() - normalised
@@ -87,7 +89,7 @@ class Evaluator:
         )
 
     def residuals(self, differences: Tensor) -> dict[str, list[float]]:
-        """Per target, ``differences`` (``[M, T]``) in its reporting unit."""
+        """The columns of ``differences`` (``[M, T]``) in the targets' reporting units."""
         columns = (differences * self._scale).float().T.tolist()
         return dict(zip(self.statistics.targets, columns, strict=True))
 

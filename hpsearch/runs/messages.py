@@ -1,7 +1,8 @@
-"""What the driver and a worker send each other about one training run.
+"""The messages between the driver and a worker about a run.
 
-Plain data: the driver imports this without importing torch, and a worker without a database.
-A search's trial and an ablation's cell are both an ``Assignment`` handed to one executor.
+They are plain data: importing them needs neither torch (for the driver) nor a database (for the
+worker). A trial of a search and a cell of an ablation are both an ``Assignment``, and one executor
+runs them.
 """
 
 from __future__ import annotations
@@ -25,22 +26,22 @@ FailureKind = Literal[
 ]
 
 NO_VERDICTS: tuple[FailureKind, ...] = ("disk_full", "machine")
-"""Failures that are no fault of the run's: the launch ends, and the next one goes on with it."""
+"""Failures that are not the run's fault: the launch ends, and the next one resumes the run."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """One network to train.
+    """A run to train.
 
     Attributes:
         key: unique within its experiment: the trial's number, or ``variant/target/repeat``.
-        config: the run's configuration.
-        directory: absolute path for its checkpoints; training continues from what lies there.
-        evaluate_test: whether the test set is opened when training ends: in an ablation, and in a
-            search that was launched with ``--open-test-set``.
+        config: the configuration of the run.
+        directory: absolute path of its checkpoints, from which training resumes.
+        evaluate_test: whether the network is evaluated on the test set after training: in an
+            ablation, and in a search that was launched with ``--open-test-set``.
         expected_split: hash that the worker's split must have; ``None`` accepts any.
-        pieces: micro-batches into which a batch is cut, whose gradients are added up: the same step
-            up to rounding, in less memory. More than the batch has molecules means one each.
+        pieces: micro-batches into which a batch is cut. Their gradients are added, which gives the
+            same step up to rounding in less memory. There are at most as many as molecules.
     """
 
     key: str
@@ -51,29 +52,29 @@ class Assignment:
     pieces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form for Ray; :meth:`from_dict` is its inverse."""
+        """The assignment as JSON for Ray; :meth:`from_dict` is the inverse."""
         return {**asdict(self), "config": self.config.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Assignment:
-        """The assignment that :meth:`to_dict` wrote."""
+        """The assignment from the output of :meth:`to_dict`."""
         return cls(**{**values, "config": TrialConfig.from_dict(values["config"])})
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a worker knows of a run before its first epoch.
+    """The facts that a worker knows about a run before its first epoch.
 
     Attributes:
         weights: number of trainable weights.
         host: name of the machine.
         device: ``cpu`` or the GPU's name.
-        data_hash: of the molecules' content.
-        split_hash: of the three sets of molecules.
-        zero_output_loss: validation loss of a network whose output is zero (Eq. 18).
-        resumed_from: epoch after which it goes on; 0 for a fresh run.
-        damaged: names of the checkpoint files that were found damaged and passed over.
-        epochs: most epochs of the run; 0 where that is not said.
+        data_hash: hash of the molecules' content.
+        split_hash: hash of the three sets of molecules.
+        zero_output_loss: validation loss of a network that outputs zero (Eq. 18).
+        resumed_from: epoch after which the run resumes; 0 for a new run.
+        damaged: names of damaged checkpoint files that were skipped.
+        epochs: maximum number of epochs of the run; 0 if unknown.
     """
 
     weights: int
@@ -89,15 +90,14 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch of training, evaluated on the validation molecules.
+    """The metrics of an epoch, evaluated on the validation molecules.
 
     Attributes:
-        epoch: counted from 1.
-        learning_rate: of the epoch's last optimizer step. Epochs that code from before
-            30 November 2026 recorded have the rate of the step after it.
-        seconds: wall-clock seconds of the epoch, its evaluation included.
-        training_loss: Eq. 18 averaged over the epoch's molecules, each at the step that trained
-            on it.
+        epoch: number of the epoch, from 1.
+        learning_rate: learning rate of the epoch's last optimizer step. Epochs recorded by code
+            from before 30 November 2026 have the rate of the step after it.
+        seconds: wall-clock seconds of the epoch, evaluation included.
+        training_loss: Eq. 18 averaged over the steps of the epoch, weighted by molecules.
         validation_loss: Eq. 18, summed over targets.
         target_losses: Eq. 17 averaged over validation molecules, per target.
         target_maes: mean absolute error on validation molecules, in each target's reporting unit.
@@ -114,18 +114,24 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run ended without a result.
+    """The end of a run without a result.
 
     Attributes:
-        kind: ``diverged`` (a loss that is not finite), ``out_of_memory``, ``exception``,
-            ``worker_lost`` (the process died), ``hung`` (silent for longer than its deadline),
-            ``disk_full`` (a checkpoint could not be written), ``machine`` (no CUDA device, other
-            molecules, a folder that cannot be written: what any run would meet there) or
-            ``infeasible`` (out of memory whatever was tried).
+        kind: one of
+
+            - ``diverged``: the loss is not finite;
+            - ``out_of_memory``;
+            - ``exception``: any other error in the worker;
+            - ``worker_lost``: the worker's process died;
+            - ``hung``: no message within the time limit;
+            - ``disk_full``: a checkpoint could not be written;
+            - ``machine``: an error that every run would have there, such as no CUDA device, other
+              molecules or a folder that cannot be written;
+            - ``infeasible``: out of memory in spite of all attempts to use less.
         message: one line.
         traceback: the worker's traceback; empty for a divergence.
-        epoch: epoch in which it happened, where known.
-        step: optimizer step in which it happened, where known.
+        epoch: epoch of the failure, if known.
+        step: optimizer step of the failure, if known.
     """
 
     kind: FailureKind
@@ -137,18 +143,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Completion:
-    """How a run ended well.
+    """The result of a complete run.
+
+    If the test set was not used, ``test_loss`` is ``None`` and the other test results are empty.
 
     Attributes:
-        epochs: epochs trained.
-        best_epoch: epoch of the lowest validation loss, whose weights are kept.
+        epochs: number of trained epochs.
+        best_epoch: epoch with the lowest validation loss, whose weights are stored.
         best_validation_loss: that loss.
-        test_loss: Eq. 18 on the test molecules with the best epoch's weights; ``None`` unopened.
-        test_maes: per target in reporting units; empty unopened.
-        test_residuals: per target, prediction less reference of each test molecule in reporting
-            units, in the split's order; empty unopened.
-        peak_memory_bytes: most memory that the worker had while it trained the run; ``None`` where
-            that is not known. What earlier runs of the worker left to it counts as well.
+        test_loss: Eq. 18 on the test molecules with the weights of the best epoch.
+        test_maes: mean absolute errors on them, per target in reporting units.
+        test_residuals: prediction minus reference of every test molecule, per target in reporting
+            units, in the order of the split.
+        peak_memory_bytes: peak memory of the worker during the run; ``None`` if unknown. Memory
+            that earlier runs in the same process did not return counts as well.
     """
 
     epochs: int
@@ -165,13 +173,13 @@ Outcome = Completion | Failure
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has built the run's network and data, or continues from its checkpoint.
+    """A worker has built the run's network and data, and has loaded its checkpoint if there is one.
 
     Attributes:
-        key: the assignment's.
-        facts: what is known before the next epoch.
-        epochs: that were trained before. They are sent again, because an earlier driver may have
-            died before it wrote them down.
+        key: key of the assignment.
+        facts: the facts that are known before the next epoch.
+        epochs: epochs trained earlier. They are sent again, because an earlier driver may have died
+            before it stored them.
     """
 
     key: str
@@ -189,18 +197,18 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run has ended, well or not."""
+    """The run has ended, with a result or a failure."""
 
     key: str
     outcome: Outcome
 
 
 Report = Started | EpochEnded | Finished
-"""What a worker tells the driver."""
+"""A message from a worker to the driver."""
 
 
 def to_json(report: Report) -> str:
-    """The report as text for Ray; :func:`from_json` is its inverse."""
+    """The report as text for Ray; :func:`from_json` is the inverse."""
     values = _tagged(report)
     if isinstance(report, Finished):
         values["outcome"] = _tagged(report.outcome)
@@ -208,14 +216,14 @@ def to_json(report: Report) -> str:
 
 
 def from_json(text: str) -> Report:
-    """The report that :func:`to_json` wrote."""
+    """The report from the output of :func:`to_json`."""
     values = json.loads(text)
     kind, key = values["type"], values["key"]
     match kind:
         case "Started":
             facts = RunFacts(**values["facts"])
             facts = replace(facts, damaged=tuple(facts.damaged))
-            return Started(key, facts, tuple(EpochMetrics(**each) for each in values["epochs"]))
+            return Started(key, facts, tuple(EpochMetrics(**epoch) for epoch in values["epochs"]))
         case "EpochEnded":
             return EpochEnded(key, EpochMetrics(**values["metrics"]))
         case "Finished":
@@ -236,27 +244,27 @@ def _outcome(values: dict[str, Any]) -> Outcome:
 
 
 class Work(Protocol):
-    """A source of assignments that also keeps their results: a study or an ablation.
+    """A study or an ablation: it gives out assignments and stores their results.
 
-    The executor calls it from one thread of the driver. It calls ``next`` again after any run has
-    ended, so a run that failed can be replaced.
+    The executor calls its methods from one thread of the driver. After every end of a run it calls
+    ``next`` again, so a failed run can be replaced.
     """
 
     def next(self) -> Assignment | None:
-        """The next run, or ``None`` when there is none to start now."""
+        """The next run to start, or ``None`` if there is none now."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to start, now or after the running ones have ended."""
+        """Whether no run is left to start, now or later."""
 
     def started(self, key: str, facts: RunFacts) -> None:
         """A worker has built the run's network and data."""
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
-        """An epoch has ended; may come twice for one that is repeated after a fault."""
+        """An epoch has ended; it is reported again if it is repeated after a failure."""
 
     def retried(self, key: str, failure: Failure) -> None:
-        """The run failed and goes on, from its last checkpoint: ``started`` follows again."""
+        """The run failed and will resume from its last checkpoint; ``started`` is called again."""
 
     def finish(self, key: str, outcome: Outcome) -> None:
-        """The run has ended. Idempotent."""
+        """The run has ended; calling this again has no effect."""

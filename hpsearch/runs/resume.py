@@ -1,4 +1,4 @@
-"""Continuing a run from its folder: the newest usable checkpoint; what an epoch writes there.
+"""Resuming a run from the checkpoints in its folder, and writing them after every epoch.
 
 :func:`find` only reads. :func:`prepare_folder` then cleans the folder; :func:`write` adds to it.
 """
@@ -20,18 +20,18 @@ from hpsearch.runs.messages import EpochMetrics
 from hpsearch.runs.schedule import Schedule
 
 Identity = Mapping[str, Any]
-"""What a run is: its ``config``, ``fingerprint``, ``data_hash``, ``split_hash``, ``statistics``."""
+"""A run's ``config``, ``fingerprint``, ``data_hash``, ``split_hash`` and ``statistics``."""
 
 
 @dataclass(frozen=True)
 class State:
-    """A run between two epochs, as a checkpoint holds it.
+    """The state of a run between two epochs, which a checkpoint stores.
 
     Attributes:
-        network: the network's tensors by name.
-        optimizer: the optimizer's tensors, by the weight's number and their name.
-        schedule: what :meth:`Schedule.state_dict` gave.
-        learning_rate: of the optimizer's next step.
+        network: tensors of the network by name.
+        optimizer: tensors of the optimizer, by number of the weight and name.
+        schedule: output of :meth:`Schedule.state_dict`.
+        learning_rate: learning rate of the next step.
         history: metrics of all epochs so far.
     """
 
@@ -44,14 +44,13 @@ class State:
 
 @dataclass(frozen=True)
 class Resumable:
-    """What a run's folder holds for its continuation.
+    """The checkpoints in the folder of a run, and how it can resume from them.
 
     Attributes:
-        state: of the newest usable checkpoint; ``None`` where the run begins anew.
-        damaged: names of the damaged files.
-        useless: files that must be removed; they would be taken for newer than what is going to be
-            written.
-        best_is_lost: whether the best epoch's weights must be written again; they are ``state``'s.
+        state: state of the newest usable checkpoint; ``None`` if the run starts from the beginning.
+        damaged: names of damaged files.
+        useless: files to remove, because they would look newer than the next ones to be written.
+        best_is_lost: whether the weights of the best epoch must be written again, from ``state``.
     """
 
     state: State | None
@@ -61,25 +60,26 @@ class Resumable:
 
 
 def best_epoch(history: Sequence[EpochMetrics]) -> int:
-    """Epoch of the lowest validation loss, the first one of equals; 0 before any."""
+    """The epoch with the lowest validation loss, the first one if equal; 0 without epochs."""
     if not history:
         return 0
     return min(history, key=lambda metrics: metrics.validation_loss).epoch
 
 
 def find(directory: Path, identity: Identity) -> Resumable:
-    """The newest checkpoint that is whole and whose best epoch's weights are; changes nothing.
+    """Find the newest usable checkpoint, without changing the folder.
 
-    The weights of the best epoch are also in the checkpoint itself if that epoch is its last one.
-    Where no checkpoint is usable the run begins anew, which gives the same numbers.
+    A checkpoint is usable if it is undamaged and the weights of the best epoch exist, in their own
+    file or, if that epoch is the last one, in the checkpoint itself. Without a usable checkpoint
+    the run starts from the beginning, which gives the same numbers.
 
     Args:
-        directory: the run's folder; it may be missing.
-        identity: of the run that is to go on.
+        directory: folder of the run; it may be missing.
+        identity: identity of the run to resume.
 
     Raises:
-        InputError: a checkpoint belongs to another run, or this version did not write its content.
-        MachineError: a checkpoint is of other molecules or another split.
+        InputError: a checkpoint belongs to another run, or another version wrote its content.
+        MachineError: a checkpoint belongs to other molecules or another split.
     """
     damaged: list[str] = []
     useless: list[Path] = []
@@ -93,10 +93,10 @@ def find(directory: Path, identity: Identity) -> Resumable:
             with _refusing_other_content(directory):
                 candidate = _state_of(*content)
             epoch = best_epoch(candidate.history)
-            whole, broken = _best_files(directory, epoch, identity)
+            best_exists, broken = _best_files(directory, epoch, identity)
             damaged += broken
-            if whole or epoch == len(candidate.history):
-                state, best_is_lost = candidate, not whole
+            if best_exists or epoch == len(candidate.history):
+                state, best_is_lost = candidate, not best_exists
                 break
         useless.append(path)
     last = 0 if state is None else len(state.history)
@@ -105,17 +105,18 @@ def find(directory: Path, identity: Identity) -> Resumable:
     return Resumable(state, tuple(dict.fromkeys(damaged)), tuple(useless), best_is_lost)
 
 
-def prepare_folder(directory: Path, found: Resumable, identity: Identity) -> None:
-    """Change the folder so that the run can go on from what was found.
+def prepare_folder(directory: Path, resumable: Resumable, identity: Identity) -> None:
+    """Prepare the folder for resuming: restore lost best weights and remove useless files.
 
     Raises:
-        checkpoint.DiskFull: there is no space for the best epoch's weights.
-        HpsearchError: they cannot be written.
+        checkpoint.DiskFull: there is no space for the weights of the best epoch.
+        HpsearchError: the weights cannot be written.
     """
-    if found.state is not None and found.best_is_lost:
-        epoch = best_epoch(found.state.history)
-        checkpoint.write(directory, checkpoint.BEST, epoch, found.state.network, dict(identity))
-    for path in found.useless:
+    state = resumable.state
+    if state is not None and resumable.best_is_lost:
+        epoch = best_epoch(state.history)
+        checkpoint.write(directory, checkpoint.BEST, epoch, state.network, dict(identity))
+    for path in resumable.useless:
         checkpoint.remove(path)
 
 
@@ -125,7 +126,7 @@ def capture(
     schedule: Schedule,
     history: Sequence[EpochMetrics],
 ) -> State:
-    """The state of a run after an epoch; :func:`restore` is its inverse."""
+    """The state of a run after an epoch; :func:`restore` is the inverse."""
     return State(
         network={name: value.contiguous() for name, value in network.state_dict().items()},
         optimizer={
@@ -146,32 +147,32 @@ def restore(
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
 ) -> None:
-    """Put a state into the run's objects; the history stays with the caller.
+    """Load a state into the network, the optimizer and the schedule.
 
     Raises:
-        InputError: the state, which came from ``directory``, does not fit them.
+        InputError: the state, read from ``directory``, does not fit these objects.
     """
     with _refusing_other_content(directory):
         network.load_state_dict(state.network)
-        whole = optimizer.state_dict()
-        whole["state"] = {
+        optimizer_state = optimizer.state_dict()
+        optimizer_state["state"] = {
             number: moments
             for number, _ in enumerate(network.parameters())
-            # A weight without elements gets no gradient and so no state.
+            # A weight without elements has no gradient, and so no state.
             if (moments := _with_prefix(state.optimizer, f"{number}."))
         }
-        optimizer.load_state_dict(whole)
+        optimizer.load_state_dict(optimizer_state)
         schedule.load_state_dict(state.schedule)
         for group in optimizer.param_groups:
             group["lr"] = state.learning_rate
 
 
 def write(directory: Path, state: State, identity: Identity) -> None:
-    """Write a checkpoint, and the best epoch's weights if that is the last one.
+    """Write a checkpoint and, if the last epoch is the best one, its weights.
 
     Raises:
-        checkpoint.DiskFull: there is no space; older files stay whole.
-        HpsearchError: the folder cannot be written; older files stay whole.
+        checkpoint.DiskFull: there is no space; older files are unchanged.
+        HpsearchError: the folder cannot be written; older files are unchanged.
     """
     epoch = len(state.history)
     if best_epoch(state.history) == epoch:
@@ -185,14 +186,14 @@ def write(directory: Path, state: State, identity: Identity) -> None:
         "learning_rate": state.learning_rate,
     }
     checkpoint.write(directory, checkpoint.CHECKPOINT, epoch, tensors, values)
-    # The checkpoint before this one stays, in case this one is damaged; so does its best epoch.
+    # The previous checkpoint and its best weights stay, in case the new ones are damaged.
     for stem in (checkpoint.CHECKPOINT, checkpoint.BEST):
         for path in checkpoint.files(directory, stem)[2:]:
             checkpoint.remove(path)
 
 
 def best_weights(directory: Path, epoch: int, identity: Identity) -> dict[str, Tensor] | None:
-    """The network's tensors of the best epoch; ``None`` where they are missing or damaged."""
+    """The network's tensors of the best epoch; ``None`` if they are missing or damaged."""
     for path in _paths_of_best(directory, epoch):
         content = checkpoint.read(path)
         if content is not None and _is_of(content[1], identity):
@@ -201,15 +202,15 @@ def best_weights(directory: Path, epoch: int, identity: Identity) -> dict[str, T
 
 
 def _best_files(directory: Path, epoch: int, identity: Identity) -> tuple[bool, list[str]]:
-    """Whether a whole file has the weights of the best epoch, and the names of damaged ones."""
-    whole, broken = False, []
+    """Whether an undamaged file has the weights of the best epoch, and names of damaged files."""
+    exists, broken = False, []
     for path in _paths_of_best(directory, epoch):
         content = checkpoint.read(path)
         if content is not None and _is_of(content[1], identity):
-            whole = True
+            exists = True
         else:
             broken.append(path.name)
-    return whole, broken
+    return exists, broken
 
 
 def _paths_of_best(directory: Path, epoch: int) -> list[Path]:
@@ -251,7 +252,7 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @contextmanager
 def _refusing_other_content(directory: Path) -> Iterator[None]:
-    """Refuses, as input, a file whose digest fits and whose content this version did not write."""
+    """Raise an ``InputError`` for a file with a valid digest and the content of another version."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

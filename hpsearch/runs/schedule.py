@@ -1,4 +1,4 @@
-"""The learning rate of a run over its steps and epochs."""
+"""The schedule of the learning rate of a run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from hpsearch.config.run import TrainingConfig
 
 WARM_UP_FRACTION = 0.05
-"""Part of a ``cosine`` schedule's steps over which the learning rate rises."""
+"""Fraction of the steps of a ``cosine`` schedule in which the learning rate rises."""
 
 
 class Schedule:
-    """The learning rate over time, by the name in the configuration.
+    """The schedule of the learning rate that the configuration names.
 
     Args:
-        optimizer: whose learning rate is set.
-        config: names the schedule and holds its values.
-        steps: optimizer steps of all epochs together.
+        optimizer: the optimizer whose learning rate is set.
+        config: the name of the schedule and its values.
+        steps: total number of optimizer steps in all epochs.
     """
 
     def __init__(
@@ -48,20 +48,20 @@ class Schedule:
             self._by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
     def after_step(self) -> None:
-        """Call after every optimizer step."""
+        """Update the learning rate after an optimizer step."""
         if self._by_step is not None:
             self._by_step.step()
 
     def after_epoch(self, validation_loss: float) -> None:
-        """Call after every epoch."""
+        """Update the learning rate after an epoch."""
         if self._by_epoch is not None:
             self._by_epoch.step(validation_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """JSON-safe state."""
+        """The state as JSON."""
         state: dict[str, Any] = (self._by_epoch or self._by_step).state_dict()  # type: ignore[union-attr]
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore the output of :meth:`state_dict`."""
         (self._by_epoch or self._by_step).load_state_dict(state)  # type: ignore[union-attr]

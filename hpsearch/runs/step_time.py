@@ -1,4 +1,4 @@
-"""How long a run's optimizer steps and its evaluation take."""
+"""Times the optimizer steps and the evaluation of a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hpsearch.runs.training import Training
 
 
 def time_steps(training: Training, warm_up: int, steps: int) -> tuple[float, float]:
-    """Train and evaluate a little, to know how long it takes; spoils the run.
+    """Time some steps and an evaluation of ``training``, which is not usable afterwards.
 
     Args:
         training: the run.
         warm_up: optimizer steps before the timed ones.
-        steps: optimizer steps that are timed.
+        steps: number of timed optimizer steps.
 
     Returns:
-        Median seconds of a step, and seconds of a molecule evaluated.
+        Median seconds per step, and seconds per evaluated molecule.
     """
     training.network.train()
     size = training.config.training.batch_size
@@ -29,7 +29,7 @@ def time_steps(training: Training, warm_up: int, steps: int) -> tuple[float, flo
     for step in range(warm_up + steps):
         chosen = np.take(rows, range(step * size, (step + 1) * size), mode="wrap")
         started = time.perf_counter()
-        # Read out, so that a GPU has ended.
+        # Reading the loss waits until a GPU has finished.
         float(training.step(chosen))
         times.append(time.perf_counter() - started)
     evaluated = training.split.validation[: 2 * EVALUATION_BATCH]

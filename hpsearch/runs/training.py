@@ -1,6 +1,6 @@
-"""Training one network: its epochs, each followed by an evaluation and a checkpoint.
+"""The training of a run: its epochs, with an evaluation and a checkpoint after every one.
 
-Torch and the data only: no database, no Ray. One ``Training`` is one run of a search or ablation.
+The module uses neither the database nor Ray. One ``Training`` is one run of a search or ablation.
 """
 
 # M molecules, T targets
@@ -32,15 +32,15 @@ from hpsearch.runs.schedule import Schedule
 from hpsearch.system import failpoint
 
 CALIBRATION_MOLECULES = 64
-"""Training molecules on which a fresh network is normalised."""
+"""Number of training molecules on which a new network is normalised."""
 
 
 class NonFiniteLoss(HpsearchError):
     """The loss is not finite: the run has diverged.
 
     Attributes:
-        epoch: epoch in which it happened, from 1.
-        step: optimizer step in which it happened, from 1, over all epochs.
+        epoch: number of the epoch, from 1.
+        step: number of the optimizer step over all epochs, from 1.
     """
 
     def __init__(self, epoch: int, step: int, learning_rate: float) -> None:
@@ -53,33 +53,31 @@ class NonFiniteLoss(HpsearchError):
 
 
 class Training:
-    """One network in training. :meth:`begin` makes it ready; the constructor changes nothing.
+    """The training of one network; use :meth:`begin`, because the constructor loads no checkpoint.
 
-    Everything random is a function of the configuration's seed: the weights, and the order of
-    molecules as a function of seed and epoch. So a run that is continued on the same machine goes
-    on bit for bit.
+    The initial weights depend only on the seed, and the order of the molecules only on the seed
+    and the epoch. So a run that resumes on the same machine gives the same bits.
 
     Args:
-        config: the run.
+        config: the configuration of the run.
         molecules: the data set.
-        directory: folder of the run's checkpoints; made at the first one.
+        directory: folder of the run's checkpoints; the first checkpoint creates it.
         device: ``cpu``, ``cuda`` or, for one of several GPUs, ``cuda:1``.
-        pieces: parts, as even as possible, into which each batch is cut; their gradients are added
-            up and the optimizer makes one step, the same up to rounding and in less memory. More
-            than there are molecules means one each. No part of what the run is: a checkpoint
-            continues with any number.
+        pieces: parts of nearly equal size into which a batch is cut. Their gradients are added, and
+            the optimizer makes the same step up to rounding, in less memory. There are at most as
+            many as molecules. A checkpoint can resume with another number of pieces.
 
     Raises:
-        InputError: the configuration asks for more molecules than there are, or there is no such
+        InputError: the configuration needs more molecules than there are, or there is no such
             device.
 
     Attributes:
-        facts: what is known before the first epoch.
+        facts: the facts that are known before the first epoch.
         history: metrics of all epochs so far, those before a resume included.
-        split: the molecules that train, choose and test.
-        evaluator: puts molecules through the network.
+        split: the training, validation and test molecules.
+        evaluator: evaluates the network on molecules.
         validation_targets: ``[M, T]`` normalised targets of the validation molecules, float64.
-        steps_per_epoch: optimizer steps of an epoch.
+        steps_per_epoch: number of optimizer steps per epoch.
     """
 
     def __init__(
@@ -133,16 +131,14 @@ class Training:
         device: str = "cpu",
         pieces: int = 1,
     ) -> Training:
-        """The run, continued from the newest usable checkpoint in its folder, else new.
+        """Resume the run from the newest usable checkpoint in its folder, or start a new one.
 
-        Unusable checkpoint files are removed.
-
-        Args:
-            config: as for the class, like the others.
+        Unusable checkpoint files are removed. The arguments are those of the class.
 
         Raises:
-            InputError: as the class; or the folder's checkpoint belongs to another run.
-            checkpoint.DiskFull: lost weights of the best epoch do not fit on the disk.
+            InputError: as for the class; or the folder's checkpoint belongs to another run.
+            checkpoint.DiskFull: the weights of the best epoch must be written again, and do not
+                fit on the disk.
         """
         training = cls(config, molecules, directory, device, pieces)
         training._resume(resume.find(directory, training._identity()))
@@ -150,23 +146,23 @@ class Training:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs trained so far."""
+        """The number of epochs trained so far."""
         return len(self.history)
 
     @property
     def best_epoch(self) -> int:
-        """Epoch of the lowest validation loss, the first one of equals; 0 before any."""
+        """The epoch with the lowest validation loss, the first one if equal; 0 without epochs."""
         return resume.best_epoch(self.history)
 
     @property
     def finished(self) -> bool:
-        """Whether the most epochs are reached or early stopping has struck."""
+        """Whether the maximum number of epochs is reached or early stopping applies."""
         patience = self.config.training.early_stopping_patience
         stale = self.epochs_done - self.best_epoch
         return self.epochs_done >= self.config.training.epochs or stale >= patience
 
     def run_epoch(self) -> EpochMetrics:
-        """Train one epoch, evaluate on the validation molecules, write the checkpoint.
+        """Train one epoch, evaluate on the validation molecules and write a checkpoint.
 
         Raises:
             NonFiniteLoss: the training or validation loss is not finite.
@@ -195,13 +191,13 @@ class Training:
         return metrics
 
     def complete(self, evaluate_test: bool) -> Completion:
-        """The run's result, with the weights of the best validation epoch in the network.
+        """Load the weights of the best epoch and return the result of the run.
 
         Args:
-            evaluate_test: whether the test set is opened.
+            evaluate_test: whether to evaluate on the test set.
 
         Raises:
-            HpsearchError: the best epoch's weights are missing or damaged.
+            HpsearchError: the weights of the best epoch are missing or damaged.
         """
         self._load_best()
         best = self.history[self.best_epoch - 1]
@@ -222,19 +218,19 @@ class Training:
         )
 
     def evaluate(self, rows: np.ndarray[Any, Any], normalised: Tensor) -> Errors:
-        """Evaluate the network as it is.
+        """Evaluate the network with its current weights.
 
         Args:
-            rows: molecules.
+            rows: rows of the molecules.
             normalised: ``[M, T]`` their normalised targets, float64.
         """
         return self.evaluator.errors(self.evaluator.differences(rows, normalised))
 
     def step(self, chosen: np.ndarray[Any, Any]) -> Tensor:
-        """One optimizer step on a batch; its loss.
+        """Make one optimizer step on a batch and return its loss.
 
         Args:
-            chosen: the batch's places among the training molecules.
+            chosen: indices of the batch among the training molecules.
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._add_gradients(chosen)
@@ -243,12 +239,12 @@ class Training:
         return loss
 
     def _train(self, epoch: int) -> tuple[float, float]:
-        """Train one epoch; its mean loss, and the learning rate of its last step."""
+        """Train one epoch; return its mean loss and the learning rate of its last step."""
         self.network.train()
         rows = self.split.train
         size = self.config.training.batch_size
         order = np.random.default_rng([self.config.training.seed, epoch]).permutation(len(rows))
-        # A GPU is asked for its losses now and then only, since each answer waits for it.
+        # Reading a loss waits for the GPU, so the losses of several steps are read together.
         check_every = 1 if self.device.type == "cpu" else 50
         pending: list[Tensor] = []
         rates: list[float] = []
@@ -271,17 +267,17 @@ class Training:
         return total / len(rows), rates[-1]
 
     def _add_gradients(self, chosen: np.ndarray[Any, Any]) -> Tensor:
-        """Eq. 18 of a batch, whose gradients are added to the weights'.
+        """Add the gradients of a batch's loss (Eq. 18) to the weights, and return the loss.
 
         Args:
-            chosen: the batch's places among the training molecules.
+            chosen: indices of the batch among the training molecules.
         """
         rows = self.split.train
         losses: list[Tensor] = []
         for piece in self._pieces_of(chosen):
             targets = self._training_targets[torch.from_numpy(piece)].to(self.device)
             loss = multi_target_loss(self.evaluator.outputs(rows[piece]), targets)
-            # The loss is a mean over the batch's molecules, so each piece counts by its own.
+            # The loss is a mean over molecules, so a piece is weighted by its number of molecules.
             loss = loss * (len(piece) / len(chosen))
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
@@ -290,17 +286,18 @@ class Training:
     def _pieces_of(self, chosen: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         return np.array_split(chosen, min(self._pieces, len(chosen)))
 
-    def _resume(self, found: resume.Resumable) -> None:
-        """Continue from what the folder holds, or make the fresh network ready to train."""
-        if found.state is not None:
-            state = found.state
+    def _resume(self, resumable: resume.Resumable) -> None:
+        """Resume from the checkpoints in the folder, or calibrate the new network."""
+        if resumable.state is not None:
+            state = resumable.state
             resume.restore(self.directory, state, self.network, self._optimizer, self._schedule)
             self.history = list(state.history)
-        resume.prepare_folder(self.directory, found, self._identity())
+        resume.prepare_folder(self.directory, resumable, self._identity())
         if not self.history:
             inputs = self.evaluator.inputs(self.split.train[:CALIBRATION_MOLECULES])
             self.network.calibrate(*inputs, pieces=self._pieces)
-        self.facts = replace(self.facts, resumed_from=self.epochs_done, damaged=found.damaged)
+        damaged = resumable.damaged
+        self.facts = replace(self.facts, resumed_from=self.epochs_done, damaged=damaged)
 
     def _load_best(self) -> None:
         weights = resume.best_weights(self.directory, self.best_epoch, self._identity())
@@ -322,7 +319,7 @@ class Training:
 
     @property
     def _learning_rate(self) -> float:
-        """Of the optimizer's next step."""
+        """The learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def _device_name(self) -> str:

@@ -171,8 +171,8 @@ def _details(text: str) -> dict[tuple[str, str], _Detail]:
 
 def _bytes_in(mebibytes: str) -> int | None:
     """The number of bytes of a text such as ``9856 MiB``."""
-    found = re.fullmatch(r"\s*(\d+) MiB\s*", mebibytes)
-    return int(found[1]) * _MEBIBYTE if found else None
+    match = re.fullmatch(r"\s*(\d+) MiB\s*", mebibytes)
+    return int(match[1]) * _MEBIBYTE if match else None
 
 
 def _mig_devices(listed: str, details: dict[tuple[str, str], _Detail]) -> Iterator[_Listed]:
@@ -205,5 +205,5 @@ def _mig_device(
 
 def _memory_of_profile(profile: str) -> int | None:
     """The approximate bytes of a profile such as ``1g.10gb``, ``1c.3g.20gb`` or ``1g.10gb+me``."""
-    found = re.search(r"(\d+)gb", profile)
-    return int(found[1]) * 10**9 if found else None
+    match = re.search(r"(\d+)gb", profile)
+    return int(match[1]) * 10**9 if match else None

@@ -26,13 +26,13 @@ def folder(name: FolderName) -> Path:
     Raises:
         HpsearchError: the installation lacks the folder.
     """
-    found = folder_of(_PACKAGE, name)
-    if not found.is_dir():
+    path = folder_of(_PACKAGE, name)
+    if not path.is_dir():
         raise HpsearchError(
-            f"the folder {found} must exist, got none; the installation is incomplete: "
+            f"the folder {path} must exist, got none; the installation is incomplete: "
             "install hpsearch again"
         )
-    return found
+    return path
 
 
 def folder_of(package: Path, name: FolderName) -> Path:

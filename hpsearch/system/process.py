@@ -118,8 +118,8 @@ def peak_memory(device: str) -> int | None:
         text = Path("/proc/self/status").read_text()
     except OSError:
         return None
-    found = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.MULTILINE)
-    return None if found is None else int(found[1]) * 1024
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", text, re.MULTILINE)
+    return None if match is None else int(match[1]) * 1024
 
 
 def _threads(cpus: float) -> int:

@@ -147,18 +147,21 @@ def test_nor_with_vectors_of_older_processors(tmp_path, sanitizers, older_proces
 def test_signatures_are_read_from_the_source(library):
     source = kernels.SOURCE.read_text()
     found = kernels.signatures(source)
-    called = {f"hpsearch_{name}" for name in ("room", "aggregate", "weights_room", "convolve")}
+    called = {
+        f"hpsearch_{name}"
+        for name in ("scratch_bytes", "aggregate", "weights_scratch_bytes", "convolve")
+    }
     assert called < set(found)
     # What the library offers under our name, each once.
     offered = re.findall(r"^\w+ \*?(hpsearch_\w+)\(", source, re.MULTILINE)
     assert sorted(found) == sorted(offered)
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    assert found["hpsearch_room"] == (number, [pointer, number])
+    assert found["hpsearch_scratch_bytes"] == (number, [pointer, number])
     assert found["hpsearch_aggregate"] == (None, [*[pointer] * 5, number])
     assert found["hpsearch_convolve_inputs"] == (None, [*[pointer] * 9, number])
-    assert found["hpsearch_radial_room"] == (number, [pointer])
+    assert found["hpsearch_radial_scratch_bytes"] == (number, [pointer])
     assert library.hpsearch_aggregate.argtypes == [*[pointer] * 5, number]
-    assert library.hpsearch_radial_room.restype is number
+    assert library.hpsearch_radial_scratch_bytes.restype is number
 
 
 def test_an_argument_of_another_type_is_not_guessed():

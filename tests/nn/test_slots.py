@@ -280,7 +280,7 @@ def test_neurons_are_shared_out_in_groups_as_wide_as_a_vector(library, set_threa
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_nothing_is_written_beside_the_room(library, monkeypatch, set_threads, threads):
+def test_nothing_is_written_beside_the_scratch_memory(library, monkeypatch, set_threads, threads):
     pairs = neighbourhoods(COUNTS * 2)
     checks = []
 

@@ -87,7 +87,7 @@ static void try_products(const Batch *b, int threads)
 
     int64_t C = between(1, 70), slots = n.atoms * n.slots * C, sums = n.atoms * H * C;
     float *x = numbers(slots), *dx = numbers(slots), *A = numbers(sums);
-    char *memory = malloc(hpsearch_room(&n, C));
+    char *memory = malloc(hpsearch_scratch_bytes(&n, C));
     hpsearch_aggregate(&n, g, x, A, memory, C);
     hpsearch_pull_back(&n, g, x, A, dx, dg, memory, C);
     hpsearch_pull_back(&n, g, x, A, NULL, dg, memory, C);
@@ -100,7 +100,7 @@ static void try_products(const Batch *b, int threads)
         float *W = numbers(U * H * C), *dW = numbers(U * H * C);
         float *G = numbers(D * n.atoms * U), *out = numbers(D * n.atoms * U);
         x = numbers(D * slots), dx = numbers(D * slots);
-        memory = malloc(hpsearch_weights_room(&n, &w));
+        memory = malloc(hpsearch_weights_scratch_bytes(&n, &w));
         hpsearch_convolve(&n, &w, g, x, W, out, memory);
         for (int set = 0; set < 2; set++) {
             hpsearch_convolve_inputs(&n, &w, g, x, W, G, dx, dg, memory, set);
@@ -117,8 +117,8 @@ static void try_slots(const Batch *b, int threads)
 {
     int most = rand() % 3 ? 70 : 20;
     int64_t S = between(0, most), V = between(0, most), slots = b->atoms * b->slots;
-    Slots n = {b->atoms, b->slots, b->pairs, S, V, threads, b->pair, b->neighbour, b->reverse,
-               b->direction};
+    SlotTable n = {b->atoms, b->slots, b->pairs, S, V, threads, b->pair, b->neighbour, b->reverse,
+                   b->direction};
     float *s = numbers(b->atoms * S), *v = numbers(3 * b->atoms * V);
     float *x = numbers(slots * (S + V)), *xi = numbers(9 * slots * V), *m = numbers(slots * V);
     hpsearch_gather(&n, s, v, x, NULL);
@@ -139,7 +139,7 @@ static void try_radial(int threads)
     for (int64_t i = 0; i < P * B; i++)
         phi[i] = rand() % B < 2 ? phi[i] : 0;
     int32_t *band = malloc(2 * P * sizeof(int32_t));
-    char *memory = malloc(hpsearch_radial_room(&n));
+    char *memory = malloc(hpsearch_radial_scratch_bytes(&n));
     hpsearch_radial(&n, phi, w, band, g, memory);
     hpsearch_radial_weights(&n, phi, w, band, g, dw, memory);
     Softplus all = {T * P * H, threads, 1, 5.0f, 1.3f};

@@ -8,17 +8,17 @@ SPACE ?= search_spaces/quick.yaml
 	bench-quote docs screenshots lock clean
 
 help:
-	@echo "make quickstart  install into .venv, then search on real molecules (under ten minutes)"
+	@echo "make quickstart  install into .venv, then a small search on real molecules (5 to 10 minutes on two AMD EPYC cores)"
 	@echo "make test        style, types and the tests that need no Ray, PostgreSQL or browser"
 	@echo "make test-rest   the other tests, with the wheel in a clean environment"
 	@echo "make acceptance  the wheel, and the tutorial as a person types it"
-	@echo "make faults      kills, full disks, lost databases: what a study survives (under an hour)"
+	@echo "make faults      kills, full disks, lost databases (under an hour on two AMD EPYC cores)"
 	@echo "make bench       seconds a training step"
-	@echo "make bench-service  milliseconds that asking, reporting and telling a trial take"
-	@echo "make bench-quote  how right the quoted seconds of an epoch are"
+	@echo "make bench-service  milliseconds of each database call of a trial"
+	@echo "make bench-quote  how accurate the estimated seconds of an epoch are"
 	@echo "make docs        the documentation as a site, in site/"
-	@echo "make screenshots the pictures in docs/images, of a real search (ten minutes)"
-	@echo "make lock        write requirements.lock anew from the newest allowed versions"
+	@echo "make screenshots the pictures in docs/images, from a real search (about ten minutes)"
+	@echo "make lock        update requirements.lock to the newest allowed versions"
 
 quickstart: install
 	$(BIN)/hpsearch launch $(SPACE)

@@ -1,12 +1,11 @@
-"""What filling batches up brings: steps over an epoch's batches, whose atoms differ in number.
+"""Compare training steps with padded and unpadded batches.
 
     python benchmarks/batches.py [--json FILE]
 
-`make bench` repeats one batch; training sees another one every step, and oneDNN compiles its
-products for each shape that it has not seen lately. Two processes train the same batches, one as
-they are and one filled up to multiples of 16 atoms and 128 pairs, turn and turn about, one core
-each. Printed are the median seconds of a step once both have trained for a while, their ratio, and
-the most memory of either.
+`make bench` repeats one batch. Training has another batch in every step, and oneDNN compiles its
+products for each new shape. Here two processes train the same batches, alternating, with one core
+each: one without padding, one with padding to multiples of 16 atoms and 128 pairs. After a warm-up
+the benchmark prints the median seconds of a step, their ratio, and the most memory of each process.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ MOLECULES = 2_000
 
 
 def child(atoms: int, pairs: int, targets: int) -> None:
-    """Train so many batches as each line on standard input says; answer seconds and memory."""
+    """Read a number of batches from each line of standard input; print seconds and memory."""
     prepare_worker(1)
     import numpy as np
 
@@ -69,7 +68,7 @@ def child(atoms: int, pairs: int, targets: int) -> None:
 
 
 def measure(targets: int) -> dict[str, Any]:
-    """Both sides in turn, on the paper's L1Net."""
+    """Measure both sides, alternating, on the paper's L1Net."""
     environment = {**os.environ, **worker_environment(1)}
     sides = {
         side: subprocess.Popen(

@@ -1,9 +1,9 @@
-"""The network with its convolutions in e3nn's own form: a weight for every edge and channel pair.
+"""The network with e3nn's form of the convolution: a weight for every edge and channel pair.
 
-The same parameters, the same numbers: what the tests hold the engine's arithmetic to, and what the
-benchmark measures it against. Each copy of a convolution computes R_uv(d) for every ordered pair
-and hands it to e3nn's ``TensorProduct``; both of e3nn's normalisations are 'none', and Eq. 13 comes
-in by the path weights.
+It has the same parameters as the engine's network and gives the same numbers. The tests check the
+engine's arithmetic with it, and the benchmark compares their speed. Each copy of a convolution
+computes R_uv(d) for every ordered pair and passes it to e3nn's ``TensorProduct``. Both of e3nn's
+normalisations are 'none'; the path weights contain Eq. 13.
 """
 
 # T copies, A atoms, E ordered pairs, H hidden neurons of the radial MLP
@@ -42,7 +42,7 @@ def degrees_out(convolution: Convolution) -> Degrees:
 
 
 def paths(convolution: Convolution) -> list[tuple[int, int, int]]:
-    """The paths between degrees that are there."""
+    """The paths between degrees that have features."""
     enter, leave = degrees_in(convolution), degrees_out(convolution)
     return [path for path in PATHS if enter[path[0]] and leave[path[2]]]
 
@@ -87,7 +87,7 @@ def flatten(features: Features, t: int) -> Tensor:
 
 
 class E3nnConvolution(Convolution):
-    """A ``Convolution`` whose sum over neighbours is e3nn's; it shares the other's parameters."""
+    """A ``Convolution`` with e3nn's sum over neighbours and the original's parameters."""
 
     def __init__(self, original: Convolution) -> None:
         nn.Module.__init__(self)
@@ -97,20 +97,20 @@ class E3nnConvolution(Convolution):
     def neighbour_sum(
         self,
         features: Features,
-        pairs: Neighbourhoods,
+        neighbourhoods: Neighbourhoods,
         radial: Tensor,
         embedding: Tensor | None = None,
     ) -> Features:
         scalars = features.scalars if embedding is None else features.scalars @ embedding
         features = Features(scalars, features.vectors)
-        used = pairs.used
+        used = neighbourhoods.used
         receiver, slot = used.nonzero(as_tuple=True)
-        sender = pairs.neighbour[used]
-        direction = pairs.direction[receiver, slot]
+        sender = neighbourhoods.neighbour[used]
+        direction = neighbourhoods.direction[receiver, slot]
         harmonics = o3.spherical_harmonics(
             HARMONICS, direction, normalize=False, normalization="integral"
         )
-        g = radial[:, pairs.pair[used]] / math.sqrt(radial.shape[2])  # [T, E, H]
+        g = radial[:, neighbourhoods.pair[used]] / math.sqrt(radial.shape[2])  # [T, E, H]
         leave = degrees_out(self)
         outs = []
         for t in range(len(radial)):
@@ -128,7 +128,7 @@ class E3nnConvolution(Convolution):
 
 
 def e3nn_form(network: MultiTargetNetwork) -> MultiTargetNetwork:
-    """A copy of the network with the same weights whose convolutions are e3nn's."""
+    """Return a copy of the network with the same weights and e3nn's convolutions."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         if hasattr(module, "convolution"):

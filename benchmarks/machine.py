@@ -1,4 +1,4 @@
-"""What stands beside every figure: the machine, the code and the command."""
+"""The machine, the code and the command, recorded with every result."""
 
 from __future__ import annotations
 

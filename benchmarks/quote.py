@@ -1,11 +1,11 @@
-"""How right a quote is: seconds per epoch as quoted, beside those of real epochs.
+"""Compare the estimated seconds per epoch with those of real epochs.
 
     make bench-quote                 # or: python benchmarks/quote.py --json FILE
 
-The quote of a space is taken as `hpsearch launch SPACE --dry-run` takes it, from a few timed steps
-of eight of its configurations. Then ten others, drawn with another seed, train a real epoch each,
-as many side by side as a launch trains, and so does their evaluation. Each is held against the
-model's seconds and against its own timed steps. The machine should be idle.
+The estimate is made as in `hpsearch launch SPACE --dry-run`, from a few timed steps of eight
+configurations. Then ten other configurations, drawn with another seed, train and evaluate a real
+epoch each, as many at a time as a launch trains. Their seconds are compared with the model's and
+with their own timed steps. The machine should be idle.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CPUS = 1.0
 
 
 def train_an_epoch(config: TrialConfig) -> float:
-    """Seconds of a run's second epoch, in a process of its own; the first one fills memory."""
+    """Return the seconds of a run's second epoch, in its own process; the first fills memory."""
     done = subprocess.run(
         [sys.executable, __file__, "--epoch"],
         input=json.dumps(config.to_dict()),
@@ -62,7 +62,7 @@ def _epoch() -> None:
 
 
 def main() -> int:
-    """Measure, print; 1 where the median error of the quote is 20 % or more."""
+    """Measure and print; return 1 if the median error of the estimate is 20 % or more."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", default="table3_log")
     parser.add_argument("--train-size", type=int, default=200)
@@ -84,7 +84,7 @@ def main() -> int:
     model = CostModel(timed, qm9.load())
     print(f"fitted to {len(timed)} configurations, typical error {model.typical_error:.0%}")
 
-    # A learning rate that cannot diverge: what is measured is time.
+    # With this learning rate no trial diverges; only time is measured.
     others = [
         config.model_copy(
             update={"training": config.training.model_copy(update={"learning_rate": 1e-6})}

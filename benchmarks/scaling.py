@@ -1,10 +1,10 @@
-"""How the cost of a training step grows, and what the paper's whole search costs on this machine.
+"""Measure how the cost of a training step grows, and estimate the cost of the paper's search.
 
     python benchmarks/scaling.py [--draws 20] [--json FILE]
 
-C1 of ``step.py`` with one thing changed at a time; then random draws of Table 3 at their own batch
-sizes, from whose seconds per step follow the seconds per epoch of 109,000 molecules and the hours
-of forty trials of ten epochs, one trial at a time with all cores.
+First C1 of ``step.py`` is measured with one change at a time. Then random draws of Table 3 are
+measured with their own batch sizes. Their seconds per step give the seconds per epoch of 109,000
+molecules and the hours of forty trials of ten epochs, one trial at a time with all cores.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from step import COMMON, C2, machine  # first: it may start the process anew with its settings
+from step import COMMON, C2, machine  # first: it may restart the process with its settings
 
 import numpy as np
 import optuna
@@ -39,7 +39,7 @@ STEPS = 6
 
 
 class Bench:
-    """Real molecules, chosen as a case asks."""
+    """Real molecules and their statistics."""
 
     def __init__(self) -> None:
         self.molecules = qm9.load()
@@ -52,7 +52,7 @@ class Bench:
     def seconds(
         self, config: NetworkConfig, targets: int, size: int, atoms: tuple[int, int] = (0, 99)
     ) -> float:
-        """Median seconds of a step over different batches, the first one not counted."""
+        """Return the median seconds of a step over different batches, without the first."""
         counts = self.molecules.atom_counts[self.train]
         pool = self.train[(counts >= atoms[0]) & (counts <= atoms[1])]
         torch.manual_seed(0)
@@ -81,7 +81,7 @@ def c1(**changes: Any) -> NetworkConfig:
 
 
 def growth(bench: Bench) -> dict[str, dict[str, float]]:
-    """One table per thing that is changed: its value to milliseconds a step."""
+    """Return one table for each change: its value and the seconds of a step."""
     width = 64 + 3 * 21
     tables: dict[str, dict[str, float]] = {
         "molecules a batch": {
@@ -107,7 +107,7 @@ def growth(bench: Bench) -> dict[str, dict[str, float]]:
 
 
 def search_cost(bench: Bench, draws: int) -> dict[str, Any]:
-    """Seconds per epoch of 109,000 molecules for C1, C2 and random draws of Table 3."""
+    """Return the seconds per epoch of 109,000 molecules for C1, C2 and draws of Table 3."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = SearchSpace.load(find_space("table3"))
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

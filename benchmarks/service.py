@@ -1,16 +1,16 @@
-"""Seconds that the service takes beside training: ask, report, tell, and a whole search.
+"""Measure the time of the database calls of a trial, and the overhead of a complete search.
 
     make bench-service               # or: python benchmarks/service.py --json FILE
 
-A study of Table 3's space is filled with complete trials of ten epochs, and a launch goes on with
-it as the driver does: `Search.next`, `started`, `epoch` and `finish`, with the calls of `TrialRows`
-in them timed too; an ask is the new row and all of its parameters. SQLite is a file whose every
-commit is synced; PostgreSQL is a server of its own, which syncs as well. Then a real search over
-Ray trains networks of nearly nothing: what its trials take beyond the seconds of their epochs is
-the service's own cost. One trial runs at a time, so that the seconds can be subtracted.
+First a study of Table 3's space is filled with complete trials of ten epochs. A launch continues it
+with the driver's calls: `Search.next`, `started`, `epoch` and `finish`. The calls of `TrialRows`
+inside them are timed too; "ask" is the new row with all its parameters. SQLite is a file, and
+PostgreSQL a separate server; both sync every commit. Then a real search with Ray trains tiny
+networks. The time of its trials minus that of their epochs is the overhead. One trial runs at a
+time, so that these times can be subtracted.
 
-The exit code is 1 where a limit does not hold. Beside each operation stands the CPU's part of its
-median, which depends less on what else the machine does.
+The exit code is 1 if a limit is exceeded. Each operation is printed with its CPU time, which
+depends less on other work on the machine.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ from hpsearch.config.targets import TARGET_NAMES
 
 EPOCHS = 10
 ROUNDS = {0: 100, 1_000: 40, 10_000: 40}
-"""Complete trials at first, to trials measured from there on."""
+"""Number of complete trials at the start, to number of trials measured."""
 
 LIMITS = {1_000: 0.100, 10_000: 0.500}
-"""The longest that 95 of 100 asks may take, in seconds."""
+"""Upper limit of the 95th percentile of an ask, in seconds."""
 
 ROW_OPERATIONS = {
     "states": "states",
@@ -73,7 +73,7 @@ ROW_OPERATIONS = {
     "report": "report",
     "complete": "tell",
 }
-"""Methods of `TrialRows` by the name that is printed; `ask` and `draw` together are an ask."""
+"""Methods of `TrialRows` and their printed names; `ask` and `draw` together are an ask."""
 
 OPERATIONS = (
     *("next", "ask", "states", "started", "annotate"),
@@ -112,7 +112,7 @@ Times = dict[str, list[float]]
 
 
 def made_up_trials(space: SearchSpace, count: int) -> list[FrozenTrial]:
-    """Complete trials of ``space``, drawn at random; the loss has a bowl and much noise."""
+    """Return complete random trials of ``space``; the loss is a noisy quadratic function."""
     generator = np.random.default_rng(0)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for number in range(count):
@@ -134,7 +134,7 @@ def made_up_trials(space: SearchSpace, count: int) -> list[FrozenTrial]:
 
 
 def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
-    """Write ``trials`` as the driver leaves them, by bulk inserts: one by one takes minutes."""
+    """Write the rows of ``trials`` as the driver does, by bulk inserts for speed."""
     study = optuna.load_study(study_name=name, storage=store.optuna_storage)
     experiment = store.experiment("study", name)
     assert experiment is not None
@@ -245,7 +245,7 @@ _FACTS = ("weights", "host", "device", "data_hash", "split_hash", "zero_output_l
 
 @contextmanager
 def timed_rows(times: Times) -> Iterator[None]:
-    """Has the methods of `TrialRows` note the seconds of each call."""
+    """Record the seconds of each call of the methods of `TrialRows`."""
     originals = {name: getattr(TrialRows, name) for name in ("ask", "draw", *ROW_OPERATIONS)}
 
     def timed(name: str) -> Callable[..., Any]:
@@ -270,7 +270,7 @@ def timed_rows(times: Times) -> Iterator[None]:
 
 
 def drive(search: Search, rounds: int) -> Times:
-    """Trials as the driver takes them, trained by nobody: seconds of each operation."""
+    """Make the driver's calls for trials without training; return the seconds of each call."""
     times: Times = defaultdict(list)
     calls: Times = defaultdict(list)
 
@@ -304,7 +304,7 @@ def drive(search: Search, rounds: int) -> Times:
 
 
 def measure_asks(url: str, folder: Path, sampler: str, existing: list[FrozenTrial]) -> Times:
-    """Seconds of every operation on a study that holds ``existing``."""
+    """Return the seconds of every operation on a study that contains ``existing``."""
     rounds = ROUNDS[len(existing)]
     space = table3(sampler).with_overrides(trials=len(existing) + rounds + 1)
     with Store.create(url) as store:
@@ -315,7 +315,7 @@ def measure_asks(url: str, folder: Path, sampler: str, existing: list[FrozenTria
         started = time.perf_counter()
         search = launch_study(store, space, "measured", folder)
         launched = time.perf_counter() - started
-        # The first ask of a launch reads every trial; the others only what is new.
+        # The first ask of a launch reads every trial; the others read only new ones.
         first = drive(search, 1)["next"]
         return {"launch": [launched], "first": first, **drive(search, rounds)}
 
@@ -330,7 +330,7 @@ def table3(sampler: str) -> SearchSpace:
 
 
 def measure_search(url: str, folder: Path) -> dict[str, Any]:
-    """Seconds of a whole search of networks that train for nearly nothing."""
+    """Return the seconds of a complete search of tiny networks."""
     space = SearchSpace.parse(NEARLY_NOTHING, "benchmarks/service.py")
     trained: list[float] = []
     first: list[float] = []
@@ -372,7 +372,7 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
 
 
 class Stores:
-    """Places for stores that do not exist yet, on one machine.
+    """URLs for new stores on this machine.
 
     Args:
         folder: for the files of SQLite.
@@ -383,7 +383,7 @@ class Stores:
         self._server: Any = None
 
     def new(self, kind: str) -> str:
-        """URL of a new place for a store of that kind, ``sqlite`` or ``postgresql``."""
+        """Return the URL of a new store of that kind, ``sqlite`` or ``postgresql``."""
         name = f"bench_{uuid.uuid4().hex[:8]}"
         if kind == "sqlite":
             return f"sqlite:///{self._folder}/{name}.db"
@@ -405,7 +405,7 @@ class Stores:
 
 
 def sync_milliseconds(folder: Path) -> float:
-    """Median of writing 4 kB to a file and syncing it."""
+    """Return the median seconds of writing 4 kB to a file and syncing it."""
     times = []
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         for _ in range(50):
@@ -418,7 +418,7 @@ def sync_milliseconds(folder: Path) -> float:
 
 
 def about_the_store(folder: Path) -> dict[str, Any]:
-    """What the figures depend on beside the machine and the code."""
+    """Return the properties of the machine and the packages that influence the results."""
     packages = ("optuna", "sqlalchemy", "psycopg", "ray", "numpy")
     return {
         "cores": hardware.cores(),
@@ -439,7 +439,7 @@ def percentile(values: list[float], part: float) -> float:
 
 
 def lines(times: Times) -> Iterator[str]:
-    """One line an operation."""
+    """Yield one line for each operation."""
     for name in OPERATIONS:
         p50, p95, top = (1e3 * percentile(times[name], part) for part in (0.5, 0.95, 1.0))
         cpu = 1e3 * median(times[f"{name} cpu"])
@@ -447,7 +447,7 @@ def lines(times: Times) -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, print, and say by the exit code whether the limits hold."""
+    """Measure and print; return 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stores", nargs="+", default=["sqlite", "postgresql"])
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
@@ -458,7 +458,7 @@ def main() -> int:
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
-    folder.chmod(0o755)  # PostgreSQL may run as a user of its own
+    folder.chmod(0o755)  # PostgreSQL may run as another user
     stores = Stores(folder)
     about = {**machine(), **about_the_store(folder)}
     print(

@@ -1,11 +1,11 @@
-"""What runs side by side bring on one machine, and what they share of its memory.
+"""Compare several runs at a time with one run on all cores, and measure their shared memory.
 
     python benchmarks/side_by_side.py [--json FILE]
 
-One run of the paper's single-target L1Net on all cores against as many runs as there are cores, one
-core each: steps a second of all of them together, alternating, in one go. Then the memory of the
-molecules' file in two processes that train at the same time: what each has mapped of it (Rss), and
-its share (Pss), which counts a page that two processes map as half a page for each.
+The network is the paper's single-target L1Net. One run on all cores alternates with as many runs as
+there are cores, with one core each; their steps per second are added up. Then the benchmark
+measures the memory of the molecules' file in each process: the part that it has mapped (Rss), and
+its share (Pss). For Pss, a page that two processes map counts as half a page for each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ROUNDS = 3
 
 
 def child(cores: int) -> None:
-    """Train when told to: a line ``go`` runs the steps, ``memory`` says what is mapped."""
+    """Read lines from standard input: ``go`` trains, ``memory`` returns the mapped memory."""
     prepare_worker(cores)
     from hpsearch.runs.step_time import time_steps
     from hpsearch.runs.training import Training
@@ -57,7 +57,7 @@ def child(cores: int) -> None:
 
 
 def mapped(folder: Path) -> dict[str, float]:
-    """Megabytes of the files in ``folder`` that this process has mapped: Rss, and its share."""
+    """Return the megabytes of the files in ``folder`` that are mapped here: Rss and Pss."""
     found = {"Rss": 0.0, "Pss": 0.0}
     inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
@@ -83,7 +83,7 @@ class Runs:
         self.ask("ready")
 
     def ask(self, word: str) -> list[Any]:
-        """Every process's answer to ``word``, said to all at once."""
+        """Send ``word`` to all processes at once; return their answers."""
         for process in self._all:
             _pipe(process.stdin).write(f"{word}\n")
             _pipe(process.stdin).flush()

@@ -1,11 +1,11 @@
-"""Seconds, memory and exactness of a training step, beside e3nn's own form of the same network.
+"""Compare speed, memory and accuracy of a training step with e3nn's form of the same network.
 
     make bench                       # or: python benchmarks/step.py --json FILE
 
-Both sides have the same weights, real molecules, process settings and optimizer, in one process,
-and take turns. A step is forward, backward and Adam. The fraction of the matrix peak counts the
-operations of the cheapest order of contractions, without recomputation, against the fastest square
-product measured in the same run.
+Both sides have the same weights, real molecules, process settings and optimizer. They alternate in
+one process. A step is the forward pass, the backward pass and Adam. The fraction of the matrix peak
+is the number of operations of the cheapest order of contractions, without recomputation, relative
+to the fastest square product measured in the same run.
 """
 
 # A atoms, M molecules, P unordered pairs, T targets
@@ -134,11 +134,11 @@ class Case:
 
 
 def alternate(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side's steps, in turn; one uncounted step first."""
+    """Return the seconds of each side's steps, alternating, after one step that does not count."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            # A short step is repeated, so that both sides are sampled over a like span.
+            # A short step is repeated, so that both sides are sampled over a similar time.
             for _ in range(1 if name == "e3nn" else 5):
                 started = time.perf_counter()
                 step()
@@ -165,7 +165,7 @@ def agreement(name: str, dtype: torch.dtype) -> float:
 
 
 def matrix_peak() -> dict[str, float]:
-    """GFLOP/s of a square float32 product by each library at hand."""
+    """Return the GFLOP/s of a square float32 product with each available library."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     peaks = {}
     for name, multiply in (("matmul", torch.mm), ("product", product)):
@@ -188,11 +188,11 @@ def memory_beyond_the_model(name: str, side: str) -> float:
     model = 4 * sum(
         parameter.numel() * parameter.element_size() for parameter in network.parameters()
     )
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _resident()
     for _ in range(3):
         step()
-    # Weights were resident before; gradients and moments came during the steps.
+    # Weights were resident before; gradients and moments were allocated during the steps.
     return (_peak() - before - 0.75 * model) / 1e9
 
 
@@ -211,7 +211,7 @@ def _measure_memory(name: str, side: str) -> float:
 
 
 def _assembly_seconds(molecules: Molecules, rows: Any, size: int) -> float:
-    """Median over the batches of a beginning epoch, in random order as in training."""
+    """Return the median over the first batches of an epoch, in random order as in training."""
     order = np.random.default_rng(0).permutation(rows)[: 50 * size]
     times = []
     for start in range(0, len(order), size):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.store_examples import new_database
+from support.store_examples import new_url
 
 from hpsearch.store import Store
 
@@ -35,9 +35,7 @@ def postgresql() -> Iterator[Any]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a store that does not exist yet."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/folder/store.db"
-    return new_database(request.getfixturevalue("postgresql"))
+    return new_url(request.param, tmp_path, request)
 
 
 @pytest.fixture

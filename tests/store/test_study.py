@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from support.store_examples import FACTS, metrics
+from support.store_examples import FACTS, metrics, new_url
 
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
@@ -86,6 +86,18 @@ class Launches:
         return study.get_trials()[number]
 
 
+BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+"""For what depends on the database: transactions, rows that others change, frames.
+
+The rest of a search is decided in Python from those rows, and is tried on SQLite alone.
+"""
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return new_url(getattr(request, "param", "sqlite"), tmp_path, request)
+
+
 @pytest.fixture
 def launches(store: Store, tmp_path: Path) -> Launches:
     return Launches(store, tmp_path / "runs")
@@ -99,6 +111,7 @@ def test_a_search_is_a_work(launches: Launches) -> None:
     assert not work.finished
 
 
+@BOTH_DATABASES
 def test_every_trial_is_recorded(launches: Launches, url: str) -> None:
     search = launches()
     assert str(search.at_start) == "0 complete, 0 reclaimed, 3 left"
@@ -123,6 +136,7 @@ def test_every_trial_is_recorded(launches: Launches, url: str) -> None:
     assert trials[1].params["batch_size"] == config.training.batch_size
 
 
+@BOTH_DATABASES
 def test_the_two_records_of_an_epoch_agree(launches: Launches) -> None:
     search = launches()
     assignment = search.next()
@@ -136,6 +150,7 @@ def test_the_two_records_of_an_epoch_agree(launches: Launches) -> None:
     assert launches.trial(0).value == 8.0  # what is recorded, whatever the worker says
 
 
+@BOTH_DATABASES
 def test_verdicts_are_told_once(launches: Launches) -> None:
     search = launches()
     assignment = search.next()
@@ -186,6 +201,7 @@ def test_folders_belong_to_one_study_of_one_store(
 # --- Launches that die ----------------------------------------------------------------------------
 
 
+@BOTH_DATABASES
 def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     search = launches(space(4))
     runs = [search.next() for _ in range(3)]
@@ -210,6 +226,7 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     assert str(launches(space(4)).at_start) == "4 complete, 0 reclaimed, 0 left"
 
 
+@BOTH_DATABASES
 def test_a_death_while_drawing_leaves_no_hole(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +252,7 @@ def test_a_death_while_drawing_leaves_no_hole(
     assert launches.trial(0).params == drawn
 
 
+@BOTH_DATABASES
 def test_a_death_after_the_ask_leaves_no_hole(launches: Launches) -> None:
     launches()
     storage = launches.store.optuna_storage
@@ -244,6 +262,7 @@ def test_a_death_after_the_ask_leaves_no_hole(launches: Launches) -> None:
     assert launches.states() == {"COMPLETE": 3}
 
 
+@BOTH_DATABASES
 def test_a_death_before_the_verdict_is_told(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +298,7 @@ def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None
     assert launches.trial(4).user_attrs["failure"] == "given_up"
 
 
+@BOTH_DATABASES
 def test_no_configuration_comes_twice(launches: Launches) -> None:
     seen = []
     for _ in range(4):
@@ -422,6 +442,7 @@ def test_the_best_trial_is_known_to_later_launches(launches: Launches) -> None:
 # --- What others do -------------------------------------------------------------------------------
 
 
+@BOTH_DATABASES
 def test_a_trial_told_by_someone_else(launches: Launches) -> None:
     search = launches()
     first, second = search.next(), search.next()
@@ -454,6 +475,7 @@ def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
     assert launches().at_start == StartCounts(complete=2, reclaimed=0, left=0, pruned=1)
 
 
+@BOTH_DATABASES
 def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:
     search = launches()
     runs = [search.next() for _ in range(2)]
@@ -467,6 +489,7 @@ def test_a_trial_deleted_by_someone_else(launches: Launches) -> None:
     assert launches.states()["COMPLETE"] == 4
 
 
+@BOTH_DATABASES
 def test_a_number_given_twice_is_not_used(launches: Launches) -> None:
     search = launches()
     first, second = search.next(), search.next()
@@ -481,6 +504,7 @@ def test_a_number_given_twice_is_not_used(launches: Launches) -> None:
     assert launches.trial(2).state == TrialState.COMPLETE
 
 
+@BOTH_DATABASES
 def test_a_number_given_twice_is_not_used_by_a_later_launch(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -503,6 +527,7 @@ def test_a_number_given_twice_is_not_used_by_a_later_launch(
     assert launches.states() == {"COMPLETE": 2, "FAIL": 1}
 
 
+@BOTH_DATABASES
 def test_a_study_deleted_by_someone_else(launches: Launches) -> None:
     search = launches()
     search.next()
@@ -515,6 +540,7 @@ def test_a_study_deleted_by_someone_else(launches: Launches) -> None:
         launches()
 
 
+@BOTH_DATABASES
 def test_a_study_that_is_not_ours(launches: Launches) -> None:
     optuna.create_study(study_name="quick", storage=launches.store.optuna_storage)
     with pytest.raises(InputError, match="that hpsearch did not make"):
@@ -583,6 +609,7 @@ def test_names_are_refused_before_anything_is_written(launches: Launches) -> Non
     assert launches.store.experiments().empty
 
 
+@BOTH_DATABASES
 def test_sql_is_only_a_name(launches: Launches) -> None:
     name = "x'; DROP TABLE trials; --"
     launches.run_out(launches(name=name))
@@ -622,6 +649,7 @@ def test_an_unknown_sampler_is_refused(launches: Launches) -> None:
 # --- Reading --------------------------------------------------------------------------------------
 
 
+@BOTH_DATABASES
 def test_the_winner_is_the_lowest_on_validation(launches: Launches, tmp_path: Path) -> None:
     search = launches()
     launches.run_out(search)
@@ -679,6 +707,7 @@ def test_no_winner_says_why(launches: Launches) -> None:
     )
 
 
+@BOTH_DATABASES
 def test_counts_and_trials(launches: Launches) -> None:
     search = launches()
     first, second = search.next(), search.next()
@@ -707,6 +736,7 @@ def test_readers_name_what_there_is(launches: Launches) -> None:
     assert Study.open(launches.store, "one").trials().empty
 
 
+@BOTH_DATABASES
 def test_a_reader_sees_a_search_in_another_process(launches: Launches, url: str) -> None:
     search = launches()
     with Store.open(url) as store:
@@ -742,6 +772,7 @@ def weights_of(assignment: Assignment) -> Path:
     return path
 
 
+@BOTH_DATABASES
 def test_the_best_trials_alone_keep_their_weights(launches: Launches) -> None:
     search = launches(space(9))
     files = {}
@@ -792,6 +823,7 @@ def test_a_row_put_in_line_with_an_impossible_value_fails_and_the_search_goes_on
     assert "no configuration follows" in launches.trial(0).user_attrs["failure_reason"]
 
 
+@BOTH_DATABASES
 def test_epochs_that_a_fresh_start_does_not_repeat_are_forgotten(launches: Launches) -> None:
     """A run that begins anew on another machine may stop earlier, at other numbers."""
     search = launches(space(1))
@@ -811,6 +843,7 @@ def test_epochs_that_a_fresh_start_does_not_repeat_are_forgotten(launches: Launc
     assert launches.trial(0).value == 30.0
 
 
+@BOTH_DATABASES
 def test_a_forced_launch_gives_up_what_saw_other_molecules(launches: Launches) -> None:
     before = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
     search = launches(space(3), molecules=before)
@@ -881,6 +914,7 @@ def budgeted(trials: int, **limits: Any) -> SearchSpace:
     return space(trials).model_copy(update={"budget": Budget(**limits)})
 
 
+@BOTH_DATABASES
 def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launches) -> None:
     limit = sorted(count_weights(c.network, len(c.targets)) for c in draw_configs(space(4), 20))[8]
     said: list[str] = []

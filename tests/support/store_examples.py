@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.runs.messages import EpochMetrics, RunFacts
@@ -55,3 +57,10 @@ def drop_database(server: Any, url: str) -> None:
     name = url.partition("?")[0].rpartition("/")[2]
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def new_url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """URL of a store that does not exist yet, on ``sqlite`` or ``postgresql``."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder}/folder/store.db"
+    return new_database(request.getfixturevalue("postgresql"))

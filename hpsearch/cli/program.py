@@ -5,6 +5,7 @@ Heavy imports are inside the commands, so that ``hpsearch --help`` answers at on
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -13,10 +14,12 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from hpsearch import __version__
 from hpsearch.cli.ablate import ablate
@@ -24,8 +27,10 @@ from hpsearch.cli.doctor import doctor
 from hpsearch.cli.launch import launch
 from hpsearch.cli.look import dashboard, export_best, report, status, verify
 from hpsearch.cli.train import data, dipoles, train
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, InputError
 from hpsearch.system import credentials
+
+_TRAINING = {"launch", "ablate", "train"}
 
 
 class Interrupted(HpsearchError):
@@ -64,11 +69,19 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Search the architecture of equivariant molecular networks on QM9, then ablate the winner."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise InputError(
+            "the working folder must exist; it was deleted after the shell entered it: "
+            "change to another folder"
+        ) from None
 
 
 def main() -> None:
     """Run a command; errors are one line on standard error and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    _open_closed_streams()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Under `nohup`, SIGHUP is ignored and must stay ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -93,15 +106,58 @@ def main() -> None:
         hint = f"; see: {context.command_path} --help" if context else ""
         click.echo(f"hpsearch: {_printable(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
-    except OSError as error:  # of the output: a full disk, a pipe whose reader has gone
+    except OSError as error:  # standard output: a full disk, a pipe whose reader has ended
         if debug:
             traceback.print_exc()
-        with suppress(OSError):
-            click.echo(f"hpsearch: {error.strerror or error}; the same command goes on", err=True)
-        code = 1
+        code = _unwritten(error)
+    except SystemExit:
+        # click itself ends with 1 where the reader of a pipe has ended.
+        if not isinstance(sys.stdout, PacifyFlushWrapper):
+            raise
+        code = _unwritten(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
     except click.Abort:  # a signal before a command began
         code = 128 + signal.SIGINT
     sys.exit(code or 0)
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that the shell has closed (``>&-``) on /dev/null.
+
+    A file opened later, the store say, would get the number of the closed stream, and whatever a
+    library prints would be written into that file.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def _unwritten(error: OSError) -> int:
+    """Report that standard output cannot be written; return the exit code.
+
+    A pipe whose reader has ended gives the code of SIGPIPE, and is no news to whoever typed
+    ``| head``. Neither code is 1, which is the answer of `hpsearch verify` to a breach.
+    """
+    broken = error.errno == errno.EPIPE
+    if not broken or _TRAINING & set(sys.argv[1:]):
+        with suppress(OSError):
+            reason = error.strerror or error
+            click.echo(
+                f"hpsearch: the output could not be written: {reason}; "
+                "type the same command again to continue",
+                err=True,
+            )
+    # The interpreter flushes at its end and would report the error a second time.
+    with suppress(OSError, ValueError), Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE if broken else os.EX_IOERR
 
 
 def _leave(code: int) -> NoReturn:

@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import click
-from click.utils import PacifyFlushWrapper
 
 from hpsearch import __version__
 from hpsearch.cli.ablate import ablate
@@ -82,6 +81,7 @@ def main() -> None:
     """Run a command; errors are one line on standard error and an exit code."""
     debug = "--debug" in sys.argv[1:]
     _open_closed_streams()
+    output = sys.stdout
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Under `nohup`, SIGHUP is ignored and must stay ignored.
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -111,8 +111,8 @@ def main() -> None:
             traceback.print_exc()
         code = _unwritten(error)
     except SystemExit:
-        # click itself ends with 1 where the reader of a pipe has ended.
-        if not isinstance(sys.stdout, PacifyFlushWrapper):
+        # Where the reader of a pipe has ended, click replaces the stream and ends with 1.
+        if sys.stdout is output:
             raise
         code = _unwritten(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
     except click.Abort:  # a signal before a command began

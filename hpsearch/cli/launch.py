@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ class _Request:
         study: the study's name; ``None`` for the space's name.
         storage: the store's URL as the user gave it.
         force: whether to accept a space, molecules or a split that differ from the study's.
+        keep_trials: whether the study keeps its number of trials if that is larger: the user named
+            no number.
         placement: where trials are placed.
         places: number of trials that run at the same time.
         molecules: the whole data set.
@@ -58,6 +60,7 @@ class _Request:
     study: str | None
     storage: str | None
     force: bool
+    keep_trials: bool
     placement: Placement
     places: int
     molecules: Molecules
@@ -136,7 +139,8 @@ def launch(
 
     SPACE is a YAML file, looked up in the working folder and then among the shipped ones: quick,
     table3, table3_log. Values that are not given here are the file's. The same command again
-    continues what is missing; a larger --trials extends the study.
+    continues what is missing; a larger --trials extends the study, and without --trials the study
+    keeps the larger number.
     """
     from hpsearch import executor
     from hpsearch.config.space import SearchSpace
@@ -153,7 +157,10 @@ def launch(
     hashes = check_molecules(molecules, chosen.data, given_file)
     # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)
-    request = _Request(chosen, study, storage, force, placement, places, molecules, hashes)
+    keep_trials = overrides["trials"] is None
+    request = _Request(
+        chosen, study, storage, force, keep_trials, placement, places, molecules, hashes
+    )
     if folder is None:
         _quote(request, out, as_json)
     else:
@@ -181,11 +188,14 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
             folder,
             evaluate_test=evaluate_test,
             force=request.force,
+            keep_trials=request.keep_trials,
             wait=wait,
             say=out.say,
             molecules=request.hashes,
             model=costs.model,
         )
+        request = replace(request, space=search.space)
+        costs = replace(costs, space=search.space)
         missing = search.at_start.left + search.at_start.reclaimed
         _say_beginning(search, store, request, out)
         quote = costs.quote(missing) if missing and costs.is_known else None
@@ -282,9 +292,13 @@ def _quote(request: _Request, out: Output, as_json: bool) -> None:
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line
 
     space, url = request.space, url_of(request.storage)
-    done = trials_done(url, space, request.study, request.hashes, out.say, force=request.force)
+    stored = trials_done(url, space, request.study, request.hashes, out.say, force=request.force)
+    done, wanted = stored or (0, 0)
+    if request.keep_trials and wanted > space.trials:
+        space = space.with_overrides(trials=wanted)
+        request = replace(request, space=space)
     costs = request.costs()
-    missing = max(space.trials - (done or 0), 0)
+    missing = max(space.trials - done, 0)
     if as_json:
         print_json(costs.measured().quote(missing).to_dict())
         return
@@ -299,5 +313,5 @@ def _quote(request: _Request, out: Output, as_json: bool) -> None:
     for line in search_quote_lines(quote):
         out.say_folded(line)
     if quote.seconds[1] > A_DAY:
-        out.say(shorter_line(costs.shorter_searches(missing, launched=done is not None)))
+        out.say(shorter_line(costs.shorter_searches(missing, launched=stored is not None)))
     out.say("nothing has been run or written; leave out --dry-run to begin")

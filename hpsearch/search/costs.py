@@ -170,8 +170,8 @@ def trials_done(
     say: Callable[[str], None],
     *,
     force: bool = False,
-) -> int | None:
-    """Return how many trials of the study are finished; ``None`` if the store has no such study.
+) -> tuple[int, int] | None:
+    """Return how many trials of the study are finished, and how many it wants.
 
     Args:
         url: of the store.
@@ -180,6 +180,9 @@ def trials_done(
         molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
         say: called with the reason if the store cannot be read.
         force: whether another space, molecules or split are accepted.
+
+    Returns:
+        Both numbers; ``None`` if the store has no such study.
 
     Raises:
         InputError: the launch would raise it too.

@@ -30,6 +30,7 @@ from hpsearch.search.terms import (
     require_consistent,
     require_same_molecules,
     require_same_space,
+    with_stored_trials,
 )
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
@@ -47,6 +48,7 @@ def launch_study(
     *,
     evaluate_test: bool = False,
     force: bool = False,
+    keep_trials: bool = False,
     wait: bool = False,
     say: Callable[[str], None] = lambda line: None,
     molecules: Mapping[str, str] = MappingProxyType({}),
@@ -64,8 +66,11 @@ def launch_study(
             use. With it, the paper's choice on the test set can be repeated.
         force: whether to accept another space, molecules or split; the change is recorded in the
             study's provenance.
+        keep_trials: whether an existing study keeps its number of trials if that is larger than the
+            space's, so that none of its trials is ended.
         wait: whether to wait for the end of another launch that drives the study.
-        say: called with the driver of the study if this call waits, and with each refused trial.
+        say: called with the driver of the study if this call waits, with the number of trials that
+            the study keeps, and with each refused trial.
         molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
         model: the cost model, needed if the space limits memory or seconds.
 
@@ -82,6 +87,8 @@ def launch_study(
     require_consistent(store, space, name, molecules, force=force)
     experiment = store.begin_experiment("study", name, first_terms(space))
     store.drive(experiment, wait=wait, say=say)
+    if keep_trials:
+        space = _keep_trials(store, experiment, space, say)
     experiment, forced = _record_terms(store, experiment, space, molecules, force=force)
     rows = TrialRows(store, name, sampler)
     rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
@@ -112,6 +119,20 @@ def _require_timings(space: SearchSpace, model: CostModel | None) -> None:
 
 
 # --- Terms ----------------------------------------------------------------------------------------
+
+
+def _keep_trials(
+    store: Store, experiment: Experiment, space: SearchSpace, say: Callable[[str], None]
+) -> SearchSpace:
+    """Return the space with the study's number of trials, if that is larger."""
+    stored = (store.experiment("study", experiment.name) or experiment).provenance
+    kept = with_stored_trials(stored, space)
+    if kept is not space:
+        say(
+            f"the study keeps its {kept.trials} trials; the space has {space.trials} "
+            f"(--trials {space.trials} asks for fewer)"
+        )
+    return kept
 
 
 def _record_terms(

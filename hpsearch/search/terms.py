@@ -41,6 +41,15 @@ def most_wanted(stored: Mapping[str, Any]) -> int:
     return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
 
 
+def with_stored_trials(stored: Mapping[str, Any], space: SearchSpace) -> SearchSpace:
+    """Return ``space`` with the number of trials of the study's last launch, if that is larger.
+
+    A launch that does not name a number must not end the trials that an earlier launch asked for.
+    """
+    wanted = int(stored["space"]["content"]["trials"])
+    return space if wanted <= space.trials else space.with_overrides(trials=wanted)
+
+
 def changes(stored: Mapping[str, Any], space: SearchSpace) -> list[str]:
     """Return the differences between the study's space and ``space``: ``name: before -> after``."""
     before = dict(_flat(stored["space"]["content"]))
@@ -128,8 +137,8 @@ def finished_trials(
     molecules: Mapping[str, str] = MappingProxyType({}),
     *,
     force: bool = False,
-) -> int | None:
-    """Return how many trials of a study are complete or pruned; only read the store.
+) -> tuple[int, int] | None:
+    """Return how many trials of a study are finished, and how many it wants; only read the store.
 
     Args:
         store: the store that may have the study.
@@ -139,14 +148,17 @@ def finished_trials(
         force: whether another space, molecules or split are accepted.
 
     Returns:
-        The number, or ``None`` if there is no such study.
+        Complete and pruned trials, and the number that the last launch wanted; ``None`` if there is
+        no such study.
 
     Raises:
         InputError: the launch would raise it too.
     """
     require_consistent(store, space, name, molecules, force=force)
-    rows = store.trial_states(name)
-    return None if rows is None else count_finished(rows)
+    rows, experiment = store.trial_states(name), store.experiment("study", name)
+    if rows is None or experiment is None:
+        return None
+    return count_finished(rows), int(experiment.provenance["space"]["content"]["trials"])
 
 
 def require_consistent(

@@ -298,6 +298,25 @@ def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None
     assert launches.trial(4).user_attrs["failure"] == "given_up"
 
 
+def test_without_a_number_the_study_keeps_its_trials(launches: Launches) -> None:
+    longer = launches(space(5))
+    for _ in range(3):
+        longer.next()
+    said: list[str] = []
+    again = launches(space(2), keep_trials=True, say=said.append)
+    assert said == [
+        "the study keeps its 5 trials; the space has 2 (--trials 2 asks for fewer)",
+    ]
+    assert str(again.at_start) == "0 complete, 3 reclaimed at epoch 0, 2 left"
+    assert again.space.trials == 5
+    launches.run_out(again)
+    assert launches.states() == {"COMPLETE": 5}
+    # What was asked for in so many words holds for the launches after it.
+    assert launches(space(3)).space.trials == 3
+    assert launches(space(2), keep_trials=True).space.trials == 3
+    assert launches(space(4), keep_trials=True).space.trials == 4
+
+
 @BOTH_DATABASES
 def test_no_configuration_comes_twice(launches: Launches) -> None:
     seen = []

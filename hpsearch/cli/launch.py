@@ -169,7 +169,7 @@ def launch(
 
 def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) -> None:
     """Create or continue the study, and train its missing trials."""
-    from hpsearch.search.launch import launch_study
+    from hpsearch.search.launch import check_budget, launch_study
     from hpsearch.search.study import Study
     from hpsearch.store import Store
     from hpsearch.terminal.quotes import accuracy_lines
@@ -180,6 +180,8 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
     if space.budget is not None and space.budget.is_measured and not costs.is_known:
         out.say("the budget needs timings of such configurations here, which are taken once:")
         costs = _measured(costs, out)
+    # Nothing is stored of a search that cannot have a trial.
+    check_budget(space, costs.model)
     with Store.create(url_of(storage)) as store:
         search = launch_study(
             store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,11 +14,13 @@ import optuna
 from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
+from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import DataConfig
 from hpsearch.config.space import SearchSpace
-from hpsearch.cost.model import CostModel
+from hpsearch.cost.model import CostModel, refusal
 from hpsearch.errors import InputError
 from hpsearch.search.failures import drop_attributes
+from hpsearch.search.quote import random_configs
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.terms import (
     changes,
@@ -36,6 +39,9 @@ from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Experiment, Store, check_name, experiment_folder
 from hpsearch.system import failpoint
+
+DRAWS_TRIED = 1000
+"""Random draws, of which one must be within the budget; trying them takes some seconds."""
 
 RUNS_ROOT = Path("storage/runs")
 
@@ -80,7 +86,7 @@ def launch_study(
             with another space, other molecules or another split. Nothing was written.
     """
     name = check_name(space.name if name is None else name)
-    _require_timings(space, model)
+    check_budget(space, model)
     # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space)
@@ -110,11 +116,35 @@ def launch_study(
     )
 
 
-def _require_timings(space: SearchSpace, model: CostModel | None) -> None:
-    if space.budget is not None and space.budget.is_measured and model is None:
+def check_budget(space: SearchSpace, model: CostModel | None) -> None:
+    """Raise an error if the budget cannot be judged, or if no trial would be within it.
+
+    Args:
+        space: the search space.
+        model: the cost model; ``None`` if nothing was timed.
+
+    Raises:
+        InputError: the budget needs timings, or it refuses each of many random draws.
+    """
+    if space.budget is None:
+        return
+    if space.budget.is_measured and model is None:
         raise InputError(
             "a budget of memory or seconds must come with timings of this machine, got none; "
             "take them with: hpsearch launch SPACE --dry-run"
+        )
+    refused: list[tuple[int, str]] = []
+    for config in itertools.islice(random_configs(space), DRAWS_TRIED):
+        reason = refusal(space.budget, config, model)
+        if reason is None:
+            return
+        refused.append((count_weights(config.network, len(config.targets)), reason))
+    if refused:
+        _, lightest = min(refused)
+        raise InputError(
+            f"the budget must allow some configurations of the space; it refuses all of "
+            f"{len(refused):,} random draws, the lightest with {lightest}; raise the budget or "
+            "narrow the space"
         )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any, Self, final
@@ -42,12 +43,18 @@ of best weights. The older one of each is removed after the newer one is complet
 _KEPT_BYTES_A_WEIGHT = 4
 
 
-def draw_configs(space: SearchSpace, count: int) -> list[TrialConfig]:
-    """Return random configurations, the same as the first trials of the sampler ``random``."""
+def random_configs(space: SearchSpace) -> Iterator[TrialConfig]:
+    """Yield random configurations without end, the same as the trials of the sampler ``random``."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space.model_copy(update={"sampler": "random"}))
     study = optuna.create_study(sampler=sampler)
-    return [space.suggest(study.ask()) for _ in range(count)]
+    while True:
+        yield space.suggest(study.ask())
+
+
+def draw_configs(space: SearchSpace, count: int) -> list[TrialConfig]:
+    """Return the first ``count`` random configurations of a space."""
+    return list(itertools.islice(random_configs(space), count))
 
 
 def usual_epochs(space: SearchSpace) -> float:

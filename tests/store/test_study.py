@@ -969,6 +969,7 @@ def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launch
 def test_a_space_with_nothing_within_its_budget_ends_in_words(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("hpsearch.search.launch.DRAWS_TRIED", 0)
     monkeypatch.setattr("hpsearch.search.work.REFUSALS", 7)
     search = launches(budgeted(2, max_parameters=10))
     assert search.next() is None
@@ -977,6 +978,20 @@ def test_a_space_with_nothing_within_its_budget_ends_in_words(
     assert search.breakdown.reason.startswith("7 draws in a row were refused, beyond the budget;")
     assert search.breakdown.reason.endswith("raise the budget or narrow the space")
     assert Study.open(launches.store).counts().refused == 7
+
+
+def test_a_budget_that_no_draw_satisfies_is_refused_before_anything_is_stored(
+    launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.search.launch.DRAWS_TRIED", 30)
+    with pytest.raises(
+        InputError,
+        match=r"it refuses all of 30 random draws, the lightest with \d[\d,]+ weights, "
+        r"max_parameters is 10; raise the budget",
+    ):
+        launches(budgeted(2, max_parameters=10))
+    assert launches.store.experiments().empty
+    assert launches.store.trial_states("quick") is None
 
 
 def test_a_measured_budget_needs_timings(launches: Launches) -> None:

@@ -194,7 +194,7 @@ def _run(
     from hpsearch.store import Store
 
     out = Output.with_table()
-    with Store.create(url_of(storage)) as store:
+    with Store.create(url_of(storage), say=out.say) as store:
         ablation = launch_ablation(store, winner, plan, folder, data, wait=wait, say=out.say)
         _say_beginning(ablation, store, data, out)
         _drive(ablation, placement, out, storage)

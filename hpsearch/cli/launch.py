@@ -182,7 +182,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
         costs = _measured(costs, out)
     # Nothing is stored of a search that cannot have a trial.
     check_budget(space, costs.model)
-    with Store.create(url_of(storage)) as store:
+    with Store.create(url_of(storage), say=out.say) as store:
         search = launch_study(
             store,
             space,

@@ -20,7 +20,7 @@ from hpsearch.cli.options import (
     parse_formats,
     storage_option,
 )
-from hpsearch.cli.output import again_command, print_json, terminal_columns
+from hpsearch.cli.output import again_command, print_json, say_on_stderr, terminal_columns
 from hpsearch.errors import HpsearchError, InputError
 
 
@@ -48,7 +48,7 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     from hpsearch.store import StoreReader
     from hpsearch.terminal.status import status_lines, traceback_lines
 
-    with StoreReader.open(url) as store:
+    with StoreReader.open(url, say=say_on_stderr) as store:
         experiment = read_status(store, name)
         if as_json:
             print_json(experiment.to_dict())
@@ -79,7 +79,7 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
     from hpsearch.search.verify import verify as check
     from hpsearch.store import StoreReader
 
-    with StoreReader.open(url) as store:
+    with StoreReader.open(url, say=say_on_stderr) as store:
         checked = check(store, study)
         if as_json:
             print_json(asdict(checked))
@@ -162,7 +162,7 @@ def export_best(
     from hpsearch.search.study import Study
     from hpsearch.store import StoreReader
 
-    with StoreReader.open(url) as store:
+    with StoreReader.open(url, say=say_on_stderr) as store:
         winner = Study.open(store, study).winner(select_on=select_on)
     winner.write(output)
     origin = winner.provenance
@@ -212,7 +212,7 @@ def report(
     from hpsearch.terminal.lines import section_lines
 
     pages = functools.partial(draw_pages, own=own_pages)
-    with StoreReader.open(url) as store:
+    with StoreReader.open(url, say=say_on_stderr) as store:
         written = write_report(store, output, name, formats, pages, distinct=distinct_targets)
     for section in written.table1:
         for line in section_lines(section, terminal_columns()):

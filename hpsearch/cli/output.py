@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -34,7 +33,7 @@ class Output:
     @classmethod
     def beside_json(cls, as_json: bool) -> Output:
         """Return an output that prints lines on standard error if standard output is for JSON."""
-        return cls(functools.partial(click.echo, err=as_json))
+        return cls(say_on_stderr) if as_json else cls()
 
     @classmethod
     def with_table(cls) -> Output:
@@ -52,6 +51,11 @@ class Output:
 
         for part in folded(line, terminal_columns()):
             self.say(part)
+
+
+def say_on_stderr(line: str) -> None:
+    """Print a line on standard error, next to what a command prints on standard output."""
+    click.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:

@@ -26,6 +26,8 @@ DEFAULT_URL = "sqlite:///storage/hpsearch.db"
 EXAMPLES = f"{DEFAULT_URL} or postgresql://user@host/database"
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 10.0
+LOCK_SECONDS = 5
+"""How long one statement waits for PostgreSQL's locks; then the call is repeated, with patience."""
 _KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -109,8 +111,15 @@ class Address:
         for name, value in self._environment.items():
             options.setdefault(name, value)
 
+        # A row that another session has locked would block the driver without a word.
+        limits_locks = "lock_timeout" not in str(options.get("options", ""))
+
         def connect() -> Any:
             connection: Any = dialect.connect(*arguments, **options)
+            if limits_locks:
+                connection.autocommit = True
+                connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+                connection.autocommit = False
             if not writes:
                 connection.read_only = True
             return connection

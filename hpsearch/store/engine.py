@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, final
 
 from optuna.exceptions import StorageInternalError
@@ -18,6 +20,9 @@ from hpsearch.system import failpoint
 Result = TypeVar("Result")
 
 PATIENCE_SECONDS = 120.0
+SILENT_SECONDS = 3.0
+"""A longer wait is reported."""
+
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 5.0
 
@@ -27,12 +32,15 @@ _SQLITE_FULL = 13
 _SQLITE_NOT_A_DATABASE = 26
 _SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
 _POSTGRESQL_FULL = "53100"
+_POSTGRESQL_LOCKED = "55P03"
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
+    "25006",  # a standby after a failover: it only reads until it is promoted
     "40001",  # serialization failure
     "40P01",  # deadlock
     "53300",  # too many connections
     "55P03",  # lock not available
+    "57014",  # statement_timeout, or a statement that an administrator cancelled
     "57P01",  # shut down by an administrator
     "57P02",  # shut down by a crash
     "57P03",  # starting up
@@ -59,9 +67,27 @@ class Database:
         patience_seconds: how long a call waits for the database.
     """
 
-    def __init__(self, address: Address, *, create: bool, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        create: bool,
+        patience_seconds: float,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Make the connections' pool; nothing is opened yet.
+
+        Args:
+            address: the address of the database.
+            create: whether a missing SQLite file may be created.
+            patience_seconds: how long a call waits for the database.
+            say: called with a line, in another thread, when a call waits for longer than
+                :data:`SILENT_SECONDS`, and with one when the database answers again.
+        """
         self.address = address
         self.patience_seconds = patience_seconds
+        self._say = say
+        self._waiting = threading.Lock()
         self.fence: Fence = no_fence
         # A lambda, because the lease that becomes the fence needs this engine first.
         self.engine = make_engine(address, create=create, fence=lambda c: self.fence(c))
@@ -77,7 +103,7 @@ class Database:
         # reported at once. A locked SQLite file exists and is in use, so waiting helps.
         try:
             if self.address.path is None:
-                action()
+                self._first_use_of_server(action)
             else:
                 self.wait(action)
         except InputError:
@@ -98,7 +124,23 @@ class Database:
 
     def wait(self, action: Callable[[], Result]) -> Result:
         """Call ``action``; repeat it while the database is unavailable: see :func:`wait_for`."""
-        return wait_for(action, self.address, self.patience_seconds)
+        # Calls may be nested, and the lease is renewed in another thread: one of them reports.
+        if self._say is None or not self._waiting.acquire(blocking=False):
+            return wait_for(action, self.address, self.patience_seconds)
+        try:
+            with _reported(self._say, self.address, self.patience_seconds):
+                return wait_for(action, self.address, self.patience_seconds)
+        finally:
+            self._waiting.release()
+
+    def _first_use_of_server(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            # The server was reached: another process makes the tables, or holds a lock.
+            if not is_locked(error):
+                raise
+            self.wait(action)
 
     def at_close(self, action: Callable[[], None]) -> None:
         """Register ``action`` to be called by :meth:`close`, before the connections close."""
@@ -206,6 +248,30 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
+@contextmanager
+def _reported(say: Callable[[str], None], address: Address, patience: float) -> Iterator[None]:
+    """Report a wait that lasts, and its end."""
+    began = time.monotonic()
+    said = threading.Event()
+
+    def report() -> None:
+        said.set()
+        say(
+            f"waiting for the store {address.label}, which is locked or does not answer; "
+            f"this lasts {patience:.0f} s at most"
+        )
+
+    timer = threading.Timer(SILENT_SECONDS, report)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if said.is_set():
+        say(f"the store answers again, after {time.monotonic() - began:.0f} s")
+
+
 def driver_error(error: BaseException) -> DBAPIError | None:
     """Return the database driver's error in ``error`` or its causes; Optuna wraps it."""
     seen: BaseException | None = error
@@ -225,6 +291,12 @@ def is_full(error: BaseException) -> bool:
     # On a full disk SQLite may also fail to enlarge the index of its log.
     full = (_SQLITE_FULL, _SQLITE_IOERR_SHMSIZE)
     return code in full or getattr(found.orig, "sqlstate", None) == _POSTGRESQL_FULL
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether PostgreSQL gave up waiting for a lock that another session has."""
+    found = driver_error(error)
+    return getattr(getattr(found, "orig", None), "sqlstate", None) == _POSTGRESQL_LOCKED
 
 
 def is_transient(error: BaseException) -> bool:

@@ -57,15 +57,26 @@ class StoreReader:
         self._database = database
 
     @classmethod
-    def open(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
+    def open(
+        cls,
+        url: str,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        say: Callable[[str], None] | None = None,
+    ) -> Self:
         """Open the store at ``url``.
+
+        Args:
+            url: the address of the store.
+            patience_seconds: how long a call waits for the database.
+            say: called with a line when a call waits for long, and when that ends.
 
         Raises:
             InputError: the store does not exist, has an unknown schema, or cannot be reached.
         """
         address = Address(url)
         require_file(address)
-        database = Database(address, create=False, patience_seconds=patience_seconds)
+        database = Database(address, create=False, patience_seconds=patience_seconds, say=say)
         database.first_use(lambda: check_tables(address, database.engine))
         return cls(database)
 

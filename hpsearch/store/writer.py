@@ -54,15 +54,26 @@ class Store(StoreReader):
         database.at_close(self.leave)
 
     @classmethod
-    def create(cls, url: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Self:
+    def create(
+        cls,
+        url: str,
+        *,
+        patience_seconds: float = PATIENCE_SECONDS,
+        say: Callable[[str], None] | None = None,
+    ) -> Self:
         """Open the store at ``url``; create or upgrade it if needed.
+
+        Args:
+            url: the address of the store.
+            patience_seconds: how long a call waits for the database.
+            say: called with a line when a call waits for long, and when that ends.
 
         Raises:
             InputError: the URL cannot be parsed or reached, or the store has a newer schema.
         """
         address = Address(url)
         make_folder(address)
-        database = Database(address, create=True, patience_seconds=patience_seconds)
+        database = Database(address, create=True, patience_seconds=patience_seconds, say=say)
         database.first_use(lambda: make_tables(address, writer(database.engine)))
         return cls(database)
 

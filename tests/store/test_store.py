@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg
 import pytest
+import sqlalchemy as sa
 from alembic import command
 from support.store_examples import CONFIG, FACTS, metrics, new_database
 
@@ -30,6 +32,7 @@ from hpsearch.store import (
     experiment_folder,
     schema,
 )
+from hpsearch.store.address import Address
 
 SECRET = "s3{cr}et"
 DONE = Completion(2, 1, 3.0, test_loss=4.0, test_maes={"mu": 0.1, "U0": 20.0})
@@ -324,6 +327,76 @@ def test_a_restarting_server_is_waited_for(postgresql: Any, created: Any) -> Non
     finally:
         start.join()
     assert store.run(experiment.id, "0") == run
+
+
+def test_a_long_wait_is_reported_with_its_end(
+    url: str, created: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.store.engine.SILENT_SECONDS", 0.3)
+    monkeypatch.setattr("hpsearch.store.address.LOCK_SECONDS", 1)
+    said: list[str] = []
+    store = created(url, say=said.append)
+    experiment = store.begin_experiment("study", "s", {})
+    assert said == []
+    # A row that a session holds, on SQLite the whole file.
+    engine = sa.create_engine(Address(url).bare_url, creator=Address(url).connector(create=False))
+    with engine.connect() as other:
+        if engine.dialect.name == "sqlite":
+            other.exec_driver_sql("BEGIN IMMEDIATE")
+        other.exec_driver_sql("UPDATE hpsearch_experiments SET name = name")
+        release = threading.Timer(2.0, other.rollback)
+        release.start()
+        store.fill_provenance(experiment.id, data_hash="x")
+        release.join()
+    engine.dispose()
+    waiting, answers = said
+    assert waiting.startswith(f"waiting for the store {store.label}, which is locked or does not")
+    assert re.fullmatch(r"the store answers again, after [12] s", answers)
+
+
+def test_a_row_that_stays_locked_ends_in_words(
+    postgresql: Any, created: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.store.address.LOCK_SECONDS", 1)
+    store = created(new_database(postgresql), patience_seconds=1.5)
+    experiment = store.begin_experiment("study", "s", {})
+    with store._database.engine.connect() as other:
+        other.exec_driver_sql("SELECT 1 FROM hpsearch_experiments FOR UPDATE")
+        with pytest.raises(HpsearchError, match=r"could not be used for 2 s: .* lock timeout"):
+            store.fill_provenance(experiment.id, data_hash="x")
+    store.fill_provenance(experiment.id, data_hash="x")
+
+
+def test_a_server_that_only_reads_for_a_while_is_waited_for(postgresql: Any, created: Any) -> None:
+    store = created(url := new_database(postgresql))
+    name = url.partition("?")[0].rpartition("/")[2]
+    experiment = store.begin_experiment("study", "s", {})
+
+    def only_reads(value: str) -> None:
+        with psycopg.connect(postgresql.get_uri(), autocommit=True) as connection:
+            setting = f"ALTER DATABASE {name} SET default_transaction_read_only = {value}"
+            connection.execute(setting.encode())
+        store._database.engine.dispose()  # later connections have the setting
+
+    only_reads("on")
+    promoted = threading.Timer(1.0, only_reads, ["off"])
+    promoted.start()
+    run = store.record_run(experiment.id, "0", CONFIG, "d")
+    assert not promoted.is_alive()
+    assert store.run(experiment.id, "0") == run
+
+
+def test_a_cancelled_statement_is_repeated(postgresql: Any, created: Any) -> None:
+    store = created(new_database(postgresql))
+    seconds = [60, 0]
+
+    def sleep() -> int:
+        with store._database.engine.connect() as connection:
+            connection.exec_driver_sql("SET LOCAL statement_timeout = '100ms'")
+            connection.exec_driver_sql(f"SELECT pg_sleep({seconds.pop(0)})")
+        return len(seconds)
+
+    assert store.wait(sleep) == 0
 
 
 def test_a_lasting_error_is_not_waited_for(store: Store) -> None:

@@ -332,12 +332,12 @@ def test_a_restarting_server_is_waited_for(postgresql: Any, created: Any) -> Non
 def test_a_long_wait_is_reported_with_its_end(
     url: str, created: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpsearch.store.engine.SILENT_SECONDS", 0.3)
     monkeypatch.setattr("hpsearch.store.address.LOCK_SECONDS", 1)
     said: list[str] = []
     store = created(url, say=said.append)
     experiment = store.begin_experiment("study", "s", {})
     assert said == []
+    monkeypatch.setattr("hpsearch.store.engine.SILENT_SECONDS", 0.3)
     # A row that a session holds, on SQLite the whole file.
     engine = sa.create_engine(Address(url).bare_url, creator=Address(url).connector(create=False))
     with engine.connect() as other:

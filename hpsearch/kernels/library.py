@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,7 @@ def _load() -> ctypes.CDLL:
     compiler = shutil.which(_COMPILER)
     if compiler is None:
         raise FileNotFoundError(f"there is no C compiler '{_COMPILER}' on the PATH")
-    path = cache_directory() / "kernels" / f"kernels-{_key(compiler)}.so"
-    if not _is_intact(path):
-        _compile(compiler, path)
-    library = ctypes.CDLL(str(path))
+    library = _cached(compiler)
     for name, (result, arguments) in signatures(SOURCE.read_text(encoding="utf-8")).items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -132,23 +130,62 @@ def _key(compiler: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
+def _cached(compiler: str) -> ctypes.CDLL:
+    """Load the library from a cache folder of this user; compile it if it is not there.
+
+    Several users may share one cache folder, in which each of them needs a folder of their own. If
+    somebody else has that, the library is compiled for this process alone.
+    """
+    name = f"kernels-{_key(compiler)}.so"
+    for cache_folder in (cache_directory(), Path("~/.cache/hpsearch").expanduser()):
+        path = cache_folder / f"kernels-{os.geteuid()}" / name
+        library = _open(path)
+        if library is None:
+            with suppress(OSError):
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                _compile(compiler, path)
+                library = _open(path)
+        if library is not None:
+            return library
+    with tempfile.TemporaryDirectory(prefix="hpsearch-kernels-") as private:
+        path = Path(private) / name
+        _compile(compiler, path)
+        library = _open(path)
+        if library is None:
+            raise OSError(f"'{path}' cannot be read back")
+        return library
+
+
+def _open(path: Path) -> ctypes.CDLL | None:
+    """Load the library if the file is undamaged and nobody else can write to it.
+
+    Loading a damaged file can kill the process. Loading a file of somebody else runs their code.
+    The file that was checked is the one that is loaded, by its descriptor: whoever may write to the
+    folder could put another one in its place meanwhile.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if found.st_uid not in (os.geteuid(), 0) or found.st_mode & 0o022:
+            return None
+        content = file.read()
+        if content[-32:] != hashlib.sha256(content[:-32]).digest():
+            return None
+        library = ctypes.CDLL(f"/proc/self/fd/{descriptor}")
+    library._name = str(path)  # for messages; the descriptor is closed now
+    return library
+
+
 def _compile(compiler: str, path: Path) -> None:
-    """Compile in the folder of ``path`` and append the digest that :func:`_is_intact` checks."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Compile in the folder of ``path`` and append the digest that :func:`_open` checks."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
         _run([compiler, "-o", str(part), str(SOURCE), *_OPTIONS])
         content = part.read_bytes()
     write_atomically(path, content + hashlib.sha256(content).digest(), 0o700)
-
-
-def _is_intact(path: Path) -> bool:
-    """Whether the file exists and is undamaged; loading a damaged one can kill the process."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return False
-    return content[-32:] == hashlib.sha256(content[:-32]).digest()
 
 
 def _run(command: list[str]) -> bytes:

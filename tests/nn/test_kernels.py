@@ -3,8 +3,10 @@
 import ctypes
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from hpsearch.kernels import activations, slot_inputs, slots
 from hpsearch.kernels import library as kernels
 from hpsearch.kernels.library import KernelsError, compiled_for
 from hpsearch.nn import radial
+
+OWN = f"kernels-{os.geteuid()}"
+"""The folder of this user's libraries in a cache."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +71,11 @@ def test_a_compiler_that_fails_is_quoted(afresh, monkeypatch):
     assert "'cc' failed with exit code 3: x: error: no such thing" in kernels.implementation()
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(afresh, monkeypatch):
+def test_where_no_folder_can_be_written_torch_serves_and_says_why(afresh, monkeypatch):
     (afresh / "file").write_text("")
     monkeypatch.setenv("HPSEARCH_CACHE", str(afresh / "file"))
+    monkeypatch.setenv("HOME", str(afresh / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(afresh / "file"))
     assert kernels.implementation().startswith("torch operations, because ")
 
 
@@ -82,12 +89,53 @@ def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, dama
         "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
         "text": b"not a library",
     }[damage]
-    folder = afresh / "kernels"
+    folder = afresh / OWN
     folder.mkdir()
     path = folder / Path(library._name).name
     path.write_bytes(content)
     assert kernels.implementation() == f"compiled, {path}"
     assert [file.name for file in folder.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("fault", ["somebody else's", "for all to write", "a link"])
+def test_a_planted_library_is_not_loaded(library, afresh, monkeypatch, tmp_path, fault):
+    """A file that somebody else can change is left alone; a library of this user is made."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = afresh / OWN
+    folder.mkdir(parents=True)
+    path = folder / Path(library._name).name
+    path.write_bytes(Path(library._name).read_bytes())
+    path.chmod(0o700)
+    if fault == "a link":
+        path.rename(folder / "elsewhere")
+        path.symlink_to(folder / "elsewhere")
+    elif fault == "for all to write":
+        path.chmod(0o722)
+    elif os.geteuid():
+        pytest.skip("only root can give a file away")
+    else:
+        os.chown(path, 12345, 12345)
+    planted = path.lstat()
+    assert kernels.implementation() == f"compiled, {path}"
+    made = path.lstat()
+    assert made.st_ino != planted.st_ino
+    assert (made.st_uid, made.st_mode & 0o777) == (os.geteuid(), 0o700)
+
+
+def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
+    library, afresh, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (afresh / OWN).write_text("somebody else's")
+    own = tmp_path / "home" / ".cache" / "hpsearch" / OWN
+    assert kernels.implementation() == f"compiled, {own / Path(library._name).name}"
+    kernels._library.cache_clear()
+    shutil.rmtree(own)
+    own.write_text("as well")
+    said = kernels.implementation()
+    assert said.startswith("compiled, ") and "hpsearch-kernels-" in said
+    assert not Path(said.removeprefix("compiled, ")).exists()
+    assert kernels._library().hpsearch_aggregate
 
 
 def test_processes_that_compile_at_once(library, afresh):
@@ -101,7 +149,7 @@ def test_processes_that_compile_at_once(library, afresh):
         for _ in range(3)
     ]
     said = [process.communicate(timeout=120)[0].strip() for process in started]
-    (path,) = (afresh / "kernels").iterdir()
+    (path,) = (afresh / OWN).iterdir()
     assert said == [f"compiled, {path}"] * 3
 
 

@@ -1,4 +1,4 @@
-"""Table 1 at a glance: each arm's test error relative to the L0Net's, target by target."""
+"""The test error of each arm relative to the L0Net's, for each target; Table 1."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -41,7 +41,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
                 y=of_arm["relative"].tolist(),
                 error_y={"type": "data", "array": half.fillna(0.0).tolist(), "thickness": 1},
                 customdata=[f"{mae:.4g} {unit}" for mae, unit in errors],
-                hovertemplate="%{x}: %{y:.3f} of L0Net's (%{customdata})",
+                hovertemplate="%{x}: %{y:.3f} of the L0Net's error (%{customdata})",
                 marker={"color": colours[arm]},
                 name=arm,
             )
@@ -61,7 +61,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     intervals = rows["low"].notna().any()
     drawn.update_layout(
         title=f"{findings.name}: test errors, trained on {train:,} molecules"
-        + ("; lines: 95 % over repeats" if intervals else ""),
+        + ("; lines: 95 % intervals over repeats" if intervals else ""),
         xaxis={"title": "target"},
         yaxis={"title": "test MAE / L0Net's test MAE", "range": [0, ROOM * highest]},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},

@@ -1,4 +1,4 @@
-"""What an arm's error costs: test MAE against weights and against training time, by target."""
+"""The test error of each arm against its number of weights and its training time, per target."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -31,7 +31,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn = draw(cells)
     drawn.update_layout(
         title=f"{store.find(name, 'ablation').name}: test errors and costs; "
-        "diamonds: means, with the standard deviation over repeats",
+        "diamonds: mean and standard deviation over repeats",
     )
     return drawn
 

@@ -1,4 +1,4 @@
-"""Why trials have no result: failed, refused and given up, by reason."""
+"""Reasons why trials have no result: failed, refused or given up."""
 
 import re
 
@@ -28,18 +28,18 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         label(kind, reason)
         for kind, reason in zip(failed["failure"], failed["failure_reason"], strict=True)
     ]
-    found = failed.assign(label=labels).groupby("label")["number"].apply(list)
-    found = found.loc[found.map(len).sort_values().index]
+    by_reason = failed.assign(label=labels).groupby("label")["number"].apply(list)
+    by_reason = by_reason.loc[by_reason.map(len).sort_values().index]
     drawn = go.Figure(
         go.Bar(
-            x=found.map(len).tolist(),
-            y=[short(label) for label in found.index],
+            x=by_reason.map(len).tolist(),
+            y=[short(label) for label in by_reason.index],
             orientation="h",
-            text=[listed(numbers) for numbers in found],
+            text=[listed(numbers) for numbers in by_reason],
             textposition="outside",
             cliponaxis=False,
             marker={"color": colours_of(["failed"])["failed"]},
-            customdata=[", ".join(map(str, numbers[:12])) for numbers in found],
+            customdata=[", ".join(map(str, numbers[:12])) for numbers in by_reason],
             hovertemplate="%{y}<br>trials %{customdata}<extra></extra>",
         )
     )
@@ -47,7 +47,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         title=f"{study.name}: {len(failed)} of {len(study.trials())} trials have no result",
         xaxis={"title": "number of trials", "dtick": max(1, len(failed) // 8)},
         margin={"r": 160},
-        height=max(260, 160 + 36 * len(found)),
+        height=max(260, 160 + 36 * len(by_reason)),
         bargap=0.4,
     )
     return drawn
@@ -63,14 +63,14 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     if failed.empty:
         return None
     failed["failure"] = failed["failure"].fillna("unknown").astype(str)
-    reasons = failed["failure_reason"].fillna("told without a reason")
+    reasons = failed["failure_reason"].fillna("ended without a reason")
     return failed.assign(failure_reason=reasons.astype(str))
 
 
 def label(kind: str, reason: str) -> str:
     """Return a text that is equal for trials with the same cause; for refused ones, the limit."""
     limit = re.search(r"\bmax_\w+", reason) if kind == "refused" else None
-    return f"{kind}: {shape(reason)}" if limit is None else f"{kind}: beyond {limit[0]}"
+    return f"{kind}: {shape(reason)}" if limit is None else f"{kind}: above {limit[0]}"
 
 
 def listed(numbers: list[int]) -> str:

@@ -1,11 +1,11 @@
-"""Scalars or vectors: the features of every complete trial, the best ones named."""
+"""Numbers of scalars and vectors of every complete trial, with its loss as colour."""
 
 import math
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import BEST_FIRST, NEUTRAL, complete_trials, study_of
+from hpsearch.pages import BEST_FIRST, NEUTRAL, complete_trials, study_of, zero_output_note
 from hpsearch.store import StoreReader
 
 TITLE = "Scalars and vectors"
@@ -47,7 +47,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         )
     )
     drawn.update_layout(
-        title=f"{study.name}: features of each trial; numbers name the {len(best)} best trials",
+        title=f"{study.name}: features of each trial; the {len(best)} best trials have numbers"
+        + zero_output_note(store, study),
         xaxis={"title": "scalars per atom (featurization)", "rangemode": "tozero"},
         yaxis={"title": "vectors per atom (featurization)", "rangemode": "tozero"},
     )

@@ -1,4 +1,4 @@
-"""Which hyperparameters decide: the importance of each for the loss and for every target."""
+"""Importance of each hyperparameter for the loss and for every target."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -25,7 +25,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     labels = [target(row).symbol if row in TARGET_NAMES else "all targets" for row in table.index]
     percent = (100 * table).round(0)
     complete = study.counts().complete
-    few = f"; of fewer than {FEW} trials it is mostly chance" if complete < FEW else ""
+    few = f"; with fewer than {FEW} trials it is mostly chance" if complete < FEW else ""
     drawn = go.Figure(
         go.Heatmap(
             z=percent.to_numpy().tolist(),
@@ -41,10 +41,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         )
     )
     drawn.update_layout(
-        title=(
-            f"{study.name}: importance in per cent (PED-ANOVA), from {complete} complete trials"
-            f"{few}"
-        ),
+        title=(f"{study.name}: importance in % (PED-ANOVA), from {complete} complete trials{few}"),
         yaxis={"autorange": "reversed", "title": "loss of", "showgrid": False},
         xaxis={"tickangle": 35, "title": "hyperparameter", "showgrid": False},
         height=170 + 30 * len(labels),

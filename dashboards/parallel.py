@@ -1,4 +1,4 @@
-"""Hyperparameters beside losses: parallel coordinates, for the sum or for one target."""
+"""Hyperparameters and losses as parallel coordinates, for all targets or for one."""
 
 import math
 
@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import BEST_FIRST, complete_trials, study_of
+from hpsearch.pages import BEST_FIRST, complete_trials, study_of, zero_output_note
 from hpsearch.store import StoreReader
 
 TITLE = "Parallel coordinates"
@@ -68,7 +68,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         for label in columns
     ]
     drawn.update_layout(
-        title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials",
+        title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials"
+        + zero_output_note(store, study),
         updatemenus=[
             {
                 "buttons": buttons,
@@ -110,14 +111,14 @@ def axis(values: pd.Series, column: str) -> dict:
             ticks = [math.log10(low) + part / 3 * math.log10(high / low) for part in range(4)]
             return {**logs, "tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
         filled = values.fillna(low - 0.1 * ((high - low) or 1.0))
-        found = {"label": label, "values": [float(value) for value in filled]}
+        scale = {"label": label, "values": [float(value) for value in filled]}
         if (known == known.round()).all():
             # No network has 1.4 layers.
             step = max(1, math.ceil((high - low) / MOST_TICKS))
             ticks = list(range(int(low), int(high) + 1, step))
         else:
             ticks = [low + part / 4 * (high - low) for part in range(5)]
-        return {**found, "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
+        return {**scale, "tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
     choices = sorted({str(value) for value in values.dropna()})
     numbers = [choices.index(str(v)) if pd.notna(v) else -1 for v in values]
     return {

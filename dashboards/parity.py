@@ -1,4 +1,4 @@
-"""Predictions beside references: the test molecules of an ablation, one panel per target."""
+"""Predictions against references for the test molecules of an ablation, one panel per target."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn = draw(predictions)
     what = f"{store.find(name, 'ablation').name}: predictions for test molecules"
     if (predictions["of_molecules"] > MOST_MOLECULES).any():
-        what += f"; at most {MOST_MOLECULES:,} of each network's are drawn, evenly by index"
+        what += f"; at most {MOST_MOLECULES:,} per network are drawn, evenly by index"
     drawn.update_layout(title=what)
     return drawn
 
@@ -90,10 +90,10 @@ def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
     """Return for each arm and target the run of the lowest repeat with recorded residuals."""
     residuals = store.test_residuals(experiment_id)[["key", "target", "residuals"]]
     runs = store.runs(experiment_id)[["key", "configuration", "data_hash", "split_hash"]]
-    found = residuals.merge(runs, on="key")
-    keys = [CellKey.parse(key) for key in found["key"]]
-    found = found.assign(variant=[k.variant for k in keys], repeat=[k.repeat for k in keys])
-    first = found.sort_values("repeat", kind="stable").drop_duplicates(["variant", "target"])
+    merged = residuals.merge(runs, on="key")
+    keys = [CellKey.parse(key) for key in merged["key"]]
+    merged = merged.assign(variant=[k.variant for k in keys], repeat=[k.repeat for k in keys])
+    first = merged.sort_values("repeat", kind="stable").drop_duplicates(["variant", "target"])
     return first.sort_index()
 
 
@@ -141,7 +141,7 @@ def draw(predictions: pd.DataFrame) -> go.Figure:
 def quantity(name: str) -> str:
     """Return the target's symbol, with a note if its atomic references are subtracted."""
     of = target(name)
-    return f"{of.symbol} less atomic references" if any(of.references) else of.symbol
+    return f"{of.symbol} minus atomic references" if any(of.references) else of.symbol
 
 
 def test_rows(
@@ -154,18 +154,18 @@ def test_rows(
     """
     if run["data_hash"] != molecules.content_hash:
         raise InputError(
-            f"the molecules must be those of the run {run['key']}, whose hash is "
-            f"{str(run['data_hash'])[:12]}; this machine's have {molecules.content_hash[:12]}; "
-            "draw the page where the ablation ran"
+            f"the molecules must be those of the run {run['key']} (hash "
+            f"{str(run['data_hash'])[:12]}), but this machine has others (hash "
+            f"{molecules.content_hash[:12]}); draw the page where the ablation ran"
         )
     config = DataConfig.model_validate(run["configuration"]["data"])
     if config not in splits:
         splits[config] = make_split(molecules, config)
     if splits[config].hash != run["split_hash"]:
         raise InputError(
-            f"the split must be that of the run {run['key']}, whose hash is "
-            f"{str(run['split_hash'])[:12]}; its configuration makes {splits[config].hash[:12]} "
-            "here; restore the split file"
+            f"the split must be that of the run {run['key']} (hash "
+            f"{str(run['split_hash'])[:12]}), but its configuration makes another one here (hash "
+            f"{splits[config].hash[:12]}); restore the split file"
         )
     test = splits[config].test
     if len(test) != len(run["residuals"]):

@@ -1,10 +1,10 @@
-"""What a lower loss costs: the trials of a search against weights and against training time."""
+"""The loss of each trial against its number of weights and its training time."""
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.pages import PALETTE, complete_trials, log_axis, study_of
+from hpsearch.pages import PALETTE, complete_trials, log_axis, study_of, zero_output_note
 from hpsearch.store import StoreReader
 
 TITLE = "Loss and cost"
@@ -43,7 +43,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     # The axis is shared, but ticks on both panels are easier to read.
     axis = log_axis(trials["loss"], "lowest validation loss (Eq. 18)")
     drawn.update_yaxes(**axis, showticklabels=True)
-    drawn.update_layout(title=f"{study.name}: loss and cost of each trial; numbers name the best")
+    title = f"{study.name}: loss and cost of each trial; the {NAMED} best have numbers"
+    drawn.update_layout(title=title + zero_output_note(store, study))
     return drawn
 
 

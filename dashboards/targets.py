@@ -1,4 +1,4 @@
-"""Which targets the best trials of a search have learned: their losses beside a zero output's."""
+"""Losses of the best trials for each target, compared with the loss of predicting zero."""
 
 import math
 
@@ -84,7 +84,7 @@ def add_zero_output(drawn: go.Figure, store: StoreReader, study: Study) -> None:
         x=1,
         xref="paper",
         y=math.log10(average),
-        text=f"zero output, average over targets: {average:.4g}",
+        text=f"predicting zero (nothing learned): {average:.4g}, average over targets",
         showarrow=False,
         xanchor="right",
         yanchor="bottom",

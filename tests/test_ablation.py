@@ -233,8 +233,8 @@ def test_an_ablation_trains_to_the_end_not_for_the_searchs_epochs():
     assert ablation_training(training) == training
     note = make_plan().training_note
     assert note == (
-        "training: at most 200 epochs, plateau, early stopping after 50 without improvement; "
-        "the paper's where no option says otherwise, not the search's 10"
+        "training: at most 200 epochs, plateau, early stopping after 50 epochs without "
+        "improvement; defaults are the paper's, not your search's 10 epochs"
     )
 
 
@@ -245,7 +245,7 @@ def test_a_configuration_written_or_edited_by_hand_keeps_its_training(origin):
     kept = {**theirs.config.training.model_dump(), "plateau_patience": 9}
     assert plan.training.model_dump() == kept
     assert plan.training_note.startswith("training: at most 10 epochs, cosine, early stopping aft")
-    assert plan.training_note.endswith("the file's own where no option says otherwise")
+    assert plan.training_note.endswith("defaults are those of the file")
 
 
 def test_overrides_reach_every_cell():

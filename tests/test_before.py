@@ -66,7 +66,7 @@ def require_the_same(found: dict[str, list[tuple[float, float]]], kind: str) -> 
 def test_the_study_goes_on(folder: Path) -> None:
     before = losses(folder, "study")
     said = hpsearch(folder, "launch", "space.yaml", *PLACE)
-    assert "found: 2 complete, 1 reclaimed at epoch 2, 1 left" in said
+    assert "so far: 2 complete, 1 resumed from epoch 2, 1 left" in said
     after = losses(folder, "study")
     # What was recorded before stays as it was, to the last digit.
     assert {key: after[key][: len(epochs)] for key, epochs in before.items()} == before

@@ -36,7 +36,7 @@ def test_a_launch_draws_its_trials_and_leaves_only_lines(
     variables = {"NO_COLOR": "1"} if columns == 200 else {}
     seen = terminal(columns, HPSEARCH, *LONGER, **variables)
     assert seen.until(lambda: seen.shows("trial", "epoch", "loss", "s/epoch", "weights"))
-    assert seen.until(lambda: seen.shows("/4 ", "%"))
+    assert seen.until(lambda: seen.shows("/4 ", "%  "))
     [row] = [line for line in seen.screen.display if "/4 " in line][:1]
     assert "cpu" in row
     assert seen.until(lambda: seen.shows("of 3 done", "running", "best", "left"))
@@ -56,12 +56,12 @@ def test_a_launch_draws_its_trials_and_leaves_only_lines(
 
 def test_ctrl_c_leaves_the_command_that_goes_on(terminal: Callable[..., Terminal]) -> None:
     seen = terminal(80, HPSEARCH, *LONGER)
-    assert seen.until(lambda: seen.shows("/4 ", "%"))
+    assert seen.until(lambda: seen.shows("/4 ", "%  "))
     seen.type(b"\x03")
     assert seen.until(lambda: False, 60) is False
     assert seen.process.wait(30) == 130
     said = " ".join(seen.lines())
-    assert "interrupted; go on where it stopped with: hpsearch launch quick.yaml" in said
+    assert "interrupted; to resume, type: hpsearch launch quick.yaml" in said
     assert "Traceback" not in said
     assert seen.raw.rfind(b"\x1b[?25h") > seen.raw.rfind(b"\x1b[?25l") >= 0
 

@@ -90,7 +90,7 @@ def test_a_launch_says_what_it_found_every_epoch_and_the_winner(session: Session
     said = session.said["launch"]
 
     assert f"study quick in {session.folder}/storage/hpsearch.db" in said
-    assert "found: 0 complete, 0 reclaimed, 2 left" in said
+    assert "so far: 0 complete, 0 resumed, 2 left" in said
     for trial in (0, 1):
         for epoch in (1, 2):
             assert re.search(rf"trial {trial}: epoch {epoch}, validation loss [\d.,]+ \(", said)
@@ -102,7 +102,7 @@ def test_a_launch_says_what_it_found_every_epoch_and_the_winner(session: Session
 
 
 def test_the_same_command_again_finds_nothing_to_do(session: Session) -> None:
-    assert "found: 2 complete, 0 reclaimed, 0 left" in session.said["again"]
+    assert "so far: 2 complete, 0 resumed, 0 left" in session.said["again"]
     assert "epoch" not in session.said["again"]
     assert (
         session.said["again"].partition("winner:")[2]
@@ -113,7 +113,7 @@ def test_the_same_command_again_finds_nothing_to_do(session: Session) -> None:
 def test_more_trials_extend_the_study_in_a_driver_without_torch(session: Session) -> None:
     said = session.said["extend"]
 
-    assert "found: 2 complete, 0 reclaimed, 1 left" in said
+    assert "so far: 2 complete, 0 resumed, 1 left" in said
     [[best]] = rows(
         session.folder,
         "select min(value) from trial_values join trials using (trial_id) where number < 2",
@@ -132,10 +132,14 @@ def test_more_trials_extend_the_study_in_a_driver_without_torch(session: Session
 
 def test_status_says_how_the_study_stands(session: Session) -> None:
     said = session.said["status"].splitlines()
-    # Where steps were timed on this machine before, the study has had a quote.
-    first, best, head, *lines = [line for line in said if not line.startswith("the quote was ")]
+    # Where steps were timed on this machine before, the study has had an estimate.
+    first, best, head, *lines = [line for line in said if not line.startswith("estimate check ")]
     assert first.endswith("storage/hpsearch.db: 2 of 2 complete")
-    assert re.fullmatch(r"best so far [\d,.]+, trial [01]", best)
+    assert re.fullmatch(
+        r"best so far: trial [01], validation loss [\d,.]+, [\d.]+ % of the loss of predicting "
+        r"zero \(100 % = nothing learned\)",
+        best,
+    )
     assert head.split() == ["trial", "state", "epochs", "best", "loss", "s/epoch", "weights"]
     assert [line.split()[:3] for line in lines] == [["0", "complete", "2"], ["1", "complete", "2"]]
 
@@ -179,18 +183,23 @@ def test_verify_names_each_breach(store: Path) -> None:
 
 def test_a_dry_run_prints_the_plan_and_its_cost_and_leaves_nothing(session: Session) -> None:
     said = session.said["dry run"]
-    assert "2 runs: 2 × 1 × 1 variants, targets (mu), repeats; arms matched by weights" in said
+    assert (
+        "2 runs = 2 variants × 1 target (mu) × 1 repeat; variants have nearly equal numbers of "
+        "weights" in said
+    )
     weights = [
         int(text.replace(",", ""))
         for text in re.findall(r"^  L[01]Net +([\d,]+) weights", said, re.M)
     ]
     assert len(weights) == 2
     assert abs(weights[1] / weights[0] - 1) < 0.05
-    assert re.search(r"^  L0Net: [\d,]+ ms a step, .* a run of 1 epochs; [\d.]+ GB$", said, re.M)
-    assert re.search(r"^in all at most \d+ s with \d+ at a time", said, re.M)
-    assert "nothing has been run or written" in said
+    assert re.search(
+        r"^  L0Net: [\d,]+ ms per step, .* per run of 1 epochs; [\d.]+ GB$", said, re.M
+    )
+    assert re.search(r"^total: at most \d+ s, \d+ at a time", said, re.M)
+    assert "nothing was trained or written" in said
     assert session.said["status after the dry run"] == session.said["status"]
-    assert "found: 0 complete, 2 to run" in session.said["ablate"]
+    assert "so far: 0 complete, 2 to run" in session.said["ablate"]
 
 
 def test_a_dry_run_for_scripts(session: Session) -> None:
@@ -220,13 +229,15 @@ def test_the_molecules_for_scripts_with_the_cache_still_to_be_made(empty: Path) 
 
 def test_the_export_is_read_by_the_ablation(session: Session) -> None:
     said = session.said["ablate"]
-    assert "chosen on validation molecules: best.yaml" in session.said["export-best"]
-    assert "found: 0 complete, 2 to run" in session.said["ablate"]
-    assert re.search(r"training: at most 1 epochs, plateau, .* not the search's 2\n", said)
+    exported = session.said["export-best"]
+    assert "chosen on validation molecules: best.yaml" in exported
+    assert re.search(r"^validation loss [\d,.]+, [\d.]+ % of the loss of predict", exported, re.M)
+    assert "so far: 0 complete, 2 to run" in session.said["ablate"]
+    assert re.search(r"training: at most 1 epochs, plateau, .* not your search's 2 epochs\n", said)
     assert "2 complete, 0 failed" in session.said["ablate"]
     assert re.search(r"run L0Net/mu/0: complete .* test MAE mu [\d.]+ D", session.said["ablate"])
     assert re.search(r"; 2 of 2 done, 0 running$", session.said["ablate"], re.M)
-    assert "found: 2 complete, 0 to run" in session.said["ablate again"]
+    assert "so far: 2 complete, 0 to run" in session.said["ablate again"]
     assert ": epoch " not in session.said["ablate again"]
     query = "select target, count(*), min(mae) from hpsearch_test_errors group by target"
     [(target, count, least)] = rows(session.folder, query)
@@ -273,7 +284,7 @@ def test_an_edited_export_keeps_its_training_and_says_so(store: Path) -> None:
     (store / "mine.yaml").write_text(text)
     said = hpsearch(store, "ablate", "mine.yaml", "--targets", "mu", "--variants", "L1Net")
     assert "training: at most 1 epochs" in said
-    assert "the file's own" in said
+    assert "defaults are those of the file" in said
     assert "64 training, 32 validation, 32 test molecules" in said
     hpsearch(store, "report", "-o", "report", "--format", "md")
     assert "edited after export" in (store / "report" / "report.md").read_text()
@@ -311,7 +322,9 @@ def test_a_split_file_beside_its_space_is_what_trains(empty: Path) -> None:
     assert "64 training, 32 validation, 32 test molecules" in said
     hpsearch(empty, "report", "-o", "report", "--format", "md")
     report = (empty / "report" / "report.md").read_text()
-    assert "trained on 64 molecules, the epoch chosen on 32, tested on 32" in report
+    assert (
+        "Trained on 64 molecules and tested on 32. Another 32 molecules chose the epoch." in report
+    )
     assert "109,000 |" not in report
 
 
@@ -402,7 +415,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         status = hpsearch(folder, "status")
 
         relaunch = stack.enter_context(Process(folder, *command, temporary=temporary))
-        relaunch.read_until("found: 0 complete, 1 reclaimed at epoch ")
+        relaunch.read_until("so far: 0 complete, 1 resumed from epoch ")
         relaunch.read_until("trial 0: epoch ")
         below = descendants(relaunch.pid)
         terminate = relaunch.end(signal.SIGTERM)
@@ -465,7 +478,7 @@ def test_an_interrupted_launch_says_so_in_one_line_and_leaves_nothing(
     ended = {"SIGINT": watched.interrupt, "SIGTERM": watched.terminate}[name]
 
     command = shlex.join(["hpsearch", *LONG])
-    assert ended == (code, f"hpsearch: interrupted; go on where it stopped with: {command}\n")
+    assert ended == (code, f"hpsearch: interrupted; to resume, type: {command}\n")
     assert watched.orphans[name]
     assert watched.temporary == []
 
@@ -476,7 +489,7 @@ def test_the_interrupted_trial_waits_as_running(watched: Watched) -> None:
 
 
 def test_the_same_command_finishes_the_interrupted_trial(watched: Watched) -> None:
-    assert re.search(r"found: 0 complete, 1 reclaimed at epoch \d+, 0 left", watched.last)
+    assert re.search(r"so far: 0 complete, 1 resumed from epoch \d+, 0 left", watched.last)
     assert "trial 0: epoch 1," not in watched.last
     assert "1 of 1 complete" in watched.last
     epochs = rows(watched.folder, "select epoch, validation_loss from hpsearch_epochs order by 1")
@@ -561,5 +574,5 @@ def test_a_folder_of_another_run_is_not_trained_in(session: Session) -> None:
     done = run(session.folder, HPSEARCH, *arguments)
 
     assert done.returncode == 2
-    assert "must belong to this run" in done.stderr
+    assert "holds a run with other settings (targets " in done.stderr
     assert listing(session.folder) == before

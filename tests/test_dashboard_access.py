@@ -262,7 +262,7 @@ def test_what_it_refuses_would_have_changed_something(
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "192.168.0.1", "example.org", "127.0.0.1.x"])
 def test_an_address_that_others_reach_needs_a_token(host: str, store: Store) -> None:
     assert not is_loopback(host)
-    with pytest.raises(InputError, match="HPSEARCH_TOKEN holds a token"):
+    with pytest.raises(InputError, match="HPSEARCH_TOKEN contains a token"):
         serve(store, host, 0, print)
     check_host(host, 0, TOKEN)
 
@@ -280,10 +280,10 @@ def test_a_port_that_is_taken_is_said_with_another_one(store: Store) -> None:
         with pytest.raises(InputError) as caught:
             serve(store, "127.0.0.1", port, print)
     assert str(caught.value) == (
-        f"the dashboard must be able to listen on 127.0.0.1:{port}, got: Address already in use, "
-        "by another dashboard perhaps; choose another with --port"
+        f"the dashboard cannot listen on 127.0.0.1:{port}: Address already in use, "
+        "perhaps by another dashboard; choose another port with --port"
     )
-    with pytest.raises(InputError, match=r"got: bind.*: port must be 0-65535; choose another"):
+    with pytest.raises(InputError, match=r": bind.*: port must be 0-65535; choose another"):
         serve(store, "127.0.0.1", 80_000, print)
 
 
@@ -295,12 +295,12 @@ class Stopped(Exception):
 @pytest.mark.parametrize(
     ("host", "options", "words"),
     [
-        ("127.0.0.1", {}, ["whoever is on this machine may create, rename and delete studies"]),
-        ("127.0.0.1", {"read_only": True}, ["whoever is on this machine may read all"]),
+        ("127.0.0.1", {}, ["everyone on this machine can create, rename and delete studies"]),
+        ("127.0.0.1", {"read_only": True}, ["everyone on this machine can read everything"]),
         (
             "0.0.0.0",
             {"token": TOKEN},
-            ["whoever knows the token may", "/?token=TOKEN", "not encrypted"],
+            ["everyone who knows the token can", "/?token=TOKEN", "not encrypted"],
         ),
         ("::1", {}, ["http://[::1]:"]),
     ],

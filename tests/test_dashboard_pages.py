@@ -236,7 +236,7 @@ FORWARD = "-N -L {port}:127.0.0.1:{port}"
             "203.0.113.7 50122 172.16.0.9 22",
             True,
             f"ssh {FORWARD} me@172.16.0.9\n"
-            "                   or, for 172.16.0.9, the name that you log in by",
+            "                   (instead of 172.16.0.9, type the name that you log in to)",
         ),
         ("", True, None),
         ("garbage", True, None),
@@ -438,6 +438,7 @@ def test_what_was_chosen_in_a_menu_stays(long_store: Store, opened: Opened) -> N
         study.epoch(assignment.key, metrics(1, assignment.config))
         study.finish(assignment.key, Completion(1, 1, 0.5))
         page.wait_for_function(
-            f"() => document.getElementById('figure').layout.title.text.includes('{TRIALS + 1}')"
+            f"() => document.getElementById('figure').layout.title.text.includes("
+            f"'losses of {TRIALS + 1} complete')"
         )
         assert page.evaluate(visible) == chosen

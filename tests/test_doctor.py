@@ -65,7 +65,7 @@ def test_what_keeps_a_launch_from_working_is_named_with_its_fix(tmp_path: Path) 
     assert "no SQLite database" in done.stdout
     assert done.stderr == "hpsearch: a launch would fail: store\n"
     # Without the compiled kernel it is slower, and works.
-    assert "mind kernel" in done.stdout
+    assert "warn kernel" in done.stdout
     assert "-> install a C compiler" in done.stdout
 
 

@@ -99,8 +99,8 @@ def test_the_lowest_validation_error_is_chosen_whatever_the_test_says(fresh):
     assert list(cards) == ["model_card_mu.md", "model_card_U0.md"]
     assert cards["model_card_mu.md"].startswith(f"# mu: L0Net of {name}")
     assert (
-        "It is L0Net (three scalars in place of each vector), repeat 1: of 6 completed networks"
-        in cards["model_card_mu.md"]
+        "It is L0Net (three scalars in place of each vector), repeat 1. It has the lowest "
+        "validation error of 6 completed networks" in cards["model_card_mu.md"]
     )
     assert (
         "It is L0NetDeep (L0Net with one more featurization block), repeat 0"
@@ -122,16 +122,16 @@ def test_the_card_holds_the_stores_numbers(fresh):
     assert rows["learning rate"] == [number(run["configuration"]["training"]["learning_rate"])]
     assert rows["radial maximum"][0].endswith(" Å")
     assert rows["training molecules"] == ["1,000"]
-    assert rows["validation molecules, which chose the epoch"] == ["500"]
-    assert rows["test molecules, opened once"] == ["2,000"]
+    assert rows["validation molecules, used to choose the epoch"] == ["500"]
+    assert rows["test molecules, used once"] == ["2,000"]
     assert rows["hash of the molecules"] == [qm9.load().content_hash]
     assert rows["hash of the three sets"] == [run["split_hash"]]
     assert rows["Mean absolute error"] == ["Molecules", "D"]
-    assert rows["the training molecules' mean, test"] == ["2,000", number(naive["mean"]["mu"])]
-    assert rows["a fit to the composition, test"][1] == number(naive["composition"]["mu"])
+    assert rows["mean of the training molecules, test"] == ["2,000", number(naive["mean"]["mu"])]
+    assert rows["composition fit, test"][1] == number(naive["composition"]["mu"])
     assert rows["L1Net"] == ["109,000", "0.043"]
-    assert rows["SchNet"] == ["another number", "0.033"]
-    assert "saw 1,000 training molecules, so these errors are not comparable" in card
+    assert rows["SchNet"] == ["a different number", "0.033"]
+    assert "had 1,000 training molecules, so its error cannot be compared" in card
     assert rows["commit"] == [whole_chain.CODE["git_commit"]]
     assert rows["versions"] == ["hpsearch 0.1.0, torch 2.13.0"]
     assert rows["configuration from"] == ["trial 1 of the study made-up"]
@@ -143,7 +143,7 @@ def test_the_card_holds_the_stores_numbers(fresh):
 def test_only_the_same_training_size_is_comparable(fresh):
     name = run_ablation(fresh, the_winner(run_search(fresh)), train=published.TRAIN_MOLECULES)
     card = cards_of(fresh, name)["model_card_U0.md"]
-    assert "saw 109,000 training molecules." in card
+    assert "had 109,000 training molecules." in card
     assert "not comparable" not in card
 
 
@@ -152,14 +152,18 @@ def test_what_the_network_keeps_depends_on_its_vectors(fresh):
     vectors = whole_chain.ablate(fresh, winner, variants=["L1Net"])
     scalars = whole_chain.ablate(fresh, winner, variants=["L0Net"], name="scalars")
     assert "may change under reflection" in cards_of(fresh, vectors)["model_card_mu.md"]
-    assert "sees distances only" in cards_of(fresh, scalars)["model_card_mu.md"]
+    assert "only sees distances" in cards_of(fresh, scalars)["model_card_mu.md"]
 
 
 def test_the_limits_are_told(fresh):
     card = cards_of(fresh, run_ablation(fresh, the_winner(run_search(fresh))))["model_card_mu.md"]
-    for told in ("H, C, N, O and F", "29 atoms with hydrogen and 9 without", "B3LYP/6-31G(2df,p)"):
+    for told in (
+        "H, C, N, O and F",
+        "up to 29 atoms, of which at most 9 are not",
+        "B3LYP/6-31G(2df,p)",
+    ):
         assert told in card
-    assert "errors grow" in card
+    assert "Errors are larger for other elements" in card
     assert "nan" not in card.lower().replace("provenance", "")
 
 
@@ -207,10 +211,8 @@ def test_the_cards_code_loads_the_weights_and_predicts(fresh, tmp_path, monkeypa
     (run,) = fresh.runs(experiment.id).to_dict("records")
     card = cards_of(fresh, name)["model_card_U0.md"]
     (weights,) = Path(run["directory"]).glob("best-*.safetensors")
-    assert (
-        f"File `{weights.name}` of the folder `{Path(run['directory']).parent.parent.parent.name}"
-        in card
-    )
+    folder = Path(run["directory"]).parent.parent.parent.name
+    assert f"The file `{weights.name}` is in the folder `{folder}" in card
     assert str(tmp_path) not in card
 
     monkeypatch.chdir(run["directory"])

@@ -213,7 +213,7 @@ def test_parity_is_reference_and_prediction_of_the_test_molecules(whole):
     axes = [drawn.layout[axis].title.text for axis in ("xaxis", "yaxis", "xaxis2", "yaxis2")]
     assert axes == ["reference (D)", "prediction (D)", "reference (meV)", "prediction (meV)"]
     titles = [title.text for title in drawn.layout.annotations]
-    assert titles == ["μ", "U₀ less atomic references"]
+    assert titles == ["μ", "U₀ minus atomic references"]
 
 
 def test_many_test_molecules_are_thinned_evenly_and_the_title_says_so(whole, monkeypatch):
@@ -221,7 +221,7 @@ def test_many_test_molecules_are_thinned_evenly_and_the_title_says_so(whole, mon
     every = page.figure(whole)
     monkeypatch.setattr(page.module, "MOST_MOLECULES", 1_000)
     drawn = page.figure(whole)
-    assert "at most 1,000 of each network's are drawn" in drawn.layout.title.text
+    assert "at most 1,000 per network are drawn" in drawn.layout.title.text
     places = np.linspace(0, 1_999, 1_000).astype(int)
     assert len(set(places)) == 1_000
     assert drawn.data[0].x.tolist() == every.data[0].x[places].tolist()
@@ -239,8 +239,8 @@ def parity_of_changed_runs(url, tmp_path, statement, *values):
 
 
 HASHES = {
-    "data_hash": r"parity\.py: the molecules must be those of the run L1Net/U0/0, whose hash is o",
-    "split_hash": r"parity\.py: the split must be that of the run L1Net/U0/0, whose hash is other",
+    "data_hash": r"parity\.py: the molecules must be those of the run L1Net/U0/0 \(hash o",
+    "split_hash": r"parity\.py: the split must be that of the run L1Net/U0/0 \(hash other",
 }
 
 

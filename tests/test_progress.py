@@ -49,7 +49,7 @@ def test_the_launch_ends_with_how_right_its_estimates_were() -> None:
     progress.finished("a", Completion(2, 2, 1.0, 1.0, {"mu": 0.5}))
     progress.ended()
     # No time has passed where two minutes were estimated.
-    assert said[-1].startswith("the time left was estimated ")
+    assert said[-1].startswith("estimate check: the time left was ")
     assert "too long at first" in said[-1]
 
 
@@ -79,7 +79,7 @@ def test_files_that_were_damaged_are_said_where_starts_are_not() -> None:
     progress = Progress("trial", TimeLeft([]), say=said.append, follow=lambda line: None)
     facts = RunFacts(4321, "somewhere", "cpu", "data", "split", 2.0, damaged=("a", "b"))
     progress.started("4", facts)
-    assert said == ["trial 4: damaged and passed over: a, b"]
+    assert said == ["trial 4: skipped damaged files: a, b"]
 
 
 def test_more_than_a_day_is_said_once() -> None:
@@ -88,7 +88,7 @@ def test_more_than_a_day_is_said_once() -> None:
     progress.started("0", RunFacts(1, "somewhere", "cpu", "data", "split", 2.0))
     for epoch, seconds in ((1, 60.0), (2, 600.0), (3, 600.0)):
         progress.epoch("0", EpochMetrics(epoch, 1e-3, seconds, 1.0, 1.0, {}, {}))
-    assert [line.startswith("that is more than a day; --dry-run") for line in said] == [
+    assert [line.startswith("this takes more than a day; --dry-run") for line in said] == [
         False,  # the start
         False,  # 17 hours
         False,

@@ -102,8 +102,8 @@ def test_what_does_not_fit_is_counted(model: CostModel) -> None:
 def test_where_every_draw_is_refused_that_is_said_and_no_figures(model: CostModel) -> None:
     tight = SPACE.model_copy(update={"budget": Budget(max_parameters=1)})
     quote = Quote.of(tight, model, places=1, memory=None)
-    why = "every one of 200 draws is beyond the budget"
-    assert short_quote_line(quote) == f"quote: none, since {why}"
+    why = "all 200 sampled configurations exceed the budget"
+    assert short_quote_line(quote) == f"estimate: none, because {why}"
     _, budget = search_quote_lines(quote)
     assert budget == f"  budget    {why}"
     assert quote.to_dict()["seconds"] is None
@@ -150,11 +150,12 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
     with pytest.raises(InputError, match="launched with other molecules"):
         dry_run()
     said = dry_run("--force")
-    assert "  done      3 of 10\n  in all    7 trials take " in said
+    assert "  done      3 of 10\n  total     7 trials take " in said
     with pytest.raises(InputError, match=r"another space: training\.epochs"):
         dry_run("--epochs", "3")
     assert json.loads(dry_run("--force", "--json"))["done"] == 3
-    assert "3 of 3 done: a launch has nothing to train" in dry_run("--force", "--trials", "3")
+    done = dry_run("--force", "--trials", "3")
+    assert "3 of 3 trials are done, so a launch has nothing to train" in done
     assert "  done " not in dry_run("--study", "other")
 
 
@@ -261,7 +262,7 @@ def test_errors_are_the_medians_over_the_trials_that_were_quoted() -> None:
     # Of the hours nothing was said.
     assert accuracy.hours_error is None
     assert str(accuracy) == (
-        "the quote was an epoch's seconds 10% off, memory 30% off, the median of 3 trials"
+        "estimate check (median of 3 trials): time per epoch off by 10 %, memory off by 30 %"
     )
     assert QuoteAccuracy.of(None, trials[3:], 0.0) is None
 
@@ -276,15 +277,17 @@ def test_hours_are_compared_where_all_trials_of_the_quote_are_complete() -> None
     trials = [MeasuredTrial(seconds, 1.0, None, 1.12) for seconds in (1000.0, 1500.0, 1200.0)]
     accuracy = QuoteAccuracy.of(quote, trials, 600.0)
     epoch, hours = accuracy_lines(accuracy)
-    assert epoch == "the quoted seconds of an epoch were 12% off, the median of 3 trials"
+    assert epoch == (
+        "estimate check (median of 3 trials): time per epoch off by 12 %; total 10 % too low"
+    )
     # With three starts, and without the failed trials' time, which no quote holds.
     assert hours == (
-        "the trials together took 67 min, quoted were 60 min (50 min to 75 min): 10% too short; "
-        "failed ones took 10 min besides"
+        "sum of all trials: estimated 60 min (50 min to 75 min), in fact 67 min; "
+        "failed trials took 10 min more"
     )
     assert accuracy is not None
     assert accuracy.to_dict()["hours"] == pytest.approx(-0.1)
-    assert str(accuracy).endswith("; the trials' hours 10% too short")
+    assert str(accuracy) == epoch
     for other in (quote | {"trials": 4}, quote | {"done": 1}, quote | {"run_seconds": None}):
         accuracy = QuoteAccuracy.of(other, trials, 0.0)
         assert accuracy is not None and accuracy.hours_error is None
@@ -352,30 +355,26 @@ def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("own_cache")
 def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path) -> None:
     before = hpsearch(folder, *LAUNCH, "--trials", "1", "--study", "before")
-    assert "quote: none yet, since nothing was timed here" in before
-    assert "quoted seconds" not in before
+    assert "estimate: none yet, because nothing was timed on this machine" in before
+    assert "estimate check (median" not in before
     stored = (folder / "storage" / "hpsearch.db").stat().st_mtime_ns
 
     said = hpsearch(folder, *LAUNCH, "--dry-run")
-    assert len(re.findall(r"weights, .* ms a step, .* an epoch, .* GB$", said, re.MULTILINE)) == 8
-    assert "from 8 timed configurations (typical error " in said
+    timed = re.findall(r"weights, .* ms per step, .* per epoch, .* GB$", said, re.MULTILINE)
+    assert len(timed) == 8
+    assert "estimate from 8 timed and 200 sampled configurations (typical error " in said
     assert re.search(
-        r"^  in all    10 trials take .* \(.* to .*\), \d+ at a time", said, re.MULTILINE
+        r"^  total     10 trials take .* \(.* to .*\), \d+ at a time", said, re.MULTILINE
     )
-    assert said.endswith("nothing has been run or written; leave out --dry-run to begin\n")
+    assert said.endswith("nothing was trained or written; leave out --dry-run to start\n")
     assert (folder / "storage" / "hpsearch.db").stat().st_mtime_ns == stored
 
     after = hpsearch(folder, *LAUNCH, "--trials", "2", "--study", "after")
-    assert re.search(r"^quote: 2 trials take .*; up to .* GB each$", after, re.MULTILINE)
-    found = re.search(
-        r"^the quoted seconds of an epoch were \d+% off, the median of 2 trials$",
-        after,
-        re.MULTILINE,
-    )
-    assert found, after
+    assert re.search(r"^estimate: 2 trials take .*; up to .* GB per trial$", after, re.MULTILINE)
     took = re.search(
-        r"^the quoted memory was \d+% off, the median of 2 trials\n"
-        r"the trials together took \S+ \w+, quoted were .* to .*: \d+% too (long|short)$",
+        r"^estimate check \(median of 2 trials\): time per epoch off by \d+ %, "
+        r"memory off by \d+ %; total \d+ % too (high|low)\n"
+        r"sum of all trials: estimated .* to .*, in fact \S+ \w+$",
         after,
         re.MULTILINE,
     )
@@ -400,7 +399,7 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
         folder, HPSEARCH, "launch", "tight.yaml", *LAUNCH[2:], "--trials", "1", "--study", "tight"
     )
     assert done.returncode == 1
-    assert "which are taken once" not in done.stdout
+    assert "which are measured once" not in done.stdout
     assert "trial 0: refused, beyond the budget: about " in done.stdout
     assert "1,000 draws in a row were refused, beyond the budget" in done.stderr
     assert "Traceback" not in done.stderr
@@ -419,9 +418,8 @@ def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder:
     command = [HPSEARCH, "launch", "wide.yaml", *LAUNCH[2:], "--trials", "1", "--study", "wide"]
     done = run(folder, "env", f"HPSEARCH_CACHE={own}", *command)
     assert done.returncode == 0, done.stderr
-    assert (
-        "the budget needs timings of such configurations here, which are taken once:" in done.stdout
-    )
+    said = "the budget needs timings of this space on this machine, which are measured once:"
+    assert said in done.stdout
     assert list((own / "timings").iterdir())
     quote = json.loads(hpsearch(folder, *LAUNCH, "--dry-run", "--json"))
     assert quote["trials"] == 10

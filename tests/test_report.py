@@ -222,7 +222,7 @@ def test_averages_over_the_same_targets_say_so_once(store):
 
 def test_vectors_are_said_to_keep_the_components_not_the_features(store):
     text = markdown(table1_sections(store, the_ablation(store)))
-    assert "keeps the number of components" in text
+    assert "as many feature components, but more weights" in text
     assert "number of features" not in text
 
 
@@ -231,7 +231,7 @@ def test_an_edited_export_is_not_called_the_trial(fresh):
     edited = winner.provenance.model_copy(update={"edited": True})
     name = run_ablation(fresh, winner.model_copy(update={"provenance": edited}))
     text = markdown(sections(fresh, name))
-    assert "; edited after export, so it is not the network of that trial any more." in text
+    assert "; edited after export, so it is no longer the network of that trial." in text
 
 
 def test_an_export_as_it_was_is_the_trial(store):
@@ -246,7 +246,8 @@ def test_sizes_beside_a_split_file_are_not_told(fresh):
     by_hand = Winner(name="mine", config=config)
     name = run_ablation(fresh, by_hand, train=77)
     text = markdown(sections(fresh, name))
-    assert "trained on 77 molecules, the epoch chosen on 500" in text
+    assert "Trained on 77 molecules and tested on " in text
+    assert "Another 500 molecules chose the epoch." in text
     assert "data.split\\_file | /mine.json" in text
     assert "109,000 |" not in text
     assert "data.train" not in text
@@ -270,14 +271,18 @@ def test_the_widest_molecule_is_as_wide_as_we_say():
 
 def test_a_space_of_cutoffs_beyond_every_molecule_is_told_so():
     line = idle_line(SearchSpace.load(find_space("table3")))
-    assert "cutoffs up to 30 Å: up to 60% of a trial's radial functions are idle" in line
+    assert "cutoffs up to 30 Å, but no molecule is wider than 12.04 Å" in line
+    assert "up to 60 % of a trial's radial functions are idle" in line
     assert idle_line(SearchSpace.load(find_space("quick"))) is None
 
 
 def test_status_says_nan_of_nothing(store):
     first, best, *lines = status_lines(read_status(store, "made-up"), "here", "hpsearch status")
     assert first == "study made-up in here: 3 of 3 complete, 1 failed"
-    assert best == "best so far 0.3333, trial 3"
+    assert best == (
+        "best so far: trial 3, validation loss 0.3333, 1.0 % of the loss of predicting zero "
+        "(100 % = nothing learned)"
+    )
     assert len(lines) == 1 + 4
     assert lines[1].endswith("the loss is not finite at step 7 | x")
     for line in lines[2:]:
@@ -288,12 +293,16 @@ def test_status_says_nan_of_nothing(store):
 
 def test_the_winner_stands_beside_the_baselines(store, tmp_path):
     winner = the_winner(Study.open(store, "made-up"))
-    first, blank, head, *rows, last = winner_lines(winner, qm9.load())
-    assert first.startswith("winner: trial 3, validation loss 0.3333 (1.0% of zero output's)")
+    first, blank, head, *rows, legend, last = winner_lines(winner, qm9.load())
+    assert first == (
+        "winner: trial 3, validation loss 0.3333, 1.0 % of the loss of predicting zero "
+        "(100 % = nothing learned)"
+    )
+    assert legend.startswith("composition: linear fit on the counts of each element")
     assert (blank, head.split()[:4]) == ("", ["target", "winner", "composition", "mean"])
     assert [row.split()[0] for row in rows] == list(winner.config.targets)
     assert all(row.split()[1] == "5" for row in rows)
-    assert last.endswith(" of 12")
+    assert last.endswith(" of 12 targets")
 
 
 def test_the_molecules_are_described_with_their_split():
@@ -342,7 +351,7 @@ def test_a_configuration_written_by_hand_has_no_study(fresh):
     assert subject(fresh).study is None
     text = markdown(sections(fresh, name))
     assert "mine was written by hand" in text
-    assert "assumed: network.residual" in text.replace("\\", "")
+    assert "does not state them: network.residual" in text.replace("\\", "")
 
 
 # --- Files

@@ -87,7 +87,7 @@ def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypa
         search = launch_study(store, space.model_copy(update={"budget": budget}), "tight", tmp_path)
         assert search.next() is None
         [bars] = draw(store, "failures").data
-        assert (list(bars.x), list(bars.y)) == ([3], ["refused: beyond max_parameters"])
+        assert (list(bars.x), list(bars.y)) == ([3], ["refused: above max_parameters"])
         assert list(search_table(Study.open(store))["state"]) == ["refused"] * 3
         _, *ended = ended_rows(read_status(store))
         assert [state for _, state, *_ in ended] == ["refused"] * 3

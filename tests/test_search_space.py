@@ -351,8 +351,8 @@ FAULTS = [
     (_WHEN, ", when: {output_block: 2}", "did you mean output_blocks?"),
     (_WHEN, ", when: {residual: yes}", "it is fixed: drop it"),
     (_WHEN, ", when: {learning_rate: 0.1}", "got learning_rate, a float"),
-    (_WHEN, "", "must not count with a single output convolution; write when: {output_blocks: 2}"),
-    (_WHEN, ", when: {output_blocks: [1, 2]}", "must not count with a single output convolution"),
+    (_WHEN, "", "must have when: {output_blocks: 2}, since a single output convolution"),
+    (_WHEN, ", when: {output_blocks: [1, 2]}", "since a single output convolution does not use it"),
     (_WHEN, ", when: {output_blocks: 2, batch_size: 8}", "must count with every output_blocks"),
     ("  batch_size:", "  batchsize:", "got 'batchsize'; did you mean batch_size?"),
     ("  residual: true ", "  epochs: 3 ", "network.epochs must be a field that network can hold"),
@@ -523,7 +523,7 @@ def test_one_output_block_has_no_width() -> None:
     text = text.replace(_WHEN, "").replace("network:\n", "network:\n  output_blocks: 1\n")
     line = _line_of("  output_components:") + 1
     fraction = text.replace("network:\n", "network:\n  output_scalar_fraction: 1.0\n")
-    _refused(fraction, line + 1, "fix output_scalars: 0 and output_vectors: 0 instead")
+    _refused(fraction, line + 1, "write output_scalars: 0 and output_vectors: 0 instead")
     fixed = _without_from(text, "output_components").replace(
         "network:\n", "network:\n  output_scalars: 0\n  output_vectors: 0\n"
     )

@@ -208,7 +208,7 @@ def ran(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ran:
         def read() -> None:
             for line in launch.stdout or ():
                 lines.append(line)
-                if line.startswith("found:"):
+                if line.startswith("so far:"):
                     found.set()
             ended.set()
 

@@ -104,7 +104,9 @@ def test_the_paper_s_table_1_by_the_signed_rank_test() -> None:
 
 @pytest.mark.parametrize("differences", [[-1.0] * 5, [-1.0, -2.0, -3.0, -4.0, -5.0, 0.0]])
 def test_five_targets_cannot_be_tested(differences: list[float]) -> None:
-    with pytest.raises(InputError, match=r"at least 6 that differ, got 5.*cannot reach 0\.05"):
+    with pytest.raises(
+        InputError, match=r"at least 6 targets with a difference, got 5.*cannot be below 0\.05"
+    ):
         signed_rank_test(differences)
 
 

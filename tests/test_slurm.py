@@ -35,8 +35,8 @@ def test_a_job_ends_at_slurm_s_signal_and_the_same_script_goes_on(
         os.kill(job.pid, signal.SIGTERM)  # the batch shell alone, as B: has it
         code, errors = job.wait()
     assert code == 128 + signal.SIGTERM
-    assert "hpsearch: interrupted; go on where it stopped with: hpsearch launch" in errors
+    assert "hpsearch: interrupted; to resume, type: hpsearch launch" in errors
     with Process(tmp_path, "bash", "job.sh") as job:
-        job.read_until("found: 0 complete, 1 reclaimed at epoch ")
+        job.read_until("so far: 0 complete, 1 resumed from epoch ")
         job.read_until("1 of 1 complete")
         assert job.wait()[0] == 0

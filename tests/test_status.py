@@ -17,6 +17,7 @@ from support.terminals import Terminal
 
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.plan import AblationPlan
+from hpsearch.report.text import ZERO_OUTPUT_LEGEND
 from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import Store
@@ -57,7 +58,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     (folder / "searched.yaml").write_text(SEARCHED)
     launch = Terminal(folder, 80, HPSEARCH, *LAUNCH)
     try:
-        assert launch.until(lambda: launch.shows("/3", "%", "cpu"))
+        assert launch.until(lambda: launch.shows("/3", "%  ", "cpu"))
         table = list(launch.screen.display)
         running, stated = hpsearch(folder, "status"), hpsearch(folder, "status", "--json")
         narrow = Terminal(folder, 80, HPSEARCH, "status")
@@ -99,20 +100,21 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
 
 @pytest.mark.slow
 def test_status_says_what_the_table_of_the_launch_says(seen: Seen) -> None:
-    [head] = [line for line in seen.table if "of zero output's" in line]
-    first, driver, left, blank, again, row = seen.running.splitlines()
+    [head] = [line for line in seen.table if "of zero output  s/epoch" in line]
+    first, driver, left, blank, again, row, legend = seen.running.splitlines()
+    assert legend == ZERO_OUTPUT_LEGEND
     assert first.endswith("storage/hpsearch.db: 0 of 1 complete, 1 running")
     assert driver.startswith("driven by process ")
     assert re.fullmatch(r"about \S+ \w+ left", left)
     assert (blank, again.split()) == ("", head.split())
-    assert re.fullmatch(r" +0 +\d+/3\d\d +[\d,.]+ +[\d.]+% +\d+\.\d +[\d,]+  cpu \S+", row)
+    assert re.fullmatch(r" +0 +\d+/3\d\d +[\d,.]+ +[\d.]+ % +\d+\.\d +[\d,]+  cpu \S+", row)
 
 
 @pytest.mark.slow
 def test_the_table_has_the_epochs_that_were_drawn(seen: Seen) -> None:
     [trial] = seen.stated["trials"]
     assert 300 <= trial["params_epochs"] == trial["most_epochs"] < 400
-    [row] = [line for line in seen.table if "%" in line]
+    [row] = [line for line in seen.table if "%  " in line]
     assert f"/{trial['most_epochs']} " in row
 
 
@@ -154,7 +156,7 @@ def test_tables_fit_the_terminal(seen: Seen, columns: int) -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_search_is_driven_by_nobody(seen: Seen) -> None:
-    assert "nobody drives it: what is said to be running is interrupted" in seen.interrupted
+    assert "no launch is active: trials marked running are paused" in seen.interrupted
     assert " left" not in seen.interrupted
     assert seen.study == "study quick: no traceback; no run failed\n"
 
@@ -216,14 +218,15 @@ def test_an_ablation_under_way(store: Store) -> None:
     # Epochs of 2.5 s: one runs, and three cells wait.
     assert found.seconds_left is not None
     assert found.seconds_left > (epochs - 1) * 2.5 + 3 * epochs * 2.5 * 0.2
-    _, driver, left, _, head, row, _, _, *ended = status_lines(
+    _, driver, left, _, head, row, legend, _, _, *ended = status_lines(
         found, store.label, "hpsearch status x"
     )
     assert driver.startswith("driven by process ")
     assert left.startswith("about ")
     assert head.split()[:3] == ["run", "epoch", "loss"]
     assert row.split()[:2] == [second.key, f"1/{epochs}"]
-    assert row.endswith("3.0%      2.5    4,321  cpu somewhere")
+    assert row.endswith("3.0 %      2.5    4,321  cpu somewhere")
+    assert legend == ZERO_OUTPUT_LEGEND
     assert [line.split()[:2] for line in ended] == [
         [first.key, "complete"],
         [third.key, "failed"],
@@ -231,7 +234,7 @@ def test_an_ablation_under_way(store: Store) -> None:
     # A divergence has no traceback, and no line offers one.
     assert not any("traceback" in line for line in ended)
     [said] = traceback_lines(found)
-    assert said.endswith("none of the 1 that failed has one: a divergence is no error of the code")
+    assert said.endswith("1 failed without one, since a divergence is no error of the code")
 
     # The study is found by its name.
     assert read_status(store, "made-up").kind == "study"

@@ -339,7 +339,7 @@ def test_a_whole_checkpoint_of_other_content_is_refused_in_words(spoil, molecule
 
 def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
-    with pytest.raises(HpsearchError, match="must belong to this run"):
+    with pytest.raises(HpsearchError, match="holds a run with other settings"):
         Training.begin(config(epochs=2), molecules, tmp_path)
 
 

@@ -36,7 +36,7 @@ def test_the_gap_is_measured_in_standard_errors(fresh):
     assert mu["standard_errors_apart"] == pytest.approx((mean - 0.4) / error, rel=1e-3)
     text = markdown([validation_gap_section(AblationFindings.read(fresh, name))])
     assert "they agree" in text
-    assert "No two of them are more than 3 standard errors apart." in text
+    assert "No gap is larger than 3 standard errors." in text
     assert "Warning" not in text
 
 
@@ -52,14 +52,14 @@ def test_a_winner_whose_errors_part_is_warned_of(fresh):
     (warning,) = [remark for remark in section.remarks if remark.startswith("Warning")]
     assert "μ: the test error of L0Net" in warning
     assert "higher than the validation error that chose it, 0.2 D" in warning
-    assert [row[-1] for row in section.rows] == ["they part", "they agree"]
+    assert [row[-1] for row in section.rows] == ["they differ", "they agree"]
 
 
 def test_without_residuals_the_gap_is_unknown(fresh):
     name = run_ablation(fresh, the_winner(run_search(fresh)))
     section = validation_gap_section(AblationFindings.read(fresh, name))
     assert [row[-1] for row in section.rows] == ["unknown", "unknown"]
-    assert "Unknown where" in section.remarks[-1]
+    assert "Unknown if" in section.remarks[-1]
 
 
 def test_before_any_network_is_complete_there_is_no_gap(fresh):

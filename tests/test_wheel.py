@@ -152,9 +152,9 @@ def test_the_commands_work_from_an_empty_folder(
         get(port, "/pages/follow.js")
     status = json.loads(hpsearch("status", "quick", "--json"))
 
-    assert "found: 0 complete, 0 reclaimed, 1 left" in launched
+    assert "so far: 0 complete, 0 resumed, 1 left" in launched
     assert "winner: trial 0" in launched
-    assert "found: 1 complete, 0 reclaimed, 0 left" in again
+    assert "so far: 1 complete, 0 resumed, 0 left" in again
     assert "trial 0: started" not in again
     assert "best.yaml" in exported
     assert "1 complete, 0 failed" in ablated

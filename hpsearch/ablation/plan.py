@@ -256,9 +256,9 @@ def split_name(vary_split: bool, repeat: int) -> str:
 def _training_note(winner: Winner, training: TrainingConfig) -> str:
     note = (
         f"training: at most {training.epochs} epochs, {training.schedule}, early stopping after "
-        f"{training.early_stopping_patience} without improvement"
+        f"{training.early_stopping_patience} epochs without improvement"
     )
     if winner.untouched:
         epochs = winner.config.training.epochs
-        return f"{note}; the paper's where no option says otherwise, not the search's {epochs}"
-    return f"{note}; the file's own where no option says otherwise"
+        return f"{note}; defaults are the paper's, not your search's {epochs} epochs"
+    return f"{note}; defaults are those of the file"

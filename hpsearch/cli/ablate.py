@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     type=click.Choice(["dims", "params"]),
     default="dims",
     show_default=True,
-    help="What an arm without vectors keeps: the number of feature components, as in the paper, or "
-    "as nearly as possible the number of weights.",
+    help="What arms without vectors have in common with the winner: dims, the number of feature "
+    "components, as in the paper; params, nearly the number of weights.",
 )
 @click.option(
     "--repeats",
@@ -77,12 +77,12 @@ if TYPE_CHECKING:
     metavar="N",
     default=1,
     show_default=True,
-    help="Runs of every cell, which differ in initialisation and order of batches.",
+    help="Runs per arm and target, with other initial weights and another order of batches.",
 )
 @click.option(
     "--vary-split",
     is_flag=True,
-    help="Repeats also train and validate on other molecules; all test on the same ones.",
+    help="Repeats also differ in the molecules for training and validation, not for testing.",
 )
 @epochs_option
 @schedule_option
@@ -91,37 +91,42 @@ if TYPE_CHECKING:
     type=int,
     callback=at_least(0),
     metavar="N",
-    help="Epochs without improvement before the rate falls.",
+    help="Epochs without improvement before the learning rate is reduced.",
 )
 @click.option(
     "--early-stopping-patience",
     type=int,
     callback=at_least(1),
     metavar="N",
-    help="Epochs without improvement after which a run ends.",
+    help="Epochs without improvement before a run ends.",
 )
-@click.option("--batch-size", type=int, callback=at_least(1), metavar="N", help="Molecules a step.")
+@click.option(
+    "--batch-size", type=int, callback=at_least(1), metavar="N", help="Molecules per step."
+)
 @click.option(
     "--learning-rate",
     type=float,
     callback=at_least(0, above=True),
     metavar="RATE",
-    help="Adam's initial rate.",
+    help="Adam's initial learning rate.",
 )
 @size_options
 @click.option(
     "--split-seed", type=int, callback=at_least(0), metavar="N", help="Seed of the random split."
 )
 @click.option(
-    "--seed", type=int, callback=at_least(0), metavar="N", help="Seed of the repeats' seeds."
+    "--seed", type=int, callback=at_least(0), metavar="N", help="Seed that the repeats derive from."
 )
 @placement_options("run")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print the plan and what it costs, measured by a few steps of every arm; run nothing.",
+    help="Print the plan and an estimate of its cost, from a few timed steps of every arm. Train "
+    "and write nothing.",
 )
-@click.option("--json", "as_json", is_flag=True, help="What --dry-run finds as one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --dry-run: print the estimate as a JSON object."
+)
 def ablate(
     file: Path,
     name: str | None,
@@ -139,12 +144,14 @@ def ablate(
     if_held: str,
     **overrides: Any,
 ) -> None:
-    """Train variants of a configuration, one target each, and test.
+    """Train variants without vectors, and compare their errors.
 
-    FILE comes from export-best, or is the shipped paper_l1net. Runs that are in the store are not
-    repeated: the same command again runs what is missing, and more targets, variants or repeats
-    add to it. An export as it was written is trained as in the paper, for at most 200
-    epochs; one that was edited, or written by hand, keeps its own training.
+    Each variant of the configuration in FILE is trained for one target at a time, and tested. FILE
+    comes from export-best, or is the shipped paper_l1net. The same command again trains only the
+    missing runs; more targets, variants or repeats add new ones.
+
+    An unchanged export is trained as in the paper, for at most 200 epochs. A file that was edited
+    or written by hand keeps its own training settings.
     """
     from hpsearch import executor
     from hpsearch.ablation.declared import declared_variants
@@ -206,23 +213,26 @@ def _run(
                 key, failure = ablation.first_failure
                 click.echo(f"run {key}: {failure.traceback.rstrip()}", err=True)
             raise HpsearchError(
-                f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; the "
-                "same command tries them again"
+                f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; to "
+                "try them again, type the same command"
             )
 
 
 def _say_beginning(ablation: Ablation, store: Store, data: DataSummary, out: Output) -> None:
+    from hpsearch.report.text import ZERO_OUTPUT_LEGEND
     from hpsearch.terminal.lines import plan_lines
 
     plan, counts = ablation.plan, ablation.counts()
     out.say(f"ablation {plan.name} in {store.label}")
     for line in plan_lines(plan):
         out.say(line)
-    out.say(f"found: {counts['complete']} complete, {counts['waiting']} to run")
+    out.say(f"so far: {counts['complete']} complete, {counts['waiting']} to run")
     out.say(plan.training_note)
     out.say(
         f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
     )
+    if counts["waiting"]:
+        out.say(ZERO_OUTPUT_LEGEND)
 
 
 def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str | None) -> None:
@@ -261,4 +271,4 @@ def _quote(
         out.say_folded(line)
     for line in quote_lines(quote_plan(plan, placement, places)):
         out.say_folded(line)
-    out.say("nothing has been run or written; leave out --dry-run to begin")
+    out.say("nothing was trained or written; leave out --dry-run to start")

@@ -22,28 +22,28 @@ from hpsearch.errors import HpsearchError
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON list, for scripts.")
 def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
-    """Say what this machine can do and what is wrong.
+    """Check this machine and say how to fix what is wrong.
 
-    Each trouble comes with its mend. Looked at are cores, memory, GPUs, the molecules, the store,
-    disks and versions. The exit code is 1 where something keeps a launch from working.
+    It checks cores, memory, GPUs, the molecules, the store, disks and versions. The exit code is 1
+    if a launch would fail.
     """
     url, folder = url_of(storage), runs_folder(storage, runs)
 
     from hpsearch.doctor import examine
     from hpsearch.terminal.columns import hanging
 
-    found = []
+    findings = []
     for finding in examine(url, folder):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
-            mark = {"good": "ok", "warning": "mind", "bad": "BAD"}[finding.state]
+            mark = {"good": "ok", "warning": "warn", "bad": "BAD"}[finding.state]
             said = [(f"{mark:5}{finding.what:13}", finding.said)]
             said += [(f"{'':18}-> ", finding.fix)] if finding.fix else []
             for start, text in said:
                 for line in hanging(start, text, terminal_columns()):
                     click.echo(line)
     if as_json:
-        print_json([finding.to_dict() for finding in found])
-    wrong = [finding.what for finding in found if finding.state == "bad"]
+        print_json([finding.to_dict() for finding in findings])
+    wrong = [finding.what for finding in findings if finding.state == "bad"]
     if wrong:
         raise HpsearchError(f"a launch would fail: {', '.join(wrong)}")

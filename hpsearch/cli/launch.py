@@ -81,11 +81,11 @@ class _Request:
     "--study",
     metavar="NAME",
     shell_complete=complete_experiment("study"),
-    help="The study; default the space's name.",
+    help="Name of the study; default: the space's name.",
 )
 @storage_option
 @click.option(
-    "--trials", type=int, callback=at_least(1), metavar="N", help="Complete trials wanted."
+    "--trials", type=int, callback=at_least(1), metavar="N", help="Number of trials to finish."
 )
 @epochs_option
 @size_options
@@ -106,21 +106,25 @@ class _Request:
 @click.option(
     "--open-test-set",
     is_flag=True,
-    help="Also record every trial's test loss, as the paper did; then it is no test set any more.",
+    help="Also record every trial's test loss, as the paper did. Then the test set is no longer "
+    "independent.",
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Go on although the space, the molecules or the split have changed; that is recorded.",
+    help="Continue although the space, the molecules or the split have changed. The change is "
+    "recorded.",
 )
 @placement_options("trial")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Time a few steps of configurations of the space and print what the search will cost; "
-    "run nothing.",
+    help="Print an estimate of the search's cost, from a few timed steps of configurations of the "
+    "space. Train and write nothing.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The quote of --dry-run as one JSON object.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="With --dry-run: print the estimate as a JSON object."
+)
 def launch(
     space: str,
     study: str | None,
@@ -135,12 +139,11 @@ def launch(
     as_json: bool,
     **overrides: Any,
 ) -> None:
-    """Run the study of the search space SPACE, or go on with it.
+    """Run or resume the search of the search space SPACE.
 
-    SPACE is a YAML file, looked up in the working folder and then among the shipped ones: quick,
-    table3, table3_log. Values that are not given here are the file's. The same command again
-    continues what is missing; a larger --trials extends the study, and without --trials the study
-    keeps the larger number.
+    SPACE is a YAML file in the working folder, or one of the shipped files: quick, table3,
+    table3_log. Options replace the values of the file. The same command again resumes the study. A
+    larger --trials extends it; without --trials, a study keeps its larger number.
     """
     from hpsearch import executor
     from hpsearch.config.space import SearchSpace
@@ -178,7 +181,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
     space, storage = request.space, request.storage
     costs = request.costs()
     if space.budget is not None and space.budget.is_measured and not costs.is_known:
-        out.say("the budget needs timings of such configurations here, which are taken once:")
+        out.say("the budget needs timings of this space on this machine, which are measured once:")
         costs = _measured(costs, out)
     # Nothing is stored of a search that cannot have a trial.
     check_budget(space, costs.model)
@@ -198,7 +201,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
         )
         request = replace(request, space=search.space)
         costs = replace(costs, space=search.space)
-        missing = search.at_start.left + search.at_start.reclaimed
+        missing = search.at_start.left + search.at_start.resumed
         _say_beginning(search, store, request, out)
         quote = costs.quote(missing) if missing and costs.is_known else None
         for line in _short_quote_lines(costs, quote, missing) if missing else ():
@@ -227,15 +230,18 @@ def _measured(costs: SearchCosts, out: Output) -> SearchCosts:
 
 
 def _say_beginning(search: Search, store: Store, request: _Request, out: Output) -> None:
+    from hpsearch.report.text import ZERO_OUTPUT_LEGEND
     from hpsearch.terminal.lines import idle_line
 
     out.say(f"study {search.name} in {store.label}")
     for change in search.forced:
         out.say(f"forced: {change}")
-    out.say(f"found: {search.at_start}")
+    out.say(f"so far: {search.at_start}")
     if (idle := idle_line(request.space)) is not None:
         out.say(idle)
-    out.say(f"follow it with: {again_command('dashboard', request.storage)}")
+    out.say(f"watch it with: {again_command('dashboard', request.storage)}")
+    if search.at_start.left + search.at_start.resumed:
+        out.say(ZERO_OUTPUT_LEGEND)
 
 
 def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) -> Iterator[str]:
@@ -244,11 +250,14 @@ def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) ->
     from hpsearch.terminal.quotes import short_quote_line, shorter_line
 
     if costs.model is None:
-        yield "quote: none yet, since nothing was timed here; --dry-run does, in about a minute"
+        yield (
+            "estimate: none yet, because nothing was timed on this machine; --dry-run times a few "
+            "steps in about a minute"
+        )
     elif quote is None:
         yield (
-            "quote: none yet, since only smaller networks were timed here; --dry-run times "
-            "this space's, in about a minute"
+            "estimate: none yet, because only smaller networks were timed on this machine; "
+            "--dry-run times networks of this space in about a minute"
         )
     else:
         yield short_quote_line(quote)
@@ -306,14 +315,15 @@ def _quote(request: _Request, out: Output, as_json: bool) -> None:
         return
     if missing == 0:
         out.say(
-            f"{done} of {space.trials} done: a launch has nothing to train; --trials extends it"
+            f"{done} of {space.trials} trials are done, so a launch has nothing to train; a larger "
+            "--trials extends the study"
         )
         return
-    out.say("a few steps of configurations of the space, from light to heavy:")
+    out.say("timing configurations, from small to large (62x0+0x1 = 62 scalars, 0 vectors):")
     costs = _measured(costs, out)
     quote = costs.quote(missing)
     for line in search_quote_lines(quote):
         out.say_folded(line)
     if quote.seconds[1] > A_DAY:
         out.say(shorter_line(costs.shorter_searches(missing, launched=stored is not None)))
-    out.say("nothing has been run or written; leave out --dry-run to begin")
+    out.say("nothing was trained or written; leave out --dry-run to start")

@@ -32,17 +32,17 @@ from hpsearch.errors import HpsearchError, InputError
     "--traceback",
     "with_traceback",
     is_flag=True,
-    help="Print the traceback of the first run that failed; --json has them all.",
+    help="Print the traceback of the first failed run; --json has all tracebacks.",
 )
 def status(name: str | None, storage: str | None, as_json: bool, with_traceback: bool) -> None:
-    """Say how a study or an ablation stands.
+    """Show the progress of a study or an ablation.
 
-    It is of the study or ablation NAME; without it, of the one launched last. While a launch goes
-    on it says what the launch shows: the runs under way with epoch, loss, seconds and device, the
-    best so far, counts and the time left.
+    NAME is a study or an ablation; the default is the one launched last. During a launch, the
+    command shows the same as the launch: counts, the time left, the best trial, and the running
+    runs with epoch, loss, seconds and device.
     """
     if as_json and with_traceback:
-        raise InputError("--traceback must come without --json, which has the tracebacks anyway")
+        raise InputError("--traceback must come without --json, which has all tracebacks")
     url = require_store(storage)
     from hpsearch.results.status import read_status
     from hpsearch.store import StoreReader
@@ -67,11 +67,11 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def verify(study: str | None, storage: str | None, as_json: bool) -> None:
-    """Check that a study's rows keep what is promised.
+    """Check that a study's trials are complete and unaltered.
 
-    Exactly as many trials with a verdict as wanted, none lost, none counted twice, every row ended,
-    and the best trial what the recorded epochs say. Each breach is a line; the exit code is then 1.
-    Without STUDY it is the one launched last.
+    It checks that the right number of trials is finished, that none is lost or counted twice, that
+    every trial has ended, and that the best trial agrees with the recorded epochs. Each breach is
+    printed on a line; the exit code is then 1. STUDY defaults to the study launched last.
     """
     url = require_store(storage)
     from dataclasses import asdict
@@ -102,19 +102,21 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
 @click.option(
     "--port", type=int, metavar="N", default=8080, show_default=True, help="Port to listen on."
 )
-@click.option("--read-only", is_flag=True, help="Refuse every request that would change something.")
+@click.option("--read-only", is_flag=True, help="Refuse all requests that change something.")
 @pages_option
 def dashboard(
     storage: str | None, host: str, port: int, read_only: bool, own_pages: Path | None
 ) -> None:
-    """Open the Optuna dashboard on the store, and our pages.
+    """Serve the Optuna dashboard and more pages on the store.
 
-    The pages are under /pages. Whoever reaches the dashboard may create, rename and delete studies
-    with their trials, end running trials with any value, write notes and attributes, unless it is
-    started --read-only. So it listens on this machine alone, until the environment variable
-    HPSEARCH_TOKEN holds a token of at least 16 characters: then any --host will do, and every
-    browser has to open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). It
-    does not encrypt: put a proxy with TLS before it, or use ssh -L.
+    The pages are under /pages. Without --read-only, everyone who can open the dashboard can create,
+    rename and delete studies with their trials, end running trials with any value, and write notes
+    and attributes.
+
+    Without a token, only this machine can open it. To allow other machines, set the environment
+    variable HPSEARCH_TOKEN to a token of at least 16 characters and choose a --host. Then every
+    browser must open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). The
+    connection is not encrypted: use a proxy with TLS, or ssh -L.
     """
     from hpsearch.dashboard.access import check_host, token_from_environment
 
@@ -145,7 +147,7 @@ def dashboard(
     type=click.Choice(["validation", "test"]),
     default="validation",
     show_default=True,
-    help="test repeats the paper's choice: then the reported test errors are no longer honest.",
+    help="test: choose as the paper did; then the test errors are too low.",
 )
 def export_best(
     study: str | None,
@@ -155,10 +157,11 @@ def export_best(
 ) -> None:
     """Write a study's best configuration to a YAML file.
 
-    The file also says where it comes from: study, trial, errors, hashes of data and split. Without
-    STUDY it is the one launched last.
+    The file also records its origin: study, trial, errors, hashes of the data and the split. STUDY
+    defaults to the study launched last.
     """
     url = require_store(storage)
+    from hpsearch.report.text import compared_loss
     from hpsearch.search.study import Study
     from hpsearch.store import StoreReader
 
@@ -168,6 +171,8 @@ def export_best(
     origin = winner.provenance
     assert origin is not None
     click.echo(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
+    loss = compared_loss(origin.validation_loss, origin.zero_output_loss)
+    click.echo(f"validation loss {loss}")
     file = shlex.quote(str(output))
     click.echo(f"next: {again_command('ablate', storage)} {file}, or hpsearch train {file}")
 
@@ -189,7 +194,7 @@ def export_best(
 @click.option(
     "--distinct-targets",
     is_flag=True,
-    help="Count U0, U, H and G once in tests over targets.",
+    help="Count U0, U, H and G as one target in the tests over targets.",
 )
 @pages_option
 def report(
@@ -202,7 +207,7 @@ def report(
 ) -> None:
     """Write a report: Table 1, learning curves, the trials.
 
-    It is of the study or ablation NAME; without it, of the one launched last.
+    NAME is a study or an ablation; the default is the one launched last.
     """
     url = require_store(storage)
     require_writable(output)

@@ -148,7 +148,7 @@ pages_option = click.option(
     "own_pages",
     type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
     metavar="FOLDER",
-    help="Also show the pages in this folder; they are Python files, and are run.",
+    help="Also show the pages in this folder. Pages are Python files: their code is run.",
 )
 
 
@@ -170,7 +170,11 @@ size_options = _options(
 
 
 epochs_option = click.option(
-    "--epochs", type=int, callback=at_least(1), metavar="N", help="Most epochs of a run."
+    "--epochs",
+    type=int,
+    callback=at_least(1),
+    metavar="N",
+    help="Epochs of a run, at most.",
 )
 
 
@@ -212,7 +216,7 @@ def placement_options(noun: str) -> Decorator:
             type=int,
             callback=at_least(1),
             metavar="N",
-            help=f"Most {noun}s at a time; default as many as there is room for.",
+            help=f"{noun.capitalize()}s at a time, at most; default: as many as there is room for.",
         ),
         click.option(
             f"--cpus-per-{noun}",
@@ -222,7 +226,7 @@ def placement_options(noun: str) -> Decorator:
             metavar="N",
             default=1.0,
             show_default=True,
-            help=f"CPU cores of a {noun}.",
+            help=f"CPU cores per {noun}.",
         ),
         click.option(
             f"--gpus-per-{noun}",
@@ -232,12 +236,12 @@ def placement_options(noun: str) -> Decorator:
             metavar="N",
             default=0.0,
             show_default=True,
-            help=f"GPU of a {noun}: 0, 1 or a fraction, which shares one.",
+            help=f"GPUs per {noun}: 0, 1, or a fraction to share a GPU.",
         ),
         click.option(
             "--device",
             metavar="NAME",
-            help=f"cpu or cuda; default cuda where a {noun} is given GPUs, else cpu.",
+            help=f"cpu or cuda; default: cuda if a {noun} is given a GPU, else cpu.",
         ),
         click.option(
             "--address", metavar="ADDRESS", help="A running Ray cluster: auto, or host:port."
@@ -246,8 +250,8 @@ def placement_options(noun: str) -> Decorator:
             "--runs",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="FOLDER",
-            help="Folder of the checkpoints, which a cluster's machines must share. Default: runs "
-            "beside the SQLite file, else storage/runs.",
+            help="Folder of the checkpoints, shared by all machines of a cluster. Default: runs "
+            "next to the SQLite file, else storage/runs.",
         ),
         click.option(
             "--deadline",
@@ -257,15 +261,15 @@ def placement_options(noun: str) -> Decorator:
             metavar="SECONDS",
             default=43_200.0,
             show_default=True,
-            help=f"Longest epoch of a {noun}; a longer silence ends its worker.",
+            help=f"Longest time of an epoch; a {noun} that sends nothing for longer is ended.",
         ),
         click.option(
             "--if-held",
             type=click.Choice(["give-up", "wait"]),
             default="give-up",
             show_default=True,
-            help="While another launch drives it: give up, or wait for its end. A dead one is "
-            "replaced either way.",
+            help="If another launch is active: give up, or wait until it ends. A dead launch is "
+            "replaced in both cases.",
         ),
         _gathered,
     )

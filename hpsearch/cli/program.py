@@ -37,7 +37,7 @@ class Interrupted(HpsearchError):
 
     def __init__(self, number: int) -> None:
         command = shlex.join(["hpsearch", *sys.argv[1:]])
-        super().__init__(f"interrupted; go on where it stopped with: {command}")
+        super().__init__(f"interrupted; to resume, type: {command}")
         self.exit_code = 128 + number
 
 
@@ -67,7 +67,10 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="hpsearch")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Search the architecture of equivariant molecular networks on QM9, then ablate the winner."""
+    """Search the hyperparameters of equivariant molecular networks on QM9.
+
+    Then ablate the winner: train it without vector features, and compare.
+    """
     try:
         Path.cwd()
     except FileNotFoundError:
@@ -142,7 +145,7 @@ def _open_closed_streams() -> None:
 def _unwritten(error: OSError) -> int:
     """Report that standard output cannot be written; return the exit code.
 
-    A pipe whose reader has ended gives the code of SIGPIPE, and is no news to whoever typed
+    A pipe whose reader has ended gives the code of SIGPIPE, and is no news for a person who types
     ``| head``. Neither code is 1, which is the answer of `hpsearch verify` to a breach.
     """
     broken = error.errno == errno.EPIPE
@@ -173,7 +176,7 @@ def _leave(code: int) -> NoReturn:
 
 def _printable(message: str) -> str:
     """Return ``message`` with control characters escaped, since a name may contain some."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], message)
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], message)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -38,7 +38,7 @@ def _check_device(context: click.Context, option: click.Parameter, name: str) ->
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Folder of the weights and checkpoints; default FILE's name and -train.",
+    help="Folder of the weights and checkpoints; default: FILE's name with -train.",
 )
 @epochs_option
 @schedule_option
@@ -54,12 +54,12 @@ def _check_device(context: click.Context, option: click.Parameter, name: str) ->
 def train(
     file: Path, targets: tuple[str, ...], output: Path | None, device: str, **overrides: Any
 ) -> None:
-    """Train the configuration in FILE as it is, and test it once.
+    """Train the configuration in FILE unchanged, and test it once.
 
-    FILE comes from export-best, or is the shipped paper_l1net. Its epochs and all its targets are
-    used unless an option says otherwise; an export's epochs are the search's. It is trained in
-    this process, on all CPU cores. The same command again continues. The best epoch's weights lie
-    in the folder as safetensors.
+    FILE comes from export-best, or is the shipped paper_l1net. Its targets, epochs and sizes are
+    used unless an option replaces them. An export has the number of epochs of its search. The
+    training runs in this process, on all CPU cores. The same command again resumes it. The weights
+    of the best epoch are in the folder, as safetensors.
     """
     from hpsearch.config.run import Overrides
 
@@ -76,6 +76,7 @@ def train(
 
     prepare_worker(cores())
     from hpsearch.cost.estimate import TimeLeft
+    from hpsearch.report.text import ZERO_OUTPUT_LEGEND
     from hpsearch.runs.checkpoint import BEST
     from hpsearch.runs.training import Training
 
@@ -86,6 +87,7 @@ def train(
         f"{len(split.train):,} training, {len(split.validation):,} validation, "
         f"{len(split.test):,} test molecules"
     )
+    out.say(ZERO_OUTPUT_LEGEND)
     alone = TimeLeft([(output.name, config.training.epochs, 1.0)])
     progress = make_progress(out, "run", alone, compares=False)
     with progress:
@@ -106,7 +108,7 @@ def train(
     metavar="N",
     default=800,
     show_default=True,
-    help="Training steps of every network.",
+    help="Training steps per network.",
 )
 @click.option(
     "--seeds",
@@ -115,15 +117,15 @@ def train(
     metavar="N",
     default=3,
     show_default=True,
-    help="Trainings of every network.",
+    help="Trainings per network, with different seeds.",
 )
 def dipoles(output: Path, steps: int, seeds: int) -> None:
     """Show on two dipoles what a network without vectors misses.
 
-    The paper's argument (Figure 2, Eq. 4) as an experiment: networks with and without rotating
-    features estimate |p1 + p2|², first from two given vectors, then from four point charges. Their
-    errors are printed in units of Eq. 4's bound and written as HTML, SVG, Markdown and CSV. It
-    takes minutes, reads no molecules and opens no store.
+    It tests the paper's argument (Figure 2, Eq. 4): networks with and without rotating features
+    estimate |p1 + p2|², first from two given vectors, then from four point charges. The errors are
+    printed in units of Eq. 4's bound, and written as HTML, SVG, Markdown and CSV. The command takes
+    minutes. It needs no molecules and no store.
     """
     from hpsearch.system.process import prepare_worker
 
@@ -134,7 +136,7 @@ def dipoles(output: Path, steps: int, seeds: int) -> None:
     from hpsearch.report.render import plain
     from hpsearch.report.write import write_files
 
-    click.echo("test MSE in units of the bound, after training:")
+    click.echo("test MSE after training, in units of the bound:")
     experiment = run(steps, seeds, click.echo)
     click.echo(f"\n{plain(table(experiment))}")
     for path in write_files(output, documents(experiment)):
@@ -159,11 +161,11 @@ def data() -> None:
     help="QM9's uncharacterized.txt; its molecules are left out.",
 )
 def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
-    """Make the cache of QM9 that all runs of this machine share."""
+    """Create the cache of QM9 that all runs on this machine share."""
     if archive is None and uncharacterized is not None:
         raise InputError(
-            "--uncharacterized must come with --archive, got it alone; the package's molecules are "
-            "without them already"
+            "--uncharacterized must come with --archive, got it alone; the package already leaves "
+            "these molecules out"
         )
     from hpsearch.data import qm9
 
@@ -218,5 +220,5 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
         out.say_folded(line)
     if split_file is not None:
         out.say(
-            f"\nwritten: {split_file}, for split_file: in the data of a space or a configuration"
+            f"\nwritten: {split_file}; to use it, set split_file in the data section of a space"
         )

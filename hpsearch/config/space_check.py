@@ -296,14 +296,16 @@ class _WidthCheck:
             self._not_both_zero("featurization", None)
 
     def _absent(self, counts: _OutputBlocks) -> None:
-        fix = (
-            "write when: {output_blocks: 2}, and otherwise: 0 unless it is a composite"
+        fault = (
+            "must have when: {output_blocks: 2}, since a single output convolution does not use "
+            "it; add otherwise: 0 too, except to a component/fraction pair"
             if counts.may_be_several
-            else "fix output_scalars: 0 and output_vectors: 0 instead"
+            else "must not be used with a single output convolution; write output_scalars: 0 and "
+            "output_vectors: 0 instead"
         )
         for name in _OUTPUT_WIDTHS:
             if self._has(name) and self._counts_with_one_block(name):
-                self._refuse(name, f"must not count with a single output convolution; {fix}")
+                self._refuse(name, fault)
 
     def _counts_with_one_block(self, name: str) -> bool:
         parameter = self._parameters.get(name)

@@ -102,17 +102,14 @@ class QuoteAccuracy:
         }
 
     def __str__(self) -> str:
-        parts = []
-        for what, error in (
-            ("an epoch's seconds", self.epoch_error),
-            ("memory", self.memory_error),
-        ):
-            if error is not None:
-                parts.append(f"{what} {error:.0%} off")
-        parts.append(f"the median of {self.trials} trial{'s' * (self.trials > 1)}")
-        text = f"the quote was {', '.join(parts)}"
+        errors = (("time per epoch", self.epoch_error), ("memory", self.memory_error))
+        parts = [
+            f"{what} off by {100 * error:.0f} %" for what, error in errors if error is not None
+        ]
+        text = f"estimate check (median of {self.trials} trial{'s' * (self.trials > 1)}): "
+        text += ", ".join(parts)
         if (hours := self.hours_error) is not None:
-            text += f"; the trials' hours {abs(hours):.0%} too {'long' if hours > 0 else 'short'}"
+            text += f"; total {100 * abs(hours):.0f} % too {'high' if hours > 0 else 'low'}"
         return text
 
 

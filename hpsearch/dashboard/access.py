@@ -34,8 +34,8 @@ READING = ("GET", "HEAD")
 """HTTP methods that change nothing; optuna-dashboard 0.21 reads studies with these only."""
 
 MAY_CHANGE = (
-    "create, rename and delete studies with their trials, end running trials with any value, write "
-    "notes and attributes"
+    "create, rename and delete studies with their trials, end running trials with any value, and "
+    "write notes and attributes"
 )
 """The changes that optuna-dashboard 0.21 offers to anyone who can reach it."""
 
@@ -64,8 +64,8 @@ def token_from_environment() -> str | None:
         )
     if not all("!" <= character <= "~" for character in token):
         raise InputError(
-            f"the token in {TOKEN_VARIABLE} must be printable ASCII without spaces, got another "
-            "character; make one with: openssl rand -hex 24"
+            f"the token in {TOKEN_VARIABLE} must be printable ASCII without spaces, but contains "
+            "another character; make one with: openssl rand -hex 24"
         )
     return token
 
@@ -89,7 +89,7 @@ def check_host(host: str, port: int, token: str | None) -> None:
     if token is None and not is_loopback(host):
         raise InputError(
             "the dashboard has no login, so --host must be this machine (127.0.0.1) unless "
-            f"{TOKEN_VARIABLE} holds a token, got '{host}'; from elsewhere use: "
+            f"{TOKEN_VARIABLE} contains a token, got '{host}'; from another machine use: "
             f"ssh -L {port}:127.0.0.1:{port} THIS-MACHINE, or set a token: "
             f'export {TOKEN_VARIABLE}="$(openssl rand -hex 24)"'
         )
@@ -150,7 +150,7 @@ class Guard:
                     environment,
                     guarded,
                     "403 Forbidden",
-                    "a page of another site must not change a study",
+                    "a page of another site is not allowed to change a study",
                 )
         return self._application(environment, guarded)
 
@@ -229,7 +229,7 @@ def _refuse(
         text = (
             '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>hpsearch</title>'
             f'</head><body style="font-family: sans-serif; margin: 2rem"><h1>{html.escape(status)}'
-            f'</h1><p>{html.escape(reason)}</p><p><a href="/">again</a></p></body></html>'
+            f'</h1><p>{html.escape(reason)}</p><p><a href="/">try again</a></p></body></html>'
         )
     data = text.encode()
     respond(

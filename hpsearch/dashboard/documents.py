@@ -32,8 +32,8 @@ class RequestedExperiment:
     def of(cls, environment: Environment) -> RequestedExperiment:
         """Parse the query of a request."""
         query = parse_qs(environment.get("QUERY_STRING", ""))
-        found = (cls(query[kind][0], kind) for kind in KINDS if kind in query)
-        return next(found, cls())
+        named = (cls(query[kind][0], kind) for kind in KINDS if kind in query)
+        return next(named, cls())
 
     @property
     def query(self) -> str:
@@ -45,21 +45,21 @@ def page_document(own_pages: Path | None, wanted: str, experiment: RequestedExpe
     """Return the document of a page, with links to the experiment's other pages."""
     pages, problems = load_pages(own_pages)
     links = [f'<a href="/dashboard">Optuna</a> <a href="{PREFIX}">all pages</a>']
-    for page in _of_kind(pages, experiment.kind):
-        here = ' class="here" aria-current="page"' if page.name == wanted else ""
-        title = html.escape(page.title)
-        links.append(f'<a{here} href="{PREFIX}/{quote(page.name)}{experiment.query}">{title}</a>')
-    by_name = {page.name: page for page in pages}
-    found = by_name.get(wanted)
-    parts = [_drawing(wanted, found, experiment, "figure")]
-    if found is not None and found.has_tables:
+    for other in _of_kind(pages, experiment.kind):
+        here = ' class="here" aria-current="page"' if other.name == wanted else ""
+        title = html.escape(other.title)
+        links.append(f'<a{here} href="{PREFIX}/{quote(other.name)}{experiment.query}">{title}</a>')
+    by_name = {other.name: other for other in pages}
+    page = by_name.get(wanted)
+    parts = [_drawing(wanted, page, experiment, "figure")]
+    if page is not None and page.has_tables:
         source = html.escape(f"{PREFIX}/{quote(wanted)}/tables{experiment.query}")
         parts.append(f'<div class="text" data-source="{source}"></div>')
-    if found is not None:
+    if page is not None:
         parts += [
             f"<h2>{html.escape(by_name[name].title)}</h2>"
             + _drawing(name, by_name[name], experiment, f"figure-{name}")
-            for name in found.beside
+            for name in page.beside
             if name in by_name
         ]
     body = (
@@ -68,7 +68,7 @@ def page_document(own_pages: Path | None, wanted: str, experiment: RequestedExpe
         f"{_left_out(problems)}<main>{''.join(parts)}</main>"
         f'<script src="{PREFIX}/plotly.js"></script><script src="{PREFIX}/follow.js"></script>'
     )
-    title = wanted if found is None else found.title
+    title = wanted if page is None else page.title
     return document(title if experiment.name is None else f"{title}: {experiment.name}", body)
 
 
@@ -99,7 +99,7 @@ def list_document(store: StoreReader, own_pages: Path | None) -> str:
             f'<h2>{html.escape(kind)} {html.escape(name)}</h2><ul class="cards">{links}</ul>'
         )
     if frame.empty:
-        parts.append("<p>No study yet: hpsearch launch makes one.</p>")
+        parts.append("<p>There is no study yet. hpsearch launch creates one.</p>")
     return document("hpsearch", "".join([*parts, "</main>", _left_out(problems)]))
 
 

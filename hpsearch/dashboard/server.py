@@ -135,10 +135,10 @@ def listening(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         if getattr(error, "errno", None) == errno.EADDRINUSE:
-            reason += ", by another dashboard perhaps"
+            reason += ", perhaps by another dashboard"
         raise InputError(
-            f"the dashboard must be able to listen on {host}:{port}, got: {reason}; choose another "
-            "with --port"
+            f"the dashboard cannot listen on {host}:{port}: {reason}; choose another port with "
+            "--port"
         ) from None
     return listener
 
@@ -150,16 +150,17 @@ def _first_lines(
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     yield f"store {store.label}"
     yield f"Optuna dashboard {address}/dashboard"
-    yield f"our pages        {address}{PREFIX}"
+    yield f"more pages       {address}{PREFIX}"
     if token is not None:
         yield f"log in once at   {address}/?token=TOKEN (the text of {TOKEN_VARIABLE})"
     who = "this machine" if is_loopback(host) else "the network"
-    who = f"whoever is on {who}" if token is None else "whoever knows the token"
-    yield f"{who} may {'read all' if read_only else f'{MAY_CHANGE} (--read-only refuses it)'}"
+    who = f"everyone on {who}" if token is None else "everyone who knows the token"
+    may = "read everything" if read_only else f"{MAY_CHANGE} (--read-only prevents this)"
+    yield f"{who} can {may}"
     if is_loopback(host):
         yield from _tunnel(host, port)
     else:
-        yield "the connection is not encrypted; put a proxy with TLS before it, or use ssh -L"
+        yield "the connection is not encrypted; use a proxy with TLS, or ssh -L"
     yield "stop it with Ctrl-C"
 
 
@@ -194,7 +195,7 @@ def _tunnel(host: str, port: int) -> Iterator[str]:
         command = ["ssh", *forward, "-J", jump, f"{user}@{socket.gethostname()}"]
     yield f"from your machine: {shlex.join(command)}"
     if any(address in network for network in _PRIVATE):
-        yield f"                   or, for {reached}, the name that you log in by"
+        yield f"                   (instead of {reached}, type the name that you log in to)"
 
 
 def _is_this_machine(address: str) -> bool:

@@ -21,6 +21,7 @@ from hpsearch.pages.plots import (
     panels,
     short_number,
     study_of,
+    zero_output_note,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "panels",
     "short_number",
     "study_of",
+    "zero_output_note",
 ]

@@ -37,7 +37,7 @@ def load_page(path: Path) -> Page:
     module = _run(path)
     title, function = getattr(module, "TITLE", None), getattr(module, "figure", None)
     if not isinstance(title, str):
-        raise PageError(f"{path}: a page needs a text TITLE, e.g. TITLE = 'Learning curves'")
+        raise PageError(f"{path}: a page needs a text TITLE, for example TITLE = 'My curves'")
     if not callable(function):
         raise PageError(f"{path}: a page needs a function figure(store, name=None)")
     kind = getattr(module, "KIND", None)

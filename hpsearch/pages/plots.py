@@ -83,6 +83,12 @@ def complete_trials(study: Study) -> pd.DataFrame:
     return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
 
 
+def zero_output_note(store: StoreReader, study: Study) -> str:
+    """Return ``; predicting zero: loss 3,312`` for a figure's title; empty if it is not known."""
+    known = store.runs(study.experiment_id)["zero_output_loss"].dropna()
+    return "" if known.empty else f"; predicting zero: loss {float(known.iloc[0]):,.4g}"
+
+
 def colours_of(lines: Iterable[str]) -> dict[str, str]:
     """Return a colour for each arm or trial; the paper's arms have the same colours on every page.
 

@@ -79,22 +79,25 @@ def _paper(train: int) -> str:
 
 def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
     remarks = [_sizes(train, data)]
-    remarks.append(
-        "The published columns are printed in arXiv:2008.08461: its L·Nets were trained on "
-        f"{published.TRAIN_MOLECULES:,} and tested on {published.TEST_MOLECULES:,} molecules, one "
-        "run per cell; the sizes of SchNet, SchNetPack and Cormorant differed. Mean and "
-        "composition are predictions without a geometry: the training molecules' mean, and a "
-        "linear fit to the numbers of atoms of each element."
-    )
     if 0 < train < published.TRAIN_MOLECULES:
         remarks.append(
-            f"Errors fall with the number of training molecules: {train:,} are not "
-            f"{published.TRAIN_MOLECULES:,}, so our columns cannot be compared with the paper's, "
-            "and the order of the arms may be another one there."
+            f"Our errors cannot be compared with the paper's, because errors fall with the number "
+            f"of training molecules: {train:,} here, {published.TRAIN_MOLECULES:,} in the paper. "
+            "The order of the arms may differ too."
         )
     remarks.append(
-        f"The paper split all {_PAPER_MOLECULES:,} molecules of QM9. The packaged copy has "
-        f"{PACKAGED_MOLECULES:,}, so a full test set has "
+        "Mean and composition are predictions without a geometry: the mean of the training "
+        "molecules, and a linear fit on the counts of each element. A useful network beats both."
+    )
+    remarks.append(
+        "The published columns are from arXiv:2008.08461, with one run per cell. Its L·Nets were "
+        f"trained on {published.TRAIN_MOLECULES:,} molecules and tested on "
+        f"{published.TEST_MOLECULES:,}. SchNet, SchNetPack and Cormorant had training sets of "
+        "other sizes."
+    )
+    remarks.append(
+        f"The paper's QM9 has {_PAPER_MOLECULES:,} molecules, the packaged copy "
+        f"{PACKAGED_MOLECULES:,}. So a full test set has "
         f"{PACKAGED_MOLECULES - published.TRAIN_MOLECULES - 1000:,} molecules, not "
         f"{published.TEST_MOLECULES:,}."
     )
@@ -102,12 +105,12 @@ def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _sizes(train: int, data: dict[str, Any]) -> str:
-    start = "Mean absolute errors on test molecules, averaged over the completed repeats"
+    start = "Mean absolute errors on the test molecules, averaged over the completed repeats."
     if not data:
-        return f"{start}; trained on {train:,} molecules." if train else f"{start}."
+        return f"{start} Trained on {train:,} molecules." if train else start
     return (
-        f"{start}; trained on {data['train']:,} molecules, the epoch chosen on "
-        f"{data['validation']:,}, tested on {data['test']:,}."
+        f"{start} Trained on {data['train']:,} molecules and tested on {data['test']:,}. Another "
+        f"{data['validation']:,} molecules chose the epoch."
     )
 
 
@@ -125,10 +128,10 @@ def _differences(table: pd.DataFrame) -> Section:
     rows.append(_average_row(table, columns))
     l1, deep = (_paper_average(column) for column in ("relative_L1_L0", "relative_Deep_L0"))
     remarks = (
-        "ΔE(X,Y) is X's error less Y's; %E(X,Y) is the same in per cent of the L0Net's error, in "
-        "the last column too. Negative: X is better. Averages are over the targets in the table "
-        "that have the value; errors in different units are not averaged. Over all twelve targets "
-        f"the paper's %E(L1,L0) averages to {l1} and its %E(Deep,L0) to {deep}.",
+        "ΔE(X,Y) is the error of X minus the error of Y. %E = ΔE / L0Net's error, in every column. "
+        "Negative: X is better. Averages are over the targets in the table that have the value. "
+        f"In the paper, the averages over all twelve targets are {l1} for %E(L1,L0) and {deep} for "
+        "%E(Deep,L0).",
     )
     header = ("Target", "Unit of ΔE", *_HEADINGS.values(), *_HEADINGS.values())
     groups = ("", "", *[_ours(train)] * len(COMPARISONS), *[_paper(train)] * len(COMPARISONS))
@@ -183,12 +186,14 @@ def _arms(findings: AblationFindings, arms: tuple[str, ...]) -> Section:
                 duration(mine["seconds"].sum()),
             )
         )
-    remarks = (
-        "Dropping vectors keeps the number of components, three scalars for each vector, not the "
-        "number of weights: read the errors beside the weights.",
+    remark = (
+        "An arm without vectors has three scalars in place of each vector. So it has as many "
+        "feature components, but more weights. Compare errors and weights together."
     )
-    header = ("Arm", "Network", "Weights", "of L1Net's", "Complete", "Failed", "Trained")
-    return Section("The arms", remarks, header, tuple(rows))
+    if findings.provenance.get("match") == "params":
+        remark = "The scalars of an arm without vectors are chosen for nearly equal weights."
+    header = ("Arm", "Network", "Weights", "relative to L1Net", "Complete", "Failed", "Trained")
+    return Section("The arms", (remark,), header, tuple(rows))
 
 
 def failure_sections(findings: AblationFindings) -> list[Section]:
@@ -198,7 +203,7 @@ def failure_sections(findings: AblationFindings) -> list[Section]:
     if failed.empty:
         return []
     rows = tuple((row["key"], row["reason"]) for _, row in failed.iterrows())
-    remark = "The same command again tries them once more."
+    remark = "To try them again, type the same command."
     return [Section("Cells that failed", (remark,), ("Cell", "Reason"), rows)]
 
 
@@ -221,13 +226,13 @@ def _origin(winner: dict[str, Any], assumed: list[str]) -> tuple[str, ...]:
         of_study = f"Trial {origin['trial']} of the study {origin['study']}"
         edited = ""
         if origin.get("edited"):
-            edited = "; edited after export, so it is not the network of that trial any more"
+            edited = "; edited after export, so it is no longer the network of that trial"
         remarks = [f"{of_study}, exported {origin['created']}{edited}."]
         if origin.get("selected_on") == "test":
             remarks.append(
-                "It was chosen by its loss on the search's test molecules, as in the paper; errors "
-                "on those molecules are therefore too low."
+                "It was chosen by its loss on the search's test molecules, as in the paper. "
+                "Therefore errors on these molecules are too low."
             )
     if assumed:
-        remarks.append(f"Not stated by its source, assumed: {', '.join(assumed)}.")
+        remarks.append(f"Assumed, because its source does not state them: {', '.join(assumed)}.")
     return tuple(remarks)

@@ -17,7 +17,7 @@ from hpsearch.results.findings import AblationFindings
 def provenance_section(links: tuple[Link, ...]) -> Section:
     """Return the chain of provenance as a table, with one sentence that sums it up."""
     return Section(
-        "What stands behind the numbers",
+        "Where the numbers come from",
         (verdict(links),),
         ("Link", "Value", "Check"),
         tuple((link.name, link.value, f"{link.state}: {link.detail}") for link in links),
@@ -28,9 +28,9 @@ def verdict(links: tuple[Link, ...]) -> str:
     """Return a sentence: the chain is unbroken, or which links are broken or unknown."""
     broken = ", ".join(link.name for link in links if link.state == "broken")
     unknown = ", ".join(link.name for link in links if link.state == "unknown")
-    found = [f"is broken at {broken}"] if broken else []
-    found += [f"could not be checked at {unknown}"] if unknown else []
-    return f"The chain from the molecules to the code {' and '.join(found) or 'is unbroken'}."
+    problems = [f"is broken at {broken}"] if broken else []
+    problems += [f"could not be checked at {unknown}"] if unknown else []
+    return f"The chain from the molecules to the code {' and '.join(problems) or 'is unbroken'}."
 
 
 # --- Validation and test errors -------------------------------------------------------------------
@@ -50,17 +50,17 @@ def validation_gap_section(findings: AblationFindings) -> Section:
         "Validation",
         "Test",
         "Standard error",
-        "Parted by",
+        "Gap in standard errors",
         "Verdict",
     )
     return Section(title, (_METHOD, *_warnings(gaps)), header, rows)
 
 
 _METHOD = (
-    "The arm of the lowest validation error at each target, averaged over its completed repeats. "
-    "The standard error of the difference is s·√(1/validation + 1/test molecules), where s is the "
-    "standard deviation of a test molecule's absolute error. The epoch was chosen on the "
-    "validation molecules, so a test error that is a little higher is expected."
+    "For each target, the arm with the lowest validation error, averaged over its completed "
+    "repeats. The gap is test minus validation, in standard errors s·√(1/validation + 1/test "
+    "molecules), where s is the standard deviation of the absolute errors of the test molecules. "
+    "The validation molecules chose the epoch, so a slightly higher test error is expected."
 )
 
 
@@ -75,7 +75,7 @@ def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
         number(gap["test_mae"]),
         number(gap["standard_error"]),
         f"{apart:+.1f}" if known else "",
-        ("they part" if abs(apart) > LARGE_GAP else "they agree") if known else "unknown",
+        ("they differ" if abs(apart) > LARGE_GAP else "they agree") if known else "unknown",
     )
 
 
@@ -85,11 +85,11 @@ def _warnings(gaps: pd.DataFrame) -> tuple[str, ...]:
     said = [_warning(gap) for gap in large.to_dict("records")]
     if len(known) < len(gaps):
         said.append(
-            "Unknown where the errors of single test molecules were not recorded: an earlier "
-            "version trained those networks."
+            "Unknown if the errors of single test molecules were not recorded, because an earlier "
+            "version trained the network."
         )
     if large.empty and len(known) == len(gaps):
-        said.append(f"No two of them are more than {LARGE_GAP:.0f} standard errors apart.")
+        said.append(f"No gap is larger than {LARGE_GAP:.0f} standard errors.")
     return tuple(said)
 
 
@@ -100,6 +100,6 @@ def _warning(gap: dict[Any, Any]) -> str:
     return (
         f"Warning: {of.symbol}: the test error of {gap['arm']}, {number(gap['test_mae'])} "
         f"{of.unit}, is {abs(apart):.1f} standard errors {side} than the validation "
-        f"error that chose it, {number(gap['validation_mae'])} {of.unit}: the validation molecules "
-        "do not stand for new ones; choose on more of them, or split anew."
+        f"error that chose it, {number(gap['validation_mae'])} {of.unit}. So the validation "
+        "molecules do not represent new ones. Use more of them, or another split."
     )

@@ -32,8 +32,8 @@ def _intervals(table: pd.DataFrame) -> Section:
         unit = unit_symbol(target(name).unit)
         rows.append((target(name).symbol, unit, *(cells.get(arm, BLANK) for arm in arms)))
     remark = (
-        "Mean over the repeats, a repeat's molecules averaged first, with Student's 95 % interval: "
-        "what other seeds would give on the same test molecules. One repeat has no interval."
+        "Mean over the repeats with Student's 95 % interval. The interval shows how much other "
+        "seeds would change the error on the same test molecules. One repeat has no interval."
     )
     return Section("Test errors over repeats", (remark,), ("Target", "Unit", *arms), tuple(rows))
 
@@ -63,13 +63,14 @@ def _differences(comparisons: pd.DataFrame) -> Section:
         for row in comparisons.to_dict("records")
     )
     remarks = (
-        "Differences of test MAEs repeat by repeat: the arms of a repeat share their seed, their "
-        "order of batches and their test molecules. Negative: the first is better. The interval "
-        "and p (paired t-test) are over repeats; Holm's correction is over the targets of a pair. "
-        "± molecules is the standard error that other test molecules would bring.",
+        "Differences of test MAEs, first arm minus second arm. Negative: the first is better. They "
+        "are taken repeat by repeat, because the arms of a repeat share their seed, their order of "
+        "batches and their test molecules. The interval and p (paired t-test) are over repeats. "
+        "Holm's correction is over the targets of a pair. ± molecules: the standard error from the "
+        "choice of test molecules.",
     )
     header = (
-        *("Pair", "Target", "Unit", "Difference", "95 % interval", "of the second"),
+        *("Pair", "Target", "Unit", "Difference", "95 % interval", "relative to the second"),
         *("± molecules", "p", "p (Holm)", "Repeats", "Verdict"),
     )
     return Section("Differences between arms", remarks, header, rows)
@@ -87,11 +88,11 @@ def _over_targets(comparisons: pd.DataFrame, distinct: bool) -> Section:
         )
         for row in table.to_dict("records")
     )
-    counted = "count once, by their mean" if distinct else "count as four, though they are nearly "
-    counted += "" if distinct else "one target; --distinct-targets counts them once"
+    counted = "count as one target, their mean" if distinct else "count as four targets, although "
+    counted += "" if distinct else "they are nearly equal; --distinct-targets counts them as one"
     remarks = (
-        "Wilcoxon's signed-rank test, two-sided and exact, of the relative differences over "
-        f"targets. U0, U, H and G {counted}.",
+        "Wilcoxon's signed-rank test of the relative differences over targets, two-sided and "
+        f"exact. U0, U, H and G {counted}.",
     )
     header = ("Pair", "Targets", "Mean relative difference", "p", "Not tested because")
     return Section("Over the targets", remarks, header, rows)

@@ -89,9 +89,9 @@ def _summary(model: _Model) -> Section:
         (
             f"A network that predicts {of.symbol} of a small organic molecule, in {of.unit}, from "
             "its elements and the positions of its atoms.",
-            f"It is {arm}, repeat {cell['repeat']}: of {model.others} completed "
-            "networks for this target the one of the lowest validation error. Test errors took no "
-            "part in the choice.",
+            f"It is {arm}, repeat {cell['repeat']}. It has the lowest validation error of "
+            f"{model.others} completed networks for this target. Test errors were not used to "
+            "choose it.",
         ),
     )
 
@@ -121,8 +121,8 @@ def _data(model: _Model) -> Section:
     training = run["configuration"]["training"]
     rows = (
         ("training molecules", value(model.molecules("train"))),
-        ("validation molecules, which chose the epoch", value(model.molecules("validation"))),
-        ("test molecules, opened once", value(model.molecules("test"))),
+        ("validation molecules, used to choose the epoch", value(model.molecules("validation"))),
+        ("test molecules, used once", value(model.molecules("test"))),
         ("hash of the molecules", value(run["data_hash"])),
         ("hash of the three sets", value(run["split_hash"])),
         ("epochs trained, at most", f"{value(cell['epochs'])}, {value(training['epochs'])}"),
@@ -132,9 +132,9 @@ def _data(model: _Model) -> Section:
         ("trained on", value(run["device"])),
     )
     remark = (
-        "QM9: positions in Å; the target is trained less its atomic references, where Table 2 of "
-        "arXiv:2008.08461 has some, and normalised by the training molecules' mean and deviation "
-        "an atom (Eqs. 14-16)."
+        "QM9, with positions in Å. Atomic references are subtracted from the target, if Table 2 of "
+        "arXiv:2008.08461 has some. The target is normalised by the training molecules' mean and "
+        "standard deviation per atom (Eqs. 14-16)."
     )
     return Section("Training and data", (remark,), ("What", "Value"), rows)
 
@@ -142,7 +142,7 @@ def _data(model: _Model) -> Section:
 def _errors(model: _Model) -> Section:
     known = model.ablation.data.get("baselines", {})
     validation, test = (value(model.molecules(which)) for which in ("validation", "test"))
-    naive = {"mean": "the training molecules' mean", "composition": "a fit to the composition"}
+    naive = {"mean": "mean of the training molecules", "composition": "composition fit"}
     rows = [
         ("this network, validation", validation, number(model.cell["validation_mae"])),
         ("this network, test", test, number(model.cell["test_mae"])),
@@ -152,8 +152,9 @@ def _errors(model: _Model) -> Section:
         ),
     ]
     remark = (
-        "The validation error chose epoch, arm and repeat and is a little too low; the test error "
-        "is the one to quote. The last two see no geometry: a network must beat them."
+        "Report the test error. The validation error was used to choose epoch, arm and repeat, so "
+        "it is slightly too low. The last two rows are predictions without a geometry: the mean, "
+        "and a linear fit on the counts of each element. A useful network beats both."
     )
     header = ("Mean absolute error", "Molecules", model.target.unit)
     return Section("Errors", (remark,), header, tuple(rows))
@@ -167,17 +168,15 @@ def _publications(model: _Model) -> Iterator[Section]:
     rows = tuple(
         (
             name,
-            f"{published.TRAIN_MOLECULES:,}" if name in theirs else "another number",
+            f"{published.TRAIN_MOLECULES:,}" if name in theirs else "a different number",
             number(errors[name]),
         )
         for name in published.NETWORKS
     )
     comparable = train == published.TRAIN_MOLECULES
     ours = "an unknown number of" if train is None else f"{train:,}"
-    remark = (
-        f"As printed in Table 1 of arXiv:2008.08461. This network saw {ours} training molecules"
-    )
-    remark += "." if comparable else ", so these errors are not comparable with its own."
+    remark = f"From Table 1 of arXiv:2008.08461. This network had {ours} training molecules"
+    remark += "." if comparable else ", so its error cannot be compared with these."
     header = ("Network", "Training molecules", model.target.unit)
     yield Section("Published errors", (remark,), header, rows)
 
@@ -186,9 +185,9 @@ def _use(model: _Model) -> Section:
     return Section(
         "Intended use",
         (
-            "Studies of architectures on QM9, and estimates for molecules like those in it: "
-            "elements H, C, N, O and F, up to 29 atoms with hydrogen and 9 without, in the "
-            "equilibrium geometry of B3LYP/6-31G(2df,p), the method whose properties it predicts.",
+            "Studies of architectures on QM9, and predictions for similar molecules: elements H, "
+            "C, N, O and F; up to 29 atoms, of which at most 9 are not hydrogen; equilibrium "
+            "geometries of B3LYP/6-31G(2df,p). It predicts properties at this level of theory.",
         ),
     )
 
@@ -198,25 +197,24 @@ def _limits(model: _Model) -> Section:
     cutoff = value(network["radial_maximum_angstrom"])
     if network["featurization_vectors"] + network["output_vectors"]:
         symmetry = (
-            "The prediction does not change when the molecule is rotated, moved or its atoms are "
-            "listed in another order. It may change under reflection: mirror images need not get "
-            "the same value."
+            "The prediction does not change if the molecule is rotated or moved, or if its atoms "
+            "are listed in another order. It may change under reflection: mirror images may get "
+            "different values."
         )
     else:
         symmetry = (
-            "Without vectors it sees distances only: the prediction does not change under "
-            "rotation, translation, reflection or another order of the atoms."
+            "The network has no vectors, so it only sees distances. The prediction does not change "
+            "under rotation, translation, reflection or another order of the atoms."
         )
     return Section(
         "Limits",
         (
             symmetry,
-            f"Atoms farther apart than {cutoff} Å do not see each other directly, and the "
-            "prediction is smooth in the positions only as long as no pair of atoms crosses that "
-            "distance. It was trained on equilibrium geometries: use no forces of it.",
-            "Outside of what it was trained on - other elements, ions, radicals, larger molecules, "
-            "geometries from another method or away from equilibrium - errors grow, and nothing in "
-            "the output says so.",
+            f"Atoms farther apart than {cutoff} Å do not interact directly. The prediction is not "
+            "smooth where a pair of atoms crosses this distance. The network was trained on "
+            "equilibrium geometries: do not compute forces with it.",
+            "Errors are larger for other elements, ions, radicals, larger molecules, geometries of "
+            "another method and geometries away from equilibrium. The output does not show this.",
         ),
     )
 
@@ -240,8 +238,8 @@ def _origin(model: _Model) -> Section:
         rows.append(
             ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
         )
-    remark = "The report's chain of data, split, space, study, export, runs, code and environment "
-    remark += "says whether all of this hangs together."
+    remark = "The report checks that data, split, space, study, export, runs, code and environment "
+    remark += "agree."
     return Section("Origin", (remark,), ("What", "Value"), tuple(rows))
 
 
@@ -285,22 +283,22 @@ def _loading(model: _Model) -> str:
     """Return Markdown with the weights' file and code that loads it; a section cannot hold code."""
     epoch = int(model.cell["best_epoch"])
     folder = Path(*Path(model.run["directory"]).parts[-4:])
-    found = _weights_file(Path(model.run["directory"]), epoch)
+    file = _weights_file(Path(model.run["directory"]), epoch)
     pattern = f"{checkpoint.BEST}-{epoch:05d}-*.safetensors"
-    path = f'next(Path().glob("{pattern}"))' if found is None else f'Path("{found}")'
+    path = f'next(Path().glob("{pattern}"))' if file is None else f'Path("{file}")'
     code = _SNIPPET.format(path=path, target=model.target.name, unit=model.target.unit)
     return (
         "## Loading the weights\n\n"
-        f"File `{found or pattern}` of the folder `{folder.as_posix()}`, which lies in the folder "
-        "of the runs (`--runs` of `hpsearch ablate`). Beside the weights it holds the "
-        f"configuration and the statistics of the training molecules.\n\n```python\n{code}```\n"
+        f"The file `{file or pattern}` is in the folder `{folder.as_posix()}`, inside the folder "
+        "of the runs (`--runs` of `hpsearch ablate`). It contains the weights, the configuration "
+        f"and the statistics of the training molecules.\n\n```python\n{code}```\n"
     )
 
 
 def _weights_file(directory: Path, epoch: int) -> str | None:
     """Return the name of the best epoch's weights file; ``None`` if it cannot be reached."""
     try:
-        found = checkpoint.files(directory, checkpoint.BEST)
+        paths = checkpoint.files(directory, checkpoint.BEST)
     except OSError:
         return None
-    return next((path.name for path in found if checkpoint.epoch_of(path) == epoch), None)
+    return next((path.name for path in paths if checkpoint.epoch_of(path) == epoch), None)

@@ -194,7 +194,7 @@ def html_sections(sections: Iterable[Section]) -> str:
 
 def _html_figure(figure: Figure, with_csv: bool) -> str:
     name, file = html.escape(figure.name), html.escape(figure.csv_name)
-    caption = f'<figcaption>Its numbers: <a href="{file}">{file}</a></figcaption>'
+    caption = f'<figcaption>Numbers of this figure: <a href="{file}">{file}</a></figcaption>'
     return (
         f'<section class="drawing"><h2 id="figure-{name}">{html.escape(figure.title)}</h2>\n'
         f"<figure>{figure.html}{caption if with_csv and figure.csv else ''}</figure></section>"

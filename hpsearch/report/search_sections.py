@@ -8,7 +8,7 @@ import pandas as pd
 
 from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Section
-from hpsearch.report.text import number, settings, value
+from hpsearch.report.text import compared_loss, number, settings, value
 from hpsearch.results.tables import TRIAL_COLUMNS, search_table
 from hpsearch.search.study import Study
 
@@ -16,7 +16,10 @@ from hpsearch.search.study import Study
 def search_sections(study: Study) -> list[Section]:
     """Return the winner, the trials, and the parameters of each trial."""
     table, accuracy = search_table(study), study.quote_accuracy()
-    counted = f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18)."
+    counted = (
+        f"{study.counts()}. A trial's loss is its lowest validation loss (Eq. 18), summed over the "
+        "targets."
+    )
     parameters = [name for name in table.columns if name not in TRIAL_COLUMNS]
     return [
         _winner(study),
@@ -27,7 +30,7 @@ def search_sections(study: Study) -> list[Section]:
             tuple(_trial(trial, row) for trial, row in table.iterrows()),
         ),
         Section(
-            "What the trials drew",
+            "The parameters of the trials",
             (),
             ("Trial", *(name.replace("_", " ") for name in parameters)),
             tuple(
@@ -59,10 +62,11 @@ def _winner(study: Study) -> Section:
     origin = winner.provenance
     assert origin is not None
     rows = settings(winner.config.to_dict())
+    loss = compared_loss(origin.validation_loss, origin.zero_output_loss)
     remark = (
-        f"Trial {origin.trial}, by its validation loss of {number(origin.validation_loss)} (a "
-        f"network whose output is zero has {number(origin.zero_output_loss)}), summed over "
-        f"{len(winner.config.targets)} targets, trained on "
-        f"{winner.config.data.train_size:,} molecules."
+        f"Trial {origin.trial} has the lowest validation loss: {loss}. The loss is summed over "
+        f"{len(winner.config.targets)} targets. The network was trained on "
+        f"{winner.config.data.train_size:,} molecules. Predicting zero, that is the mean, has the "
+        f"loss {number(origin.zero_output_loss)}."
     )
     return Section(title, (remark,), ("Setting", "Value"), rows)

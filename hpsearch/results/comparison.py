@@ -183,15 +183,16 @@ def _significance(
 ) -> dict[str, Any]:
     more: int | None = None
     if row["repeats"] == 1:
-        verdict = "open: one repeat, two are the least"
+        verdict = "not tested: at least two repeats are needed"
     elif p_holm < LEVEL:
-        verdict = f"settled: {row['first'] if row['difference'] < 0 else row['second']} is better"
+        better = row["first"] if row["difference"] < 0 else row["second"]
+        verdict = f"significant: {better} is better"
     else:
         more = more_repeats_needed(difference, level=LEVEL / tests)
         verdict = (
-            "open: more than 100 repeats would be needed"
+            "not significant: more than 100 repeats would be needed"
             if more is None
-            else f"open: about {more} more repeat{'s' * (more > 1)} would settle this"
+            else f"not significant: about {more} more repeat{'s' * (more > 1)} needed"
         )
     return {"p_holm": p_holm, "more_repeats": more, "verdict": verdict}
 

@@ -110,12 +110,12 @@ def _exported(search: SearchFindings, origin: Mapping[str, Any]) -> ExportedTria
     trial = str(origin.get("trial"))
     rows = search.rows
     states = {str(row.number): row.state.name for row in rows.trials}
-    found: list[dict[Any, Any]] = rows.runs[rows.runs["key"] == trial].to_dict("records")
+    records: list[dict[Any, Any]] = rows.runs[rows.runs["key"] == trial].to_dict("records")
     losses = rows.epochs.loc[rows.epochs["key"] == trial, "validation_loss"].dropna()
     return ExportedTrial(
         provenance=search.study.provenance,
         state=states.get(trial),
-        run=found[0] if found else {},
+        run=records[0] if records else {},
         best_loss=float(losses.min()) if len(losses) else None,
     )
 

@@ -94,11 +94,11 @@ def _space(seen: Evidence) -> Link:
         return Link("space", value, "unknown", "the store does not have the study's space")
     broken = []
     if content_hash(stored["content"]) != stored.get("hash"):
-        broken.append("the study's space was changed in the store: its content has another hash")
+        broken.append("the study's space was changed in the store: its hash differs")
     now = str(stored.get("hash"))
     if recorded != now and not _differs_in_trials(seen.search.provenance, recorded):
         broken += disagreements([("the export", recorded), ("the study", now)])
-    sound = "the study's space, whose hash was made again from its content"
+    sound = "the study's space; its hash was computed again from its content"
     return link("space", value, sound, broken, [])
 
 
@@ -147,11 +147,11 @@ def _export(seen: Evidence) -> Link:
     mine = fingerprint(config)
     value = f"{seen.export.get('name', '')} {short(mine)}".strip()
     if seen.origin is None:
-        return Link("export", value, "unknown", f"{BY_HAND}: no search stands behind it")
+        return Link("export", value, "unknown", f"{BY_HAND}, not by a search")
     theirs = seen.search.run.get("fingerprint") if seen.search else None
     edited = bool(seen.origin.get("edited"))
     if theirs == mine:
-        marked = ", though it is marked as edited" if edited else ""
+        marked = ", although it is marked as edited" if edited else ""
         return Link("export", value, "unbroken", f"the trial's configuration{marked}")
     if edited:
         return Link("export", value, "broken", "edited after it was exported")
@@ -167,7 +167,7 @@ def _runs(seen: Evidence) -> Link:
         return Link("runs", "", "unknown", "the ablation has no runs")
     arms = _networks_by_arm(seen.runs)
     broken = [
-        f"the run {key} has a configuration of another fingerprint than its own"
+        f"the configuration of the run {key} has another fingerprint than recorded"
         for key, config, stored in zip(
             seen.runs["key"], seen.runs["configuration"], seen.runs["fingerprint"], strict=True
         )
@@ -178,7 +178,7 @@ def _runs(seen: Evidence) -> Link:
     ]
     unlike, unknown = _unlike_the_export(seen, arms)
     value = f"{len(seen.runs)} networks, {len(arms)} {'arm' if len(arms) == 1 else 'arms'}"
-    sound = "every configuration has its fingerprint; the arms derive from the exported network"
+    sound = "every configuration has its fingerprint; the arms follow from the exported network"
     return link("runs", value, sound, broken + unlike, unknown)
 
 
@@ -210,11 +210,11 @@ def _unlike_the_export(
         if arm.name in arms
     }
     broken = [
-        f"{arm} is another network than the one that derives from the export"
+        f"the network of {arm} does not follow from the exported network"
         for arm, network in derived.items()
         if network not in arms[arm]
     ]
-    return broken, [] if derived else ["no arm is one that derives from the exported network"]
+    return broken, [] if derived else ["no arm follows from the exported network"]
 
 
 def _code(seen: Evidence) -> Link:
@@ -225,17 +225,17 @@ def _code(seen: Evidence) -> Link:
         commits = [seen.origin.get("git_commit"), *commits]
     named = [str(commit) for commit in dict.fromkeys(commits) if commit is not None]
     dirty = [_commit(commit) for commit in named if commit.endswith(_DIRTY)]
-    broken = [f"files were changed beside {', '.join(dirty)}"] if dirty else []
+    broken = [f"there were uncommitted changes on {', '.join(dirty)}"] if dirty else []
     unknown = [] if launches else ["the launches have not recorded it"]
     if len(named) > 1:
         # Not "broken": each commit can be checked out again, and may compute the same numbers.
         listed = ", ".join(map(_commit, named))
-        unknown.append(f"several commits, {listed}, which may not compute alike")
+        unknown.append(f"several commits, {listed}, which may not compute the same numbers")
     if None in commits:
-        unknown.append("a launch did not run from a checkout, so that its commit is not known")
-    sound = "one commit for the search and the ablation, nothing changed beside it"
+        unknown.append("a launch did not run from a checkout, so its commit is not known")
+    sound = "one commit for the search and the ablation, without uncommitted changes"
     if seen.origin is None:
-        sound = "one commit for every launch, nothing changed beside it"
+        sound = "one commit for every launch, without uncommitted changes"
     return link("code", ", ".join(map(_commit, named)), sound, broken, unknown)
 
 

@@ -159,9 +159,8 @@ def signed_rank_test(differences: Sequence[float]) -> float:
     numbers = [difference for difference in differences if difference != 0.0]
     if len(numbers) < LEAST_TARGETS:
         raise InputError(
-            f"a signed-rank test over targets needs at least {LEAST_TARGETS} that differ, got "
-            f"{len(numbers)}: with fewer it cannot reach 0.05, whatever the numbers are; ablate "
-            "more targets"
+            f"a signed-rank test needs at least {LEAST_TARGETS} targets with a difference, got "
+            f"{len(numbers)}; with fewer, p cannot be below 0.05; ablate more targets"
         )
     method = stats.PermutationMethod(n_resamples=2 ** len(numbers))
     return float(stats.wilcoxon(numbers, method=method).pvalue)

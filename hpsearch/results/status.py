@@ -134,7 +134,7 @@ def _of_study(store: StoreReader, study: Study) -> Status:
             FailedRun(
                 str(row["number"]),
                 row["failure"] or "failed",
-                row["failure_reason"] or "told without a reason",
+                row["failure_reason"] or "ended without a reason",
                 row["failure_traceback"] or "",
             )
             for row in records

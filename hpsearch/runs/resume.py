@@ -225,11 +225,37 @@ def _require_same_run(directory: Path, values: Mapping[str, Any], identity: Iden
     for key in ("fingerprint", "data_hash", "split_hash"):
         theirs = str(values.get(key))
         if theirs != identity[key]:
-            kind = InputError if key == "fingerprint" else MachineError
-            raise kind(
-                f"the checkpoint in {directory} must belong to this run; its {key} is "
-                f"{theirs[:12]}, the run's is {identity[key][:12]}; move the folder away"
+            if key == "fingerprint":
+                changed = _changed(values.get("config") or {}, identity["config"])
+                raise InputError(
+                    f"{directory} holds a run with other settings ({changed}); choose another "
+                    "folder, or move this one away"
+                )
+            raise MachineError(
+                f"{directory} holds a run on other molecules ({key} {theirs[:12]}, now "
+                f"{identity[key][:12]}); move the folder away"
             )
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any], most: int = 3) -> str:
+    """Return the settings that differ: ``epochs 3, now 6``."""
+    old, new = _settings(before), _settings(after)
+    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    texts = [f"{name} {_text(old.get(name))}, now {_text(new.get(name))}" for name in names[:most]]
+    more = len(names) - most
+    return "; ".join([*texts, f"and {more} more"] if more > 0 else texts) or "fingerprint differs"
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of all parts of a configuration."""
+    settings: dict[str, Any] = {}
+    for part, value in config.items():
+        settings.update(value if isinstance(value, Mapping) else {part: value})
+    return settings
 
 
 def _state_of(tensors: dict[str, Tensor], values: dict[str, Any]) -> State:

@@ -107,7 +107,7 @@ class SearchCosts:
         )
         if len(timed) < LEAST:
             raise HpsearchError(
-                f"a quote needs {LEAST} timed configurations, got {len(timed)}; a budget "
+                f"an estimate needs {LEAST} timed configurations, got {len(timed)}; a budget "
                 "(max_parameters) leaves out what is too large for this machine"
             )
         costs = replace(self, model=CostModel(timed, self.molecules))
@@ -195,7 +195,7 @@ def trials_done(
         store = StoreReader.open(url)
     except InputError as error:
         # A launch will create or upgrade the store, or report the error.
-        say(f"all trials are quoted, for nothing is known of the study: {error}")
+        say(f"the estimate is for all trials, because the study cannot be read: {error}")
         return None
     with store:
         return finished_trials(store, space, name, molecules, force=force)

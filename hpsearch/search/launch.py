@@ -236,7 +236,7 @@ def _resume_or_end(
         files.remove(row.number)
     return StartCounts(
         complete=count_state(states, "COMPLETE"),
-        reclaimed=len(epochs),
+        resumed=len(epochs),
         left=room - len(epochs),
         pruned=count_state(states, "PRUNED"),
         epochs=tuple(epochs),

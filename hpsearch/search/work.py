@@ -44,14 +44,14 @@ class StartCounts:
 
     Attributes:
         complete: complete trials.
-        reclaimed: unfinished trials of an earlier launch, which this launch resumes.
+        resumed: unfinished trials of an earlier launch, which this launch resumes.
         left: trials still to be sampled.
         pruned: trials that a scheduler stopped early.
         epochs: number of recorded epochs of each resumed trial.
     """
 
     complete: int
-    reclaimed: int
+    resumed: int
     left: int
     pruned: int = 0
     epochs: tuple[int, ...] = ()
@@ -59,8 +59,8 @@ class StartCounts:
     def __str__(self) -> str:
         pruned = f", {self.pruned} pruned" if self.pruned else ""
         epochs = sorted(set(self.epochs), reverse=True)
-        at = f" at epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if epochs else ""
-        return f"{self.complete} complete{pruned}, {self.reclaimed} reclaimed{at}, {self.left} left"
+        at = f" from epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if epochs else ""
+        return f"{self.complete} complete{pruned}, {self.resumed} resumed{at}, {self.left} left"
 
 
 @dataclass

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpsearch.cost.estimate import TimeLeft
-from hpsearch.report.text import duration
+from hpsearch.report.text import duration, share
 from hpsearch.runs.messages import EpochMetrics, Outcome, RunFacts
 from hpsearch.terminal.progress import LIVE_COLUMNS, Progress, live_cells
 
@@ -136,7 +136,10 @@ class Board(Progress):
     def _summary(self) -> str:
         parts = [self.counts_text]
         if self.best is not None:
-            parts.append(f"best {self.best[0]:,.4g} ({self.noun} {self.best[1]})")
+            loss, key = self.best
+            facts = self._facts.get(key)
+            part = "" if facts is None else f", {share(loss, facts.zero_output_loss)}"
+            parts.append(f"best loss {loss:,.4g}{part} ({self.noun} {key})")
         if self._time_left is not None:
             when, seconds = self._time_left
             left = max(seconds - (time.monotonic() - when), 0.0)

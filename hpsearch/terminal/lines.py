@@ -17,7 +17,7 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.report.render import Section, plain
-from hpsearch.report.text import relative
+from hpsearch.report.text import compared_loss
 from hpsearch.terminal.columns import cut
 
 WIDEST_MOLECULE_ANGSTROM = 12.04
@@ -34,10 +34,10 @@ def idle_line(space: SearchSpace) -> str | None:
     widest = max(float(radius) for radius in _possible(space, "radial_maximum_angstrom"))
     if widest <= WIDEST_MOLECULE_ANGSTROM or bases == {"bessel"}:
         return None
+    idle = 100 * (1 - WIDEST_MOLECULE_ANGSTROM / widest)
     return (
-        f"no two atoms of a molecule are {WIDEST_MOLECULE_ANGSTROM:g} Å apart or more, and the "
-        f"space allows cutoffs up to {widest:g} Å: up to "
-        f"{1 - WIDEST_MOLECULE_ANGSTROM / widest:.0%} of a trial's radial functions are idle"
+        f"the space allows cutoffs up to {widest:g} Å, but no molecule is wider than "
+        f"{WIDEST_MOLECULE_ANGSTROM:g} Å: up to {idle:.0f} % of a trial's radial functions are idle"
     )
 
 
@@ -56,29 +56,35 @@ UNEQUAL = 0.05
 def plan_lines(plan: AblationPlan) -> Iterator[str]:
     """Yield the lines of the plan: its runs, and the arms with their numbers of weights."""
     reference = count_weights(plan.network)
-    cells = f"{len(plan.variants)} × {len(plan.targets)} × {plan.repeats}"
+    equal = "nearly equal numbers of weights" if plan.match == "params" else "equal feature size"
     yield (
-        f"{len(plan.cells)} runs: {cells} variants, targets ({', '.join(plan.targets)}), repeats; "
-        f"arms matched by {'weights' if plan.match == 'params' else 'feature components'}"
+        f"{_counted(len(plan.cells), 'run')} = {_counted(len(plan.variants), 'variant')} × "
+        f"{_counted(len(plan.targets), 'target')} ({', '.join(plan.targets)}) × "
+        f"{_counted(plan.repeats, 'repeat')}; variants have {equal}"
     )
     width = max(len(variant.name) for variant in plan.variants)
     for variant in plan.variants:
         network, weights = plan.networks[variant.name], plan.weights[variant.name]
-        features = f"{network.featurization_scalars}x0+{network.featurization_vectors}x1"
         yield (
-            f"  {variant.name:{width}}  {weights:>11,} weights, {features}, {variant.description}"
+            f"  {variant.name:{width}}  {weights:>11,} weights, "
+            f"{network.featurization_scalars} scalars, {network.featurization_vectors} vectors: "
+            f"{variant.description}"
         )
     unequal = [
-        f"{name} {weights / reference - 1:+.0%}"
+        f"{name} {100 * (weights / reference - 1):+.0f} %"
         for name, weights in plan.weights.items()
         if abs(weights / reference - 1) > UNEQUAL
     ]
     if unequal:
-        mend = "; --match params brings them near" if plan.match == "dims" else ""
+        fix = "; --match params makes them nearly equal" if plan.match == "dims" else ""
         yield (
-            f"the arms' weights differ by more than {UNEQUAL:.0%} from the exported network's "
-            f"{reference:,}: {', '.join(unequal)}{mend}"
+            f"the number of weights differs from the exported network's {reference:,} by more than "
+            f"{100 * UNEQUAL:.0f} %: {', '.join(unequal)}{fix}"
         )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
@@ -86,8 +92,8 @@ def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
     origin = winner.provenance
     assert origin is not None
     yield (
-        f"winner: trial {origin.trial}, validation loss {origin.validation_loss:,.4g} "
-        f"({relative(origin.validation_loss, origin.zero_output_loss)})"
+        f"winner: trial {origin.trial}, validation loss "
+        f"{compared_loss(origin.validation_loss, origin.zero_output_loss)}"
     )
     split = make_split(molecules, winner.config.data)
     naive = baselines(molecules, split.train, split.validation, winner.config.targets)
@@ -99,7 +105,10 @@ def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
             f"{naive['mean'][name]:12.4g}  {error.unit}"
         )
     beaten = sum(e.mae < naive["composition"][n] for n, e in origin.validation_maes.items())
-    yield f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)}"
+    yield ("composition: linear fit on the counts of each element; mean: of the training molecules")
+    yield (
+        f"the winner beats the composition fit on {beaten} of {len(origin.validation_maes)} targets"
+    )
 
 
 def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
@@ -160,7 +169,10 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
         f"{facts['test']:,} test molecules"
     )
     yield ""
-    yield "per-atom statistics of the training molecules (Eq. 15) and naive errors on the test set"
+    yield (
+        "training molecules: mean and deviation per atom (Eq. 15); test molecules: MAE of two "
+        "naive predictions"
+    )
     yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
     for row in facts["targets"]:
         yield (

@@ -8,7 +8,7 @@ from typing import Self
 
 from hpsearch.config.targets import target
 from hpsearch.cost.estimate import TimeLeft
-from hpsearch.report.text import duration, relative
+from hpsearch.report.text import duration, relative, share
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, RunFacts
 
 A_DAY = 86_400.0
@@ -19,7 +19,7 @@ def error_text(maes: dict[str, float]) -> str:
     return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
 
 
-LIVE_COLUMNS = ("epoch", "loss", "of zero output's", "s/epoch", "weights", "on")
+LIVE_COLUMNS = ("epoch", "loss", "of zero output", "s/epoch", "weights", "on")
 """The columns of a running run, after its key."""
 
 
@@ -38,9 +38,7 @@ def live_cells(
     """
     if loss is None or zero is None:
         return epoch, "-", "-", seconds, f"{weights:,}", where
-    ratio = loss / zero
-    share = f"{ratio:.1%}" if ratio < 10 else f"{ratio:,.3g} times"
-    return epoch, f"{loss:,.4g}", share, seconds, f"{weights:,}", where
+    return epoch, f"{loss:,.4g}", share(loss, zero), seconds, f"{weights:,}", where
 
 
 class Progress:
@@ -101,34 +99,30 @@ class Progress:
         self._estimate.started(key, facts.resumed_from, time.monotonic(), facts.epochs)
         self._facts[key] = facts
         self._running.add(key)
-        after = f", goes on after epoch {facts.resumed_from}" if facts.resumed_from else ""
+        after = f", resumed from epoch {facts.resumed_from}" if facts.resumed_from else ""
         self._follow(
             f"{self.noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}"
         )
         if facts.damaged:
             files = ", ".join(facts.damaged)
-            self._say(f"{self.noun} {key}: damaged and passed over: {files}")
+            self._say(f"{self.noun} {key}: skipped damaged files: {files}")
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """Report that an epoch has ended."""
         self._estimate.epoch(key, metrics.seconds, time.monotonic())
-        facts = self._facts.get(key)
-        share = ""
-        if facts is not None:
-            share = f" ({relative(metrics.validation_loss, facts.zero_output_loss)})"
         seconds = self.seconds_left
         self._follow(
             f"{self.noun} {key}: epoch {metrics.epoch}, validation loss "
-            f"{metrics.validation_loss:,.4g}{share}, {metrics.seconds:.1f} s"
-            f"{_left(seconds)}"
+            f"{metrics.validation_loss:,.4g}{self._relative(key, metrics.validation_loss)}, "
+            f"{metrics.seconds:.1f} s{_left(seconds)}"
         )
         if not self._is_long and (seconds or 0.0) > A_DAY:
             self._is_long = True
-            self._say("that is more than a day; --dry-run says what would bring it down")
+            self._say("this takes more than a day; --dry-run says how to shorten it")
 
     def retried(self, key: str, failure: Failure, how: str) -> None:
         """Report that a run has failed and is tried again."""
-        self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; goes on {how}")
+        self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; tried again {how}")
 
     def finished(self, key: str, outcome: Outcome) -> None:
         """Report that a run has ended."""
@@ -140,7 +134,8 @@ class Progress:
             ending = f"failed ({outcome.kind}): {outcome.message}"
         else:
             self._done += 1
-            ending = f"{_completed(outcome)}{self._compare(key, outcome)}"
+            relative_loss = self._relative(key, outcome.best_validation_loss)
+            ending = f"{_completed(outcome, relative_loss)}{self._compare(key, outcome)}"
         counts = f"; {self.counts_text}{_left(self.seconds_left)}" if self.counts_text else ""
         self._say(f"{self.noun} {key}: {ending}{counts}")
 
@@ -148,8 +143,10 @@ class Progress:
         """Report how accurate the estimates were, at the end of the launch."""
         errors = self._estimate.errors(time.monotonic())
         if errors is not None:
-            first, half = (f"{abs(e):.0%} too {'long' if e > 0 else 'short'}" for e in errors)
-            self._say(f"the time left was estimated {first} at first, {half} half-way")
+            first, half = (
+                f"{100 * abs(e):.0f} % too {'long' if e > 0 else 'short'}" for e in errors
+            )
+            self._say(f"estimate check: the time left was {first} at first, {half} at half-time")
 
     @property
     def counts_text(self) -> str:
@@ -168,6 +165,11 @@ class Progress:
         """Seconds until the last run ends; ``None`` before the first epoch ends."""
         return self._estimate.left(time.monotonic())
 
+    def _relative(self, key: str, loss: float) -> str:
+        """Return the loss relative to the zero output of the run, in brackets."""
+        facts = self._facts.get(key)
+        return "" if facts is None else f" ({relative(loss, facts.zero_output_loss)})"
+
     def _compare(self, key: str, outcome: Completion) -> str:
         if not self._compares:
             return ""
@@ -182,9 +184,9 @@ def _left(seconds: float | None) -> str:
     return "" if not seconds else f", about {duration(seconds)} left"
 
 
-def _completed(outcome: Completion) -> str:
+def _completed(outcome: Completion, relative_loss: str) -> str:
     text = (
         f"complete after {outcome.epochs} epochs, best validation loss "
-        f"{outcome.best_validation_loss:,.4g} at epoch {outcome.best_epoch}"
+        f"{outcome.best_validation_loss:,.4g}{relative_loss} at epoch {outcome.best_epoch}"
     )
     return text + (f", test MAE {error_text(outcome.test_maes)}" if outcome.test_maes else "")

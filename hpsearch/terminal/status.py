@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.config.targets import target
-from hpsearch.report.text import duration
+from hpsearch.report.text import ZERO_OUTPUT_LEGEND, compared_loss, duration
 from hpsearch.results.status import Status
 from hpsearch.store.recorded import RecordedRun
 from hpsearch.terminal.columns import columns, hanging
@@ -33,6 +33,7 @@ def status_lines(of: Status, where: str, again: str, width: int | None = None) -
         yield ""
         rows = [(of.noun, *LIVE_COLUMNS), *map(_live_row, of.live)]
         yield from columns(rows, width, left=_left(of))
+        yield from hanging("", ZERO_OUTPUT_LEGEND, width)
     ended = ended_rows(of)
     if len(ended) > 1:
         yield from [""] * bool(of.live)
@@ -48,7 +49,7 @@ def traceback_lines(of: Status) -> Iterator[str]:
     number = len(of.failures)
     first = next((failure for failure in of.failures if failure.traceback), None)
     if first is None:
-        why = f"none of the {number} that failed has one: a divergence is no error of the code"
+        why = f"{number} failed without one, since a divergence is no error of the code"
         yield f"{of.kind} {of.name}: no traceback; {why if number else 'no run failed'}"
         return
     yield f"{of.noun} {first.key} failed ({first.kind}): {first.message}"
@@ -61,9 +62,9 @@ def _driver_line(of: Status) -> str | None:
         return f"driven by {of.holder}"
     if not of.counts["running"]:
         return None
-    was = f"; {of.holder} ended or fell silent" if of.holder else ""
+    was = f" ({of.holder} ended or stopped responding)" if of.holder else ""
     return (
-        f"nobody drives it{was}: what is said to be running is interrupted, and goes on from its "
+        f"no launch is active{was}: {of.noun}s marked running are paused, and resume from their "
         "last checkpoint with the next launch"
     )
 
@@ -72,7 +73,10 @@ def _progress_line(of: Status) -> str | None:
     """Return the best trial so far and the time left; ``None`` if neither is known."""
     parts = []
     if of.best is not None:
-        parts.append(f"best so far {of.best[0]:,.4g}, trial {of.best[1]}")
+        loss, trial = of.best
+        zero = of.best_zero_output
+        text = f"{loss:,.4g}" if zero is None else compared_loss(loss, zero)
+        parts.append(f"best so far: trial {trial}, validation loss {text}")
     if of.seconds_left is not None:
         parts.append(f"about {duration(of.seconds_left)} left")
     return "; ".join(parts) or None

@@ -114,7 +114,7 @@ def test_a_search_is_a_work(launches: Launches) -> None:
 @BOTH_DATABASES
 def test_every_trial_is_recorded(launches: Launches, url: str) -> None:
     search = launches()
-    assert str(search.at_start) == "0 complete, 0 reclaimed, 3 left"
+    assert str(search.at_start) == "0 complete, 0 resumed, 3 left"
     launches.run_out(search)
     assert search.next() is None
     assert search.breakdown is None
@@ -211,8 +211,8 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
     del search  # and with it the process
 
     later = launches(space(4))
-    assert later.at_start == StartCounts(complete=1, reclaimed=2, left=1, epochs=(2, 0))
-    assert str(later.at_start) == "1 complete, 2 reclaimed at epochs 2, 0, 1 left"
+    assert later.at_start == StartCounts(complete=1, resumed=2, left=1, epochs=(2, 0))
+    assert str(later.at_start) == "1 complete, 2 resumed from epochs 2, 0, 1 left"
     continued = [later.next() for _ in range(3)]
     assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
     assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
@@ -223,7 +223,7 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
         complete(later, assignment)
     assert later.finished
     assert launches.states() == {"COMPLETE": 4}
-    assert str(launches(space(4)).at_start) == "4 complete, 0 reclaimed, 0 left"
+    assert str(launches(space(4)).at_start) == "4 complete, 0 resumed, 0 left"
 
 
 @BOTH_DATABASES
@@ -244,7 +244,7 @@ def test_a_death_while_drawing_leaves_no_hole(
     assert drawn
 
     later = launches()
-    assert later.at_start.reclaimed == 1
+    assert later.at_start.resumed == 1
     assignment = later.next()
     assert assignment is not None and undisturbed is not None
     assert assignment.key == "0"
@@ -286,12 +286,12 @@ def test_a_death_before_the_verdict_is_told(
 def test_more_trials_extend_a_study_and_fewer_end_it(launches: Launches) -> None:
     launches.run_out(launches(space(2)))
     longer = launches(space(5))
-    assert str(longer.at_start) == "2 complete, 0 reclaimed, 3 left"
+    assert str(longer.at_start) == "2 complete, 0 resumed, 3 left"
     for _ in range(3):
         longer.next()
     assert Study.open(launches.store).counts().wanted == 5
     shorter = launches(space(3))
-    assert shorter.at_start == StartCounts(complete=2, reclaimed=1, left=0, epochs=(0,))
+    assert shorter.at_start == StartCounts(complete=2, resumed=1, left=0, epochs=(0,))
     launches.run_out(shorter)
     # The two that are not wanted any more have ended as well.
     assert launches.states() == {"COMPLETE": 3, "FAIL": 2}
@@ -307,7 +307,7 @@ def test_without_a_number_the_study_keeps_its_trials(launches: Launches) -> None
     assert said == [
         "the study keeps its 5 trials; the space has 2 (--trials 2 asks for fewer)",
     ]
-    assert str(again.at_start) == "0 complete, 3 reclaimed at epoch 0, 2 left"
+    assert str(again.at_start) == "0 complete, 3 resumed from epoch 0, 2 left"
     assert again.space.trials == 5
     launches.run_out(again)
     assert launches.states() == {"COMPLETE": 5}
@@ -491,7 +491,7 @@ def test_a_pruned_trial_has_its_verdict(launches: Launches) -> None:
     search.finish(first.key, DIVERGED)
     launches.run_out(search)
     assert launches.states() == {"COMPLETE": 2, "PRUNED": 1}
-    assert launches().at_start == StartCounts(complete=2, reclaimed=0, left=0, pruned=1)
+    assert launches().at_start == StartCounts(complete=2, resumed=0, left=0, pruned=1)
 
 
 @BOTH_DATABASES
@@ -603,7 +603,7 @@ def test_other_molecules_are_refused_before_a_trial_is_touched(
     with pytest.raises(InputError, match=rf"{what[:4]}\w* hash: \w{{12}} -> eeeeeeeeeeee; restore"):
         launches(molecules={**seen, what: "e" * 64})
     assert launches.states() == {"RUNNING": 1}
-    assert launches(molecules=seen).at_start.reclaimed == 1
+    assert launches(molecules=seen).at_start.resumed == 1
     assert launches(molecules={**seen, what: "e" * 64}, force=True).at_start == StartCounts(0, 0, 3)
 
 
@@ -823,7 +823,7 @@ def test_what_is_no_fault_of_the_trial_is_no_verdict(launches: Launches, kind: F
     assert launches.states() == {"RUNNING": 1}
     assert "failure" not in launches.trial(0).user_attrs
     again = launches()
-    assert again.at_start.reclaimed == 1
+    assert again.at_start.resumed == 1
     launches.run_out(again)
     assert launches.states() == {"COMPLETE": 3}
 
@@ -875,7 +875,7 @@ def test_a_forced_launch_gives_up_what_saw_other_molecules(launches: Launches) -
         launches(space(3), molecules=other)
     forced = launches(space(3), molecules=other, force=True)
     assert forced.forced == [f"split hash: {'s' * 12} -> {'t' * 12}"]
-    assert forced.at_start == StartCounts(complete=1, reclaimed=0, left=2)
+    assert forced.at_start == StartCounts(complete=1, resumed=0, left=2)
     assert "other molecules" in launches.trial(1).user_attrs["failure_reason"]
     launches.store.leave()
     assert "facts" not in {breach.rule for breach in verify(launches.store).breaches}
@@ -887,7 +887,7 @@ def test_a_forced_launch_gives_up_what_was_about_to_see_other_molecules(launches
     assert search.next() is not None  # whose worker has said nothing yet
     other = {**seen, "split_hash": "t" * 64}
     forced = launches(space(3, train_size=30), molecules=other, force=True)
-    assert forced.at_start == StartCounts(complete=0, reclaimed=0, left=3)
+    assert forced.at_start == StartCounts(complete=0, resumed=0, left=3)
     assert "other molecules" in launches.trial(0).user_attrs["failure_reason"]
 
 

@@ -222,7 +222,7 @@ def test_an_argument_of_another_type_is_not_guessed():
     [
         ("Softplus", activations.SoftplusTable),
         ("Radial", radial._Table),
-        ("Slots", slot_inputs._Table),
+        ("SlotTable", slot_inputs._Table),
         ("Weights", slots._Weights),
         ("Neighbourhoods", slots._Table),
     ],

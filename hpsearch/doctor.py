@@ -197,7 +197,7 @@ def _store(url: str) -> Finding:
         return Finding(
             "store",
             "bad",
-            f"{address.label} lies on a network folder ({kind}), where SQLite is not safe",
+            f"{address.label} is in a network folder ({kind}), where SQLite is not safe",
             "--storage sqlite:////LOCAL/FOLDER/hpsearch.db, or postgresql://user@host/database",
         )
     if address.path is not None and not address.path.exists():

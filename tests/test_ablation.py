@@ -645,20 +645,20 @@ def test_the_table_of_no_cells_has_its_columns(store):
 def test_other_runs_under_the_same_name_are_refused(store):
     launch(store, make_plan(name="mine"))
     other = make_plan(name="mine", overrides=Overrides(epochs=3))
-    with pytest.raises(InputError, match="ablation 'mine' must go on with the configuration"):
+    with pytest.raises(InputError, match="ablation 'mine' must continue with the configuration"):
         launch(store, other)
 
 
 def test_other_molecules_under_the_same_name_are_refused(store):
     launch(store)
-    with pytest.raises(InputError, match="must go on with the molecules"):
+    with pytest.raises(InputError, match="must continue with the molecules"):
         launch(store, data=replace(DATA, data_hash="other"))
 
 
 def test_a_split_that_was_edited_meanwhile_is_refused_before_any_cell(store):
     launch(store)
     before = store.experiments()["provenance"].tolist()
-    with pytest.raises(InputError, match=r"must go on with the split .* is split; got other"):
+    with pytest.raises(InputError, match=r"must continue with the split .* is split; got other"):
         launch(store, data=replace(DATA, split_hash="other"))
     assert store.experiments()["provenance"].tolist() == before
 
@@ -668,7 +668,7 @@ def test_a_worker_with_other_molecules_ends_the_launch(store):
     first, second = ablation.next(), ablation.next()
     assert first is not None and second is not None
     ablation.started(first.key, FACTS)
-    with pytest.raises(InputError, match=r"must see the same molecules; the split hash was split"):
+    with pytest.raises(InputError, match=r"must use the same molecules; the split hash was split"):
         ablation.started(second.key, replace(FACTS, split_hash="other"))
 
 
@@ -691,7 +691,7 @@ def test_a_variant_that_derives_another_network_does_not_forget_results(store):
     plan = make_plan(name="mine", variants=["L1Net"], repeats=1)
     run_all(launch(store, plan))
     changed = replace(VARIANTS[0], derive=drop_vectors)
-    with pytest.raises(InputError, match=r"L1Net/mu/0 .* must be the network that it was"):
+    with pytest.raises(InputError, match=r"L1Net/mu/0 .* must have the same network as before"):
         launch(store, replace(plan, variants=(changed,)))
     assert launch(store, plan).finished
 

@@ -131,8 +131,8 @@ def test_a_declared_variant_can_be_chosen_alone(tmp_path: Path) -> None:
     ("text", "line", "message"),
     [
         ("variants: {}\n", 1, "at least 1"),
-        ("variants:\n  L1Net: {network: {residual: false}}\n", 2, "must be a new one"),
-        ("variants:\n  l0net: {network: {residual: false}}\n", 2, "must be a new one"),
+        ("variants:\n  L1Net: {network: {residual: false}}\n", 2, "must be new"),
+        ("variants:\n  l0net: {network: {residual: false}}\n", 2, "must be new"),
         ("variants:\n  mean: {network: {residual: false}}\n", 2, "Table 1's columns"),
         ("variants:\n  A_runs: {network: {residual: false}}\n", 2, "Table 1's columns"),
         ("variants:\n  a/b: {network: {residual: false}}\n", 2, "up to 40 letters"),

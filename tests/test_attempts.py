@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpsearch.executor.attempts import HANGS, LOST_WORKERS, Attempt, next_attempt, verdict
+from hpsearch.executor.attempts import HANGS, LOST_WORKERS, Attempt, final_failure, next_attempt
 from hpsearch.runs.messages import Failure
 
 SHORT = Failure("out_of_memory", "no memory", "Traceback: where", epoch=2)
@@ -53,8 +53,8 @@ def test_what_would_come_again_is_not_tried_again(kind: str) -> None:
 
 
 def test_what_never_fits_is_infeasible() -> None:
-    found = verdict([SHORT] * 4)
+    found = final_failure([SHORT] * 4)
     assert (found.kind, found.traceback, found.epoch) == ("infeasible", "Traceback: where", 2)
-    assert found.message.endswith("one molecule a micro-batch: no memory")
-    assert verdict([DEAD] * 3) == DEAD
-    assert verdict([SHORT, DEAD]) == DEAD
+    assert found.message.endswith("one molecule per micro-batch: no memory")
+    assert final_failure([DEAD] * 3) == DEAD
+    assert final_failure([SHORT, DEAD]) == DEAD

@@ -72,7 +72,7 @@ def test_the_study_goes_on(folder: Path) -> None:
     assert {key: after[key][: len(epochs)] for key, epochs in before.items()} == before
     require_the_same(after, "study")
     said = hpsearch(folder, "verify")
-    assert "4 of 4 with a verdict, 0 failed, 16 epochs: no breaches" in said
+    assert "4 of 4 finished, 0 failed, 16 epochs: no breaches" in said
     assert "trial 2 of before" in hpsearch(folder, "export-best", "-o", "again.yaml")
 
 

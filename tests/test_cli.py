@@ -155,8 +155,7 @@ def test_status_says_how_the_study_stands(session: Session) -> None:
 def test_verify_finds_a_real_study_in_order(session: Session) -> None:
     said = session.said["verify"]
     assert said.endswith(
-        "storage/hpsearch.db: 2 trials checked, 2 of 2 with a verdict, 0 failed, 4 epochs: "
-        "no breaches\n"
+        "storage/hpsearch.db: 2 trials checked, 2 of 2 finished, 0 failed, 4 epochs: no breaches\n"
     )
     assert said.count("\n") == 1
     stated = json.loads(session.said["verify --json"])
@@ -171,7 +170,9 @@ def test_verify_names_each_breach(store: Path) -> None:
     done = run(store, HPSEARCH, "verify")
     assert done.returncode == 1
     count, facts, terminal = done.stdout.splitlines()
-    assert re.fullmatch(r"count: the study has \d verdicts of \d wanted: launch it again", count)
+    assert re.fullmatch(
+        r"count: the study has \d finished trials of \d wanted: launch it again", count
+    )
     assert facts == "facts: trial 0 has no number of weights"
     assert terminal == "terminal: trial 1 has not ended: launch it again"
     assert re.fullmatch(r"hpsearch: study quick in .*: 3 breaches\n", done.stderr)

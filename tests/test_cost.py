@@ -154,7 +154,7 @@ def test_memory_is_blamed_for_what_the_kernel_killed_alone(
         )
     # Of what a person ended, nothing is said.
     assert len(said) == (number != signal.SIGINT)
-    assert any("memory does not suffice" in line for line in said) == (number == signal.SIGKILL)
+    assert any("memory ran out" in line for line in said) == (number == signal.SIGKILL)
 
 
 def test_timings_are_kept_for_the_same_surroundings_only(

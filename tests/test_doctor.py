@@ -62,7 +62,7 @@ def test_what_keeps_a_launch_from_working_is_named_with_its_fix(tmp_path: Path) 
     done = command(tmp_path, "--storage", f"sqlite:///{tmp_path}/file.db", HPSEARCH_KERNELS="off")
     assert done.returncode == 1
     assert "BAD  store" in done.stdout
-    assert "no SQLite database" in done.stdout
+    assert "not a SQLite database" in done.stdout
     assert done.stderr == "hpsearch: a launch would fail: store\n"
     # Without the compiled kernel it is slower, and works.
     assert "warn kernel" in done.stdout
@@ -156,7 +156,7 @@ def test_a_database_that_a_launch_makes_a_store_of_is_good(tmp_path: Path) -> No
     ("version", "state", "words"),
     [
         ("0001", "good", "has the older schema 0001; `hpsearch launch` upgrades it"),
-        ("9999", "bad", "made by a newer hpsearch than this one"),
+        ("9999", "bad", "of a newer hpsearch"),
     ],
 )
 def test_a_schema_is_bad_where_a_launch_cannot_upgrade_it(

@@ -521,7 +521,7 @@ def test_what_else_a_page_gets_wrong_is_told_in_one_line(text, tmp_path, empty):
 FAILING = {
     "    return 1 / 0": r"mine\.py:3: ZeroDivisionError: division by zero",
     "    raise ValueError('two\\nlines')": r"mine\.py:3: ValueError: two lines",
-    "    return store.find().name": r"mine\.py: the store .* holds no study",
+    "    return store.find().name": r"mine\.py: the store .* has no study",
     "    return 'text'": r"mine\.py: figure must return .*; got str",
     "    import json; json.loads('{')": r"mine\.py:3: JSONDecodeError: ",
 }

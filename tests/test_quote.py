@@ -197,7 +197,7 @@ def test_of_a_study_that_is_in_the_store_only_what_its_space_allows_is_offered(
     # Without another name it is refused, in words that say what to type.
     stored = first_terms(large)
     require_same_space("quick", stored, large.with_overrides(trials=10), force=False)
-    with pytest.raises(InputError, match="or type the same command and add --study NAME, which"):
+    with pytest.raises(InputError, match="or run the same command with --study NAME"):
         require_same_space("quick", stored, large.with_overrides(epochs=3), force=False)
 
 
@@ -400,8 +400,8 @@ def test_a_measured_budget_refuses_by_the_timings_that_are_kept(folder: Path) ->
     )
     assert done.returncode == 1
     assert "which are measured once" not in done.stdout
-    assert "trial 0: refused, beyond the budget: about " in done.stdout
-    assert "1,000 draws in a row were refused, beyond the budget" in done.stderr
+    assert "trial 0: refused, over the budget: about " in done.stdout
+    assert "1,000 configurations in a row were refused, over the budget" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -333,7 +333,7 @@ def test_the_trials_are_told_with_their_reasons(store):
 
 
 def test_by_default_the_report_is_of_the_last_launch(fresh):
-    with pytest.raises(InputError, match="holds no study"):
+    with pytest.raises(InputError, match="has no study"):
         subject(fresh)
     winner = the_winner(run_search(fresh))
     assert subject(fresh).ablation is None

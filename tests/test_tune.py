@@ -207,7 +207,9 @@ def test_memory_that_never_suffices_is_called_infeasible(mixed: Mixed) -> None:
     failure = mixed.work.failure("huge")
 
     assert failure.kind == "infeasible"
-    assert "needs more memory than there is, alone and with one molecule" in failure.message
+    assert (
+        "needs more memory than is available, even alone and with one molecule" in failure.message
+    )
     tries = [event for event in mixed.events if isinstance(event, Retried)]
     assert [(event.key, event.attempt.alone, event.attempt.pieces) for event in tries] == [
         ("huge", True, 1),
@@ -221,7 +223,7 @@ def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) ->
     failure = mixed.work.failure("elsewhere")
 
     assert failure.kind == "machine"
-    assert failure.message.endswith("; the same command goes on once that is mended")
+    assert failure.message.endswith("; fix this, then run the same command again to continue")
     assert "0123abc" in failure.message
     assert mixed.work.facts["tested"].split_hash in failure.message
     assert "elsewhere" not in mixed.work.facts
@@ -325,7 +327,7 @@ def test_without_a_raylet_the_search_ends_instead_of_waiting(
         [raylet] = {parent(worker) for worker in worker_processes()}
         os.kill(raylet, signal.SIGKILL)
 
-    with pytest.raises(HpsearchError, match="no machine of Ray's is left that has 1 CPUs"):
+    with pytest.raises(HpsearchError, match="no machine of the Ray cluster has 1 CPUs"):
         executor.run(
             work,
             Placement(),
@@ -354,7 +356,7 @@ def test_a_silent_run_ends_at_its_deadline(short_folder: Path, tmp_path: Path) -
 
     assert [failure.kind for failure in work.retries["hanging"]] == ["hung"]
     assert work.failure("hanging").kind == "hung"
-    assert "silent for 30 s" in work.failure("hanging").message
+    assert "sent no report for 30 s" in work.failure("hanging").message
     assert work.most_running == 1
     assert work.completion("next").epochs == 2
 
@@ -601,9 +603,13 @@ def refused_for(cause: Exception) -> InputError:
         (OSError(28, "No space left on device"), "disk_full", "OSError: [Errno 28] No space"),
         (refused_for(RuntimeError("can't allocate memory")), "out_of_memory", "refused"),
         (refused_for(ValueError("neither")), "exception", "refused"),
-        (refused_for(PermissionError(13, "Permission denied")), "machine", "refused; the same"),
+        (refused_for(PermissionError(13, "Permission denied")), "machine", "refused; fix this"),
         (OSError(12, "Cannot allocate memory"), "out_of_memory", "OSError: [Errno 12]"),
-        (MachineError("no CUDA device"), "machine", "no CUDA device; the same command goes on"),
+        (
+            MachineError("no CUDA device"),
+            "machine",
+            "no CUDA device; fix this, then run the same command again to continue",
+        ),
     ],
 )
 def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None:
@@ -723,7 +729,7 @@ def test_a_driver_that_no_interrupt_ends_is_ended_by_force(tmp_path: Path) -> No
     )
     child, again = done.stdout.split()
     assert (done.returncode, again) == (128 + signal.SIGTERM, "again")
-    assert done.stderr.startswith("hpsearch: interrupted; Ray did not answer and was killed")
+    assert done.stderr.startswith("hpsearch: interrupted; Ray did not respond and was killed")
     assert not scratch.exists()
     deadline = time.monotonic() + 5
     while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:

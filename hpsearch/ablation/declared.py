@@ -102,7 +102,7 @@ def _check_name(document: Document, name: str, before: list[str]) -> None:
     if name.lower() in taken:
         raise document.error(
             ("variants", name),
-            f"a variant's name must be a new one, whatever its case, got '{name}'; rename it",
+            f"a variant's name must be new, ignoring case, got '{name}'; rename it",
             key=True,
         )
 
@@ -119,7 +119,7 @@ def _check_declaration(
     if not declaration.network and not declaration.training:
         raise document.error(
             ("variants", name),
-            "a variant must change something of network or training, got nothing; add a change",
+            "a variant must change something in network or training, got nothing; add a change",
             key=True,
         )
     parts: dict[str, tuple[dict[str, Any], type[BaseModel]]] = {
@@ -133,7 +133,7 @@ def _check_declaration(
                 why = ", which the repeats set" if field == _OF_THE_REPEATS else ""
                 raise document.error(
                     ("variants", name, part, field),
-                    f"{part} must have fields of the configuration, got '{one_line(field)}'{why}; "
-                    f"{nearest(field, fields)}",
+                    f"{part} must contain only fields of the configuration, got "
+                    f"'{one_line(field)}'{why}; {nearest(field, fields)}",
                     key=True,
                 )

@@ -77,8 +77,8 @@ def _check_same_runs(
     """
     if earlier.provenance.get("identity") != plan.identity:
         raise InputError(
-            f"the ablation '{plan.name}' must go on with the configuration, sizes and epochs that "
-            "it began with; these are others: leave the name out or choose a new one"
+            f"the ablation '{plan.name}' must continue with the configuration, sizes and epochs "
+            "of its first launch; these are different; leave out the name or choose a new one"
         )
     given: dict[str, tuple[str, str]] = {}
     if data is not None:
@@ -90,17 +90,17 @@ def _check_same_runs(
         began_with = earlier.provenance.get(name)
         if began_with not in (None, now):
             raise InputError(
-                f"the ablation '{plan.name}' must go on with the {what} that it began with, whose "
-                f"hash is {began_with[:12]}; got {now[:12]}; restore what it was made from, or "
-                "choose a new name"
+                f"the ablation '{plan.name}' must continue with the {what} of its first launch, "
+                f"whose hash is {began_with[:12]}; got {now[:12]}; restore the data, or choose a "
+                "new name"
             )
     stored = store.runs(earlier.id).set_index("key")["fingerprint"].to_dict()
     for cell in plan.cells:
         if stored.get(str(cell.key), cell.config.fingerprint) != cell.config.fingerprint:
             # Recording the other network would overwrite the stored result.
             raise InputError(
-                f"the cell {cell.key} of the ablation '{plan.name}' must be the network that it "
-                f"was; the variant {cell.key.variant} derives another one now; choose a new name"
+                f"the cell {cell.key} of the ablation '{plan.name}' must have the same network as "
+                f"before; the variant {cell.key.variant} now gives another one; choose a new name"
             )
 
 

@@ -169,5 +169,5 @@ def require_vectors(network: NetworkConfig) -> None:
         raise InputError(
             "an ablation needs a configuration with vectors to drop; got featurization_vectors 0 "
             "and output_vectors 0: every variant would be the same L0Net; export a trial with "
-            "vectors, or give the file some"
+            "vectors, or add vectors to the file"
         )

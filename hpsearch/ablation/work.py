@@ -122,7 +122,7 @@ class Ablation:
         for what, value in given.items():
             if stored[what] != value:
                 raise InputError(
-                    f"every cell of the ablation '{self.plan.name}' must see the same molecules; "
+                    f"every cell of the ablation '{self.plan.name}' must use the same molecules; "
                     f"the {what.replace('_', ' ')} was {stored[what][:12]}, the cell {key} on "
                     f"{facts.host} has {value[:12]}; restore the data or choose a new name"
                 )

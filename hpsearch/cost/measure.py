@@ -66,15 +66,15 @@ def measure(config: TrialConfig, cpus: float, device: str, gpu: str | None = Non
             )
     except subprocess.TimeoutExpired:
         raise HpsearchError(
-            f"a few steps must take less than {_TIMEOUT_SECONDS:g} s; they did not, so nothing can "
-            "be said of the whole"
+            f"a few steps must take less than {_TIMEOUT_SECONDS:g} s; they took longer, so there "
+            "is no estimate"
         ) from None
     if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or ["it said nothing"]
+        words = done.stderr.strip().splitlines() or ["no message"]
         if done.returncode < 0:
             words = [f"killed by signal {-done.returncode}"]
             if done.returncode == -signal.SIGKILL:
-                words = [f"{words[0]}, as where memory does not suffice"]
+                words = [f"{words[0]}, probably because memory ran out"]
             if done.returncode == -signal.SIGINT:
                 raise Ended(f"a few steps were not timed: {words[0]}")
         raise HpsearchError(f"a few steps could not be timed: {words[-1]}")

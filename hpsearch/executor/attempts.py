@@ -37,7 +37,7 @@ class Attempt:
         if self.alone:
             parts.append("alone on its device")
         if self.pieces > 1:
-            parts.append(f"in {self.pieces} micro-batches a step")
+            parts.append(f"in {self.pieces} micro-batches per step")
         return ", ".join(parts)
 
 
@@ -86,14 +86,14 @@ def next_attempt(
     return Attempt(len(failures) + 1, step.alone, step.pieces)
 
 
-def verdict(failures: Sequence[Failure]) -> Failure:
+def final_failure(failures: Sequence[Failure]) -> Failure:
     """Return the failure with which the run ends after its last attempt."""
     last = failures[-1]
     if last.kind != "out_of_memory" or len(failures) == 1:
         return last
     return Failure(
         "infeasible",
-        "needs more memory than there is, alone and with one molecule a micro-batch: "
+        "needs more memory than is available, even alone and with one molecule per micro-batch: "
         f"{last.message}",
         last.traceback,
         last.epoch,

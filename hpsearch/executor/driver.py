@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from hpsearch.errors import HpsearchError
-from hpsearch.executor.attempts import Attempt, Event, Retried, next_attempt, verdict
+from hpsearch.executor.attempts import Attempt, Event, Retried, final_failure, next_attempt
 from hpsearch.executor.cluster import free_resources, machines_up
 from hpsearch.executor.failures import failure_from_tune, tune_error
 from hpsearch.executor.placement import Placement
@@ -167,8 +167,8 @@ class Driver:
             if run.overdue:
                 failure = Failure(
                     "hung",
-                    f"the run was silent for {self.placement.deadline_seconds:g} s, so its worker "
-                    "was killed",
+                    f"the run sent no report for {self.placement.deadline_seconds:g} s, so its "
+                    "worker was killed",
                 )
             with passing_errors():
                 self._finish(run, failure)
@@ -202,7 +202,7 @@ class Driver:
             if attempt is not None:
                 self._retry(run, failures, attempt)
                 return
-            outcome = verdict(failures)
+            outcome = final_failure(failures)
         self.work.finish(run.key, outcome)
         self.on_event(Finished(run.key, outcome))
 
@@ -250,8 +250,8 @@ class Driver:
             if not any(all(m.get(k, 0.0) >= v for k, v in needs.items()) for m in machines):
                 size = " and ".join(f"{value:g} {name}s" for name, value in needs.items() if value)
                 reason = (
-                    f"no machine of Ray's is left that has {size} for a run: one has died, or its "
-                    "raylet; the same command goes on"
+                    f"no machine of the Ray cluster has {size} for a run any more: a machine or "
+                    "its raylet has died; run the same command again to continue"
                 )
                 raise Stop(HpsearchError(reason))
 

@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 
 from hpsearch.runs.messages import Failure
 
-FIX_AND_RELAUNCH = "; the same command goes on once that is mended"
+FIX_AND_RELAUNCH = "; fix this, then run the same command again to continue"
 """Ends the message of a failure that the machine caused."""
 
 

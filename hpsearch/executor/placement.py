@@ -63,7 +63,7 @@ class Placement:
     def _check_device(self) -> None:
         if self.device not in (None, "cpu", "cuda"):
             raise InputError(
-                f"the device must be cpu or cuda, got '{self.device}'; leave it out for cuda where "
+                f"the device must be cpu or cuda, got '{self.device}'; leave it out to use cuda if "
                 "runs are given GPUs"
             )
         if self.device == "cuda" and self.gpus_per_run == 0:

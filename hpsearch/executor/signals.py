@@ -174,7 +174,10 @@ def force_end(
     os.kill(os.getpid(), number)
     if ended.wait(grace_seconds):
         return
-    words = "hpsearch: interrupted; Ray did not answer and was killed; the same command goes on\n"
+    words = (
+        "hpsearch: interrupted; Ray did not respond and was killed; run the same command again to "
+        "continue\n"
+    )
     with suppress(OSError):
         os.write(2, words.encode())
     remove(folder)

@@ -152,7 +152,7 @@ def _check_device(device: str) -> None:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise MachineError(
             f"the run was given a GPU, but torch sees no CUDA device on {socket.gethostname()}; "
-            "install a build of torch for its GPU, or run on the CPU (--device cpu)"
+            "install a build of torch for this GPU, or run on the CPU (--device cpu)"
         )
 
 
@@ -175,7 +175,7 @@ def _check_split(assignment: Assignment, molecules: Molecules) -> None:
         raise MachineError(
             f"the run must use the split {assignment.expected_split}, but its data configuration "
             f"gives the split {given} on {socket.gethostname()}; the molecules, the split file or "
-            "the code that cuts the split have changed"
+            "the code that makes the split has changed"
         )
 
 

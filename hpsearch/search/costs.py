@@ -107,8 +107,8 @@ class SearchCosts:
         )
         if len(timed) < LEAST:
             raise HpsearchError(
-                f"an estimate needs {LEAST} timed configurations, got {len(timed)}; a budget "
-                "(max_parameters) leaves out what is too large for this machine"
+                f"an estimate needs {LEAST} timed configurations, got {len(timed)}; set a budget "
+                "(max_parameters) that leaves out those too large for this machine"
             )
         costs = replace(self, model=CostModel(timed, self.molecules))
         cache_timings(here, timed)

@@ -76,15 +76,15 @@ class Failures:
         why = self._too_many()
         if why is None:
             return None
-        return Breakdown(f"{why}; the last: {failure.message}", self._traceback)
+        return Breakdown(f"{why}; the last error: {failure.message}", self._traceback)
 
     def _too_many(self) -> str | None:
         diverged, total = self._kinds["diverged"], self._kinds.total()
         last = self._shapes[-SAME_FAILURES:]
         if len(last) == SAME_FAILURES and len(set(last)) == 1 and not self._completed:
-            return f"{SAME_FAILURES} runs in a row failed by the same error and none is complete"
+            return f"{SAME_FAILURES} runs in a row failed with the same error, and none is complete"
         if total - diverged >= max(self._wanted, LEAST_FAILURE_LIMIT):
-            return f"{total - diverged} runs failed beside {diverged} that diverged"
+            return f"{total - diverged} runs failed, not counting {diverged} that diverged"
         if total >= max(FAILURES_PER_TRIAL * self._wanted, LEAST_TOTAL_LIMIT):
             return f"{total} runs failed, {diverged} of them diverged"
         return None

@@ -130,8 +130,8 @@ def check_budget(space: SearchSpace, model: CostModel | None) -> None:
         return
     if space.budget.is_measured and model is None:
         raise InputError(
-            "a budget of memory or seconds must come with timings of this machine, got none; "
-            "take them with: hpsearch launch SPACE --dry-run"
+            "a budget of memory or seconds needs timings of this machine, got none; make them "
+            "with: hpsearch launch SPACE --dry-run"
         )
     refused: list[tuple[int, str]] = []
     for config in itertools.islice(random_configs(space), DRAWS_TRIED):

@@ -266,7 +266,7 @@ class Study:
         reason = most_common_failure(trials)
         raise HpsearchError(
             f"the study '{self.name}' has no winner: {self.counts()}"
-            + (f"; most often: {reason}" if reason else "")
+            + (f"; most frequent failure: {reason}" if reason else "")
         )
 
     def _export(
@@ -367,7 +367,7 @@ def _epochs_seconds(trial: FrozenTrial) -> float:
 def most_common_failure(trials: list[FrozenTrial]) -> str | None:
     """Return the most common reason of failed trials, ignoring numbers; ``None`` if none failed."""
     reasons = [
-        trial.user_attrs.get("failure_reason", "told without a reason")
+        trial.user_attrs.get("failure_reason", "ended without a reason")
         for trial in trials
         if trial.state == TrialState.FAIL
     ]

@@ -81,12 +81,12 @@ def require_same_space(
         return
     shown = kept if force else different
     more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    fix = "add --study NAME, which begins a new study beside it"
-    fix += "" if kept else ", or --force, which goes on with this one"
+    fix = "--study NAME, which begins a new study"
+    fix += "" if kept else ", or with --force, which continues this one"
     refused = ", and choices, types and scales cannot change within a study" if kept else ""
     raise InputError(
         f"the study '{name}' was launched with another space: {', '.join(shown[:_SHOWN])}{more}"
-        f"{refused}; leave out what changes it, or type the same command and {fix}"
+        f"{refused}; undo the change, or run the same command with {fix}"
     )
 
 
@@ -125,8 +125,8 @@ def require_same_molecules(
     if different and not force:
         raise InputError(
             f"the study '{name}' was launched with other molecules or another split: "
-            f"{', '.join(different)}; restore the data, start a new study with --study NAME, or go "
-            "on with --force"
+            f"{', '.join(different)}; restore the data, start a new study with --study NAME, or "
+            "continue with --force"
         )
 
 

@@ -102,7 +102,7 @@ class Verification:
 
     def __str__(self) -> str:
         return (
-            f"{self.trials} trials checked, {self.verdicts} of {self.wanted} with a verdict, "
+            f"{self.trials} trials checked, {self.verdicts} of {self.wanted} finished, "
             f"{self.failed} failed, {self.epochs} epochs: {len(self.breaches) or 'no'} "
             f"breach{'' if len(self.breaches) == 1 else 'es'}"
         )
@@ -162,22 +162,24 @@ class _Check:
         """Yield the broken rules that another launch would repair."""
         wanted = _wanted(self._provenance)
         if self._finished < wanted and not self._gone:
-            text = f"has {self._finished} verdicts of {wanted} wanted{advice}"
+            text = f"has {self._finished} finished trials of {wanted} wanted{advice}"
             yield Breach("count", None, text)
         for trial in self._trials:
             if trial.state == "RUNNING":
                 yield Breach("terminal", trial.number, f"has not ended{advice}")
             elif trial.state == "WAITING":
-                yield Breach("terminal", trial.number, "waits in line, put there by hand")
+                yield Breach("terminal", trial.number, "was enqueued by hand and is waiting")
 
     def breaches(self) -> Iterator[Breach]:
         """Yield the broken rules that no launch can repair."""
         if self._gone:
-            yield Breach("study", None, "has no trials: they were deleted or renamed outside")
+            yield Breach(
+                "study", None, "has no trials: they were deleted or renamed outside hpsearch"
+            )
             return
         most = most_wanted(self._provenance)
         if self._finished > most:
-            text = f"has {self._finished} verdicts; no launch wanted more than {most}"
+            text = f"has {self._finished} finished trials; no launch wanted more than {most}"
             yield Breach("count", None, text)
         yield from self._numbers()
         yield from self._twice()
@@ -193,13 +195,13 @@ class _Check:
         ghosts = {run.key for run in self._runs} - {str(number) for number in numbers}
         for number in range(max(numbers, default=-1)):
             if number not in numbers:
-                left = "; its run is still there" if str(number) in ghosts else ""
+                left = "; its run still exists" if str(number) in ghosts else ""
                 yield Breach("numbers", number, f"is missing: it was deleted{left}")
                 ghosts.discard(str(number))
         for key in sorted(ghosts):
             trial = _number(key)
             text = "is missing" if trial is not None else f"has no trial '{key}'"
-            yield Breach("numbers", trial, f"{text}, whose run is there: it was deleted")
+            yield Breach("numbers", trial, f"{text}, although its run exists: it was deleted")
 
     def _twice(self) -> Iterator[Breach]:
         for number, times in Counter(trial.number for trial in self._trials).items():
@@ -327,7 +329,7 @@ def _length(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
         yield Breach(
             "length",
             trial.number,
-            f"is COMPLETE after {max(run.epochs)} of {most} epochs, where early stopping does "
+            f"is COMPLETE after {max(run.epochs)} of {most} epochs, and early stopping did "
             "not end it",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -35,7 +35,7 @@ from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.store import Experiment, Store, TrialState
 from hpsearch.system import failpoint
 
-_USED = "its number had been given before, to a trial that was deleted since"
+_USED = "its number was used before, by a trial that was deleted"
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,15 @@ class StartCounts:
 
     def __str__(self) -> str:
         pruned = f", {self.pruned} pruned" if self.pruned else ""
-        epochs = sorted(set(self.epochs), reverse=True)
-        at = f" from epoch{'s' * (len(epochs) > 1)} {', '.join(map(str, epochs))}" if epochs else ""
-        return f"{self.complete} complete{pruned}, {self.resumed} resumed{at}, {self.left} left"
+        resumed = f"{self.resumed} resumed{_from_epochs(self.epochs)}"
+        return f"{self.complete} complete{pruned}, {resumed}, {self.left} left"
+
+
+def _from_epochs(epochs: Iterable[int]) -> str:
+    texts = [str(epoch) for epoch in sorted(set(epochs), reverse=True)]
+    if len(texts) < 2:
+        return "".join(f" from epoch {text}" for text in texts)
+    return f" from epochs {', '.join(texts[:-1])} and {texts[-1]}"
 
 
 @dataclass
@@ -196,10 +202,10 @@ class Search:
         for what, value in given.items():
             if stored[what] != value:
                 raise InputError(
-                    f"every run of the study '{self.name}' must see the same molecules; the "
+                    f"every run of the study '{self.name}' must use the same molecules; the "
                     f"{what.replace('_', ' ')} was {stored[what][:12]}, run {key} on "
                     f"{facts.host} has {value[:12]}; restore the data, start a new study with "
-                    "--study NAME, or go on with --force"
+                    "--study NAME, or continue with --force"
                 )
         self._rows.annotate(
             trial.trial_id,
@@ -249,7 +255,7 @@ class Search:
             raise HpsearchError(f"run {key} of the study '{self.name}': {outcome.message}")
         curve = self._store.curve(trial.run_id)
         if isinstance(outcome, Completion) and curve.best_validation_loss is None:
-            outcome = Failure("diverged", "no epoch had a validation loss that is a number")
+            outcome = Failure("diverged", "no epoch has a finite validation loss")
         self._rows.annotate(
             trial.trial_id,
             {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch},
@@ -298,7 +304,7 @@ class Search:
         try:
             run = self._store.run(self._experiment_id, key)
         except ValidationError as error:
-            self._drop(row, f"its stored configuration is not valid any more: {_line(error)}")
+            self._drop(row, f"its stored configuration is no longer valid: {_line(error)}")
             return None
         if run is None:
             trial = self._rows.reopen(row.trial_id)
@@ -325,7 +331,7 @@ class Search:
             config = self._rows.draw(trial, self.space.suggest)
         except ValueError as error:
             # The space is wrong, or an enqueued trial has a value that the space does not allow.
-            reason = f"no configuration follows from its parameters: {_line(error)}"
+            reason = f"its parameters give no valid configuration: {_line(error)}"
             self._fail(trial_id, Failure("exception", reason))
             return None
         if config is None:
@@ -371,14 +377,14 @@ class Search:
             self._files.remove(row.number)
 
     def _refuse(self, number: int, trial_id: int, why: str) -> None:
-        reason = f"refused, beyond the budget: {why}"
+        reason = f"refused, over the budget: {why}"
         self._rows.fail_because(trial_id, refusal_attributes(reason))
         self._say(f"trial {number}: {reason}")
         self._refused_in_a_row += 1
         if self._refused_in_a_row >= REFUSALS:
             reason = (
-                f"{REFUSALS:,} draws in a row were refused, beyond the budget; the last: {why}; "
-                "raise the budget or narrow the space"
+                f"{REFUSALS:,} configurations in a row were refused, over the budget; the last: "
+                f"{why}; raise the budget or narrow the space"
             )
             self.breakdown = self.breakdown or Breakdown(reason, "")
 
@@ -387,7 +393,7 @@ class Search:
         self.breakdown = self.breakdown or self._failures.note(failure)
         if self.breakdown is not None:
             for row in self._abandoned(self._rows.states()):
-                self._drop(row, "the search was given up before it could be continued")
+                self._drop(row, "the search ended before it could be resumed")
 
 
 def _described(config: TrialConfig) -> dict[str, Any]:

@@ -143,9 +143,9 @@ def make_folder(address: Address) -> None:
         return
     if kind := network_type(address.path):
         raise InputError(
-            f"the store {address.label} lies on a network folder ({kind}), where SQLite is not "
-            "safe; name a local folder with --storage sqlite:////FOLDER/hpsearch.db, or a server: "
-            "postgresql://user@host/database"
+            f"the store {address.label} is in a network folder ({kind}), where SQLite is not "
+            "safe; choose a local folder with --storage sqlite:////FOLDER/hpsearch.db, or a "
+            "server: postgresql://user@host/database"
         )
     try:
         address.path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _not_a_url(text: str) -> InputError:
     hint = "; percent-encode / ? # @ : % in a password" if hidden else ""
     if text and ":" not in text and "@" not in text:
         hint = f"; a SQLite file is written sqlite:///{text}"
-    return InputError(f"a store must be a URL as {EXAMPLES}; {got}{hint}")
+    return InputError(f"a store must be a URL such as {EXAMPLES}; {got}{hint}")
 
 
 def _parse(text: str) -> URL:
@@ -223,10 +223,7 @@ def _database(url: URL) -> str:
 
 def _required(name: str, shown: str) -> str:
     if name in ("", ":memory:") or name.startswith("file:"):
-        raise InputError(
-            f"a store must outlive its command, so SQLite needs a file, as in {DEFAULT_URL}; "
-            f"got '{shown}'"
-        )
+        raise InputError(f"a SQLite store must be a file, as in {DEFAULT_URL}; got '{shown}'")
     return name
 
 
@@ -267,8 +264,8 @@ def _refuse_split_password(url: URL) -> None:
     """Refuse a password that contains an unescaped @: the rest would be parsed as the host."""
     if "@" in f"{url.host}{url.database}":
         raise InputError(
-            f"a store must be a URL as {EXAMPLES}; got one with an @ too many; percent-encode it "
-            "(%40) in a password"
+            f"a store must be a URL such as {EXAMPLES}; got one with more than one @; write an @ "
+            "in a password as %40"
         )
 
 

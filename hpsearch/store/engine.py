@@ -232,7 +232,7 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
             if not is_transient(error):
                 advice = ""
                 if is_full(error):
-                    advice = "; free space and run the same command again: it goes on from here"
+                    advice = "; free some space, then run the same command again to continue"
                 raise HpsearchError(
                     f"the store {address.label} failed: {reason}{advice}"
                 ) from error
@@ -241,7 +241,7 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
             if now >= deadline:
                 raise HpsearchError(
                     f"the store {address.label} could not be used for {seconds:.0f} s: {reason}; "
-                    "the same command goes on from here"
+                    "run the same command again to continue"
                 ) from error
             # Random, so that several processes do not retry at the same moment.
             time.sleep(min(pause, deadline - now) * random.uniform(0.5, 1.0))
@@ -325,11 +325,11 @@ def refusal(address: Address, error: BaseException) -> InputError:
     found = driver_error(error) or error
     code = getattr(getattr(found, "orig", None), "sqlite_errorcode", 0)
     if code & 0xFF == _SQLITE_NOT_A_DATABASE:
-        return InputError(f"{address.label} is not a study store: it is no SQLite database")
+        return InputError(f"{address.label} is not a study store: it is not a SQLite database")
     reason = address.one_line(found)
     if address.path is not None:
         return InputError(f"the store {address.label} cannot be opened: {reason}")
     return InputError(
         f"the store {address.label} cannot be reached: {reason}; start its server or correct the "
-        "URL (--storage, else HPSEARCH_STORAGE)"
+        "URL (--storage or HPSEARCH_STORAGE)"
     )

@@ -207,13 +207,15 @@ class Lease:
             holder = refusal.holder
             if not wait and not holder.lapsed and (holder.here or watch.renewed):
                 raise LeaseHeld(
-                    f"{what} is driven by {holder}; leave it to that, wait for its end with "
-                    "--if-held wait, or end it first"
+                    f"{what} is driven by {holder}; let it continue, wait for its end with "
+                    "--if-held wait, or stop it first"
                 )
             if not said:
-                until = "ends or lapses" if wait else "proves to be alive or lapses"
                 left = max(refusal.seconds - holder.silent_seconds, 0) + refusal.seconds / 4
-                say(f"{what} is held by {holder}; waiting until that {until} ({left:.0f} s)")
+                until = f"at most {left:.0f} s to see whether it responds"
+                if wait:
+                    until = f"for its end, or {left:.0f} s if it does not respond"
+                say(f"{what} is driven by {holder}; waiting {until}")
                 said = True
             time.sleep(watch.pause)
         self._experiment_id, self._what, self._token = experiment_id, what, token
@@ -237,10 +239,10 @@ class Lease:
         token = connection.execute(query.with_for_update(read=True)).scalar_one_or_none()
         if token != self._token:
             holder = find_holder(connection, self._experiment_id)
-            now = f"now driven by {holder}" if holder else "not driven by anybody any more"
+            now = f"now driven by {holder}" if holder else "no longer driven by this process"
             raise LeaseLost(
-                f"{self._what} is {now}: it was taken over while this process was silent; this one "
-                "has written nothing since, and ends"
+                f"{self._what} is {now}: another launch took it over while this process did not "
+                "respond; this process has written nothing since, and ends"
             )
 
     def give_back(self) -> None:

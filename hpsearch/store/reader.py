@@ -326,8 +326,8 @@ class StoreReader:
 class Snapshot(StoreReader):
     """A reader that reads each part of a store once, for one document.
 
-    Whatever is drawn from it shows the store at one moment. It is for one thread, and it lives no
-    longer than the reader that it was made from.
+    So the parts of a document agree, although runs are recorded meanwhile. Use it in one thread
+    only, and not after the reader that it was made from is closed.
     """
 
     def __init__(self, reader: StoreReader) -> None:
@@ -337,15 +337,15 @@ class Snapshot(StoreReader):
 
     @cached_property
     def optuna_reader(self) -> RDBStorage:
-        """Optuna's storage of the reader that this was made from."""
+        """Optuna's storage of the original reader."""
         return self._reader.optuna_reader
 
     def once(self, what: Hashable, read: Callable[[], Result]) -> Result:
-        """Return ``read()``, called the first time that somebody asks for ``what``."""
+        """Return ``read()``; later calls with the same ``what`` return the first result."""
         if what not in self._remembered:
             self._remembered[what] = read()
         result: Result = self._remembered[what]
         return result
 
     def close(self) -> None:
-        """Do nothing: the reader that this was made from closes the database."""
+        """Do nothing: the original reader closes the database."""

@@ -205,7 +205,7 @@ def unknown_experiment(
     """
     if name is None or not names:
         made = f"`hpsearch {_MADE_BY[kinds[0]]}` makes one"
-        return InputError(f"the store {label} holds no {kinds[0]}; {made}")
+        return InputError(f"the store {label} has no {kinds[0]}; {made}")
     a_what = " or ".join({"study": "a study", "ablation": "an ablation"}[kind] for kind in kinds)
     close = close_to(name, names)
     return InputError(

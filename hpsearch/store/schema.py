@@ -96,6 +96,6 @@ def refuse_newer(found: str | None, known: ScriptDirectory, label: str) -> None:
     """Raise an error if none of the ``known`` migrations creates the version ``found``."""
     if found is not None and found not in {step.revision for step in known.walk_revisions()}:
         raise InputError(
-            f"the store {label} has the schema {found}, made by a newer hpsearch than this one, "
-            f"which knows {known.get_current_head()}; upgrade hpsearch"
+            f"the store {label} has the schema {found} of a newer hpsearch; this one knows the "
+            f"schemas up to {known.get_current_head()}; upgrade hpsearch"
         )

@@ -62,7 +62,7 @@ def test_a_store_is_not_made_on_a_network_folder(
     with pytest.raises(InputError) as caught:
         Store.create(f"sqlite:///{path}")
     message = str(caught.value)
-    assert f"{path} lies on a network folder (nfs4)" in message
+    assert f"{path} is in a network folder (nfs4)" in message
     assert "local folder" in message and "postgresql://" in message
     assert "\n" not in message
     assert not (tmp_path / "my shared").exists()

@@ -165,7 +165,7 @@ def test_waiting_ends_with_the_driver(store: Store, driver: Callable[..., Driver
     first = driver()
     assert first.says() == "drives"
     second = driver("wait")
-    assert "waiting until that ends or lapses" in second.says()
+    assert "waiting for its end, or " in second.says()
     first.goes_on()
     assert first.says() == "wrote"
     assert second.says() == "drives"
@@ -206,8 +206,8 @@ def test_a_driver_of_another_machine_proves_alive_or_lapses(
             drive(store)
     else:
         [line] = drive(store)
-        assert "is held by process 1 on elsewhere" in line
-        assert "waiting until that proves to be alive or lapses" in line
+        assert "is driven by process 1 on elsewhere" in line
+        assert "to see whether it responds" in line
         with pytest.raises(LeaseLost):
             other.update_provenance(1, x=1)
 

@@ -68,7 +68,7 @@ def test_a_failed_step_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPa
 def test_another_schema_is_refused(store: Store, url: str) -> None:
     _set_version(store, "9999")
     for opened in (Store.open, Store.create):
-        with pytest.raises(InputError, match="schema 9999, made by a newer hpsearch"):
+        with pytest.raises(InputError, match="schema 9999 of a newer hpsearch"):
             opened(url)
 
 

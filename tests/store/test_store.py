@@ -170,7 +170,7 @@ def test_the_first_to_settle_wins(store: Store) -> None:
 
 
 def test_the_latest_study_is_the_one_launched_last(store: Store) -> None:
-    with pytest.raises(InputError, match="holds no study"):
+    with pytest.raises(InputError, match="has no study"):
         store.find(None, "study")
     for name in ("one", "two", "one"):
         store.begin_experiment("study", name, {})
@@ -195,7 +195,7 @@ def test_an_experiment_is_found_by_its_name_or_as_the_one_launched_last(store: S
 
 
 def test_a_name_that_is_not_there_is_answered_with_those_that_are(store: Store) -> None:
-    with pytest.raises(InputError, match=r"holds no study; `hpsearch launch` makes one$"):
+    with pytest.raises(InputError, match=r"has no study; `hpsearch launch` makes one$"):
         store.find("quick")
     for kind, name in (("study", "quick"), ("study", "long"), ("ablation", "arms")):
         store.begin_experiment(kind, name, {})
@@ -428,7 +428,7 @@ def test_only_a_store_is_opened(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is not a study store"):
             Store.open(f"sqlite:///{tmp_path}/{name}")
         assert (tmp_path / name).read_bytes() == before
-    with pytest.raises(InputError, match="no SQLite database"):
+    with pytest.raises(InputError, match="not a SQLite database"):
         Store.create(f"sqlite:///{tmp_path}/text.db")
     with pytest.raises(InputError, match="cannot be made"):
         Store.create(f"sqlite:///{tmp_path}/text.db/below/store.db")
@@ -463,8 +463,8 @@ def test_odd_folders_are_fine(tmp_path: Path, created: Any, monkeypatch: Any) ->
     [
         ("storage/hpsearch.db", "a SQLite file is written sqlite:///storage/hpsearch.db"),
         ("", "must be a URL"),
-        ("sqlite://", "SQLite needs a file"),
-        ("sqlite:///:memory:", "SQLite needs a file"),
+        ("sqlite://", "a SQLite store must be a file"),
+        ("sqlite:///:memory:", "a SQLite store must be a file"),
         ("mysql://u@h/d", "begins with 'mysql:'"),
         ("postgresql+asyncpg://u@h/d", "begins with 'postgresql\\+asyncpg:'"),
     ],

@@ -212,7 +212,7 @@ def test_a_relaunch_finishes_what_was_left(launches: Launches) -> None:
 
     later = launches(space(4))
     assert later.at_start == StartCounts(complete=1, resumed=2, left=1, epochs=(2, 0))
-    assert str(later.at_start) == "1 complete, 2 resumed from epochs 2, 0, 1 left"
+    assert str(later.at_start) == "1 complete, 2 resumed from epochs 2 and 0, 1 left"
     continued = [later.next() for _ in range(3)]
     assert continued[0] == replace(runs[1], expected_split=FACTS.split_hash)  # type: ignore
     assert continued[1] == replace(runs[2], expected_split=FACTS.split_hash)  # type: ignore
@@ -389,7 +389,7 @@ def test_the_same_error_from_the_start_ends_the_launch(launches: Launches) -> No
     assert search.next() is None
     assert search.breakdown is not None
     assert search.breakdown.traceback == "Traceback 0"
-    assert "3 runs in a row failed by the same error" in str(search.breakdown)
+    assert "3 runs in a row failed with the same error" in str(search.breakdown)
     # What a person launches again is tried again.
     again = launches()
     assert again.breakdown is None
@@ -722,7 +722,7 @@ def test_no_winner_says_why(launches: Launches) -> None:
         Study.open(launches.store).winner()
     assert str(error.value) == (
         "the study 'quick' has no winner: 0 of 3 complete, 1 running, 3 failed; "
-        "most often: the loss of step 7 is not finite"
+        "most frequent failure: the loss of step 7 is not finite"
     )
 
 
@@ -745,7 +745,7 @@ def test_counts_and_trials(launches: Launches) -> None:
 
 
 def test_readers_name_what_there_is(launches: Launches) -> None:
-    with pytest.raises(InputError, match="holds no study"):
+    with pytest.raises(InputError, match="has no study"):
         Study.open(launches.store)
     launches(name="one")
     launches(name="two")
@@ -839,7 +839,7 @@ def test_a_row_put_in_line_with_an_impossible_value_fails_and_the_search_goes_on
     study.enqueue_trial({"learning_rate": "fast"})
     launches.run_out(search)
     assert launches.states() == {"FAIL": 1, "COMPLETE": 1}
-    assert "no configuration follows" in launches.trial(0).user_attrs["failure_reason"]
+    assert "give no valid configuration" in launches.trial(0).user_attrs["failure_reason"]
 
 
 @BOTH_DATABASES
@@ -947,7 +947,7 @@ def test_draws_beyond_the_budget_are_recorded_and_take_no_place(launches: Launch
     assert len(refused) > 0
     assert (refused["state"] == "FAIL").all()
     for reason in refused["failure_reason"]:
-        assert reason.startswith("refused, beyond the budget: ")
+        assert reason.startswith("refused, over the budget: ")
         assert reason.endswith(f" weights, max_parameters is {limit:,}")
     # Each with the parameters that were refused.
     assert refused["params_batch_size"].notna().all()
@@ -975,7 +975,9 @@ def test_a_space_with_nothing_within_its_budget_ends_in_words(
     assert search.next() is None
     assert search.finished
     assert search.breakdown is not None
-    assert search.breakdown.reason.startswith("7 draws in a row were refused, beyond the budget;")
+    assert search.breakdown.reason.startswith(
+        "7 configurations in a row were refused, over the budget;"
+    )
     assert search.breakdown.reason.endswith("raise the budget or narrow the space")
     assert Study.open(launches.store).counts().refused == 7
 
@@ -995,7 +997,7 @@ def test_a_budget_that_no_draw_satisfies_is_refused_before_anything_is_stored(
 
 
 def test_a_measured_budget_needs_timings(launches: Launches) -> None:
-    with pytest.raises(InputError, match="must come with timings of this machine, got none"):
+    with pytest.raises(InputError, match="needs timings of this machine, got none"):
         launches(budgeted(2, max_memory="1 GB"))
 
 

@@ -153,9 +153,7 @@ def test_a_whole_study_has_no_breach(rows: Rows) -> None:
     found = rows.verify()
     assert found.breaches == found.in_progress == ()
     assert (found.study, found.trials, found.verdicts, found.failed) == ("quick", 5, 4, 1)
-    assert str(found) == (
-        "5 trials checked, 4 of 4 with a verdict, 1 failed, 17 epochs: no breaches"
-    )
+    assert str(found) == ("5 trials checked, 4 of 4 finished, 1 failed, 17 epochs: no breaches")
     assert verify(rows.store) == found
 
 
@@ -197,7 +195,7 @@ def test_what_a_launch_still_has_to_do_is_no_breach_while_it_runs(
     driven = rows.verify()
     assert driven.breaches == ()
     assert [str(breach) for breach in driven.in_progress] == [
-        "count: the study has 4 verdicts of 5 wanted",
+        "count: the study has 4 finished trials of 5 wanted",
         "terminal: trial 5 has not ended",
     ]
     rows.damage("DELETE FROM trial_user_attributes WHERE trial_id = {T1}")

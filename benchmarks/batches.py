@@ -45,7 +45,7 @@ def child(atoms: int, pairs: int, targets: int) -> None:
     from hpsearch.nn import network
     from hpsearch.runs.training import Training
 
-    network.ATOMS_AT_ONCE, network.PAIRS_AT_ONCE = atoms, pairs
+    network.ATOM_MULTIPLE, network.PAIR_MULTIPLE = atoms, pairs
     config = Winner.read(find_space("paper_l1net")).config
     training_config = config.training.model_copy(update={"batch_size": 16})
     data = DataConfig(train_size=MOLECULES, validation_size=100, test_size=100)

@@ -111,8 +111,8 @@ def _cores() -> Finding:
         return Finding(
             "cores",
             "warning",
-            f"{said}: others use them too",
-            "end what else runs, or leave it room: --max-concurrent",
+            f"{said}: other programs use them too",
+            "end these programs, or launch with a lower --max-concurrent",
         )
     return Finding("cores", "good", said)
 
@@ -120,18 +120,18 @@ def _cores() -> Finding:
 def _memory() -> Finding:
     available = hardware.available_memory()
     if available is None:
-        return Finding("memory", "warning", "cannot be told on this system", "watch it yourself")
+        return Finding("memory", "warning", "unknown on this system", "watch it with other tools")
     said = f"{available / 1e9:.1f} GB available"
     cores = hardware.cores()
     if available < LEAST_MEMORY:
-        fix = "end what else runs: a trial of the quick space needs up to 0.9 GB"
+        fix = "end other programs: a trial of the quick space needs up to 0.9 GB"
         return Finding("memory", "bad", said, fix)
     if available < ENOUGH_MEMORY * cores:
         trials = available // ENOUGH_MEMORY
-        fix = f"for Table 3 launch with --max-concurrent {trials}: a trial may need 2 GB"
+        fix = f"launch Table 3 with --max-concurrent {trials}: a trial may need 2 GB"
         if not trials:
             trials = min(cores, available // LEAST_MEMORY)
-            fix = f"for quick launch with --max-concurrent {trials}; Table 3 may need 2 GB a trial"
+            fix = f"launch quick with --max-concurrent {trials}; a trial of Table 3 may need 2 GB"
         return Finding("memory", "warning", f"{said} for {cores} trials at a time", fix)
     return Finding("memory", "good", said)
 
@@ -140,14 +140,14 @@ def _worker() -> Iterator[Finding]:
     try:
         seen = _ask_a_worker()
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        yield Finding("torch", "bad", f"no worker starts: {error}", "run make install again")
+        yield Finding("torch", "bad", f"a worker cannot start: {error}", "install hpsearch again")
         return
     yield Finding("torch", "good", f"{seen['torch']}, {seen['threads']} threads")
     yield _gpus(seen["gpus"])
     if seen["kernel"].startswith("compiled"):
         yield Finding("kernel", "good", "compiled for this processor")
     else:
-        fix = "install a C compiler (apt install gcc) for steps that take half the time"
+        fix = "install a C compiler (apt install gcc); training steps then take half the time"
         yield Finding("kernel", "warning", seen["kernel"], fix)
 
 
@@ -173,13 +173,13 @@ def _gpus(seen_by_torch: list[str]) -> Finding:
             "GPUs",
             "good",
             f"{len(seen_by_torch)}: {', '.join(seen_by_torch)}",
-            "use them with --gpus-per-trial 1 and --gpus-per-run 1, or a fraction of one",
+            "use them with launch --gpus-per-trial 1 and ablate --gpus-per-run 1, or a fraction",
         )
     if installed:
         return Finding(
             "GPUs",
             "warning",
-            f"{', '.join(installed)}, which this build of torch does not see",
+            f"{', '.join(installed)}: this build of torch does not see them",
             "install a build of torch for CUDA",
         )
     return Finding("GPUs", "good", "none; runs use CPU cores")
@@ -198,10 +198,10 @@ def _store(url: str) -> Finding:
             "store",
             "bad",
             f"{address.label} is in a network folder ({kind}), where SQLite is not safe",
-            "--storage sqlite:////LOCAL/FOLDER/hpsearch.db, or postgresql://user@host/database",
+            "use --storage sqlite:////LOCAL/FOLDER/hpsearch.db or postgresql://user@host/database",
         )
     if address.path is not None and not address.path.exists():
-        return Finding("store", "good", f"{address.label} will be made by the first launch")
+        return Finding("store", "good", f"the first launch will create {address.label}")
     if address.path is not None and address.path.is_dir():
         fix = f"name a file in it: --storage sqlite:///{address.path}/hpsearch.db"
         return Finding("store", "bad", f"{address.label} is a folder", fix)
@@ -235,11 +235,13 @@ def _temporary() -> Finding:
     """Check where Ray puts its sockets and logs (this folder) and its objects (shared memory)."""
     folder = Path(tempfile.gettempdir())
     if not os.access(folder, os.W_OK):
-        return Finding("temporary", "bad", f"{folder} cannot be written", "set TMPDIR")
+        return Finding(
+            "temporary", "bad", f"{folder} cannot be written", "set TMPDIR to another folder"
+        )
     free = shutil.disk_usage(folder).free
     shared = Path("/dev/shm")
     if shared.exists() and shutil.disk_usage(shared).free < 10**8:
-        fix = "give the container more of it (--shm-size 1g)"
+        fix = "give the container more shared memory (--shm-size 1g)"
         return Finding("temporary", "warning", "/dev/shm has less than 0.1 GB", fix)
     return Finding("temporary", "good", f"{free / 1e9:.1f} GB free in {folder}")
 
@@ -247,9 +249,9 @@ def _temporary() -> Finding:
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        said = f"RAY_ADDRESS is {address}; a launch without --address starts its own all the same"
+        said = f"RAY_ADDRESS is {address}, but a launch without --address starts its own Ray"
         return Finding("Ray", "good", said)
-    return Finding("Ray", "good", "a launch starts its own on this machine, and ends it")
+    return Finding("Ray", "good", "a launch starts its own Ray on this machine and stops it")
 
 
 def _as_a_worker() -> dict[str, Any]:

@@ -411,7 +411,7 @@ def test_sizes_beside_a_split_file_are_refused():
         make_plan(theirs, overrides=Overrides(train_size=300))
     with pytest.raises(InputError, match=r"--test-size must be left out.*'mine.json'.*got 300"):
         Overrides(test_size=300).apply_to_run(config)
-    with pytest.raises(ValueError, match="train_size must be left out beside split_file"):
+    with pytest.raises(ValueError, match="train_size must be left out if split_file"):
         DataConfig(train_size=77, split_file="mine.json")
 
 

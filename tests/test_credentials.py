@@ -89,7 +89,7 @@ def test_a_label_shows_no_secret_parameter(name: str) -> None:
 
 def test_a_secret_is_hidden_however_it_is_spelled() -> None:
     text = "p%40s%20%2Fp p%40s+%2Fp p%40s%20/p p@s /p"
-    assert credentials.without(["p@s /p", ""], text) == "*** *** *** ***"
+    assert credentials.masked(["p@s /p", ""], text) == "*** *** *** ***"
 
 
 def test_the_password_is_read_once_and_stays_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ def test_it_looks_at_everything_and_makes_nothing(tmp_path: Path) -> None:
         *("temporary", "Ray"),
     ]
     assert "130,831 of QM9" in found["molecules"]["said"]
-    assert "will be made by the first launch" in found["store"]["said"]
+    assert "the first launch will create" in found["store"]["said"]
     assert all(row["fix"] == row["mend"] for row in found.values())
     assert list(tmp_path.iterdir()) == []
 
@@ -89,14 +89,14 @@ def test_cores_that_others_use_are_said(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 0.0, 0.0))
     files(monkeypatch)
     assert doctor._cores().state == "warning"
-    assert "others use them too" in doctor._cores().said
+    assert "other programs use them too" in doctor._cores().said
 
 
 @pytest.mark.parametrize(
     ("limit", "state", "words"),
     [
         ("1200000000", "bad", "0.7 GB available"),
-        ("1500000000", "warning", "for quick launch with --max-concurrent 1;"),
+        ("1500000000", "warning", "launch quick with --max-concurrent 1;"),
         ("6500000000", "warning", "--max-concurrent 3"),
         ("64000000000", "good", "32.8 GB available"),
     ],

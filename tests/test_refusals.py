@@ -55,7 +55,7 @@ def trial(*options: str) -> list[str]:
         (("low: 1.0e-3", "low: 1e-6"), "my.yaml:36: parameters.learning_rate.low must be a number"),
         (("low: 8,", "low: 80,"), "my.yaml:35: parameters.batch_size.high must be at least low"),
         (("targets: all", "targets: [mu, U9]"), "my.yaml:10: targets[1]: a target must be one of"),
-        ((QUICK, "trials"), "my.yaml:1: must hold a mapping"),
+        ((QUICK, "trials"), "my.yaml:1: must be a mapping"),
     ],
 )
 def test_a_wrong_space_is_refused_with_its_line(
@@ -260,7 +260,7 @@ NONSENSE = {
     "choice": (r"radial_basis: \w+", "radial_basis: sine", "did you mean cosine?"),
     "target": (r"\[mu, U0\]", "[mu, U9]", "'U9'"),
     "format": (r"winner/1", "winner/9", "format must be hpsearch-winner/1"),
-    "edited": (r"embedding_size: \d+", "embedding_size: 3", "delete the fingerprint: line"),
+    "edited": (r"embedding_size: \d+", "embedding_size: 3", "delete the line fingerprint:"),
     "molecules": (r'(data_hash: "?)\w\w', r"\1zz", "the molecules must be those of"),
     "loss": (r"validation_loss: ", "validation_loss: -", "validation_loss must be at least 0"),
     "cut": (r"(?s)early_stopping.*", "", "best.yaml"),

@@ -240,7 +240,7 @@ def test_the_record_is_read_back(table3: SearchSpace) -> None:
         record["content"]["trials"] = 4
         with pytest.raises(InputError, match="changed in the store"):
             SearchSpace.from_provenance(record)
-    with pytest.raises(InputError, match="must hold content and text"):
+    with pytest.raises(InputError, match="must have content and text"):
         SearchSpace.from_provenance({})
 
 
@@ -338,24 +338,28 @@ FAULTS = [
     ("[cosine, gaussian, bessel]", "cosine", "choices must be a list, got the text 'cosine'"),
     ("[cosine, gaussian, bessel]", "[{}]", "must be true, false, a number or text, got a mapping"),
     ("[cosine, gaussian, bessel]", "[.nan]", "choices[0] must be a finite number"),
-    ("low: 8,", "low: 8, otherwise: 9,", "otherwise must stand beside when"),
+    ("low: 8,", "low: 8, otherwise: 9,", "otherwise must be given together with when"),
     ("low: 8,", "low: 8, when: {output_blocks: 1},", "add otherwise"),
     (
         "low: 8,",
         "low: 8, when: {output_blocks: 1}, otherwise: 0,",
         "otherwise must be at least 1, got 0",
     ),
-    (_WHEN, ", when: {output_blocks: 2}, otherwise: 9", "must not be given to components"),
+    (_WHEN, ", when: {output_blocks: 2}, otherwise: 9", "must not be given for components"),
     (_WHEN, ", when: {output_blocks: 3}", "must be a value that output_blocks can take, got 3"),
     (_WHEN, ", when: {output_blocks: yes}", "can take, got True"),
     (_WHEN, ", when: {output_block: 2}", "did you mean output_blocks?"),
-    (_WHEN, ", when: {residual: yes}", "it is fixed: drop it"),
+    (_WHEN, ", when: {residual: yes}", "it is fixed: delete the condition"),
     (_WHEN, ", when: {learning_rate: 0.1}", "got learning_rate, a float"),
     (_WHEN, "", "must have when: {output_blocks: 2}, since a single output convolution"),
     (_WHEN, ", when: {output_blocks: [1, 2]}", "since a single output convolution does not use it"),
-    (_WHEN, ", when: {output_blocks: 2, batch_size: 8}", "must count with every output_blocks"),
+    (_WHEN, ", when: {output_blocks: 2, batch_size: 8}", "must be used with every output_blocks"),
     ("  batch_size:", "  batchsize:", "got 'batchsize'; did you mean batch_size?"),
-    ("  residual: true ", "  epochs: 3 ", "network.epochs must be a field that network can hold"),
+    (
+        "  residual: true ",
+        "  epochs: 3 ",
+        "network.epochs must be a field of network, got 'epochs'",
+    ),
     ("  residual: true ", "  residual: 1 ", "network.residual must be true or false, got 1"),
     ("  residual: true ", "  residual: ", "network.residual must be true or false, got nothing"),
     ("  residual: true ", "  residual: true\n  residual: true ", "must be given once"),
@@ -418,11 +422,11 @@ def test_fields_that_are_missing_doubled_or_mixed() -> None:
     _refused(
         _without("featurization_scalar_fraction"),
         _line_of("  featurization_components:"),
-        "must stand beside featurization_scalar_fraction",
+        "must be given together with featurization_scalar_fraction",
     )
     mixed = _replaced("embedding_size", "  featurization_scalars: {type: int, low: 1, high: 9}")
     line = _line_of("  embedding_size:")
-    _refused(mixed, line, "got it beside featurization_components")
+    _refused(mixed, line, "must not be given together with featurization_components")
     _refused(TABLE3[: TABLE3.index("parameters:")], 1, "parameters must be given")
     _refused(
         TABLE3[: TABLE3.index("parameters:")] + "parameters: []", parameters, "must be a mapping"
@@ -440,18 +444,22 @@ def test_few_components_could_leave_nothing() -> None:
 def test_conditions_in_a_circle() -> None:
     text = TABLE3.replace("low: 8,", "low: 8, when: {output_blocks: 1}, otherwise: 7,")
     text = text.replace("low: 1, high: 2}", "low: 1, high: 2, when: {batch_size: 8}, otherwise: 1}")
-    _refused(text, _line_of("  batch_size:"), "when must not go round in a circle")
+    _refused(text, _line_of("  batch_size:"), "when must not form a circle")
 
 
 @pytest.mark.parametrize(
     ("blocks", "when", "message"),
     [
-        ("{type: int, low: 1, high: 3}", "2", "must count with every output_blocks above 1"),
-        ("{type: int, low: 1, high: 2000000000}", "[2, 3]", "must count with every output_blocks"),
+        ("{type: int, low: 1, high: 3}", "2", "must be used with every output_blocks above 1"),
+        (
+            "{type: int, low: 1, high: 2000000000}",
+            "[2, 3]",
+            "must be used with every output_blocks",
+        ),
         ("{type: int, low: 1, high: 3}", "[2, 3]", ""),
         ("{type: categorical, choices: [1, 3]}", "3", ""),
         ("{type: int, low: 2, high: 3}", "[2, 3]", ""),
-        ("{type: int, low: 2, high: 3}", "2", "must count with every output_blocks"),
+        ("{type: int, low: 2, high: 3}", "2", "must be used with every output_blocks"),
     ],
 )
 def test_which_output_blocks_have_features(blocks: str, when: str, message: str) -> None:

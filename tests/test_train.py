@@ -333,13 +333,13 @@ def test_a_whole_checkpoint_of_other_content_is_refused_in_words(spoil, molecule
         state[spoil] = "neither a list nor a number"
     path.unlink()
     checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, state)
-    with pytest.raises(InputError, match="must be one that this version wrote"):
+    with pytest.raises(InputError, match="must be from this version of hpsearch"):
         Training.begin(config(epochs=2), molecules, tmp_path).run_epoch()
 
 
 def test_another_runs_checkpoint_is_refused(molecules, tmp_path):
     train(config(epochs=1), molecules, tmp_path)
-    with pytest.raises(HpsearchError, match="holds a run with other settings"):
+    with pytest.raises(HpsearchError, match=r"holds a run with other settings \(epochs 1, now 2\)"):
         Training.begin(config(epochs=2), molecules, tmp_path)
 
 
@@ -350,7 +350,7 @@ def test_other_molecules_than_a_checkpoints_are_the_machines_fault(molecules, tm
     tensors, state = checkpoint.read(path)
     path.unlink()
     checkpoint.write(tmp_path, checkpoint.CHECKPOINT, 1, tensors, {**state, key: "other"})
-    with pytest.raises(MachineError, match=rf"its {key} is other"):
+    with pytest.raises(MachineError, match=rf"holds a run on other molecules \({key} other"):
         Training.begin(config(epochs=1), molecules, tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_an_edited_configuration_is_used_only_on_purpose(tmp_path: Path) -> None
     with pytest.raises(InputError) as caught:
         Winner.read(path)
     assert str(caught.value).startswith(f"{path}:4: fingerprint must be that of config")
-    assert "delete the fingerprint: line" in str(caught.value)
+    assert "delete the line fingerprint:" in str(caught.value)
     path.write_text("".join(x for x in edited.splitlines(True) if not x.startswith("fingerprint")))
     read = Winner.read(path)
     assert read.config.training.batch_size == 17

@@ -198,8 +198,8 @@ def _from_document(document: Document) -> Winner:
         raise document.error(
             ("fingerprint",),
             f"fingerprint must be that of config, {actual[:12]}…, got "
-            f"{one_line(file.fingerprint, longest=13)}: config was edited or written by another "
-            "version; delete the fingerprint: line to use it on purpose",
+            f"{one_line(file.fingerprint, longest=13)}: config was edited, or another version "
+            "wrote it; to use it anyway, delete the line fingerprint:",
             key=True,
         )
     origin = file.provenance
@@ -217,17 +217,17 @@ _UNITS = {
     "training.plateau_patience": "epochs",
     "data.train_size": "molecules",
     "data.validation_size": "molecules",
-    "data.test_size": "molecules; null takes all behind validation's",
+    "data.test_size": "molecules; null takes all that follow the validation molecules",
     "provenance.validation_loss": "Eq. 18: squared normalised errors, summed over the targets",
-    "provenance.edited": "since the export, on purpose",
-    "provenance.zero_output_loss": "of a network whose output is zero",
+    "provenance.edited": "whether config was edited after the export",
+    "provenance.zero_output_loss": "the loss of predicting zero, that is the mean",
 }
 
 
 def _lines(winner: Winner) -> Iterator[str]:
     yield f"format: {FORMAT}"
     yield f"name: {_scalar(winner.name)}"
-    yield "# Of config, unedited. Delete this line to use an edited config on purpose."
+    yield "# The hash of config. If you edit config, delete this line."
     yield f"fingerprint: {_scalar(winner.fingerprint)}"
     if winner.assumed:
         yield "# Fields of config that its source does not state."
@@ -296,7 +296,9 @@ def _replace(path: Path, text: str) -> None:
         if path.is_dir():
             raise InputError(f"{shown} must be a file, got a folder; name a file in it")
         if not path.parent.is_dir():
-            raise InputError(f"{shown} must lie in a folder that exists, got none; make the folder")
+            raise InputError(
+                f"{shown} must lie in a folder that exists, got none; create the folder"
+            )
         write_atomically(path, text)
     except ValueError as error:  # a NUL in the path
         raise InputError(f"{shown} must be a path, got: {error}; rename it") from None

@@ -94,7 +94,7 @@ class NetworkConfig(Strict):
         if self.output_blocks == 1 and between > 0:
             raise ValueError(
                 "output_scalars and output_vectors must be 0 with a single output convolution, "
-                "whose output is output_mlp_neurons scalars"
+                "which emits output_mlp_neurons scalars"
             )
         return self
 
@@ -161,7 +161,7 @@ class DataConfig(Strict):
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
                 raise ValueError(
-                    f"{name} must be left out beside split_file, which decides the molecules, "
+                    f"{name} must be left out if split_file is given, which lists the molecules, "
                     f"got {value}; delete one"
                 )
         return self
@@ -296,8 +296,8 @@ class Overrides:
         if data.split_file is not None and given:
             name, value = next(iter(given.items()))
             raise InputError(
-                f"{option(name)} must be left out, since the split file '{data.split_file}' "
-                f"decides the molecules; got {value}"
+                f"{option(name)} must be left out, because the split file '{data.split_file}' "
+                f"lists the molecules; got {value}"
             )
         return given
 

@@ -119,12 +119,12 @@ class Budget(Strict):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def _listed(names: object) -> object:
+def _list_of_names(names: object) -> object:
     """A single name means a list of one."""
     return [names] if isinstance(names, str) else names
 
 
-def _known(name: str) -> str:
+def _known_target(name: str) -> str:
     try:
         canonical_targets([name])
     except InputError as error:
@@ -140,9 +140,9 @@ def _canonical(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 _Targets = Annotated[
-    tuple[Annotated[str, AfterValidator(_known)], ...],
+    tuple[Annotated[str, AfterValidator(_known_target)], ...],
     Field(strict=False),
-    BeforeValidator(_listed),
+    BeforeValidator(_list_of_names),
     AfterValidator(_canonical),
 ]
 
@@ -210,7 +210,7 @@ class SearchSpace(Strict):
             raise document.error(
                 ("format",),
                 "the file must be a search space, got an exported configuration; "
-                "give it to ablate or train",
+                "use it with ablate or train",
                 key=True,
             )
         space = validate(cls, document)
@@ -245,9 +245,9 @@ class SearchSpace(Strict):
             values |= widths(part, values)
         return TrialConfig(
             targets=self.targets,
-            network=NetworkConfig(**_only(values, NetworkConfig)),
+            network=NetworkConfig(**_fields_of(values, NetworkConfig)),
             training=TrainingConfig(
-                **_only(values, TrainingConfig), seed=self.training_seed(trial.number)
+                **_fields_of(values, TrainingConfig), seed=self.training_seed(trial.number)
             ),
             data=self.data,
         )
@@ -306,10 +306,10 @@ class SearchSpace(Strict):
         """
         content, text = values.get("content"), values.get("text")
         if not isinstance(content, dict) or not isinstance(text, str):
-            raise InputError("a stored space must hold content and text; start a new study")
+            raise InputError("a stored space must have content and text; start a new study")
         if content_hash(content) != values.get("hash"):
             raise InputError(
-                "a stored space must have the hash stored with it, got another: it was changed in "
+                "a stored space must match its stored hash, got another: the space was changed in "
                 "the store; start a new study"
             )
         return cls._read(Document("the stored space", content, text))
@@ -328,5 +328,5 @@ def _by_option(message: str, places: Mapping[str, str]) -> str:
     return option(places[field]) + re.sub(r"^\[\d+\]", "", message[len(field) :])
 
 
-def _only(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def _fields_of(values: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
     return {name: values[name] for name in model.model_fields if name in values}

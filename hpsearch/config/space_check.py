@@ -67,8 +67,8 @@ def check(
         if name not in ordered:
             raise document.error(
                 ("parameters", name, "when"),
-                f"parameters.{name}.when must not go round in a circle, got one; "
-                "drop one condition of it",
+                f"parameters.{name}.when must not form a circle with other conditions, got one; "
+                "delete one of them",
                 key=True,
             )
     _WidthCheck(fixed, parameters, document).run()
@@ -90,7 +90,7 @@ class _NameCheck:
                 if name not in _ALLOWED[section]:
                     self._refuse(
                         (section, name),
-                        f"{section}.{one_line(name)} must be a field that {section} can hold, got "
+                        f"{section}.{one_line(name)} must be a field of {section}, got "
                         f"'{one_line(name)}'; {self._fix(section, name)}",
                     )
 
@@ -134,14 +134,14 @@ class _NameCheck:
             if name in given:
                 self._refuse(
                     self._place(name),
-                    f"{name} must be given once, got it beside {found[0]}, which stands for it; "
-                    "delete one",
+                    f"{name} must not be given together with {found[0]}, which replaces it, got "
+                    "both; delete one",
                 )
         for name in composites:
             if name not in given:
                 self._refuse(
                     self._place(found[0]),
-                    f"{found[0]} must stand beside {name}, got it alone; add {name}",
+                    f"{found[0]} must be given together with {name}, got it alone; add {name}",
                 )
         return set(counts)
 
@@ -230,20 +230,25 @@ class _ConditionCheck:
         direct = self._name not in COMPOSITE_FIELDS
         if parameter.otherwise is not None:
             if not parameter.when or not direct:
-                needs = "must stand beside when" if direct else "must not be given to components"
-                self._refuse(("otherwise",), f".otherwise {needs}, got it; delete it")
+                must = (
+                    "must be given together with when, got it alone"
+                    if direct
+                    else "must not be given for components and scalar fractions, got it"
+                )
+                self._refuse(("otherwise",), f".otherwise {must}; delete it")
             place = ("parameters", self._name, "otherwise")
             validate(adapter(self._name), self._document, place)
         elif parameter.when and direct:
             self._refuse(
-                (), " must have a value while its condition does not hold, got none; add otherwise"
+                (), " must have a value if its condition does not hold, got none; add otherwise"
             )
 
     def _condition(self, other: str, allowed: tuple[Scalar, ...]) -> None:
         known = [name for name in self._parameters if name != self._name]
         place = ("when", other)
         if other not in known:
-            fix = "it is fixed: drop it" if other in self._fixed else nearest(other, known)
+            fixed = other in self._fixed
+            fix = "it is fixed: delete the condition" if fixed else nearest(other, known)
             self._refuse(
                 place, f".when must name another parameter, got '{one_line(other)}'; {fix}"
             )
@@ -252,7 +257,7 @@ class _ConditionCheck:
             self._refuse(
                 place,
                 f".when must name an int or categorical parameter, got {other}, a float; "
-                "search it by choices",
+                "make it categorical",
             )
         for value in allowed:
             if not parent.can_be(value) and not _same(value, parent.otherwise):
@@ -284,9 +289,9 @@ class _WidthCheck:
         self._featurization()
         counts = _OutputBlocks(self._fixed, self._parameters)
         if counts.may_be(1):
-            self._absent(counts)
+            self._check_single_output(counts)
         if counts.may_be_several:
-            self._present(counts)
+            self._check_several_outputs(counts)
 
     def _featurization(self) -> None:
         for name in ("featurization_components", "featurization_scalar_fraction"):
@@ -295,7 +300,7 @@ class _WidthCheck:
         if self._has("featurization_scalars"):
             self._not_both_zero("featurization", None)
 
-    def _absent(self, counts: _OutputBlocks) -> None:
+    def _check_single_output(self, counts: _OutputBlocks) -> None:
         fault = (
             "must have when: {output_blocks: 2}, since a single output convolution does not use "
             "it; add otherwise: 0 too, except to a component/fraction pair"
@@ -304,24 +309,24 @@ class _WidthCheck:
             "output_vectors: 0 instead"
         )
         for name in _OUTPUT_WIDTHS:
-            if self._has(name) and self._counts_with_one_block(name):
+            if self._has(name) and self._is_used_with_one_block(name):
                 self._refuse(name, fault)
 
-    def _counts_with_one_block(self, name: str) -> bool:
+    def _is_used_with_one_block(self, name: str) -> bool:
         parameter = self._parameters.get(name)
         if parameter is None:
             return name in COMPOSITE_FIELDS or self._fixed[name] != 0
         never = 1 not in parameter.when.get("output_blocks", (1,))
         return not never or parameter.otherwise not in (None, 0)
 
-    def _present(self, counts: _OutputBlocks) -> None:
+    def _check_several_outputs(self, counts: _OutputBlocks) -> None:
         for name in ("output_components", "output_scalar_fraction"):
             parameter = self._parameters.get(name)
             if parameter is not None and not _always_holds(parameter, counts):
                 self._refuse(
                     name,
-                    "must count with every output_blocks above 1 whatever else is drawn, got a "
-                    "narrower when; let it name output_blocks alone, with all those values",
+                    "must be used with every output_blocks above 1, got a narrower when; write a "
+                    "when of output_blocks alone, with all values above 1",
                 )
         if self._has("output_scalars"):
             self._not_both_zero("output", counts)
@@ -330,7 +335,8 @@ class _WidthCheck:
         names = (f"{part}_scalars", f"{part}_vectors")
         if sum(self._least(name, counts) for name in names) == 0:
             self._refuse(
-                names[0], f"and {names[1]} must not both be 0, got 0 as their least; raise one"
+                names[0],
+                f"and {names[1]} must not both be 0, got 0 as the lowest value of both; raise one",
             )
 
     def _least(self, name: str, counts: _OutputBlocks | None) -> int:

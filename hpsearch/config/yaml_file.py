@@ -233,16 +233,16 @@ class _Reader:
         self._next()  # the stream's start
         start = self._next()
         if isinstance(start, yaml.StreamEndEvent):
-            raise located(self._source, 1, "must hold a mapping of keys, got an empty file")
+            raise located(self._source, 1, "must be a mapping of keys, got an empty file")
         data = self._value(self._next(), (), "the file")
         if not isinstance(data, dict):
             raise located(
-                self._source, 1, f"must hold a mapping, got {_WORDS[type(data)]}; write key: value"
+                self._source, 1, f"must be a mapping, got {_WORDS[type(data)]}; write key: value"
             )
         self._next()  # the document's end
         after = self._next()
         if not isinstance(after, yaml.StreamEndEvent):
-            self._refuse(after, "must hold one document, got a second; remove the line ---")
+            self._refuse(after, "must be one document, got a second one; delete the line ---")
         return Document(
             self._source, data, self._text, self._key_lines, self._value_lines, self._written
         )
@@ -367,7 +367,9 @@ class _Reader:
     def _number(self, event: yaml.ScalarEvent, tag: str, name: str) -> int | float:
         written = event.value
         if len(written) > _LONGEST_NUMBER:
-            self._refuse(event, f"{name} must be a number of some digits, got {one_line(written)}")
+            self._refuse(
+                event, f"{name} must have at most {_LONGEST_NUMBER} digits, got {one_line(written)}"
+            )
         node = yaml.ScalarNode(tag, written)
         try:
             loader = self._loader

@@ -67,7 +67,7 @@ def read_archive(
         if len(identifiers) % _PROGRESS == 0:
             say(f"read {len(identifiers):,} molecules from {archive.name}")
     if not identifiers:
-        raise InputError(f"{archive} must hold .xyz files of QM9; found none to read")
+        raise InputError(f"{archive} must contain .xyz files of QM9, got none")
     molecules = Molecules.assemble(
         identifiers,
         atom_counts,

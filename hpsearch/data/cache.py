@@ -55,7 +55,7 @@ def open_table(folder: Path) -> Molecules:
     if not folder.exists():
         raise FileNotFoundError(folder)
     meta = _read_meta(folder)
-    source = _legible(meta.get("source"))
+    source = _text_or_none(meta.get("source"))
     try:
         molecules, atoms = int(meta["molecules"]), int(meta["atoms"])
         shapes = {
@@ -81,12 +81,12 @@ def open_table(folder: Path) -> Molecules:
 def read_source(folder: Path) -> str | None:
     """The origin of the molecules according to the cache, if it can be read."""
     try:
-        return _legible(_read_meta(folder).get("source"))
+        return _text_or_none(_read_meta(folder).get("source"))
     except DamagedCacheError as damage:
         return damage.source
 
 
-def _legible(source: object) -> str | None:
+def _text_or_none(source: object) -> str | None:
     return source if isinstance(source, str) else None
 
 
@@ -109,8 +109,8 @@ def write_table(molecules: Molecules, folder: Path, source: str) -> None:
     except OSError as error:
         needed = sum(getattr(molecules, name).nbytes for name in _COLUMNS) / 1e6
         raise HpsearchError(
-            f"the cache of molecules ({needed:.0f} MB) must be written to '{folder}', and was not: "
-            f"{error.strerror or error}; make room there or set HPSEARCH_CACHE to another folder"
+            f"the cache of molecules ({needed:.0f} MB) cannot be written to '{folder}': "
+            f"{error.strerror or error}; free space there or set HPSEARCH_CACHE to another folder"
         ) from error
 
 
@@ -120,8 +120,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DamagedCacheError(f"meta.json: {error}") from error
     if not isinstance(meta, dict):
-        raise DamagedCacheError("meta.json must hold an object")
-    source = _legible(meta.get("source"))
+        raise DamagedCacheError("meta.json must be an object")
+    source = _text_or_none(meta.get("source"))
     if meta.get("format") != FORMAT:
         raise DamagedCacheError(f"its format must be {FORMAT}, got {meta.get('format')}", source)
     if meta.get("units") != UNITS:
@@ -135,7 +135,7 @@ def _map(path: Path, kind: np.dtype[Any], shape: tuple[int, ...], size: int) -> 
         raise ValueError(f"{path.name} must have {size} bytes, has {path.stat().st_size}")
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype != kind or array.shape != shape:
-        raise ValueError(f"{path.name} must hold {kind} {shape}, holds {array.dtype} {array.shape}")
+        raise ValueError(f"{path.name} must have {kind} {shape}, has {array.dtype} {array.shape}")
     # Indexing a memmap creates memmaps; with a plain array over the same memory it is much faster.
     return np.asarray(array)
 

@@ -161,11 +161,13 @@ class Molecules:
         ]
         unknown = np.full(len(TARGETS), np.nan)
         targets = [
-            unknown if m.targets is None else _known(m, _numeric(m, "targets", m.targets, (12,)))
+            unknown
+            if m.targets is None
+            else _checked_targets(m, _numeric(m, "targets", m.targets, (12,)))
             for m in molecules
         ]
         return cls.assemble(
-            identifiers=[_whole(m.identifier) for m in molecules],
+            identifiers=[_checked_identifier(m.identifier) for m in molecules],
             atom_counts=[len(z) for z in numbers],
             atomic_numbers=np.concatenate(numbers),
             positions=np.concatenate(positions),
@@ -274,7 +276,7 @@ class Molecules:
         return np.arange(total) + np.repeat(starts - ends + counts, counts), counts
 
 
-def _whole(identifier: int) -> int:
+def _checked_identifier(identifier: int) -> int:
     """``identifier``, checked to be a whole number of at most 64 bits."""
     if not isinstance(identifier, int | np.integer) or abs(int(identifier)) > _LARGEST:
         raise InputError(f"an identifier must be a whole number; got '{identifier}'")
@@ -289,9 +291,7 @@ def _check_identifiers(identifiers: Integers) -> None:
         f"must have an identifier between 0 and {_LARGEST_IDENTIFIER}",
     )
     ordered = np.sort(identifiers)
-    _refuse(
-        ordered[1:] == ordered[:-1], ordered[1:], "must have an identifier that no other one has"
-    )
+    _refuse(ordered[1:] == ordered[:-1], ordered[1:], "must have a unique identifier")
 
 
 def _refuse(wrong: NDArray[np.bool_] | np.bool_, identifiers: NDArray[Any], demand: str) -> None:
@@ -324,7 +324,7 @@ def _numeric(
     return array
 
 
-def _known(molecule: Molecule, targets: NDArray[Any]) -> NDArray[Any]:
+def _checked_targets(molecule: Molecule, targets: NDArray[Any]) -> NDArray[Any]:
     """``targets``, checked to have no NaN, which means an unknown target in the table."""
     if np.isnan(targets).any():
         raise InputError(f"molecule {molecule.identifier} must have finite targets")

@@ -112,7 +112,7 @@ def read_package(say: Say = silent) -> Molecules:
     files = [f for f in distribution.files or [] if f.match("qm9_part*.csv")]
     if not files:
         raise InputError(
-            f"the package {PACKAGE} must hold files qm9_part*.csv; {distribution.version} has none"
+            f"the package {PACKAGE} must have files qm9_part*.csv; {distribution.version} has none"
         )
     parts = []
     for file in sorted(files):

@@ -159,7 +159,7 @@ def save_split(split: Split, molecules: Molecules, path: Path) -> None:
     try:
         _write(path, json.dumps(lists) + "\n")
     except OSError as error:
-        raise InputError(f"the split must be written to '{path}': {error.strerror}") from error
+        raise InputError(f"the split cannot be written to '{path}': {error.strerror}") from error
 
 
 def _write(path: Path, text: str) -> None:
@@ -220,7 +220,7 @@ def _read_json(path: Path) -> dict[str, NDArray[np.int64]]:
     try:
         return {name: np.array(content[name], dtype=np.int64) for name in _SETS}
     except OverflowError:
-        raise ValueError("identifiers must be QM9 indices; got a number beyond 64 bits") from None
+        raise ValueError("identifiers must be QM9 indices; got a number above 64 bits") from None
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.int64]]:
@@ -231,7 +231,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.int64]]:
         raise ValueError(f"must be an .npz file: {error}") from error
     missing = set(_NPZ_NAMES) - set(arrays)
     if missing:
-        raise ValueError(f"must hold {', '.join(_NPZ_NAMES)}; got {', '.join(arrays) or 'nothing'}")
+        raise ValueError(f"must have {', '.join(_NPZ_NAMES)}; got {', '.join(arrays) or 'nothing'}")
     for key in _NPZ_NAMES:
         if arrays[key].ndim != 1 or arrays[key].dtype.kind not in "iu":
             raise ValueError(f"'{key}' must be a list of whole numbers")
@@ -257,8 +257,8 @@ def _rows_of_identifiers(sets: Mapping[str, Integers], molecules: Molecules) -> 
         unknown = identifiers[known[place] != identifiers]
         if len(unknown):
             raise ValueError(
-                f"'{name}' must have identifiers of the {len(known):,} molecules; {unknown[0]} is "
-                f"none of theirs (and {len(unknown) - 1:,} more are not)"
+                f"'{name}' must have identifiers of the {len(known):,} molecules; got "
+                f"{unknown[0]}, which is none (and {len(unknown) - 1:,} more)"
             )
         rows[name] = order[place].astype(np.int64)
     return rows
@@ -278,4 +278,4 @@ def _check(sets: Mapping[str, Integers], molecules: Molecules) -> None:
         first, second = (list(sets)[owner[order[repeated[0] + step]]] for step in (0, 1))
         molecule = molecules.identifiers[all_rows[order[repeated[0]]]]
         where = f"twice in '{first}'" if first == second else f"in '{first}' and in '{second}'"
-        raise ValueError(f"every molecule must stand in one place; {molecule} stands {where}")
+        raise ValueError(f"every molecule must be listed once; {molecule} is listed {where}")

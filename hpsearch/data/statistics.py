@@ -53,8 +53,9 @@ class TargetStatistics:
             usable = np.isfinite(mean) and np.isfinite(deviation)
             if not usable or deviation <= _LEAST_RELATIVE_DEVIATION * abs(mean):
                 raise InputError(
-                    f"target {name} must be known for every training molecule and differ between "
-                    f"them; its mean an atom is {mean:.6g}, its standard deviation {deviation:.6g}"
+                    f"target {name} must be known for every training molecule and must not be the "
+                    f"same for all; its mean per atom is {mean:.6g}, its standard deviation "
+                    f"{deviation:.6g}"
                 )
 
     @classmethod

@@ -77,24 +77,30 @@ class Arm:
 
 def arms() -> tuple[Arm, ...]:
     """All arms, case after case, with L0 before L1."""
-    l0, l1 = _given(0, 2), _given(_VECTORS, 2)
-    one_block = _given(_VECTORS, 1)
+    l0, l1 = _site_network(0, 2), _site_network(_VECTORS, 2)
+    one_block = _site_network(_VECTORS, 1)
     return (
         Arm(TWO_SITES, L0, two_sites, partial(ScalarReadout, l0), bound),
         Arm(TWO_SITES, L1_ONE_BLOCK, two_sites, partial(ScalarReadout, one_block), bound),
         Arm(TWO_SITES, L1, two_sites, partial(ScalarReadout, l1), axial_floor),
-        Arm(TWO_SITES, L1_VECTOR, two_sites, partial(VectorReadout, l1), _nothing),
+        Arm(TWO_SITES, L1_VECTOR, two_sites, partial(VectorReadout, l1), _zero),
         Arm(AMONG_OTHERS, L0, two_sites_among_others, partial(ScalarReadout, l0), bound),
-        Arm(AMONG_OTHERS, L1, two_sites_among_others, partial(ScalarReadout, l1), _nothing),
+        Arm(AMONG_OTHERS, L1, two_sites_among_others, partial(ScalarReadout, l1), _zero),
         *(
-            Arm(case, name, four_charges, partial(ChargeNetwork, _charges(vectors, case)), _nothing)
+            Arm(
+                case,
+                name,
+                four_charges,
+                partial(ChargeNetwork, _charge_network(vectors, case)),
+                _zero,
+            )
             for case in _BASES
             for name, vectors in ((L0, 0), (L1, _VECTORS))
         ),
     )
 
 
-def _given(vectors: int, blocks: int) -> NetworkConfig:
+def _site_network(vectors: int, blocks: int) -> NetworkConfig:
     """The configuration of a network whose input is scalars, and perhaps a vector, per site."""
     several = blocks > 1
     return NetworkConfig(
@@ -115,7 +121,7 @@ def _given(vectors: int, blocks: int) -> NetworkConfig:
     )
 
 
-def _charges(vectors: int, case: str) -> NetworkConfig:
+def _charge_network(vectors: int, case: str) -> NetworkConfig:
     """The configuration of a network of two blocks whose input is charges."""
     return NetworkConfig(
         embedding_size=16,
@@ -134,5 +140,5 @@ def _scalars(vectors: int) -> int:
     return _SCALARS + 3 * (_VECTORS - vectors)
 
 
-def _nothing(dipoles: Tensor) -> float:
+def _zero(dipoles: Tensor) -> float:
     return 0.0

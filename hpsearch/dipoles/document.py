@@ -28,7 +28,7 @@ _HEADER = (
     "Network",
     "Weights",
     "MSE / bound",
-    "of the seeds",
+    "range over seeds",
     "least possible",
     "MSE / variance",
     "CPU seconds",
@@ -52,12 +52,13 @@ def table(experiment: DipoleResults) -> Section:
     """The test errors of all networks, in units of the bound."""
     remarks = (
         f"Mean squared errors of p² = |p1 + p2|² on {TEST_SYSTEMS:,} test systems after "
-        f"{experiment.steps:,} training steps, divided by the bound of Eq. 4, "
-        f"{experiment.bound:.4f} (e Å)⁴, which is the error of p1² + p2² on the same systems. The "
-        f"variance of p², {experiment.variance:.4f} (e Å)⁴, is the error of its mean.",
-        f"Mean over {experiment.seeds} seeds, then the lowest and the highest of them. Least "
-        "possible: what a network of the kind must leave, however wide, averaged over the same "
-        "systems. CPU seconds are those of one training.",
+        f"{experiment.steps:,} training steps, divided by the bound of Eq. 4. The bound, "
+        f"{experiment.bound:.4f} (e Å)⁴, is the error of predicting p1² + p2² on these systems. "
+        f"The variance of p², {experiment.variance:.4f} (e Å)⁴, is the error of predicting its "
+        "mean.",
+        f"MSE / bound is the mean over {experiment.seeds} seeds; the next column has the lowest "
+        "and the highest. Least possible is the lowest error on these systems that a network of "
+        "this kind can reach, however wide. CPU seconds are those of one training.",
     )
     rows = tuple(_row(arm, experiment) for arm in experiment.arms)
     return Section("Test errors", remarks, _HEADER, rows)

@@ -77,7 +77,7 @@ class ScalarReadout(Estimator):
         with torch.no_grad():
             _calibrate_convolutions(self, systems)
             self.blocks.last_bias.sub_(self._per_site(systems)[0].mean())
-        _take_moments(self, systems)
+        _set_shift_and_scale(self, systems)
 
     def forward(self, systems: Systems) -> Tensor:
         """See the base class."""
@@ -152,7 +152,7 @@ class ChargeNetwork(Estimator):
     def calibrate(self, systems: Systems) -> None:
         """See the base class."""
         self.network.calibrate(systems.kinds, systems.positions, systems.counts)
-        _take_moments(self, systems)
+        _set_shift_and_scale(self, systems)
 
     def forward(self, systems: Systems) -> Tensor:
         """See the base class."""
@@ -168,7 +168,7 @@ def _neighbourhoods(systems: Systems, config: NetworkConfig) -> Neighbourhoods:
     return Neighbourhoods.of(systems.positions, systems.counts, config.radial_maximum_angstrom)
 
 
-def _take_moments(network: ScalarReadout | ChargeNetwork, systems: Systems) -> None:
+def _set_shift_and_scale(network: ScalarReadout | ChargeNetwork, systems: Systems) -> None:
     """Set the shift and scale of Eq. 16."""
     network.mean.copy_(systems.squared_total.mean())
     network.deviation.copy_(systems.squared_total.std())

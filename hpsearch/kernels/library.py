@@ -75,9 +75,7 @@ def _library() -> ctypes.CDLL | str:
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
         reason = _reason(error)
         if wish == "on":
-            raise KernelsError(
-                f"{VARIABLE} is 'on', but {reason}; unset it or mend this"
-            ) from error
+            raise KernelsError(f"{VARIABLE} is 'on', but {reason}; unset it or fix this") from error
         return reason
     return library
 

@@ -44,7 +44,7 @@ class Neighbourhoods:
         """``[A, K]`` whether the slot has a neighbour."""
         return self.pair < len(self.distance)
 
-    def filled_up(self, multiple: int, distance: float) -> Neighbourhoods:
+    def padded(self, multiple: int, distance: float) -> Neighbourhoods:
         """The same with unused pairs added, so that P is a multiple of ``multiple``.
 
         Args:

@@ -101,9 +101,9 @@ class SlotProducts(ABC):
             ``[D, A, K, C]``; zero in unused slots if all inputs are finite.
         """
         out = y.new_zeros(*y.shape[:2], self.slots_per_atom, w.shape[2])
-        weighed = self._weighed(y, w)
+        weighted = self._times_weights(y, w)
         for part in range(len(y)):
-            self.distribute(weighed[part], out[part])
+            self.distribute(weighted[part], out[part])
         return out
 
     def pull_back_convolve(
@@ -122,11 +122,11 @@ class SlotProducts(ABC):
         if fresh and dx is not None:
             dx.zero_()
         dw.copy_(product(G.flatten(0, 1).t(), self._aggregated(x).t()).view_as(w))
-        y = self._weighed(G, w)
+        y = self._times_weights(G, w)
         for part in range(len(x)):
             self.pull_back(x[part], y[part], None if dx is None else dx[part])
 
-    def _weighed(self, y: Tensor, w: Tensor) -> Tensor:
+    def _times_weights(self, y: Tensor, w: Tensor) -> Tensor:
         """``y`` ``[D, A, U]`` times the weights: ``[D, A, H, C]``."""
         flat = product(y.flatten(0, 1), w.flatten(1).t())
         return flat.view(*y.shape[:2], *w.shape[1:])
@@ -192,7 +192,7 @@ class TorchProducts(SlotProducts):
             return
         flat, (one, other) = self._dg_slots.flatten(0, 1), self._neighbourhoods.slots_of_pair
         torch.add(flat[one], flat[other], out=self._dg)
-        # A pair that was only added to fill up the batch has twice the same slot, and no gradient.
+        # A pair that was only added as padding has the same slot twice, and no gradient.
         self._dg.masked_fill_((one == other)[:, None], 0.0)
 
 
@@ -259,7 +259,7 @@ class CompiledProducts(SlotProducts):
 
     def convolve(self, x: Tensor, w: Tensor) -> Tensor:
         """See the base class."""
-        if not self.at_once(w):
+        if not self.is_fused(w):
             return super().convolve(x, w)
         out = x.new_empty(*x.shape[:2], len(w))
         operands = (self._g, "PH"), (x, "DAKC"), (w, "UHC"), (out, "DAU")
@@ -268,7 +268,7 @@ class CompiledProducts(SlotProducts):
 
     def transform(self, y: Tensor, w: Tensor) -> Tensor:
         """See the base class."""
-        if not self.at_once(w):
+        if not self.is_fused(w):
             return super().transform(y, w)
         out = y.new_zeros(*y.shape[:2], self.slots_per_atom, w.shape[2])
         self._pull_back_weighted(None, w, y, out, None, True)
@@ -278,7 +278,7 @@ class CompiledProducts(SlotProducts):
         self, x: Tensor, w: Tensor, G: Tensor, dx: Tensor | None, dw: Tensor, fresh: bool = False
     ) -> None:
         """See the base class."""
-        if not self.at_once(w):
+        if not self.is_fused(w):
             super().pull_back_convolve(x, w, G, dx, dw, fresh)
             return
         G = G.contiguous()
@@ -301,7 +301,7 @@ class CompiledProducts(SlotProducts):
         operands = g, (x, "DAKC"), (w, "UHC"), (G, "DAU"), (dx, "DAKC"), (dg, "PH")
         self._call_weighted("convolve_inputs", w, operands, int(fresh))
 
-    def at_once(self, w: Tensor) -> bool:
+    def is_fused(self, w: Tensor) -> bool:
         """Whether one call of kernels.c sums and multiplies by weights.
 
         That is faster if there are enough molecules to keep all threads busy.

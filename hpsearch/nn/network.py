@@ -183,7 +183,7 @@ class MultiTargetNetwork(nn.Module):
         Returns:
             ``[M, T]``: (t̂ - s)/σ for every molecule and target (Eqs 16 and 17).
         """
-        per_atom, neighbourhoods = self._per_atom(*_filled_up(elements, positions, counts))
+        per_atom, neighbourhoods = self._per_atom(*_padded(elements, positions, counts))
         total = per_atom.new_zeros(per_atom.shape[0], neighbourhoods.molecules)
         outputs: Tensor = total.index_add(1, neighbourhoods.molecule, per_atom).T
         return outputs[: len(counts)]
@@ -193,7 +193,7 @@ class MultiTargetNetwork(nn.Module):
     ) -> tuple[Tensor, Neighbourhoods]:
         maximum = self.config.radial_maximum_angstrom
         neighbourhoods = Neighbourhoods.of(positions, counts, maximum)
-        neighbourhoods = neighbourhoods.filled_up(PAIRS_AT_ONCE, 2 * maximum)
+        neighbourhoods = neighbourhoods.padded(PAIR_MULTIPLE, 2 * maximum)
         phi = self.basis(neighbourhoods.distance)
         features = self.featurization(elements, neighbourhoods, phi)
         return self.output_blocks(features, neighbourhoods, phi), neighbourhoods
@@ -207,21 +207,21 @@ class _Batch(NamedTuple):
     counts: Tensor
 
 
-ATOMS_AT_ONCE = 16
-"""The number of atoms of a batch is filled up to a multiple of this; see :func:`_filled_up`."""
+ATOM_MULTIPLE = 16
+"""The number of atoms of a batch is padded to a multiple of this; see :func:`_padded`."""
 
-PAIRS_AT_ONCE = 128
-"""The number of pairs of a batch is filled up to a multiple of this."""
+PAIR_MULTIPLE = 128
+"""The number of pairs of a batch is padded to a multiple of this."""
 
 
-def _filled_up(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
+def _padded(elements: Tensor, positions: Tensor, counts: Tensor) -> _Batch:
     """The molecules and, if necessary, a dummy molecule of atoms that are far apart.
 
     oneDNN compiles a product for every shape and caches the latest thousand. Few batches have the
-    same number of atoms or pairs. Without filling up, most steps would compile large products
+    same number of atoms or pairs. Without padding, most steps would compile large products
     again, and the cache would take more memory than the dummy atoms.
     """
-    missing = -len(elements) % ATOMS_AT_ONCE
+    missing = -len(elements) % ATOM_MULTIPLE
     if missing == 0:
         return _Batch(elements, positions, counts)
     apart = torch.arange(missing, dtype=positions.dtype, device=positions.device) * 1e3

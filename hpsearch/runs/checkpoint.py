@@ -56,11 +56,11 @@ def write(
         reason = f"cannot write the checkpoint {path}: {error.strerror or error}"
         if disk_full(error):
             raise DiskFull(
-                f"{reason}; free space and run the same command again: it goes on from the epoch "
+                f"{reason}; free space and run the same command again: it resumes from the epoch "
                 "before"
             ) from error
         raise HpsearchError(
-            f"{reason}; make its folder writable or name another (--runs)"
+            f"{reason}; make the folder writable or choose another (--runs)"
         ) from error
     # Such a file is damaged, or is from another machine, which rounds differently.
     for other in files(directory, stem):

@@ -283,6 +283,6 @@ def _refusing_other_content(directory: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"the checkpoint in {directory} must be one that this version wrote; its content is "
-            f"not ({type(error).__name__}); move the folder away"
+            f"the checkpoint in {directory} must be from this version of hpsearch, got other "
+            f"content ({type(error).__name__}); move the folder away"
         ) from error

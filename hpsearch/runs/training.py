@@ -303,8 +303,8 @@ class Training:
         weights = resume.best_weights(self.directory, self.best_epoch, self._identity())
         if weights is None:
             raise HpsearchError(
-                f"the weights of the best epoch {self.best_epoch} must lie in {self.directory}; "
-                "they are missing or damaged; run the same command again to train what is missing"
+                f"the weights of the best epoch {self.best_epoch} in {self.directory} are missing "
+                "or damaged; run the same command again, which trains the missing epochs"
             )
         self.network.load_state_dict(weights)
 
@@ -339,7 +339,7 @@ def _torch_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"the device must be one that torch sees, got '{name}' of {torch.cuda.device_count()} "
-            "GPUs; install a build of torch for them, or choose cpu"
+            f"the device must be a GPU that torch sees, got '{name}' and torch sees "
+            f"{torch.cuda.device_count()}; install a build of torch for CUDA, or choose cpu"
         )
     return device

@@ -129,7 +129,7 @@ class Address:
     def one_line(self, error: BaseException) -> str:
         """Return the message of ``error`` on one line, without secrets."""
         text = " ".join(str(getattr(error, "orig", None) or error).split())
-        return credentials.without(self._secrets, text)
+        return credentials.masked(self._secrets, text)
 
 
 def make_folder(address: Address) -> None:

@@ -39,8 +39,8 @@ SECRET_PARAMETERS = (
 """Parameters of a PostgreSQL URL that hold a secret."""
 
 PASSWORD_ADVICE = (
-    f"give the URL in {STORAGE_VARIABLE}, or without its password beside {PASSWORD_VARIABLE} or a "
-    f"file ~/.pgpass ({PASSWORD_FILE_VARIABLE} names another)"
+    f"give the URL in {STORAGE_VARIABLE}, or leave the password out of it and give it in "
+    f"{PASSWORD_VARIABLE} or in a file ~/.pgpass ({PASSWORD_FILE_VARIABLE} names another file)"
 )
 
 # Parsed as SQLAlchemy does, so that no password in SQLAlchemy's sense is missed.
@@ -69,13 +69,12 @@ def refuse_passwords(arguments: Iterable[str]) -> None:
         is_option = option.startswith("--") and bool(equals)
         if has_password(value if is_option else argument):
             raise InputError(
-                "a password must not stand on the command line, where every user of the machine "
-                "can read it; got one in an argument, so take it for known and change it; "
-                f"{PASSWORD_ADVICE}"
+                "a password must not be on the command line, where every user of the machine can "
+                f"read it, got one in an argument; change this password; {PASSWORD_ADVICE}"
             )
 
 
-def without(secrets: Iterable[str], text: str) -> str:
+def masked(secrets: Iterable[str], text: str) -> str:
     """``text`` with ``***`` in place of every secret, plain or percent-encoded."""
     for secret in secrets:
         for spelling in {secret, quote(secret, safe=""), quote(secret), quote_plus(secret)} - {""}:

@@ -137,7 +137,7 @@ def test_own_molecules_come_back() -> None:
         (changed(identifier=2**40), "an identifier between 0 and"),
         (changed(identifier=2**80), "whole number"),
         (changed(identifier=1.5), "whole number"),
-        (FLUORINE, "an identifier that no other one has"),
+        (FLUORINE, "must have a unique identifier"),
     ],
 )
 def test_what_is_no_molecule_is_refused(molecule: Molecule, words: str) -> None:

@@ -179,7 +179,7 @@ def test_a_full_disk_leaves_nothing(
         save(path, *rest, **more)
 
     monkeypatch.setattr(np, "save", fail_at_the_third)
-    with pytest.raises(HpsearchError, match=r"No space left on device; make room") as error:
+    with pytest.raises(HpsearchError, match=r"No space left on device; free space") as error:
         qm9.load(tmp_path / "cache")
     assert "\n" not in str(error.value)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -479,7 +479,7 @@ def test_a_strange_file_is_refused(
 def test_the_same_molecule_twice_is_refused(tmp_path: Path, records: list[dict[str, str]]) -> None:
     for name in ("a.xyz", "b.xyz"):
         (tmp_path / name).write_text(published(records[0]))
-    with pytest.raises(InputError, match="molecule 1 must have an identifier that no other"):
+    with pytest.raises(InputError, match="molecule 1 must have a unique identifier"):
         qm9.read_archive(tmp_path)
 
 

@@ -228,12 +228,12 @@ GOOD: dict[str, list[int]] = {"train": [1, 2, 3], "validation": [4], "test": [5,
         ({**GOOD, "train": "1, 2"}, "'train' must be a list of whole numbers"),
         ({**GOOD, "train": [1.0, 2.0]}, "'train' must be a list of whole numbers"),
         ({**GOOD, "train": [True, 2]}, "'train' must be a list of whole numbers"),
-        ({**GOOD, "train": [1, 2, 2]}, "2 stands twice in 'train'"),
-        ({**GOOD, "test": [5, 1]}, "1 stands in 'train' and in 'test'"),
-        ({**GOOD, "validation": [6]}, "6 stands in 'validation' and in 'test'"),
-        ({**GOOD, "test": [133_886]}, "133886 is none of theirs"),
-        ({**GOOD, "test": [-1]}, "-1 is none of theirs"),
-        ({**GOOD, "test": [2**70]}, "beyond 64 bits"),
+        ({**GOOD, "train": [1, 2, 2]}, "2 is listed twice in 'train'"),
+        ({**GOOD, "test": [5, 1]}, "1 is listed in 'train' and in 'test'"),
+        ({**GOOD, "validation": [6]}, "6 is listed in 'validation' and in 'test'"),
+        ({**GOOD, "test": [133_886]}, "got 133886, which is none"),
+        ({**GOOD, "test": [-1]}, "got -1, which is none"),
+        ({**GOOD, "test": [2**70]}, "above 64 bits"),
         ({**GOOD, "test": []}, "'test' must have at least 1"),
         ({**GOOD, "train": [1]}, "'train' must have at least 2"),
     ],
@@ -257,7 +257,7 @@ def test_an_absent_file_is_named(molecules: Molecules, tmp_path: Path) -> None:
     for name in ("absent.json", "absent.npz"):
         with pytest.raises(InputError, match=name):
             read_split(tmp_path / name, molecules)
-    with pytest.raises(InputError, match="must be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         split = made(molecules, train_size=2, validation_size=1, test_size=1)
         save_split(split, molecules, tmp_path / "absent" / "split.json")
 
@@ -279,7 +279,7 @@ def test_npz_of_rows(molecules: Molecules, tmp_path: Path) -> None:
         ({"test_idx": [0.5]}, "'test_idx' must be a list of whole numbers"),
         ({"test_idx": [[7]]}, "'test_idx' must be a list of whole numbers"),
         ({"test_idx": np.array([None])}, "must be an .npz file"),
-        ({"test_idx": [3]}, "4 stands in 'validation' and in 'test'"),
+        ({"test_idx": [3]}, "4 is listed in 'validation' and in 'test'"),
     ],
 )
 def test_a_strange_npz_is_refused(
@@ -301,5 +301,5 @@ def test_what_is_no_npz_is_refused(molecules: Molecules, tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"must be an \.npz file"):
         read_split(path, molecules)
     np.savez(path, train_idx=[0, 1])
-    with pytest.raises(InputError, match="must hold train_idx, val_idx, test_idx; got train_idx"):
+    with pytest.raises(InputError, match="must have train_idx, val_idx, test_idx; got train_idx"):
         read_split(path, molecules)

@@ -61,11 +61,11 @@ def test_reverse_and_slots_name_the_same_pair_from_both_ends():
     assert not torch.equal(pairs.slots_of_pair[0], pairs.slots_of_pair[1])
 
 
-def test_filled_up_pairs_stand_in_no_slot():
+def test_padding_pairs_are_in_no_slot():
     pairs = Neighbourhoods.of(torch.randn(11, 3), torch.tensor([6, 5]), 1.5)
     count = len(pairs.distance)
-    filled = pairs.filled_up(32, 3.0)
-    assert 0 < count < 32 == len(filled.distance) and filled.filled_up(32, 3.0) is filled
+    filled = pairs.padded(32, 3.0)
+    assert 0 < count < 32 == len(filled.distance) and filled.padded(32, 3.0) is filled
     assert torch.equal(filled.used, pairs.used)
     assert torch.equal(filled.pair[filled.used], pairs.pair[pairs.used])
     assert torch.equal(filled.distance[:count], pairs.distance)

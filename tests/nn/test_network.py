@@ -258,8 +258,8 @@ def test_filling_up_a_batch_changes_nothing(monkeypatch, atoms):
     positions = 2.0 * torch.randn(sum(atoms), 3)
     found = []
     for atoms_at_once, pairs_at_once in ((1, 1), (16, 128)):
-        monkeypatch.setattr("hpsearch.nn.network.ATOMS_AT_ONCE", atoms_at_once)
-        monkeypatch.setattr("hpsearch.nn.network.PAIRS_AT_ONCE", pairs_at_once)
+        monkeypatch.setattr("hpsearch.nn.network.ATOM_MULTIPLE", atoms_at_once)
+        monkeypatch.setattr("hpsearch.nn.network.PAIR_MULTIPLE", pairs_at_once)
         outputs = network(elements, positions, counts)
         used = [weight for weight in network.parameters() if weight.numel()]
         found.append([outputs, *torch.autograd.grad(outputs.square().sum(), used)])

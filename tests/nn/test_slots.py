@@ -264,7 +264,7 @@ def test_weighted_equals_torch_in_float64(library, one_thread, D, H, C, U):
     for counts in (COUNTS, [2], [29] * 6):
         pairs = neighbourhoods(counts)
         operands = weighted_operands(pairs, D, H, C, U)
-        assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2]) == (
+        assert CompiledProducts(pairs, operands[0], None, library).is_fused(operands[2]) == (
             H * C >= 16
         )
         assert_close(*both_weighted(library, pairs, *operands))
@@ -275,7 +275,7 @@ def test_neurons_are_shared_out_in_groups_as_wide_as_a_vector(library, set_threa
     pairs = neighbourhoods(COUNTS * 3)
     set_threads(threads)
     operands = weighted_operands(pairs, 1, H, C, 3)
-    assert CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+    assert CompiledProducts(pairs, operands[0], None, library).is_fused(operands[2])
     assert_close(*both_weighted(library, pairs, *operands))
 
 
@@ -294,7 +294,7 @@ def test_nothing_is_written_beside_the_scratch_memory(library, monkeypatch, set_
         g, x, w, G = weighted_operands(pairs, D, H, C, U)
         products = CompiledProducts(pairs, g, torch.empty_like(g), library)
         dx, dw = torch.zeros_like(x), torch.empty_like(w)
-        assert products.at_once(w)
+        assert products.is_fused(w)
         with monkeypatch.context() as patch:
             patch.setattr(torch, "empty", empty)
             products.convolve(x, w)
@@ -324,7 +324,7 @@ def test_weighted_has_the_same_bits_on_any_number_of_threads(library, set_thread
         set_threads(threads)
         dg = torch.empty_like(g)
         products = CompiledProducts(pairs, g, dg, library)
-        assert products.at_once(w)
+        assert products.is_fused(w)
         runs.append(weighted(products, pairs, dg, x, w, G))
     assert_same_bits(runs)
 
@@ -333,7 +333,7 @@ def test_many_threads_for_few_molecules_weigh_afterwards(library, set_threads):
     pairs = neighbourhoods([5, 9])
     set_threads(2)
     operands = weighted_operands(pairs, 1, 20, 7, 3)
-    assert not CompiledProducts(pairs, operands[0], None, library).at_once(operands[2])
+    assert not CompiledProducts(pairs, operands[0], None, library).is_fused(operands[2])
     assert_close(*both_weighted(library, pairs, *operands))
 
 

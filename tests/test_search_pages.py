@@ -81,6 +81,8 @@ def test_failures_are_counted_by_reason(store):
 
 def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("hpsearch.search.work.REFUSALS", 3)
+    # The launch would refuse such a budget; a study of an earlier version may have it.
+    monkeypatch.setattr("hpsearch.search.launch.DRAWS_TRIED", 0)
     space = SearchSpace.load(find_space("quick"))
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         budget = Budget(max_parameters=10)

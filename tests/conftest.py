@@ -1,5 +1,7 @@
 import os
 import signal
+import sys
+from collections.abc import Iterator
 
 import pytest
 from support.browsers import started_browser
@@ -17,6 +19,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def browser():
     with started_browser() as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """Training flushes denormal numbers to zero, for the whole process; the next test has them."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
 
 
 NEED_MORE = {"browser", "postgresql", "server"}

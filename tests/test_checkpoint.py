@@ -183,7 +183,7 @@ def test_a_database_without_space_is_said_and_goes_on(small_disk: Path, tmp_path
         with Store.create(f"sqlite:///{disk}/s.db") as store:
             store.begin_experiment("study", "before", {})
             ballast = fill(disk)
-            with pytest.raises(HpsearchError, match="free space and run the same command"):
+            with pytest.raises(HpsearchError, match="free some space, then run the same"):
                 for number in range(1000):
                     store.begin_experiment("study", f"n{number}", {"x": "y" * 10_000})
             ballast.unlink()

@@ -63,7 +63,7 @@ def test_a_page_gets_a_store_that_it_cannot_write_into(
     (tmp_path / "pages").mkdir()
     text = "TITLE = 'Mine'\ndef figure(store, name): store.begin_experiment('study', 'x', {})\n"
     (tmp_path / "pages" / "mine.py").write_text(text)
-    assert "'StoreReader' object has no attribute" in figure(site, "mine").body
+    assert "'Snapshot' object has no attribute" in figure(site, "mine").body
     assert store.experiment("study", "x") is None
 
 
@@ -181,6 +181,7 @@ def test_a_page_that_was_edited_is_drawn_anew(
     assert drawn == [[1], [2]]
 
 
+@pytest.mark.slow
 def test_a_folder_of_pages_is_run_where_it_is_named_and_only_there(
     store: Store, tmp_path: Path
 ) -> None:

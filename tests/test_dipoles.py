@@ -291,6 +291,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_writes_table_curves_and_drawings(tmp_path: Path) -> None:
     done = run(tmp_path, "-o", "out", "--steps", "1", "--seeds", "2")
     assert (done.returncode, done.stderr) == (0, "")

@@ -43,6 +43,7 @@ def command(folder: Path, *options: str, **variables: str) -> subprocess.Complet
 # --- On this machine
 
 
+@pytest.mark.slow
 def test_it_looks_at_everything_and_makes_nothing(tmp_path: Path) -> None:
     done = command(tmp_path, "--json")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -217,6 +217,7 @@ def launch_for_real(numbers: range, folder: Path) -> None:
 WHOLE = [range(start, start + 500) for start in range(0, 10_000, 500)]
 
 
+@pytest.mark.slow
 def test_a_spoilt_space_is_a_space_or_one_line(tmp_path: Path) -> None:
     spoil_spaces(range(1_000), tmp_path)
 

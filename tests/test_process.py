@@ -81,6 +81,7 @@ def test_denormals_are_flushed_in_every_thread() -> None:
     assert run(FLUSHED, worker_environment(2)) == 0
 
 
+@pytest.mark.slow
 def test_freed_memory_is_used_again_instead_of_faulted_in() -> None:
     by_default = run(FAULTS, {})
 

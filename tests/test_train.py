@@ -161,6 +161,7 @@ print(resident("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_pieces_need_less_memory(molecules, tmp_path):
     # Many molecules and narrow layers, so that activations outweigh weights and their moments.
     wide = {"featurization_scalars": 24, "featurization_vectors": 16, "featurization_blocks": 3}
@@ -213,6 +214,7 @@ def test_the_papers_rate_trains_from_the_first_epoch(molecules, tmp_path, vector
     assert loss < fresh
 
 
+@pytest.mark.slow
 def test_a_small_network_passes_the_composition_fit_of_its_own_training_molecules(
     molecules, tmp_path
 ):

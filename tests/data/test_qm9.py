@@ -319,6 +319,7 @@ def test_a_missing_column_is_named(
         qm9.read_package()
 
 
+@pytest.mark.slow
 def test_the_whole_package_is_what_it_was(molecules: Molecules) -> None:
     """Studies of different machines are told apart by this hash; a cache may be an older code's."""
     lines: list[str] = []

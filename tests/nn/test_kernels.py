@@ -122,6 +122,7 @@ def test_a_planted_library_is_not_loaded(library, afresh, monkeypatch, tmp_path,
     assert (made.st_uid, made.st_mode & 0o777) == (os.geteuid(), 0o700)
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
     library, afresh, monkeypatch, tmp_path
 ):
@@ -138,6 +139,7 @@ def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
     assert kernels._library().hpsearch_aggregate
 
 
+@pytest.mark.slow
 def test_processes_that_compile_at_once(library, afresh):
     """Each of them computes; one library is left."""
     script = (
@@ -181,10 +183,12 @@ def touch_everything(folder, processor, sanitizers):
     assert (ended.returncode, ended.stdout) == (0, "clean\n"), ended.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_touched_beyond_the_arrays(tmp_path, sanitizers):
     touch_everything(tmp_path, "native", sanitizers)
 
 
+@pytest.mark.slow
 def test_nor_with_vectors_of_older_processors(tmp_path, sanitizers, older_processor):
     touch_everything(tmp_path, older_processor, sanitizers)
 

@@ -45,6 +45,7 @@ def test_outputs_and_all_gradients_equal_e3nns_form(number):
             assert (mine.grad - theirs.grad).abs().max() < 1e-10 * largest, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(8))
 def test_a_fresh_loss_is_within_three_times_the_zero_output_loss(number):
     torch.set_default_dtype(torch.float32)

@@ -639,7 +639,9 @@ def test_sql_is_only_a_name(launches: Launches) -> None:
 # --- Samplers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "gp" else ()) for n in SAMPLERS]
+)
 def test_samplers_draw_by_the_trial_number(name: str) -> None:
     chosen = QUICK.model_copy(update={"sampler": name, "startup_trials": 2})
 

@@ -29,12 +29,12 @@ def denormal_numbers() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-NEED_MORE = {"browser", "postgresql", "server"}
-"""Fixtures that start a browser or PostgreSQL."""
+NEED_MORE = {"browser", "postgresql", "server", "older_processor"}
+"""Fixtures that start a browser or PostgreSQL, or compile the kernels once more."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to `make test-rest` whatever starts a browser or PostgreSQL."""
+    """Leave to `make test-rest` whatever needs one of these fixtures."""
     for item in items:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if NEED_MORE & set(item.fixturenames) or "postgresql" in values:

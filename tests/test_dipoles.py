@@ -220,17 +220,20 @@ def trained(case: str, name: str, steps: int = 150) -> float:
     return train(arm, 0, steps, test).errors[-1] / bound(test.dipoles)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [TWO_SITES, AMONG_OTHERS])
 def test_an_l0net_settles_at_the_bound(case: str) -> None:
     assert 0.97 < trained(case, L0) < 1.1
 
 
+@pytest.mark.slow
 def test_an_l1net_on_two_sites_settles_at_two_thirds_of_it() -> None:
     dipoles = two_sites(1000, generator()).dipoles
     least = axial_floor(dipoles) / bound(dipoles)
     assert 0.97 * least < trained(TWO_SITES, L1) < 1.15 * least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [(AMONG_OTHERS, L1), (TWO_SITES, L1_VECTOR)], ids=" - ".join)
 def test_where_the_vectors_can_be_multiplied_the_error_falls_far_below(
     name: tuple[str, str],
@@ -238,6 +241,7 @@ def test_where_the_vectors_can_be_multiplied_the_error_falls_far_below(
     assert trained(*name) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [L0, L1])
 def test_of_charges_distances_suffice(name: str) -> None:
     assert trained(CHARGES_SMOOTH, name) < 0.5

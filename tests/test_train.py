@@ -193,6 +193,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(molecules, tm
     assert other.history[0].validation_loss != first.history[0].validation_loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectors", [0, 8])
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_the_papers_rate_trains_from_the_first_epoch(molecules, tmp_path, vectors, blocks):

@@ -79,6 +79,7 @@ def test_where_no_folder_can_be_written_torch_serves_and_says_why(afresh, monkey
     assert kernels.implementation().startswith("torch operations, because ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
 def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, damage):
     whole = Path(library._name).read_bytes()
@@ -97,6 +98,7 @@ def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, dama
     assert [file.name for file in folder.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["somebody else's", "for all to write", "a link"])
 def test_a_planted_library_is_not_loaded(library, afresh, monkeypatch, tmp_path, fault):
     """A file that somebody else can change is left alone; a library of this user is made."""

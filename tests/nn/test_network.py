@@ -192,6 +192,7 @@ TOO_SMALL = {"one scalar", "one of everything", "cutoff below every bond"}
 """Where a mean over features or neighbours is none."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize("shape", sorted(set(CALIBRATED) - TOO_SMALL))
 def test_features_of_real_molecules_have_second_moments_of_order_one(shape, basis):

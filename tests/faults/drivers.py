@@ -106,7 +106,10 @@ def many_processes(case: Case) -> None:
     assert test.is_file(), f"{test} is not there"
     # No -q: the project's settings have one already, and a second would leave out the summary.
     command = [sys.executable, "-m", "pytest", str(test), "-k", case.store.kind]
-    done = subprocess.run(command, cwd=test.parents[2], capture_output=True, text=True)
+    environment = os.environ | {"HPSEARCH_CONTRACT_TRIALS": "50"}
+    done = subprocess.run(
+        command, cwd=test.parents[2], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-500:]
     assert re.search(r"[1-9]\d* passed", done.stdout), done.stdout[-500:]
 

@@ -35,10 +35,10 @@ install: .venv/installed
 test: check
 	$(BIN)/python -m pytest -m "not slow and not acceptance and not faults" -n 2 --dist worksteal --max-worker-restart 0 --durations 20
 
-# A file's tests share what it takes long to make, a search say: one worker has them all.
+# A file's tests share what takes long to make, such as a search: one process runs all of them. These
+# tests often wait for other processes, so three run at a time on two cores.
 test-rest: install
-	$(BIN)/python -m pytest -m "slow and not acceptance and not faults" -n 2 --dist loadfile --max-worker-restart 0 --durations 40
-	$(BIN)/python -m pytest -m acceptance tests/test_wheel.py --timeout 1200
+	$(BIN)/python -m pytest -m "slow and not acceptance and not faults or wheel" -n 3 --dist loadfile --max-worker-restart 0 --durations 40
 
 check: install
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support.commands import Process, free_port, get
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.wheel, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("search_spaces", "storage", "dashboards")

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar, final
 
 from optuna.exceptions import StorageInternalError
@@ -32,14 +32,14 @@ _SQLITE_FULL = 13
 _SQLITE_NOT_A_DATABASE = 26
 _SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
 _POSTGRESQL_FULL = "53100"
-_POSTGRESQL_LOCKED = "55P03"
+_POSTGRESQL_LOCKED = "55P03"  # lock_timeout
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
     "25006",  # a standby after a failover: it only reads until it is promoted
     "40001",  # serialization failure
     "40P01",  # deadlock
     "53300",  # too many connections
-    "55P03",  # lock not available
+    _POSTGRESQL_LOCKED,
     "57014",  # statement_timeout, or a statement that an administrator cancelled
     "57P01",  # shut down by an administrator
     "57P02",  # shut down by a crash
@@ -86,8 +86,7 @@ class Database:
         """
         self.address = address
         self.patience_seconds = patience_seconds
-        self._say = say
-        self._waiting = threading.Lock()
+        self._reporter = _WaitReporter(say, address, patience_seconds) if say else None
         self.fence: Fence = no_fence
         # A lambda, because the lease that becomes the fence needs this engine first.
         self.engine = make_engine(address, create=create, fence=lambda c: self.fence(c))
@@ -124,14 +123,8 @@ class Database:
 
     def wait(self, action: Callable[[], Result]) -> Result:
         """Call ``action``; repeat it while the database is unavailable: see :func:`wait_for`."""
-        # Calls may be nested, and the lease is renewed in another thread: one of them reports.
-        if self._say is None or not self._waiting.acquire(blocking=False):
+        with self._reporter.watching() if self._reporter else nullcontext():
             return wait_for(action, self.address, self.patience_seconds)
-        try:
-            with _reported(self._say, self.address, self.patience_seconds):
-                return wait_for(action, self.address, self.patience_seconds)
-        finally:
-            self._waiting.release()
 
     def _first_use_of_server(self, action: Callable[[], None]) -> None:
         try:
@@ -248,28 +241,53 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
-@contextmanager
-def _reported(say: Callable[[str], None], address: Address, patience: float) -> Iterator[None]:
-    """Report a wait that lasts, and its end."""
-    began = time.monotonic()
-    said = threading.Event()
+@final
+class _WaitReporter:
+    """Reports a call that waits for long, and the end of the wait.
 
-    def report() -> None:
-        said.set()
-        say(
+    One thread watches all calls. A thread for each call would cost as much as the call.
+    """
+
+    def __init__(self, say: Callable[[str], None], address: Address, patience: float) -> None:
+        self._say = say
+        self._waiting = (
             f"waiting for the store {address.label}, which is locked or does not answer; "
             f"this lasts {patience:.0f} s at most"
         )
+        self._watched = threading.Lock()
+        self._state = threading.Lock()
+        self._began: float | None = None
+        self._said = False
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="store waits")
 
-    timer = threading.Timer(SILENT_SECONDS, report)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-    if said.is_set():
-        say(f"the store answers again, after {time.monotonic() - began:.0f} s")
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch a call. Calls may be nested or come from two threads: one of them is watched."""
+        if not self._watched.acquire(blocking=False):
+            yield
+            return
+        if not self._thread.is_alive():
+            self._thread.start()
+        began = self._began = time.monotonic()
+        said = False
+        try:
+            yield
+        finally:
+            with self._state:
+                said, self._said, self._began = self._said, False, None
+            self._watched.release()
+        if said:
+            self._say(f"the store answers again, after {time.monotonic() - began:.0f} s")
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(SILENT_SECONDS / 10)
+            with self._state:
+                began = self._began
+                if began is None or self._said or time.monotonic() - began < SILENT_SECONDS:
+                    continue
+                self._said = True
+                self._say(self._waiting)
 
 
 def driver_error(error: BaseException) -> DBAPIError | None:

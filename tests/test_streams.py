@@ -28,7 +28,7 @@ def test_a_closed_stream_is_no_fault(tmp_path: Path, command: str, code: int, cl
 
 def test_no_file_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     code = """
-import os, sys
+import os, subprocess, sys
 from pathlib import Path
 from unittest.mock import patch
 from hpsearch.cli import main
@@ -40,6 +40,8 @@ with patch.object(sys, "argv", ["hpsearch", "--version"]):
         with Path("store").open("w") as store:
             print("into no store")
             os.write(1, b"nor this")
+            # Nor does a process that is started from here.
+            subprocess.run(["sh", "-c", "echo nor from there"], check=True)
             sys.exit(store.fileno())
 """
     (tmp_path / "code.py").write_text(code)

@@ -126,17 +126,15 @@ def main() -> None:
 def _open_closed_streams() -> None:
     """Open standard streams that the shell has closed (``>&-``) on /dev/null.
 
-    A file opened later, the store say, would get the number of the closed stream, and whatever a
-    library prints would be written into that file.
+    Otherwise a file that is opened later, such as the store, would get the number of the closed
+    stream. Then everything that a library prints would be written into that file.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
+            # The lowest free number, which is this one. Processes that we start need it as well.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
@@ -145,8 +143,9 @@ def _open_closed_streams() -> None:
 def _unwritten(error: OSError) -> int:
     """Report that standard output cannot be written; return the exit code.
 
-    A pipe whose reader has ended gives the code of SIGPIPE, and is no news for a person who types
-    ``| head``. Neither code is 1, which is the answer of `hpsearch verify` to a breach.
+    A pipe whose reader has ended gives the code of SIGPIPE. A person who types ``| head`` expects
+    that, so only a command that trains reports it. No code is 1, because `hpsearch verify` returns
+    1 for a breach.
     """
     broken = error.errno == errno.EPIPE
     if not broken or _TRAINING & set(sys.argv[1:]):

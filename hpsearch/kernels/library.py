@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.system.files import cache_directory, write_atomically
+from hpsearch.system.files import cache_directory, home_cache_directory, write_atomically
 from hpsearch.system.hardware import instructions
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -131,35 +131,27 @@ def _key(compiler: str) -> str:
 def _cached(compiler: str) -> ctypes.CDLL:
     """Load the library from a cache folder of this user; compile it if it is not there.
 
-    Several users may share one cache folder, in which each of them needs a folder of their own. If
-    somebody else has that, the library is compiled for this process alone.
+    Several users may share one cache folder, so each user has a folder in it. If that folder cannot
+    be used, the library is compiled into the cache of the home folder, else for this process only.
     """
     name = f"kernels-{_key(compiler)}.so"
-    for cache_folder in (cache_directory(), Path("~/.cache/hpsearch").expanduser()):
+    caches = [cache_directory()]
+    with suppress(RuntimeError):  # in a container, a user may have no home
+        caches.append(home_cache_directory())
+    for cache_folder in caches:
         path = cache_folder / f"kernels-{os.geteuid()}" / name
-        library = _open(path)
-        if library is None:
-            with suppress(OSError):
-                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                _compile(compiler, path)
-                library = _open(path)
-        if library is not None:
-            return library
+        with suppress(OSError):
+            return _open(path) or _compile(compiler, path)
     with tempfile.TemporaryDirectory(prefix="hpsearch-kernels-") as private:
-        path = Path(private) / name
-        _compile(compiler, path)
-        library = _open(path)
-        if library is None:
-            raise OSError(f"'{path}' cannot be read back")
-        return library
+        return _compile(compiler, Path(private) / name)
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
     """Load the library if the file is undamaged and nobody else can write to it.
 
-    Loading a damaged file can kill the process. Loading a file of somebody else runs their code.
-    The file that was checked is the one that is loaded, by its descriptor: whoever may write to the
-    folder could put another one in its place meanwhile.
+    Loading a damaged file can kill the process. Loading another user's file runs that user's code.
+    The descriptor of the checked file is loaded, because another user who can write to the folder
+    may replace the file after the check.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -177,13 +169,18 @@ def _open(path: Path) -> ctypes.CDLL | None:
     return library
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Compile in the folder of ``path`` and append the digest that :func:`_open` checks."""
+def _compile(compiler: str, path: Path) -> ctypes.CDLL:
+    """Compile into ``path``, append the digest that :func:`_open` checks, and load the library."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = Path(folder) / path.name
         _run([compiler, "-o", str(part), str(SOURCE), *_OPTIONS])
         content = part.read_bytes()
     write_atomically(path, content + hashlib.sha256(content).digest(), 0o700)
+    library = _open(path)
+    if library is None:
+        raise OSError(f"'{path}' cannot be read back")
+    return library
 
 
 def _run(command: list[str]) -> bytes:

@@ -27,6 +27,15 @@ def cache_directory() -> Path:
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared).expanduser() / "hpsearch"
+    return home_cache_directory()
+
+
+def home_cache_directory() -> Path:
+    """``~/.cache/hpsearch``.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
     return Path.home() / ".cache" / "hpsearch"
 
 

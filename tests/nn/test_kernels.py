@@ -142,6 +142,16 @@ def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
 
 
 @pytest.mark.slow
+def test_a_user_without_a_home_gets_a_private_library(library, afresh, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(kernels, "home_cache_directory", no_home)
+    (afresh / OWN).write_text("somebody else's")
+    assert "hpsearch-kernels-" in kernels.implementation()
+
+
+@pytest.mark.slow
 def test_processes_that_compile_at_once(library, afresh):
     """Each of them computes; one library is left."""
     script = (

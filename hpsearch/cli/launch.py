@@ -183,7 +183,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
     if space.budget is not None and space.budget.is_measured and not costs.is_known:
         out.say("the budget needs timings of this space on this machine, which are measured once:")
         costs = _measured(costs, out)
-    # Nothing is stored of a search that cannot have a trial.
+    # Before the store is created: a search that cannot have a trial leaves nothing behind.
     check_budget(space, costs.model)
     with Store.create(url_of(storage), say=out.say) as store:
         search = launch_study(
@@ -299,14 +299,15 @@ def _say_winner(study: Study, request: _Request, out: Output) -> None:
 def _quote(request: _Request, out: Output, as_json: bool) -> None:
     """Estimate the cost of a launch."""
     from hpsearch.search.costs import trials_done
+    from hpsearch.search.terms import with_trials
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line
 
     space, url = request.space, url_of(request.storage)
     stored = trials_done(url, space, request.study, request.hashes, out.say, force=request.force)
     done, wanted = stored or (0, 0)
-    if request.keep_trials and wanted > space.trials:
-        space = space.with_overrides(trials=wanted)
+    if request.keep_trials:
+        space = with_trials(space, wanted)
         request = replace(request, space=space)
     costs = request.costs()
     missing = max(space.trials - done, 0)

@@ -27,13 +27,14 @@ from hpsearch.search.terms import (
     count_finished,
     count_state,
     first_terms,
+    last_wanted,
     launch_terms,
     molecule_changes,
     most_wanted,
     require_consistent,
     require_same_molecules,
     require_same_space,
-    with_stored_trials,
+    with_trials,
 )
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
@@ -156,7 +157,7 @@ def _keep_trials(
 ) -> SearchSpace:
     """Return the space with the study's number of trials, if that is larger."""
     stored = (store.experiment("study", experiment.name) or experiment).provenance
-    kept = with_stored_trials(stored, space)
+    kept = with_trials(space, last_wanted(stored))
     if kept is not space:
         say(
             f"the study keeps its {kept.trials} trials; the space has {space.trials} "

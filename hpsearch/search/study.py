@@ -19,6 +19,7 @@ from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
+from hpsearch.search.terms import last_wanted
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
 from hpsearch.store.lease import Holder
 
@@ -158,7 +159,7 @@ class Study:
             refused=refused,
             pruned=found["PRUNED"],
             waiting=found["WAITING"],
-            wanted=self.provenance["space"]["content"]["trials"],
+            wanted=last_wanted(self.provenance),
         )
 
     def holder(self) -> Holder | None:

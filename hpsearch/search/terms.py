@@ -38,15 +38,19 @@ def most_wanted(stored: Mapping[str, Any]) -> int:
 
     The oldest studies recorded only the number of the last launch.
     """
-    return int(stored.get("trials_wanted_most") or stored["space"]["content"]["trials"])
+    return int(stored.get("trials_wanted_most") or last_wanted(stored))
 
 
-def with_stored_trials(stored: Mapping[str, Any], space: SearchSpace) -> SearchSpace:
-    """Return ``space`` with the number of trials of the study's last launch, if that is larger.
+def last_wanted(stored: Mapping[str, Any]) -> int:
+    """Return the number of trials that the study's last launch wanted."""
+    return int(stored["space"]["content"]["trials"])
+
+
+def with_trials(space: SearchSpace, wanted: int) -> SearchSpace:
+    """Return ``space`` with ``wanted`` trials if that is more than it has.
 
     A launch that does not name a number must not end the trials that an earlier launch asked for.
     """
-    wanted = int(stored["space"]["content"]["trials"])
     return space if wanted <= space.trials else space.with_overrides(trials=wanted)
 
 
@@ -158,7 +162,7 @@ def finished_trials(
     rows, experiment = store.trial_states(name), store.experiment("study", name)
     if rows is None or experiment is None:
         return None
-    return count_finished(rows), int(experiment.provenance["space"]["content"]["trials"])
+    return count_finished(rows), last_wanted(experiment.provenance)
 
 
 def require_consistent(

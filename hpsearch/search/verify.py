@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from hpsearch.search.terms import most_wanted
+from hpsearch.search.terms import last_wanted, most_wanted
 from hpsearch.store import Ledger, LedgerRun, LedgerTrial, StoreReader
 
 Rule = Literal[
@@ -136,14 +136,10 @@ def verify(store: StoreReader, name: str | None = None) -> Verification:
         verdicts=sum(states[state] for state in _FINISHED),
         failed=states["FAIL"],
         epochs=sum(len(run.epochs) for run in ledger.runs),
-        wanted=_wanted(experiment.provenance),
+        wanted=last_wanted(experiment.provenance),
         breaches=tuple(found),
         in_progress=tuple(unfinished if driven else ()),
     )
-
-
-def _wanted(provenance: dict[str, Any]) -> int:
-    return int(provenance["space"]["content"]["trials"])
 
 
 @final
@@ -160,7 +156,7 @@ class _Check:
 
     def unfinished(self, advice: str) -> Iterator[Breach]:
         """Yield the broken rules that another launch would repair."""
-        wanted = _wanted(self._provenance)
+        wanted = last_wanted(self._provenance)
         if self._finished < wanted and not self._gone:
             text = f"has {self._finished} finished trials of {wanted} wanted{advice}"
             yield Breach("count", None, text)

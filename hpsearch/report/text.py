@@ -54,24 +54,28 @@ ZERO_OUTPUT_LEGEND = "zero output = the loss of predicting zero (100 % of it = n
 """The explanation of the short form, to be printed once near it."""
 
 
-def share(loss: float, zero_output_loss: float) -> str:
-    """Return ``loss`` as a part of the loss of predicting zero: ``12.8 %``, ``15 times``."""
+def share(loss: float, zero_output_loss: float, *, of: str = "") -> str:
+    """Return ``loss`` as a part of the loss of predicting zero: ``12.8 %``, ``15 times``.
+
+    Args:
+        loss: of a network.
+        zero_output_loss: of predicting zero, on the same molecules.
+        of: follows a percentage.
+    """
     ratio = loss / zero_output_loss
-    return f"{100 * ratio:.1f} %" if ratio < 10 else f"{ratio:,.3g} times"
+    return f"{100 * ratio:.1f} %{of}" if ratio < 10 else f"{ratio:,.3g} times"
 
 
 def relative(loss: float, zero_output_loss: float) -> str:
     """Return the short form of a comparison: ``12.8 % of zero output``."""
-    ratio = loss / zero_output_loss
-    return f"{share(loss, zero_output_loss)} {'of ' if ratio < 10 else ''}zero output"
+    return f"{share(loss, zero_output_loss, of=' of')} zero output"
 
 
 def compared_loss(loss: float, zero_output_loss: float) -> str:
     """Return a loss with the full comparison to the loss of predicting zero."""
-    ratio = loss / zero_output_loss
-    scale = "(100 % = nothing learned)" if ratio < 10 else "(1 = nothing learned)"
-    of = "of " if ratio < 10 else ""
-    return f"{loss:,.4g}, {share(loss, zero_output_loss)} {of}the loss of predicting zero {scale}"
+    part = share(loss, zero_output_loss, of=" of")
+    nothing = 1 if part.endswith("times") else "100 %"
+    return f"{loss:,.4g}, {part} the loss of predicting zero ({nothing} = nothing learned)"
 
 
 def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:

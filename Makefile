@@ -38,7 +38,7 @@ test: check
 # A file's tests share what takes long to make, such as a search: one process runs all of them. These
 # tests often wait for other processes, so three run at a time on two cores.
 test-rest: install
-	$(BIN)/python -m pytest -m "slow and not acceptance and not faults or wheel" -n 3 --dist loadfile --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest -m "slow and not acceptance and not faults or wheel" -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 40
 
 check: install
 	$(BIN)/ruff format --check .

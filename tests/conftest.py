@@ -29,8 +29,15 @@ def denormal_numbers() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-NEED_MORE = {"browser", "postgresql", "server", "older_processor"}
+NEED_MORE = {"browser", "postgresql", "older_processor"}
 """Fixtures that start a browser or PostgreSQL, or compile the kernels once more."""
+
+LONGEST = (
+    *("test_cli", "test_tune", "test_quote", "test_wheel", "test_gpu_cluster"),
+    *("test_dashboard_pages", "test_faults", "test_board", "test_status", "test_kernels"),
+    *("test_browser", "test_contract", "test_before", "test_secrets", "test_slurm"),
+)
+"""Modules of the second tier that take longest. They start first, so that no process ends alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,3 +46,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if NEED_MORE & set(item.fixturenames) or "postgresql" in values:
             item.add_marker(pytest.mark.slow)
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

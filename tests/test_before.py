@@ -7,13 +7,11 @@ third epoch. The losses that the same runs had without an interruption lie besid
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.commands import HPSEARCH, run
 
 from hpsearch.store import Store
 
@@ -30,9 +28,8 @@ ABLATE = (
 
 
 def hpsearch(folder: Path, *arguments: str) -> str:
-    command = [str(Path(sys.executable).parent / "hpsearch"), *arguments]
-    environment = {**os.environ, "HPSEARCH_STORAGE": f"sqlite:///{folder}/hpsearch.db"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    storage = f"sqlite:///{folder}/hpsearch.db"
+    done = run(folder, HPSEARCH, *arguments, HPSEARCH_STORAGE=storage)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import warnings
@@ -19,13 +17,13 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
+from support.commands import HPSEARCH, environment, free_port, run
 
 from hpsearch.store import Store, experiment_folder
 from hpsearch.store.address import Address
 
 pytestmark = pytest.mark.slow
 
-HPSEARCH = str(Path(sys.executable).parent / "hpsearch")
 CORE = "correcthorsebattery"
 """Stands in every spelling of the password, percent-encoded or not."""
 
@@ -61,12 +59,6 @@ class Server:
             tables = [sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(n)) for n in names]
             rows = [row for table in tables for (row,) in connection.execute(table)]
         return "\n".join(rows).encode()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -148,20 +140,8 @@ class Seen:
             self.driver = Path(f"/proc/{driver}/environ").read_bytes() or self.driver
 
 
-def environment(**variables: str) -> dict[str, str]:
-    kept = {name: text for name, text in os.environ.items() if name != "HPSEARCH_STORAGE"}
-    return {**kept, **variables}
-
-
 def hpsearch(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [HPSEARCH, *arguments],
-        cwd=folder,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run(folder, HPSEARCH, *arguments, **variables)
 
 
 def fail_first_trial(url: str, runs: Path) -> None:

@@ -25,13 +25,21 @@ ABLATE = ["ablate", "best.yaml", "--epochs", "1", *SIZES, "--targets", "mu"]
 QUICK = (Path(__file__).parents[2] / "search_spaces" / "quick.yaml").read_text()
 
 
-def environment() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if name != "HPSEARCH_STORAGE"}
+def environment(**variables: str) -> dict[str, str]:
+    kept = {name: text for name, text in os.environ.items() if name != "HPSEARCH_STORAGE"}
+    return {**kept, **variables}
 
 
-def run(folder: Path, *command: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, *command: str, timeout: float = 120, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
+        command,
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 

@@ -6,23 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, TrainingConfig, TrialConfig
 from hpsearch.runs.messages import Assignment, Completion, EpochMetrics, Failure, Outcome, RunFacts
+from support.networks import tiny_network
 
 SECRET = "correct-horse-battery-staple"
-NETWORK = NetworkConfig(
-    embedding_size=4,
-    featurization_scalars=4,
-    featurization_vectors=2,
-    featurization_blocks=1,
-    radial_basis="cosine",
-    radial_functions=4,
-    radial_maximum_angstrom=3.0,
-    radial_mlp_layers=1,
-    radial_mlp_neurons=4,
-    output_mlp_layers=1,
-    output_mlp_neurons=4,
-)
 
 
 def tiny(
@@ -34,7 +22,7 @@ def tiny(
 ) -> TrialConfig:
     return TrialConfig(
         targets=("mu",),
-        network=NETWORK.model_copy(update={"embedding_size": embedding_size}),
+        network=tiny_network(embedding_size=embedding_size),
         training=TrainingConfig(
             batch_size=4,
             learning_rate=learning_rate,

@@ -9,24 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, TrainingConfig, TrialConfig
 from hpsearch.runs.messages import EpochMetrics, RunFacts
+from support.networks import tiny_network
 
 CONFIG = TrialConfig(
     targets=("mu", "U0"),
-    network=NetworkConfig(
-        embedding_size=4,
-        featurization_scalars=4,
-        featurization_vectors=2,
-        featurization_blocks=1,
-        radial_basis="cosine",
-        radial_functions=3,
-        radial_maximum_angstrom=3.0,
-        radial_mlp_layers=1,
-        radial_mlp_neurons=4,
-        output_mlp_layers=1,
-        output_mlp_neurons=4,
-    ),
+    network=tiny_network(radial_functions=3),
     training=TrainingConfig(batch_size=2, learning_rate=1e-3),
     data=DataConfig(train_size=10, validation_size=4, test_size=4),
 )

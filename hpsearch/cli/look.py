@@ -63,24 +63,31 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
 
 
 @click.command(epilog=example("hpsearch verify"))
-@click.argument("study", required=False, shell_complete=complete_experiment("study"))
+@click.argument("name", required=False, shell_complete=complete_experiment("study", "ablation"))
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def verify(study: str | None, storage: str | None, as_json: bool) -> None:
-    """Check that a study's trials are complete and unaltered.
+def verify(name: str | None, storage: str | None, as_json: bool) -> None:
+    """Check that the rows of a study or an ablation are complete and unaltered.
 
     It checks that the right number of trials is finished, that none is lost or counted twice, that
-    every trial has ended, and that the best trial agrees with the recorded epochs. Each breach is
-    printed on a line; the exit code is then 1. STUDY defaults to the study launched last.
+    every trial has ended, and that all numbers agree with each other and with their digests. Each
+    breach is printed on a line; the exit code is then 1. NAME is a study or an ablation; the
+    default is the one launched last.
     """
     url = require_store(storage)
     from dataclasses import asdict
 
-    from hpsearch.search.verify import verify as check
+    from hpsearch.ablation.verify import AblationVerification, verify_ablation
+    from hpsearch.search.verify import Verification
+    from hpsearch.search.verify import verify as verify_study
     from hpsearch.store import StoreReader
 
+    checked: Verification | AblationVerification
     with StoreReader.open(url, say=say_on_stderr) as store:
-        checked = check(store, study)
+        experiment = store.find(name)
+        check = verify_study if experiment.kind == "study" else verify_ablation
+        checked = check(store, experiment.name)
+        what = f"{experiment.kind} {experiment.name} in {store.label}: {checked}"
         if as_json:
             print_json(asdict(checked))
         else:
@@ -89,9 +96,9 @@ def verify(study: str | None, storage: str | None, as_json: bool) -> None:
             for breach in checked.in_progress:
                 click.echo(f"in progress: {breach}")
         if checked.breaches:
-            raise HpsearchError(f"study {checked.study} in {store.label}: {checked}")
+            raise HpsearchError(what)
         if not as_json:
-            click.echo(f"study {checked.study} in {store.label}: {checked}")
+            click.echo(what)
 
 
 @click.command(epilog=example("hpsearch dashboard --port 8080"))
@@ -163,13 +170,15 @@ def export_best(
     url = require_store(storage)
     from hpsearch.report.text import compared_loss
     from hpsearch.search.study import Study
+    from hpsearch.search.verify import require_sound
     from hpsearch.store import StoreReader
 
     with StoreReader.open(url, say=say_on_stderr) as store:
         winner = Study.open(store, study).winner(select_on=select_on)
+        origin = winner.provenance
+        assert origin is not None
+        require_sound(store, origin.study, origin.trial)
     winner.write(output)
-    origin = winner.provenance
-    assert origin is not None
     click.echo(f"trial {origin.trial} of {origin.study}, chosen on {select_on} molecules: {output}")
     loss = compared_loss(origin.validation_loss, origin.zero_output_loss)
     click.echo(f"validation loss {loss}")

@@ -170,8 +170,7 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
     from hpsearch.data import qm9
 
     if archive is None:
-        qm9.load(say=click.echo)
-        molecules = qm9.verify(say=click.echo)
+        molecules = qm9.load(say=click.echo)
     else:
         molecules = qm9.prepare(archive, uncharacterized, say=click.echo)
     click.echo(

@@ -45,8 +45,8 @@ class DamagedCacheError(Exception):
 def open_table(folder: Path) -> Molecules:
     """The molecules in ``folder``, mapped into memory.
 
-    The check covers ``meta.json``, the units, and the type, shape and size of every file. It does
-    not read the numbers; ``Molecules.computed_hash`` does.
+    The check covers ``meta.json``, the units, the type, shape and size of every file, and the hash
+    of all numbers. The hash of QM9 takes about 0.03 s.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -75,6 +75,8 @@ def open_table(folder: Path) -> Molecules:
     # Every column may be correct and still not fit the others.
     if table.offsets[0] != 0 or table.offsets[-1] != atoms or (table.atom_counts < 1).any():
         raise DamagedCacheError("offsets.npy does not fit the atoms", source)
+    if table.computed_hash() != table.recorded_hash:
+        raise DamagedCacheError("its numbers do not have the recorded hash", source)
     return table
 
 
@@ -177,6 +179,6 @@ def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str
 
 def _holds(folder: Path, content_hash: str) -> bool:
     try:
-        return open_table(folder).computed_hash() == content_hash
+        return open_table(folder).recorded_hash == content_hash
     except (FileNotFoundError, DamagedCacheError):
         return False

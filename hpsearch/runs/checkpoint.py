@@ -27,6 +27,12 @@ BEST = "best"
 """Stem of files with the weights of the best epoch so far."""
 
 
+DIGESTS = "digests"
+"""Entry of the state in best weights: the digest of each epoch up to the best one."""
+
+_LONGEST_HEADER = 100_000_000
+
+
 class DiskFull(HpsearchError):
     """The disk is full; the run is not to blame and can resume when there is space."""
 
@@ -94,6 +100,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
     return (tensors, state) if isinstance(state, dict) else None
+
+
+def recorded_digests(directory: str) -> list[str]:
+    """The digests of the epochs up to the best one, from the newest best weights.
+
+    Empty if the folder has no such file on this machine, or one from before digests. Only the
+    header is read.
+    """
+    for path in files(Path(directory), BEST)[:1]:
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            with path.open("rb") as file:
+                size = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(min(size, _LONGEST_HEADER)))
+            digests = json.loads(header["__metadata__"]["state"]).get(DIGESTS, [])
+            return [str(digest) for digest in digests if digest]
+    return []
 
 
 def files(directory: Path, stem: str) -> list[Path]:

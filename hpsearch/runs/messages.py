@@ -75,6 +75,7 @@ class RunFacts:
         resumed_from: epoch after which the run resumes; 0 for a new run.
         damaged: names of damaged checkpoint files that were skipped.
         epochs: maximum number of epochs of the run; 0 if unknown.
+        digest: `hpsearch.runs.record.facts_digest` of these facts; empty if unsigned.
     """
 
     weights: int
@@ -86,6 +87,7 @@ class RunFacts:
     resumed_from: int = 0
     damaged: Sequence[str] = ()
     epochs: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class EpochMetrics:
         validation_loss: Eq. 18, summed over targets.
         target_losses: Eq. 17 averaged over validation molecules, per target.
         target_maes: mean absolute error on validation molecules, in each target's reporting unit.
+        digest: `hpsearch.runs.record.epoch_digest` of these numbers and of all epochs before; empty
+            if unsigned.
     """
 
     epoch: int
@@ -110,6 +114,7 @@ class EpochMetrics:
     validation_loss: float
     target_losses: dict[str, float]
     target_maes: dict[str, float]
+    digest: str = ""
 
 
 @dataclass(frozen=True)

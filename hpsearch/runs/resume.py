@@ -115,7 +115,7 @@ def prepare_folder(directory: Path, resumable: Resumable, identity: Identity) ->
     state = resumable.state
     if state is not None and resumable.best_is_lost:
         epoch = best_epoch(state.history)
-        checkpoint.write(directory, checkpoint.BEST, epoch, state.network, dict(identity))
+        _write_best(directory, epoch, state, identity)
     for path in resumable.useless:
         checkpoint.remove(path)
 
@@ -176,7 +176,7 @@ def write(directory: Path, state: State, identity: Identity) -> None:
     """
     epoch = len(state.history)
     if best_epoch(state.history) == epoch:
-        checkpoint.write(directory, checkpoint.BEST, epoch, state.network, dict(identity))
+        _write_best(directory, epoch, state, identity)
     tensors = {f"network.{name}": value for name, value in state.network.items()}
     tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
     values = {
@@ -190,6 +190,13 @@ def write(directory: Path, state: State, identity: Identity) -> None:
     for stem in (checkpoint.CHECKPOINT, checkpoint.BEST):
         for path in checkpoint.files(directory, stem)[2:]:
             checkpoint.remove(path)
+
+
+def _write_best(directory: Path, epoch: int, state: State, identity: Identity) -> None:
+    """Write the weights of the best epoch, with the digests up to this epoch."""
+    digests = [metrics.digest for metrics in state.history[:epoch]]
+    values = {**identity, checkpoint.DIGESTS: digests}
+    checkpoint.write(directory, checkpoint.BEST, epoch, state.network, values)
 
 
 def best_weights(directory: Path, epoch: int, identity: Identity) -> dict[str, Tensor] | None:

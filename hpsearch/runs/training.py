@@ -25,7 +25,7 @@ from hpsearch.data.statistics import TargetStatistics
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
-from hpsearch.runs import resume
+from hpsearch.runs import record, resume
 from hpsearch.runs.evaluation import Errors, Evaluator
 from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
 from hpsearch.runs.schedule import Schedule
@@ -121,6 +121,10 @@ class Training:
             zero_output_loss=float(self.validation_targets.square().sum(1).mean()),
             epochs=config.training.epochs,
         )
+        self.facts = record.signed_facts(self.facts, config.fingerprint)
+        self._first_digest = record.first_digest(
+            config.fingerprint, molecules.content_hash, self.split.hash
+        )
 
     @classmethod
     def begin(
@@ -185,6 +189,7 @@ class Training:
             target_losses=errors.target_losses,
             target_maes=errors.target_maes,
         )
+        metrics = record.signed(metrics, self.history, self._first_digest)
         self.history.append(metrics)
         state = resume.capture(self.network, self._optimizer, self._schedule, self.history)
         resume.write(self.directory, state, self._identity())
@@ -291,7 +296,9 @@ class Training:
         if resumable.state is not None:
             state = resumable.state
             resume.restore(self.directory, state, self.network, self._optimizer, self._schedule)
-            self.history = list(state.history)
+            # A checkpoint from before digests has none.
+            for metrics in state.history:
+                self.history.append(record.signed(metrics, self.history, self._first_digest))
         resume.prepare_folder(self.directory, resumable, self._identity())
         if not self.history:
             inputs = self.evaluator.inputs(self.split.train[:CALIBRATION_MOLECULES])

@@ -1,79 +1,56 @@
-"""Check that a study's stored rows are complete and consistent; it only reads."""
+"""Check that a study's stored rows are complete and consistent; it only reads.
 
-from __future__ import annotations
+The rules, beside those of one run (`hpsearch.runs.record.broken_rules`):
 
-import math
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, final
-
-from hpsearch.search.terms import last_wanted, most_wanted
-from hpsearch.store import Ledger, LedgerRun, LedgerTrial, StoreReader
-
-Rule = Literal[
-    "study",
-    "count",
-    "terminal",
-    "numbers",
-    "twice",
-    "run",
-    "facts",
-    "epochs",
-    "length",
-    "reported",
-    "targets",
-    "value",
-    "best",
-    "reason",
-]
-"""The rules:
-
-- study: Optuna has the study's trials;
+- study: Optuna has the study's trials, and minimises one value;
+- provenance: the study's recorded facts (space, wanted numbers of trials, hashes, versions) have
+  their digest, and the space has its hash;
 - count: the number of finished trials (COMPLETE or PRUNED) is at least the number that the last
   launch wanted, and at most the largest number that any launch wanted;
 - terminal: every trial has ended;
 - numbers: trials are numbered from 0 without a gap, and every run belongs to a trial;
 - twice: no two trials have the same number, and no two runs the same key;
 - run: a finished trial has a run;
-- facts: the run has a number of weights, and its molecules are the study's;
-- epochs: the recorded epochs are 1 to k without a gap;
+- readable: all rows of a trial can be read;
+- facts: the run has a number of weights, its molecules are the study's, and Optuna's attributes
+  repeat the run's facts;
+- parameters: the run's configuration follows from Optuna's parameters and the study's space;
 - length: a COMPLETE trial was trained to its last epoch, or until early stopping ended it;
 - reported: Optuna's intermediate values are the recorded validation losses;
-- targets: each recorded epoch has the errors of all targets, whose losses sum to the validation
-  loss;
-- value: a COMPLETE trial's value is its lowest recorded validation loss;
+- value: a COMPLETE trial's value is its lowest recorded validation loss, at the recorded best
+  epoch;
 - best: the best trial by Optuna's values is also the best by the recorded epochs, and COMPLETE;
 - reason: a failed trial has a reason.
 """
 
+from __future__ import annotations
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import optuna
+from optuna.trial import FixedTrial
+
+from hpsearch.config.run import TrialConfig
+from hpsearch.config.space import SearchSpace, content_hash
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs import record
+from hpsearch.runs.record import Breach, RunRecord, listed, same, text_digest
+from hpsearch.search.terms import last_wanted, most_wanted
+from hpsearch.store import Ledger, LedgerTrial, StoreReader
+
+RULES = (
+    *("study", "provenance", "count", "terminal", "numbers", "twice", "run", "readable"),
+    *("fingerprint", "facts", "parameters", "epochs", "targets", "digest", "length", "reported"),
+    *("value", "best", "reason"),
+)
+"""The names of all rules."""
+
 _FINISHED = ("COMPLETE", "PRUNED")
-_SAME = 1e-12
-"""Relative difference up to which two records of the same number count as equal."""
-
-_SAME_SUM = 1e-6
-"""The same for a sum that was added up in another order."""
-
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Breach:
-    """A broken rule.
-
-    Attributes:
-        rule: the rule.
-        trial: number of the trial; ``None`` if the rule concerns the whole study.
-        text: the error, on one line.
-    """
-
-    rule: Rule
-    trial: int | None
-    text: str
-
-    def __str__(self) -> str:
-        where = "the study" if self.trial is None else f"trial {self.trial}"
-        return f"{self.rule}: {where} {self.text}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +86,7 @@ class Verification:
 
 
 def verify(store: StoreReader, name: str | None = None) -> Verification:
-    """Check the study called ``name``, or the one launched last, against every :data:`Rule`.
+    """Check the study called ``name``, or the one launched last, against every rule of this module.
 
     While a launch drives the study, missing and running trials are in progress, not breaches.
 
@@ -124,7 +101,7 @@ def verify(store: StoreReader, name: str | None = None) -> Verification:
     # Read before the rows: a launch that ends between the two reads has ended its rows.
     holder = store.holder(experiment.id)
     driven = holder is not None and holder.drives
-    ledger = store.ledger(experiment.id, experiment.name)
+    ledger = store.ledger(experiment)
     check = _Check(ledger, experiment.provenance)
     unfinished = list(check.unfinished("" if driven else ": launch it again"))
     found = [*check.breaches(), *([] if driven else unfinished)]
@@ -136,10 +113,32 @@ def verify(store: StoreReader, name: str | None = None) -> Verification:
         verdicts=sum(states[state] for state in _FINISHED),
         failed=states["FAIL"],
         epochs=sum(len(run.epochs) for run in ledger.runs),
-        wanted=last_wanted(experiment.provenance),
+        wanted=check.wanted,
         breaches=tuple(found),
         in_progress=tuple(unfinished if driven else ()),
     )
+
+
+def require_sound(store: StoreReader, name: str, number: int) -> None:
+    """Raise an error if a rule is broken that concerns this trial alone.
+
+    Args:
+        store: the store of the study.
+        name: of the study.
+        number: of a finished trial.
+
+    Raises:
+        HpsearchError: it names the first broken rule.
+    """
+    experiment = store.find(name, "study")
+    check = _Check(store.ledger(experiment, str(number)), experiment.provenance)
+    found = next(check.of_export(), None)
+    if found is not None:
+        raise HpsearchError(
+            f"the rows of trial {number} of the study '{name}' must be as they were recorded; "
+            f"{found}; see all with: hpsearch verify {shlex.quote(name)}; restore a backup of the "
+            "store"
+        )
 
 
 @final
@@ -147,18 +146,24 @@ class _Check:
     """Checks the rules; each one has its method."""
 
     def __init__(self, ledger: Ledger, provenance: dict[str, Any]) -> None:
+        self._ledger = ledger
         self._trials = ledger.trials or ()
         self._gone = ledger.trials is None
         self._runs = ledger.runs
         self._by_key = {run.key: run for run in ledger.runs}
         self._provenance = provenance
         self._finished = sum(trial.state in _FINISHED for trial in self._trials)
+        self._space = _space(provenance)
+        try:
+            self.wanted, self._most = last_wanted(provenance), most_wanted(provenance)
+        except (LookupError, TypeError, ValueError):
+            # The rule "provenance" names the damage.
+            self.wanted, self._most = 0, len(self._trials)
 
     def unfinished(self, advice: str) -> Iterator[Breach]:
         """Yield the broken rules that another launch would repair."""
-        wanted = last_wanted(self._provenance)
-        if self._finished < wanted and not self._gone:
-            text = f"has {self._finished} finished trials of {wanted} wanted{advice}"
+        if self._finished < self.wanted and not self._gone:
+            text = f"has {self._finished} finished trials of {self.wanted} wanted{advice}"
             yield Breach("count", None, text)
         for trial in self._trials:
             if trial.state == "RUNNING":
@@ -168,23 +173,49 @@ class _Check:
 
     def breaches(self) -> Iterator[Breach]:
         """Yield the broken rules that no launch can repair."""
+        yield from self._recorded_terms()
         if self._gone:
             yield Breach(
                 "study", None, "has no trials: they were deleted or renamed outside hpsearch"
             )
             return
-        most = most_wanted(self._provenance)
-        if self._finished > most:
-            text = f"has {self._finished} finished trials; no launch wanted more than {most}"
+        if self._ledger.directions != ("MINIMIZE",):
+            found = ", ".join(self._ledger.directions) or "none"
+            yield Breach("study", None, f"must minimise one value; its directions are: {found}")
+        if self._finished > self._most:
+            text = f"has {self._finished} finished trials; no launch wanted more than {self._most}"
             yield Breach("count", None, text)
         yield from self._numbers()
         yield from self._twice()
         yield from self._best()
+        yield from self.of_trials()
+
+    def of_export(self) -> Iterator[Breach]:
+        """Yield the broken rules that concern what an export writes of one trial."""
+        yield from self._recorded_terms()
+        yield from self.of_trials()
+
+    def of_trials(self) -> Iterator[Breach]:
+        """Yield the broken rules that concern one trial."""
         for trial in self._trials:
-            if trial.state == "FAIL" and not trial.failure_reason:
+            for what in trial.damage:
+                yield Breach("readable", trial.number, what)
+            if trial.state == "FAIL" and not trial.attributes.get("failure_reason"):
                 yield Breach("reason", trial.number, "failed without a reason")
             elif trial.state in _FINISHED:
-                yield from self._judged(trial)
+                for rule, text in self._judged(trial):
+                    yield Breach(rule, trial.number, text)
+
+    def _recorded_terms(self) -> Iterator[Breach]:
+        recorded, digest = self._ledger.provenance, self._ledger.digest
+        if digest is None and any(run.digest for run in self._runs):
+            text = "has no digest of its recorded facts, which was deleted"
+            yield Breach("provenance", None, text)
+        elif digest is not None and text_digest(recorded) != digest:
+            text = "has other facts (space, wanted trials, hashes or versions) than were recorded"
+            yield Breach("provenance", None, text)
+        elif (why := _damage_of_space(self._provenance)) is not None:
+            yield Breach("provenance", None, why)
 
     def _numbers(self) -> Iterator[Breach]:
         numbers = {trial.number for trial in self._trials}
@@ -224,8 +255,8 @@ class _Check:
                 for trial in self._trials
                 if (run := self._by_key.get(str(trial.number))) is not None
                 # A trial that a scheduler stopped early may have a lower loss than the best one.
-                and (trial.state == "COMPLETE" or (trial.state == "PRUNED" and _at_end(run)))
-                and (lowest := _lowest(run)) is not None
+                and (trial.state == "COMPLETE" or (trial.state == "PRUNED" and run.ended))
+                and (lowest := run.lowest_loss) is not None
             ),
             default=None,
         )
@@ -238,47 +269,83 @@ class _Check:
             f"is the best by its epochs ({by_epochs[0]!r}); by Optuna's values it is {best}",
         )
 
-    def _judged(self, trial: LedgerTrial) -> Iterator[Breach]:
+    def _judged(self, trial: LedgerTrial) -> Iterator[tuple[str, str]]:
         run = self._by_key.get(str(trial.number))
         if run is None:
-            yield Breach("run", trial.number, f"is {trial.state} and has no run")
+            yield "run", f"is {trial.state} and has no run"
             return
+        yield from record.broken_rules(run)
         yield from self._facts(trial, run)
-        yield from _epochs(trial, run)
+        yield from self._parameters(trial, run)
         yield from _reported(trial, run)
-        yield from _targets(trial, run)
+        yield from _signed_end(trial, run)
         if trial.state == "COMPLETE":
-            yield from _length(trial, run)
+            yield from record.early_end(run)
             yield from _value(trial, run)
 
-    def _facts(self, trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
-        if not run.weights:
-            yield Breach("facts", trial.number, "has no number of weights")
+    def _facts(self, trial: LedgerTrial, run: RunRecord) -> Iterator[tuple[str, str]]:
         for what, seen in (("data_hash", run.data_hash), ("split_hash", run.split_hash)):
             present = self._provenance.get(what)
             # Trials from before a forced launch have the earlier hashes.
             accepted = {present, *(entry[what] for entry in self._provenance.get("forced", []))}
             if seen is None or seen not in accepted:
-                yield Breach(
-                    "facts",
-                    trial.number,
-                    f"has the {what.replace('_', ' ')} {_short(seen)}, the study {_short(present)}",
-                )
+                name = what.replace("_", " ")
+                yield "facts", f"has the {name} {_short(seen)}, the study {_short(present)}"
+                return
+        for name in ("weights", "data_hash", "split_hash", "zero_output_loss"):
+            ours, in_optuna = getattr(run, name), trial.attributes.get(name)
+            if None not in (ours, in_optuna) and ours != in_optuna:
+                name = name.replace("_", " ")
+                yield "facts", f"has the {name} {ours!r} in its run and {in_optuna!r} in Optuna"
+                return
+
+    def _parameters(self, trial: LedgerTrial, run: RunRecord) -> Iterator[tuple[str, str]]:
+        described = trial.attributes.get("config")
+        if described is not None and run.configuration and described != run.configuration:
+            yield "parameters", "has another configuration in Optuna's attributes than in its run"
+            return
+        # A forced launch may have changed the space after this trial was drawn.
+        if self._space is None or self._provenance.get("forced"):
+            return
+        try:
+            stored = TrialConfig.from_dict(dict(run.configuration))
+        except ValueError:
+            return  # written by older code, or named by another rule
+        try:
+            drawn = _drawn(self._space, trial)
+        except (ValueError, KeyError, TypeError) as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            yield "parameters", f"has parameters that the space cannot have drawn: {line}"
+            return
+        if drawn != stored:
+            yield "parameters", "has another configuration than its parameters give"
 
 
-def _epochs(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
-    last = max(run.epochs, default=0)
-    missing = [epoch for epoch in range(1, last + 1) if epoch not in run.epochs]
-    surplus = [epoch for epoch in run.epochs if epoch < 1]
-    if not run.epochs:
-        yield Breach("epochs", trial.number, "has no recorded epoch")
-    if missing:
-        yield Breach("epochs", trial.number, f"lacks the epochs {_listed(missing)} of {last}")
-    if surplus:
-        yield Breach("epochs", trial.number, f"has the epochs {_listed(surplus)}, before the first")
+def _space(provenance: Mapping[str, Any]) -> SearchSpace | None:
+    """Return the study's space; ``None`` if this version cannot read it."""
+    try:
+        return SearchSpace.from_provenance(provenance["space"])
+    except (InputError, LookupError, TypeError, AttributeError):
+        return None
 
 
-def _reported(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
+def _damage_of_space(provenance: Mapping[str, Any]) -> str | None:
+    """Return how the stored space breaks the rule "provenance"; ``None`` if it does not."""
+    space = provenance.get("space")
+    if not isinstance(space, Mapping) or not isinstance(space.get("content"), Mapping):
+        return "has no space in its recorded facts"
+    if content_hash(space["content"]) != space.get("hash"):
+        return "has a space with another hash than recorded"
+    return None
+
+
+def _drawn(space: SearchSpace, trial: LedgerTrial) -> TrialConfig:
+    """Return the configuration that the space makes of the trial's parameters."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return space.suggest(FixedTrial(trial.parameters, trial.number))
+
+
+def _reported(trial: LedgerTrial, run: RunRecord) -> Iterator[tuple[str, str]]:
     recorded = {
         epoch: row.validation_loss
         for epoch, row in run.epochs.items()
@@ -287,84 +354,33 @@ def _reported(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
     different = [
         epoch
         for epoch in sorted(recorded.keys() | trial.reported.keys())
-        if not _equal(recorded.get(epoch), trial.reported.get(epoch))
+        if not same(recorded.get(epoch), trial.reported.get(epoch))
     ]
     if different:
-        yield Breach(
-            "reported",
-            trial.number,
-            f"has other losses in Optuna than recorded, at the epochs {_listed(different)}",
-        )
+        text = f"has other losses in Optuna than recorded, at the epochs {listed(different)}"
+        yield "reported", text
 
 
-def _targets(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
-    wanted = frozenset(run.configuration.get("targets", ()))
-    lacking, wrong = [], []
-    for epoch, row in sorted(run.epochs.items()):
-        if row.targets != wanted or (row.validation_loss is not None and row.losses < len(wanted)):
-            lacking.append(epoch)
-        elif row.validation_loss is not None and not _equal(
-            row.loss_sum, row.validation_loss, _SAME_SUM
-        ):
-            wrong.append(epoch)
-    if lacking:
-        yield Breach(
-            "targets", trial.number, f"lacks errors of targets at the epochs {_listed(lacking)}"
-        )
-    if wrong:
-        yield Breach(
-            "targets",
-            trial.number,
-            f"has target losses that do not sum to its loss at the epochs {_listed(wrong)}",
-        )
-
-
-def _length(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
-    if run.epochs and not _at_end(run):
-        most = run.configuration.get("training", {}).get("epochs")
-        yield Breach(
-            "length",
-            trial.number,
-            f"is COMPLETE after {max(run.epochs)} of {most} epochs, and early stopping did "
-            "not end it",
-        )
-
-
-def _value(trial: LedgerTrial, run: LedgerRun) -> Iterator[Breach]:
-    lowest = _lowest(run)
+def _value(trial: LedgerTrial, run: RunRecord) -> Iterator[tuple[str, str]]:
+    lowest, best = run.lowest_loss, trial.attributes.get("best_epoch")
     if trial.value is None or not math.isfinite(trial.value):
-        yield Breach("value", trial.number, "is COMPLETE without a finite value")
-    elif not _equal(trial.value, lowest):
-        yield Breach(
-            "value",
-            trial.number,
-            f"has the value {trial.value!r}; the lowest of its epochs is {lowest!r}",
-        )
+        yield "value", "is COMPLETE without a finite value"
+    elif not same(trial.value, lowest):
+        yield "value", f"has the value {trial.value!r}; the lowest of its epochs is {lowest!r}"
+    elif best != run.best_epoch and (best is not None or run.digest is not None):
+        text = f"has the best epoch {best} in Optuna; by its epochs it is {run.best_epoch}"
+        yield "value", text
 
 
-def _at_end(run: LedgerRun) -> bool:
-    """Whether the run was trained to its last epoch, or until early stopping ended it."""
-    training = run.configuration.get("training", {})
-    last = max(run.epochs, default=0)
-    if last == training.get("epochs"):
-        return True
-    lowest = _lowest(run)
-    patience = training.get("early_stopping_patience")
-    if lowest is None or patience is None or last > training.get("epochs", math.inf):
-        return False
-    best = min(epoch for epoch, row in run.epochs.items() if row.validation_loss == lowest)
-    return bool(best + patience == last)
-
-
-def _lowest(run: LedgerRun) -> float | None:
-    losses = (row.validation_loss for row in run.epochs.values())
-    return min((loss for loss in losses if loss is not None), default=None)
-
-
-def _equal(one: float | None, other: float | None, tolerance: float = _SAME) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=tolerance)
+def _signed_end(trial: LedgerTrial, run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Compare the digest of the last epoch with the one that Optuna's attributes repeat."""
+    repeated, last = trial.attributes.get("digest"), run.epochs.get(run.last_epoch)
+    if repeated is None or last is None:
+        return
+    if run.digest is None and last.digest is None:
+        yield "digest", "has no digests, which were deleted"
+    elif last.digest is not None and last.digest != repeated:
+        yield "digest", "has another digest of its last epoch than Optuna's attributes"
 
 
 def _number(key: str) -> int | None:
@@ -373,8 +389,3 @@ def _number(key: str) -> int | None:
 
 def _short(digest: str | None) -> str:
     return "(none)" if digest is None else digest[:12]
-
-
-def _listed(epochs: list[int]) -> str:
-    more = f" and {len(epochs) - _SHOWN} more" if len(epochs) > _SHOWN else ""
-    return ", ".join(map(str, epochs[:_SHOWN])) + more

@@ -32,7 +32,7 @@ from hpsearch.search.failures import (
 )
 from hpsearch.search.terms import count_finished, count_state
 from hpsearch.search.trials import TrialFiles, TrialRows
-from hpsearch.store import Experiment, Store, TrialState
+from hpsearch.store import ChangedRun, Experiment, Store, TrialState
 from hpsearch.system import failpoint
 
 _USED = "its number was used before, by a trial that was deleted"
@@ -78,12 +78,14 @@ class RunningTrial:
         run_id: the id of its run in the store.
         reported: the losses reported to Optuna, by epoch.
         retries: the reasons for new attempts, one line for each.
+        digest: of the last recorded epoch; ``None`` if the worker sends none.
     """
 
     trial_id: int
     run_id: int
     reported: dict[int, float]
     retries: list[str] = field(default_factory=list)
+    digest: str | None = None
 
 
 @final
@@ -226,6 +228,7 @@ class Search:
         if trial is None:
             return  # it has ended, here or in an earlier launch
         self._store.record_epoch(trial.run_id, metrics)
+        trial.digest = metrics.digest or None
         loss = metrics.validation_loss
         if math.isfinite(loss) and trial.reported.get(metrics.epoch) != loss:
             self._rows.report(trial.trial_id, metrics.epoch, loss)
@@ -256,10 +259,9 @@ class Search:
         curve = self._store.curve(trial.run_id)
         if isinstance(outcome, Completion) and curve.best_validation_loss is None:
             outcome = Failure("diverged", "no epoch has a finite validation loss")
-        self._rows.annotate(
-            trial.trial_id,
-            {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch},
-        )
+        facts = {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch}
+        digest = {} if trial.digest is None else {"digest": trial.digest}
+        self._rows.annotate(trial.trial_id, facts | digest)
         if isinstance(outcome, Completion):
             assert curve.best_validation_loss is not None
             self._complete(trial.trial_id, outcome, curve.best_validation_loss)
@@ -305,6 +307,9 @@ class Search:
             run = self._store.run(self._experiment_id, key)
         except ValidationError as error:
             self._drop(row, f"its stored configuration is no longer valid: {_line(error)}")
+            return None
+        except ChangedRun as error:
+            self._drop(row, str(error))
             return None
         if run is None:
             trial = self._rows.reopen(row.trial_id)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.store.address import DEFAULT_URL, default_url
 from hpsearch.store.records import (
+    ChangedRun,
     Curve,
     Experiment,
     Kind,
     Ledger,
-    LedgerRun,
     LedgerTrial,
+    LedgerVerdict,
     StoredRun,
     TrialState,
     check_name,
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
+    "ChangedRun",
     "Curve",
     "Experiment",
     "Kind",
     "Ledger",
-    "LedgerRun",
     "LedgerTrial",
+    "LedgerVerdict",
     "Store",
     "StoreReader",
     "StoredRun",

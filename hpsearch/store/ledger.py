@@ -1,75 +1,212 @@
-"""All rows of one study, Optuna's and ours, read at one instant."""
+"""All rows of one study or ablation, Optuna's and ours, read at one instant."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Table,
+    column,
+    inspect,
+    null,
+    select,
+    table,
+)
 
-from hpsearch.store.optuna_rows import read_trials, study_id_of
-from hpsearch.store.records import Ledger, LedgerEpoch, LedgerRun
-from hpsearch.store.tables import epochs, runs, target_errors
+from hpsearch.errors import one_line
+from hpsearch.runs.record import EpochRecord, RunRecord
+from hpsearch.store.optuna_rows import (
+    json_or,
+    number_or,
+    read_directions,
+    read_trials,
+    study_id_of,
+)
+from hpsearch.store.records import Experiment, Ledger, LedgerVerdict
+from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+
+_FACTS = ("weights", "data_hash", "split_hash", "zero_output_loss", "digest")
 
 
-def read_ledger(connection: Connection, experiment_id: int, study: str) -> Ledger:
-    """Read all rows of a study, in a fixed number of queries.
+def read_ledger(connection: Connection, experiment: Experiment, key: str | None = None) -> Ledger:
+    """Read all rows of an experiment, in a fixed number of queries.
 
     ``connection`` must have no open transaction: all queries must see the same instant. Otherwise a
     trial that ends between two of them would look inconsistent.
+
+    Args:
+        connection: to the database.
+        experiment: whose rows are read.
+        key: of the only run and trial to read; ``None`` for all.
     """
     if connection.dialect.name == "postgresql":
         # A transaction of SQLite always sees one instant.
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    study_id = study_id_of(connection, study)
+    reading = _Reading(connection, experiment, key)
+    text, digest = reading.provenance()
+    if experiment.kind == "ablation":
+        return Ledger(text, digest, reading.runs(), verdicts=reading.verdicts())
+    study_id = study_id_of(connection, experiment.name)
+    if study_id is None:
+        return Ledger(text, digest, reading.runs())
     return Ledger(
-        trials=None if study_id is None else read_trials(connection, study_id),
-        runs=_read_runs(connection, experiment_id),
+        text,
+        digest,
+        reading.runs(),
+        read_trials(connection, study_id, None if key is None else int(key)),
+        read_directions(connection, study_id),
     )
 
 
-def _read_runs(connection: Connection, experiment_id: int) -> tuple[LedgerRun, ...]:
-    c = runs.c
-    these = c.experiment_id == experiment_id
-    e = target_errors.c
-    errors: dict[tuple[int, int], tuple[str, int, float | None]] = {
-        (run_id, epoch): (targets, losses, loss_sum)
-        for run_id, epoch, targets, losses, loss_sum in connection.execute(
-            select(
-                e.run_id,
-                e.epoch,
-                func.aggregate_strings(e.target, ","),
-                func.count(e.loss),
-                func.sum(e.loss),
+class _Reading:
+    """Reads our tables. Columns that an older schema lacks are read as NULL."""
+
+    def __init__(self, connection: Connection, experiment: Experiment, key: str | None) -> None:
+        self._connection = connection
+        self._experiment = experiment
+        self._these: ColumnElement[bool] = runs.c.experiment_id == experiment.id
+        if key is not None:
+            self._these &= runs.c.key == key
+
+    def provenance(self) -> tuple[str, str | None]:
+        """Return the text of the provenance and its digest."""
+        known = self._known(experiments)
+        these = experiments.c.id == self._experiment.id
+        query = select(experiments.c.provenance, known["digest"]).where(these)
+        text, digest = self._connection.execute(query).one()
+        return text, digest
+
+    def runs(self) -> tuple[RunRecord, ...]:
+        """Return the runs with their epochs."""
+        damage: defaultdict[int, list[str]] = defaultdict(list)
+        recorded = self._epochs(damage)
+        known = self._known(runs)
+        c = runs.c
+        query = select(
+            *(c.id, c.key, c.configuration, c.fingerprint, c.directory),
+            *(known[name].label(name) for name in _FACTS),
+        )
+        found = []
+        for row in self._connection.execute(query.where(self._these).order_by(c.id)):
+            broken = damage[row.id]
+            configuration = json_or({}, row.configuration, broken, "its configuration")
+            if not isinstance(configuration, dict):
+                broken.append("its configuration is no JSON object")
+                configuration = {}
+            weights = number_or(row.weights, broken, "its number of weights")
+            found.append(
+                RunRecord(
+                    row.key,
+                    configuration,
+                    row.fingerprint,
+                    row.directory,
+                    None if weights is None else int(weights),
+                    row.data_hash,
+                    row.split_hash,
+                    number_or(row.zero_output_loss, broken, "its loss of predicting zero"),
+                    row.digest,
+                    recorded.get(row.id, {}),
+                    tuple(dict.fromkeys(broken)),
+                )
             )
-            .join_from(target_errors, runs, e.run_id == c.id)
-            .where(these)
-            .group_by(e.run_id, e.epoch)
-        )
-    }
-    recorded: defaultdict[int, dict[int, LedgerEpoch]] = defaultdict(dict)
-    for run_id, epoch, loss in connection.execute(
-        select(epochs.c.run_id, epochs.c.epoch, epochs.c.validation_loss)
-        .join_from(epochs, runs, epochs.c.run_id == c.id)
-        .where(these)
-        .order_by(epochs.c.run_id, epochs.c.epoch)
-    ):
-        targets, losses, loss_sum = errors.get((run_id, epoch), ("", 0, None))
-        names = frozenset(targets.split(",")) - {""}
-        recorded[run_id][epoch] = LedgerEpoch(loss, names, losses, loss_sum)
-    rows = connection.execute(
-        select(c.id, c.key, c.configuration, c.weights, c.data_hash, c.split_hash)
-        .where(these)
-        .order_by(c.id)
-    )
-    return tuple(
-        LedgerRun(
-            row.key,
-            json.loads(row.configuration),
-            row.weights,
-            row.data_hash,
-            row.split_hash,
-            recorded.get(row.id, {}),
-        )
-        for row in rows
-    )
+        return tuple(found)
+
+    def verdicts(self) -> dict[str, LedgerVerdict]:
+        """Return the verdicts of an ablation's runs by key."""
+        errors: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        known = self._known(test_errors)
+        e = test_errors.c
+        for key, target, mae, residuals in self._of_runs(
+            test_errors, runs.c.key, e.target, e.mae, known["residuals"]
+        ):
+            errors[key].append({"target": target, "mae": mae, "residuals": residuals})
+        known = self._known(results)
+        # finished_at is left out: no rule needs it, and a damaged time would be an error here.
+        names = [name for name in known if name != "finished_at"]
+        columns = [known[name].label(name) for name in names]
+        return {
+            key: LedgerVerdict(dict(zip(names, values, strict=True)), tuple(errors[key]))
+            for key, *values in self._of_runs(results, runs.c.key, *columns)
+        }
+
+    def _epochs(self, damage: dict[int, list[str]]) -> dict[int, dict[int, EpochRecord]]:
+        losses: defaultdict[tuple[int, int], dict[str, float | None]] = defaultdict(dict)
+        maes: defaultdict[tuple[int, int], dict[str, float | None]] = defaultdict(dict)
+        e = target_errors.c
+        columns = (e.run_id, e.epoch, e.target, e.loss, e.mae)
+        for run_id, epoch, target, loss, mae in self._of_runs(target_errors, *columns):
+            what = f"its error of {target} at epoch {epoch}"
+            losses[run_id, epoch][target] = number_or(loss, damage[run_id], what)
+            maes[run_id, epoch][target] = number_or(mae, damage[run_id], what)
+        known = self._known(epochs)
+        found: defaultdict[int, dict[int, EpochRecord]] = defaultdict(dict)
+        names = ("learning_rate", "training_loss", "validation_loss")
+        for run_id, epoch, digest, *numbers in self._of_runs(
+            epochs, epochs.c.run_id, epochs.c.epoch, known["digest"], *(known[n] for n in names)
+        ):
+            rate, training, validation = (
+                number_or(value, damage[run_id], f"its {name.replace('_', ' ')} at epoch {epoch}")
+                for name, value in zip(names, numbers, strict=True)
+            )
+            where = (run_id, epoch)
+            found[run_id][epoch] = EpochRecord(
+                rate, training, validation, losses.get(where, {}), maes.get(where, {}), digest
+            )
+        return found
+
+    def _of_runs(self, table: FromClause, *columns: Any) -> Iterator[Any]:
+        """Yield ``columns`` of the rows of ``table`` that belong to the experiment's runs."""
+        joined = select(*columns).join_from(table, runs, table.c.run_id == runs.c.id)
+        yield from self._connection.execute(joined.where(self._these))
+
+    def _known(self, table: Table) -> dict[str, ColumnElement[Any]]:
+        """Return the columns of ``table`` by name; NULL for one that the database lacks."""
+        present = {column["name"] for column in inspect(self._connection).get_columns(table.name)}
+        return {
+            column.name: column if column.name in present else null() for column in table.columns
+        }
+
+
+# --- Damage ---------------------------------------------------------------------------------------
+
+_JSON = (
+    ("hpsearch_experiments", "id", "provenance"),
+    ("hpsearch_runs", "id", "configuration"),
+    ("trial_user_attributes", "trial_id", "value_json"),
+    ("trial_system_attributes", "trial_id", "value_json"),
+    ("study_user_attributes", "study_id", "value_json"),
+    ("study_system_attributes", "study_id", "value_json"),
+    ("trial_params", "trial_id", "distribution_json"),
+)
+_OBJECTS = {
+    "provenance": frozenset(),
+    "configuration": frozenset({"targets", "network", "training", "data"}),
+    "distribution_json": frozenset({"name", "attributes"}),
+}
+"""The columns whose JSON must be an object, with its required keys."""
+
+
+def first_unreadable(connection: Connection) -> str | None:
+    """Return the first row of the store that nobody can read, in words; ``None`` without one."""
+    for name, key, content in _JSON:
+        rows = table(name, column(key), column(content))
+        for identity, text in connection.execute(select(rows.c[key], rows.c[content])):
+            if not _readable(text, _OBJECTS.get(content)):
+                return (
+                    f"{content} of the row {key} {identity} in the table {name} is "
+                    f"'{one_line(str(text))}'"
+                )
+    return None
+
+
+def _readable(text: Any, keys: frozenset[str] | None) -> bool:
+    damage: list[str] = []
+    value = json_or(None, text, damage, "")
+    if damage or keys is None:
+        return not damage
+    return isinstance(value, dict) and keys <= value.keys()

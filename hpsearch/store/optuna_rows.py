@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, String, cast, column, delete, func, select, table
+from sqlalchemy import Connection, String, TableClause, cast, column, delete, func, select, table
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from hpsearch.errors import InputError
@@ -129,6 +132,18 @@ _attributes = table(
 )
 
 
+_parameters = table(
+    "trial_params",
+    column("trial_id"),
+    column("param_name"),
+    column("param_value"),
+    column("distribution_json"),
+)
+_directions = table(
+    "study_directions", column("study_id"), column("direction"), column("objective")
+)
+
+
 def study_id_of(connection: Connection, study: str) -> int | None:
     """Return Optuna's key of the study; ``None`` if Optuna has no study of that name."""
     query = select(_studies.c.study_id).where(_studies.c.study_name == study)
@@ -192,48 +207,91 @@ def forget_values(connection: Connection, trial_id: int, after: int) -> None:
     connection.execute(delete(_reported).where(these))
 
 
-def read_trials(connection: Connection, study_id: int) -> tuple[LedgerTrial, ...]:
-    """Return a study's trials by number."""
+def read_directions(connection: Connection, study_id: int) -> tuple[str, ...]:
+    """Return the direction of each objective of a study."""
+    c = _directions.c
+    # On PostgreSQL the column has an enum type.
+    query = select(cast(c.direction, String)).where(c.study_id == study_id).order_by(c.objective)
+    return tuple(connection.execute(query).scalars())
+
+
+def read_trials(
+    connection: Connection, study_id: int, number: int | None = None
+) -> tuple[LedgerTrial, ...]:
+    """Return a study's trials by number, or only the trial ``number``."""
     t = _trials.c
-    rows = connection.execute(
-        select(t.trial_id, t.number, t.state)
-        .where(t.study_id == study_id)
-        .order_by(t.number, t.trial_id)
-    ).all()
     these = t.study_id == study_id
-    v = _values.c
-    values = {
-        row.trial_id: row.value
-        for row in connection.execute(
-            select(v.trial_id, v.value)
-            .join_from(_values, _trials, v.trial_id == t.trial_id)
-            .where(these, v.objective == 0)
-        )
-    }
-    r = _reported.c
+    if number is not None:
+        these &= t.number == number
+    damage: defaultdict[int, list[str]] = defaultdict(list)
+
+    def of_trials(table: TableClause, *columns: Any) -> Iterator[Any]:
+        query = select(table.c.trial_id, *columns)
+        joined = query.join_from(table, _trials, table.c.trial_id == t.trial_id).where(these)
+        yield from connection.execute(joined)
+
+    values: dict[int, float | None] = {}
+    for trial_id, objective, value in of_trials(_values, _values.c.objective, _values.c.value):
+        if objective == 0:
+            values[trial_id] = number_or(value, damage[trial_id], "its value")
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for trial_id, step, value in connection.execute(
-        select(r.trial_id, r.step, r.intermediate_value)
-        .join_from(_reported, _trials, r.trial_id == t.trial_id)
-        .where(these, r.intermediate_value.is_not(None))
-    ):
-        reported[trial_id][step] = value
+    r = _reported.c
+    for trial_id, step, value in of_trials(_reported, r.step, r.intermediate_value):
+        what = f"its intermediate value {step}"
+        if (finite := number_or(value, damage[trial_id], what)) is not None:
+            reported[trial_id][step] = finite
+    attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     a = _attributes.c
-    reasons = {
-        trial_id: json.loads(text)
-        for trial_id, text in connection.execute(
-            select(a.trial_id, a.value_json)
-            .join_from(_attributes, _trials, a.trial_id == t.trial_id)
-            .where(these, a.key == "failure_reason")
-        )
-    }
+    for trial_id, key, text in of_trials(_attributes, a.key, a.value_json):
+        attributes[trial_id][key] = json_or(None, text, damage[trial_id], f"its attribute {key}")
+    parameters: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    p = _parameters.c
+    for trial_id, name, value, text in of_trials(
+        _parameters, p.param_name, p.param_value, p.distribution_json
+    ):
+        try:
+            parameters[trial_id][name] = _distribution(text).to_external_repr(value)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            damage[trial_id].append(f"has a parameter {name} that cannot be read")
+    rows = connection.execute(
+        select(t.trial_id, t.number, cast(t.state, String))
+        .where(these)
+        .order_by(t.number, t.trial_id)
+    )
     return tuple(
         LedgerTrial(
-            row.number,
-            row.state,
-            values.get(row.trial_id),
-            reported.get(row.trial_id, {}),
-            reasons.get(row.trial_id),
+            number,
+            state,
+            values.get(trial_id),
+            reported.get(trial_id, {}),
+            attributes.get(trial_id, {}),
+            parameters.get(trial_id, {}),
+            tuple(damage.get(trial_id, ())),
         )
-        for row in rows
+        for trial_id, number, state in rows
     )
+
+
+@functools.cache
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def json_or(default: Any, text: Any, damage: list[str], what: str) -> Any:
+    """Return the JSON in ``text``; if it is none, note it in ``damage``, return ``default``."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        damage.append(f"{what} is not JSON")
+        return default
+
+
+def number_or(value: Any, damage: list[str], what: str) -> float | None:
+    """Return ``value`` as a number; if it is none, note that in ``damage`` and return ``None``.
+
+    SQLite stores any text in a column of numbers.
+    """
+    if value is None or isinstance(value, int | float):
+        return value
+    damage.append(f"{what} is no number")
+    return None

@@ -11,13 +11,15 @@ from typing import Any, NoReturn, Self, TypeVar, final
 import pandas as pd
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Select, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.config.run import TrialConfig
+from hpsearch.config.run import TrialConfig, fingerprint
+from hpsearch.errors import HpsearchError
 from hpsearch.store import frames
 from hpsearch.store.address import Address, require_file
 from hpsearch.store.engine import PATIENCE_SECONDS, Database
 from hpsearch.store.lease import Holder, find_holder
-from hpsearch.store.ledger import read_ledger
+from hpsearch.store.ledger import first_unreadable, read_ledger
 from hpsearch.store.optuna_rows import (
     best_trials,
     count_refused,
@@ -27,6 +29,7 @@ from hpsearch.store.optuna_rows import (
 )
 from hpsearch.store.records import (
     KINDS,
+    ChangedRun,
     Curve,
     Experiment,
     Kind,
@@ -40,6 +43,9 @@ from hpsearch.store.schema import check_tables
 from hpsearch.store.tables import epochs, results, runs
 
 Result = TypeVar("Result")
+
+_OF_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What reading a damaged row raises, in our code or in a library."""
 
 
 class StoreReader:
@@ -87,8 +93,24 @@ class StoreReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, _OF_DAMAGE):
+                self._explain(error)
+        finally:
+            self.close()
+
+    def _explain(self, error: BaseException) -> None:
+        """Raise an error that names an unreadable row, if the store has one."""
+        try:
+            found = self._database.read(first_unreadable)
+        except (HpsearchError, SQLAlchemyError):
+            return  # the first error says more
+        if found is not None:
+            raise HpsearchError(
+                f"every row of the store {self.label} must be readable, but {found}; restore a "
+                "backup, or delete this experiment"
+            ) from error
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.label!r})"
@@ -155,14 +177,25 @@ class StoreReader:
         return self._database.read(lambda connection: find_holder(connection, experiment_id))
 
     def run(self, experiment_id: int, key: str) -> StoredRun | None:
-        """Return the run ``key`` of an experiment, or ``None``."""
-        query = select(runs.c.id, runs.c.configuration).where(
+        """Return the run ``key`` of an experiment, or ``None``.
+
+        Raises:
+            ChangedRun: its configuration is not the one that was recorded.
+        """
+        query = select(runs.c.id, runs.c.configuration, runs.c.fingerprint).where(
             runs.c.experiment_id == experiment_id, runs.c.key == key
         )
         row = self._database.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             return None
-        config = TrialConfig.from_dict(json.loads(row.configuration))
+        configuration = json.loads(row.configuration)
+        if fingerprint(configuration) != row.fingerprint:
+            raise ChangedRun(
+                f"the configuration of the run '{key}' in the store {self.label} must have the "
+                f"recorded fingerprint {row.fingerprint[:12]}, got one with "
+                f"{fingerprint(configuration)[:12]}: it was changed; restore a backup"
+            )
+        config = TrialConfig.from_dict(configuration)
         return StoredRun(row.id, key, config)
 
     def trial_states(self, study: str) -> list[TrialState] | None:
@@ -173,14 +206,14 @@ class StoreReader:
         """
         return self._database.read(lambda connection: trial_states(connection, study))
 
-    def ledger(self, experiment_id: int, study: str) -> Ledger:
-        """Return all rows of a study, read at one instant, for `hpsearch verify`.
+    def ledger(self, experiment: Experiment, key: str | None = None) -> Ledger:
+        """Return all rows of an experiment, read at one instant, for `hpsearch verify`.
 
         Args:
-            experiment_id: of the study.
-            study: its name.
+            experiment: a study or an ablation.
+            key: of the only run to read; ``None`` for all.
         """
-        return self._database.read(lambda connection: read_ledger(connection, experiment_id, study))
+        return self._database.read(lambda connection: read_ledger(connection, experiment, key))
 
     def count_refused(self, study: str) -> int:
         """Return the number of trials that exceeded the budget; their rows are failed ones."""

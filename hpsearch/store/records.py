@@ -6,14 +6,15 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpsearch.errors import InputError, close_to
+from hpsearch.errors import HpsearchError, InputError, close_to
 
 if TYPE_CHECKING:
     from hpsearch.config.run import TrialConfig
+    from hpsearch.runs.record import RunRecord
 
 Kind = Literal["study", "ablation"]
 KINDS: tuple[Kind, ...] = ("study", "ablation")
@@ -57,6 +58,10 @@ class StoredRun:
     config: TrialConfig
 
 
+class ChangedRun(HpsearchError):
+    """The stored configuration of a run is not the one that was recorded."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """A summary of a run's recorded epochs.
@@ -90,44 +95,6 @@ class TrialState:
 
 
 @dataclass(frozen=True)
-class LedgerEpoch:
-    """A recorded epoch.
-
-    Attributes:
-        validation_loss: ``None`` if it was not finite.
-        targets: names of the targets with errors.
-        losses: number of these targets that have a loss.
-        loss_sum: sum of their losses; ``None`` if there is none.
-    """
-
-    validation_loss: float | None
-    targets: frozenset[str]
-    losses: int
-    loss_sum: float | None
-
-
-@dataclass(frozen=True)
-class LedgerRun:
-    """A recorded run.
-
-    Attributes:
-        key: unique within the study, unless the database lost its constraint.
-        configuration: the stored text, which older code may have written.
-        weights: ``None`` until a worker has started the run.
-        data_hash: ``None`` until then too.
-        split_hash: ``None`` until then too.
-        epochs: the recorded epochs by number.
-    """
-
-    key: str
-    configuration: dict[str, Any]
-    weights: int | None
-    data_hash: str | None
-    split_hash: str | None
-    epochs: dict[int, LedgerEpoch]
-
-
-@dataclass(frozen=True)
 class LedgerTrial:
     """A trial in Optuna's tables.
 
@@ -136,27 +103,52 @@ class LedgerTrial:
         state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
         value: its value; ``None`` if it has none or is not finite.
         reported: the finite intermediate values by epoch.
-        failure_reason: why it failed; ``None`` if that is not stored.
+        attributes: its user attributes.
+        parameters: the values of its sampled parameters.
+        damage: what cannot be read, in words.
     """
 
     number: int
     state: str
     value: float | None
     reported: dict[int, float]
-    failure_reason: str | None
+    attributes: dict[str, Any]
+    parameters: dict[str, Any]
+    damage: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LedgerVerdict:
+    """The verdict of an ablation run.
+
+    Attributes:
+        row: the columns of `results`.
+        errors: for each target ``target``, ``mae`` and ``residuals`` (bytes).
+    """
+
+    row: dict[str, Any]
+    errors: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """All rows of a study.
+    """All rows of a study or an ablation.
 
     Attributes:
-        trials: Optuna's trials by number; ``None`` if Optuna has no study of that name.
+        provenance: the stored text.
+        digest: of that text; ``None`` if it was written before digests.
         runs: our runs in the order of their creation.
+        trials: Optuna's trials by number; ``None`` if Optuna has no study of that name.
+        directions: Optuna's direction of each objective.
+        verdicts: of an ablation's runs, by key.
     """
 
-    trials: tuple[LedgerTrial, ...] | None
-    runs: tuple[LedgerRun, ...]
+    provenance: str
+    digest: str | None
+    runs: tuple[RunRecord, ...]
+    trials: tuple[LedgerTrial, ...] | None = None
+    directions: tuple[str, ...] = ()
+    verdicts: dict[str, LedgerVerdict] = field(default_factory=dict)
 
 
 # --- Names ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, Table, select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
 from hpsearch.store.records import Experiment, Kind
 from hpsearch.store.tables import experiments
@@ -44,7 +45,10 @@ def find_experiment(
 ) -> Experiment | None:
     """Return the experiment of these kinds launched last, called ``name`` if that is given."""
     c = experiments.c
-    query = select(experiments).where(c.kind.in_(kinds))
+    # By name, because older schemas lack newer columns.
+    query = select(
+        c.id, c.kind, c.name, c.identity, c.provenance, c.created_at, c.launched_at
+    ).where(c.kind.in_(kinds))
     if name is not None:
         query = query.where(c.name == name)
     latest = query.order_by(c.launched_at.desc(), c.id.desc()).limit(1)
@@ -56,10 +60,23 @@ def find_experiment(
         kind=row.kind,
         name=row.name,
         identity=row.identity,
-        provenance=json.loads(row.provenance),
+        provenance=_provenance(row.kind, row.name, row.provenance),
         created_at=row.created_at,
         launched_at=row.launched_at,
     )
+
+
+def _provenance(kind: str, name: str, text: str) -> dict[str, Any]:
+    try:
+        provenance = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise HpsearchError(
+            f"the recorded facts of the {kind} '{name}' must be a JSON object, got "
+            f"'{one_line(str(text))}'; restore a backup of the store"
+        )
+    return provenance
 
 
 def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]:

@@ -39,6 +39,8 @@ experiments = Table(
     Column("name", String(200), nullable=False),
     Column("identity", String(32), nullable=False),
     Column("provenance", Text, nullable=False),
+    # Digests are explained in hpsearch/runs/record.py. NULL in rows from before them.
+    Column("digest", String(64)),
     Column("created_at", DateTime, nullable=False),
     Column("launched_at", DateTime, nullable=False),
     UniqueConstraint("kind", "name"),
@@ -59,6 +61,7 @@ runs = Table(
     Column("data_hash", String(200)),
     Column("split_hash", String(200)),
     Column("zero_output_loss", Double),
+    Column("digest", String(64)),
     Column("created_at", DateTime, nullable=False),
     Column("started_at", DateTime),
     UniqueConstraint("experiment_id", "key"),
@@ -73,6 +76,7 @@ epochs = Table(
     Column("seconds", Double),
     Column("training_loss", Double),
     Column("validation_loss", Double),
+    Column("digest", String(64)),
     Column("created_at", DateTime, nullable=False),
 )
 
@@ -103,6 +107,7 @@ results = Table(
     Column("failure_traceback", Text),
     Column("failure_epoch", Integer),
     Column("failure_step", BigInteger),
+    Column("digest", String(64)),
     Column("finished_at", DateTime, nullable=False),
 )
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, select, update
 from hpsearch.config.run import TrialConfig
 from hpsearch.errors import InputError
 from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
+from hpsearch.runs.record import result_digest, text_digest
 from hpsearch.store.address import Address, make_folder
 from hpsearch.store.engine import PATIENCE_SECONDS, Database, writer
 from hpsearch.store.lease import Lease
@@ -143,11 +144,13 @@ class Store(StoreReader):
             InputError: the name cannot be stored.
         """
         check_name(name, kind)
+        text = to_json(provenance)
         values = {
             "kind": kind,
             "name": name,
             "identity": uuid.uuid4().hex,
-            "provenance": to_json(provenance),
+            "provenance": text,
+            "digest": text_digest(text),
             "created_at": now(),
             "launched_at": now(),
         }
@@ -229,6 +232,7 @@ class Store(StoreReader):
             "data_hash": facts.data_hash,
             "split_hash": facts.split_hash,
             "zero_output_loss": finite(facts.zero_output_loss),
+            "digest": facts.digest or None,
             "started_at": now(),
         }
         self._write(lambda c: c.execute(update(runs).where(runs.c.id == run_id).values(values)))
@@ -245,6 +249,7 @@ class Store(StoreReader):
             "seconds": finite(metrics.seconds),
             "training_loss": finite(metrics.training_loss),
             "validation_loss": finite(metrics.validation_loss),
+            "digest": metrics.digest or None,
             "created_at": now(),
         }
         errors = [
@@ -256,7 +261,7 @@ class Store(StoreReader):
             }
             for target in dict.fromkeys([*metrics.target_losses, *metrics.target_maes])
         ]
-        measured = ("learning_rate", "seconds", "training_loss", "validation_loss")
+        measured = ("learning_rate", "seconds", "training_loss", "validation_loss", "digest")
 
         def work(connection: Connection) -> None:
             upsert(connection, epochs, [row], key=("run_id", "epoch"), replace=measured)
@@ -284,7 +289,7 @@ class Store(StoreReader):
     def record_result(self, run_id: int, outcome: Outcome) -> None:
         """Record the outcome of an ablation run. A failure may be replaced, a completion not."""
         row = result_row(run_id, outcome)
-        columns = [name for name in row if name != "run_id"]
+        columns = [*(name for name in row if name != "run_id"), "digest"]
         maes = outcome.test_maes if isinstance(outcome, Completion) else {}
         residuals = outcome.test_residuals if isinstance(outcome, Completion) else {}
         errors = [
@@ -301,7 +306,10 @@ class Store(StoreReader):
             state = select(results.c.state).where(results.c.run_id == run_id).with_for_update()
             if connection.execute(state).scalar_one_or_none() == "complete":
                 return
-            upsert(connection, results, [row], key=("run_id",), replace=columns)
+            # A failed run is trained again, which changes its epochs before its verdict.
+            before = _last_digest(connection, run_id) if row["state"] == "complete" else None
+            signed = {**row, "digest": result_digest(before, row, errors)}
+            upsert(connection, results, [signed], key=("run_id",), replace=columns)
             measured = ("mae", "residuals")
             upsert(connection, test_errors, errors, key=("run_id", "target"), replace=measured)
 
@@ -315,7 +323,9 @@ class Store(StoreReader):
 
         def work(connection: Connection) -> dict[str, Any]:
             changed = change(json.loads(connection.execute(query).scalar_one()))
-            connection.execute(update(experiments).where(this).values(provenance=to_json(changed)))
+            text = to_json(changed)
+            values = {"provenance": text, "digest": text_digest(text)}
+            connection.execute(update(experiments).where(this).values(values))
             return changed
 
         return self._write(work)
@@ -326,3 +336,9 @@ class Store(StoreReader):
                 return work(connection)
 
         return self.wait(transaction)
+
+
+def _last_digest(connection: Connection, run_id: int) -> str | None:
+    """Return the digest of the run's last epoch; ``None`` if it is unsigned or has no epoch."""
+    query = select(epochs.c.digest).where(epochs.c.run_id == run_id)
+    return connection.execute(query.order_by(epochs.c.epoch.desc()).limit(1)).scalar_one_or_none()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpsearch import doctor
 from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache, qm9
 from hpsearch.data.molecule import Molecules
@@ -122,6 +123,21 @@ def damage_file(folder: Path) -> None:
     folder.write_text("no folder")
 
 
+def damage_a_number(folder: Path) -> None:
+    path = folder / "targets.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage_order(folder: Path) -> None:
+    np.save(folder / "targets.npy", np.load(folder / "targets.npy")[::-1])
+
+
+def damage_scale(folder: Path) -> None:
+    np.save(folder / "positions.npy", np.load(folder / "positions.npy") * np.float32(1.01))
+
+
 def change_meta(folder: Path, **values: object) -> None:
     path = folder / "meta.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
@@ -146,24 +162,18 @@ def test_damaged_cache_is_rebuilt(
     assert [p.name for p in tmp_path.iterdir()] == ["qm9"]
 
 
-def flip_a_number(folder: Path) -> None:
-    path = folder / "targets.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-
-def test_verify_finds_a_changed_number(
-    tmp_path: Path, small_package: list[str], small: Molecules
+def test_doctor_reports_changed_numbers(
+    tmp_path: Path, small_package: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qm9.load(tmp_path)
-    assert qm9.verify(tmp_path).content_hash == small.content_hash
-    assert small_package == ["read"]
-    flip_a_number(tmp_path / "qm9")
-    said: list[str] = []
-    assert qm9.verify(tmp_path, said.append).computed_hash() == small.content_hash
-    assert small_package == ["read", "read"]
-    assert "numbers have changed" in said[0]
+    monkeypatch.setenv("HPSEARCH_CACHE", str(tmp_path))
+    qm9.load()
+    damage_order(tmp_path / "qm9")
+    states = []
+    for _ in range(2):
+        checks = doctor.examine("sqlite:///store.db", tmp_path)
+        found = next(check for check in checks if check.what == "molecules")
+        states.append((found.state, "do not have the recorded hash" in found.said))
+    assert states == [("warning", True), ("good", False)]
 
 
 def test_a_full_disk_leaves_nothing(
@@ -444,9 +454,9 @@ def test_a_damaged_cache_from_an_archive_is_not_replaced_by_the_package(
     archive: Path, tmp_path: Path, small_package: list[str]
 ) -> None:
     qm9.prepare(archive, cache=tmp_path)
-    flip_a_number(tmp_path / "qm9")
+    damage_a_number(tmp_path / "qm9")
     with pytest.raises(HpsearchError, match=r"prepare it again from '.*dsgdb9nsd"):
-        qm9.verify(tmp_path)
+        qm9.load(tmp_path)
     damage_truncated(tmp_path / "qm9")
     with pytest.raises(HpsearchError, match=r"prepare it again from '.*dsgdb9nsd"):
         qm9.load(tmp_path)

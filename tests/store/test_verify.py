@@ -6,104 +6,23 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
-from optuna.trial import TrialState
 from sqlalchemy import make_url
-from support.store_examples import FACTS, drop_database, metrics, new_database
+from support.damaged import SPACE, Rows, fill
+from support.store_examples import FACTS, drop_database, new_database
 
-from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
-from hpsearch.runs.messages import Assignment, Completion, Failure
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
-from hpsearch.search.verify import Rule, Verification, verify
-from hpsearch.search.work import Search
+from hpsearch.search.verify import RULES, verify
 from hpsearch.store import Store, schema
 from hpsearch.system import installation
-
-QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
-SPACE = QUICK.model_copy(
-    update={"training": {**QUICK.training, "epochs": 5, "early_stopping_patience": 2}}
-).with_overrides(trials=4, sampler="random", targets=("mu", "U0"))
-
-LOSSES = {
-    0: (10.0, 9.0, 8.0, 7.0, 6.0),
-    1: (30.0,),  # and then it diverges
-    2: (12.0, 11.0, 12.0, 13.0),  # early stopping ends it
-    3: (20.0, 19.0),  # a scheduler stops it
-    4: (16.0, 15.0, 14.0, 13.0, 12.0),
-}
-
-
-def train(search: Search, assignment: Assignment) -> Completion:
-    losses = LOSSES[int(assignment.key)]
-    search.started(assignment.key, FACTS)
-    for epoch, loss in enumerate(losses, start=1):
-        search.epoch(assignment.key, metrics(epoch, loss))
-    return Completion(len(losses), losses.index(min(losses)) + 1, min(losses))
-
-
-def fill(store: Store, root: Path, name: str = "quick") -> None:
-    search = launch_study(store, SPACE, name, root)
-    while not search.finished:
-        assignment = search.next()
-        assert assignment is not None
-        done = train(search, assignment)
-        match assignment.key:
-            case "1":
-                search.finish("1", Failure("diverged", "the loss of step 7 is not finite"))
-            case "3":
-                states = store.trial_states(name)
-                assert states is not None
-                store.optuna_storage.set_trial_state_values(states[3].trial_id, TrialState.PRUNED)
-                search.finish("3", done)
-            case key:
-                search.finish(key, done)
-    store.leave()
-
-
-@dataclass
-class Rows:
-    """A study's store, to do damage to."""
-
-    store: Store
-
-    def damage(self, *statements: str) -> None:
-        """Run SQL, in which ``{T4}`` is Optuna's key of trial 4 and ``{R4}`` ours of its run."""
-        for statement in statements:
-            with self.store._writer.begin() as connection:
-                done = connection.exec_driver_sql(self._with_keys(connection, statement))
-            assert done.rowcount != 0, f"changed nothing: {statement}"
-
-    def _with_keys(self, connection: sa.Connection, statement: str) -> str:
-        trials = connection.exec_driver_sql(
-            "SELECT number, trial_id FROM trials JOIN studies USING (study_id) "
-            "WHERE study_name = 'quick' ORDER BY trial_id DESC"
-        )
-        runs = connection.exec_driver_sql(
-            "SELECT key, hpsearch_runs.id FROM hpsearch_runs JOIN hpsearch_experiments "
-            "ON hpsearch_experiments.id = experiment_id WHERE name = 'quick'"
-        )
-        keys = {f"T{number}": trial_id for number, trial_id in trials}
-        return statement.format(**keys, **{f"R{key}": run_id for key, run_id in runs})
-
-    def verify(self) -> Verification:
-        return verify(self.store, "quick")
-
-    def broken(self) -> set[tuple[str, int | None]]:
-        """Rule and trial of every breach once nobody drives the study."""
-        self.store.leave()
-        breaches = self.verify().breaches
-        assert all("\n" not in str(breach) for breach in breaches)
-        found = {(breach.rule, breach.trial) for breach in breaches}
-        assert len(found) == len(breaches)
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +100,7 @@ def test_later_launches_may_want_fewer_or_more(rows: Rows, tmp_path: Path) -> No
 
 
 def test_a_study_of_before_counts_by_its_last_launch(rows: Rows, tmp_path: Path) -> None:
-    older = "UPDATE hpsearch_experiments SET provenance = replace(provenance, "
+    older = "UPDATE hpsearch_experiments SET digest = NULL, provenance = replace(provenance, "
     rows.damage(older + "'\"trials_wanted_most\": 4', '\"x\": 4')")
     assert rows.broken() == set()
     launch_study(rows.store, SPACE.with_overrides(trials=3), "quick", tmp_path)
@@ -226,7 +145,7 @@ def without_trial(trial: int, values: bool = True) -> tuple[str, ...]:
 def wants(trials: int, most: int) -> str:
     changed = f"replace(provenance, '\"trials\": 4', '\"trials\": {trials}')"
     changed = f"replace({changed}, 'most\": 4', 'most\": {most}')"
-    return f"UPDATE hpsearch_experiments SET provenance = {changed}"
+    return f"UPDATE hpsearch_experiments SET digest = NULL, provenance = {changed}"
 
 
 COPIED_RUN = (
@@ -249,9 +168,9 @@ DAMAGE: dict[str, tuple[tuple[str, ...], set[tuple[str, int | None]]]] = {
         ("UPDATE trials SET state = 'FAIL' WHERE trial_id = {T4}", REASON.format("{T4}")),
         {("count", None)},
     ),
-    "fewer than wanted": ((wants(5, 5),), {("count", None)}),
-    "fewer than the last launch wanted": ((wants(5, 9),), {("count", None)}),
-    "more than ever wanted": ((wants(3, 3),), {("count", None)}),
+    "fewer than wanted": ((wants(5, 5),), {("count", None), ("provenance", None)}),
+    "fewer than the last launch wanted": ((wants(5, 9),), {("count", None), ("provenance", None)}),
+    "more than ever wanted": ((wants(3, 3),), {("count", None), ("provenance", None)}),
     "running": (("UPDATE trials SET state = 'RUNNING' WHERE trial_id = {T1}",), {("terminal", 1)}),
     "waiting": (("UPDATE trials SET state = 'WAITING' WHERE trial_id = {T1}",), {("terminal", 1)}),
     "deleted": (without_trial(1, values=False), {("numbers", 1)}),
@@ -273,8 +192,9 @@ DAMAGE: dict[str, tuple[tuple[str, ...], set[tuple[str, int | None]]]] = {
     "no epochs": ((*without_epoch(3, 1), *without_epoch(3, 2)), {("epochs", 3)}),
     "an epoch before the first": (
         (
-            "INSERT INTO hpsearch_epochs SELECT run_id, 0, learning_rate, seconds, training_loss, "
-            "validation_loss, created_at FROM hpsearch_epochs WHERE run_id = {R4} AND epoch = 1",
+            "INSERT INTO hpsearch_epochs (run_id, epoch, validation_loss, created_at) "
+            "SELECT run_id, 0, validation_loss, created_at FROM hpsearch_epochs "
+            "WHERE run_id = {R4} AND epoch = 1",
             "INSERT INTO hpsearch_target_errors SELECT run_id, 0, target, loss, mae "
             "FROM hpsearch_target_errors WHERE run_id = {R4} AND epoch = 1",
             "UPDATE trial_intermediate_values SET step = 0 WHERE trial_id = {T4} AND step = 1",
@@ -287,7 +207,7 @@ DAMAGE: dict[str, tuple[tuple[str, ...], set[tuple[str, int | None]]]] = {
             *without_epoch(4, 5),
             "UPDATE trial_values SET value = 13 WHERE trial_id = {T4}",
         ),
-        {("length", 4)},
+        {("length", 4), ("value", 4)},
     ),
     "stopped too early": (without_epoch(2, 4), {("length", 2)}),
     "trained too long": (
@@ -295,7 +215,7 @@ DAMAGE: dict[str, tuple[tuple[str, ...], set[tuple[str, int | None]]]] = {
             "UPDATE hpsearch_runs SET configuration = "
             "replace(configuration, '\"epochs\": 5', '\"epochs\": 4') WHERE id = {R4}",
         ),
-        {("length", 4)},
+        {("length", 4), ("fingerprint", 4), ("parameters", 4)},
     ),
     "another loss in Optuna": (
         (
@@ -401,8 +321,12 @@ def test_a_run_twice_is_named(rows: Rows, url: str) -> None:
     assert rows.broken() == {("twice", 1)}
 
 
+NEED_MORE = {"digest", "readable"}
+"""Rules that only test_damages.py breaks."""
+
+
 def test_every_rule_is_seen_broken() -> None:
-    assert {rule for _, broken in DAMAGE.values() for rule, _ in broken} == set(get_args(Rule))
+    assert {rule for _, broken in DAMAGE.values() for rule, _ in broken} == set(RULES) - NEED_MORE
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -423,7 +347,7 @@ def test_a_larger_study_takes_no_more_queries(rows: Rows, tmp_path: Path) -> Non
 
     before = queries()
     launch_study(rows.store, SPACE.with_overrides(trials=8), "quick", tmp_path).next()
-    assert queries() == before < 15
+    assert queries() == before < 30
 
 
 def test_nothing_is_written(filled: Path, tmp_path: Path) -> None:

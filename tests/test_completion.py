@@ -43,7 +43,7 @@ def offered(folder: Path, words: str, **variables: str) -> set[str]:
     [
         ("hpsearch status ", {"plain,arms", "plain,made-up"}),
         ("hpsearch report m", {"plain,made-up"}),
-        ("hpsearch verify ", {"plain,made-up"}),
+        ("hpsearch verify ", {"plain,arms", "plain,made-up"}),
         ("hpsearch export-best ", {"plain,made-up"}),
         ("hpsearch launch quick --study ", {"plain,made-up"}),
         ("hpsearch ablate best.yaml --name ", {"plain,arms"}),

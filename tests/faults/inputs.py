@@ -216,6 +216,45 @@ def data_edited(case: Case) -> None:
     case.finish()
 
 
+@fault(EDITS, seconds=60, hits={"molecules": 1})
+def molecules_changed_in_the_cache(case: Case) -> None:
+    """With the recorded hash left as it was, the cache is made again and the study goes on."""
+    launch, _ = case.stopped_at("mid-epoch")
+    launch.read(r"^trial 0: started")
+    case.kill_driver(launch, "molecules")
+    code = (
+        "import sys, shutil, numpy; from pathlib import Path\n"
+        "from hpsearch.data import qm9\n"
+        "folder = Path(sys.argv[1]) / 'qm9'\n"
+        "shutil.copytree(qm9.cache_directory() / 'qm9', folder)\n"
+        "targets, positions = folder / 'targets.npy', folder / 'positions.npy'\n"
+        "numpy.save(targets, numpy.load(targets)[::-1])\n"
+        "numpy.save(positions, numpy.load(positions) * 2)\n"
+    )
+    cache = case.folder / "cache"
+    subprocess.run([sys.executable, "-c", code, str(cache)], check=True)
+    launch = case.launch(HPSEARCH_CACHE=str(cache))
+    assert launch.wait() == 0, launch.said()
+    assert "is damaged (its numbers do not have the recorded hash)" in launch.output, launch.output
+    case.check()
+
+
+@fault(EDITS, seconds=40, hits={"rows": 1})
+def rows_edited(case: Case) -> None:
+    """`verify` names the trial; `export-best` refuses it and writes nothing."""
+    case.finish()
+    case.store.execute("UPDATE hpsearch_target_errors SET mae = mae / 100")
+    case.hit("rows")
+    checked = case.command("verify", STUDY, "--storage", case.store.url)
+    assert checked.returncode == 1, checked.stdout + checked.stderr
+    for number in range(case.trials):
+        assert f"digest: trial {number} has other numbers than were recorded" in checked.stdout
+    best = case.folder / "best.yaml"
+    exported = case.command("export-best", STUDY, "--storage", case.store.url, "-o", str(best))
+    assert exported.returncode == 1 and "must be as they were recorded" in exported.stderr
+    assert "Traceback" not in exported.stderr and not best.exists(), exported.stderr
+
+
 def _other_molecules(case: Case) -> Path:
     """A cache in which one molecule has another value, and the hash that says so."""
     code = (

@@ -205,7 +205,8 @@ class Lease:
             watch.look(refusal)
             stale = watch.stale_renewal(refusal.seconds)
             holder = refusal.holder
-            if not wait and not holder.lapsed and (holder.here or watch.renewed):
+            # A renewal proves more than the clocks, which may disagree.
+            if not wait and (watch.renewed or (holder.here and not holder.lapsed)):
                 raise LeaseHeld(
                     f"{what} is driven by {holder}; let it continue, wait for its end with "
                     "--if-held wait, or stop it first"
@@ -322,7 +323,10 @@ def _take(
     if row.token == token:
         return None
     holder, renewal = _holder(row, now), (row.token, row.renewed_at)
-    own = all(getattr(row, name) == mine[name] for name in ("host", "process", "incarnation"))
+    # Without an incarnation another machine may have the same host name and process number.
+    own = mine["incarnation"] != "" and all(
+        getattr(row, name) == mine[name] for name in ("host", "process", "incarnation")
+    )
     if own or holder.gone or (holder.lapsed and renewal == stale):
         connection.execute(update(leases).where(this).values(mine))
         return None

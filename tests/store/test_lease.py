@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from support.store_examples import CONFIG, metrics
 
 from hpsearch.errors import InputError
-from hpsearch.store import Store
+from hpsearch.store import Store, lease
 from hpsearch.store.lease import (
     Holder,
     Lease,
@@ -33,7 +33,7 @@ from hpsearch.store.lease import (
 
 DRIVER = """
 import sys, time
-from hpsearch.store import Store
+from hpsearch.store import Store, lease
 from hpsearch.store.lease import LeaseHeld, LeaseLost
 from support.store_examples import CONFIG, metrics
 
@@ -236,6 +236,33 @@ def test_a_clock_that_was_set_back_does_not_prolong_a_lease(
     assert holder(store).lapsed
     drive(store)
     assert holder(store).process == os.getpid()
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_takes_no_lease_from_a_driver_that_is_alive(
+    store: Store, driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    first = driver(seconds=3)
+    assert first.says() == "drives"
+    read = lease._database_time
+    monkeypatch.setattr(lease, "_database_time", lambda connection: read(connection) + jump)
+    assert holder(store).lapsed
+    with pytest.raises(LeaseHeld, match=f"is driven by process {first.process.pid}"):
+        drive(store)
+    first.goes_on()
+    assert first.says() == "wrote"
+
+
+def test_a_machine_of_the_same_name_is_not_this_process(
+    store: Store, url: str, created: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two containers may have one host name and one process number; here neither has /proc."""
+    monkeypatch.setenv("HPSEARCH_LEASE_SECONDS", "2")
+    monkeypatch.setattr(lease.incarnation, "mine", lambda: "")
+    drive(created(url))
+    assert holder(store).process == os.getpid()
+    with pytest.raises(LeaseHeld):
+        drive(store)
 
 
 def test_every_write_verifies_the_lease(store: Store) -> None:

@@ -10,7 +10,7 @@ SPACE ?= search_spaces/quick.yaml
 help:
 	@echo "make quickstart  install into .venv, then a small search on real molecules (5 to 10 minutes on two AMD EPYC cores)"
 	@echo "make test        style, types and the tests that need no Ray, PostgreSQL or browser"
-	@echo "make test-rest   the other tests, with the wheel in a clean environment"
+	@echo "make test-rest   the other tests, with the wheel outside the checkout"
 	@echo "make acceptance  the wheel, and the tutorial as a person types it"
 	@echo "make faults      kills, full disks, lost databases (under an hour on two AMD EPYC cores)"
 	@echo "make bench       seconds a training step"
@@ -31,6 +31,9 @@ install: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+# A test starts many commands, and each would compile the package's modules again.
+test test-rest: export PYTHONDONTWRITEBYTECODE =
 
 test: check
 	$(BIN)/python -m pytest -m "not slow and not acceptance and not faults" -n 2 --dist worksteal --max-worker-restart 0 --durations 20

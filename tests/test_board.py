@@ -32,9 +32,10 @@ LONGER = [*LAUNCH, "--epochs", "4", "--trials", "3"]
 def test_a_launch_draws_its_trials_and_leaves_only_lines(
     terminal: Callable[..., Terminal], columns: int
 ) -> None:
-    # On the wide one without colours.
+    # On the wide one without colours, and with two trials at a time.
     variables = {"NO_COLOR": "1"} if columns == 200 else {}
-    seen = terminal(columns, HPSEARCH, *LONGER, **variables)
+    at_a_time = ["--max-concurrent", "2"] if columns == 200 else []
+    seen = terminal(columns, HPSEARCH, *LONGER, *at_a_time, **variables)
     assert seen.until(lambda: seen.shows("trial", "epoch", "loss", "s/epoch", "weights"))
     assert seen.until(lambda: seen.shows("/4 ", "%  "))
     [row] = [line for line in seen.screen.display if "/4 " in line][:1]

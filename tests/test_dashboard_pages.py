@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from support.commands import HPSEARCH, SIZES, Process, free_port, get, run
+from support.commands import HPSEARCH, ONE, SIZES, Process, free_port, get, run
 from support.made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
 from support.sites import Answer, Site, served
 
@@ -305,7 +305,7 @@ def running(tmp_path: Path) -> Iterator[int]:
         # Ray's sockets need a short path, which pytest's is not.
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="t")))
         # A trial may end early; another then goes on.
-        options = ["--epochs", "60", "--trials", "40", *SIZES, "--targets", "mu,U0"]
+        options = ["--epochs", "60", "--trials", "40", *SIZES, "--targets", "mu,U0", *ONE]
         command = (HPSEARCH, "launch", "quick.yaml", *options)
         launch = stack.enter_context(Process(tmp_path, *command, temporary=temporary))
         launch.read_until("trial 0: epoch 1,")

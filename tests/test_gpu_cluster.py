@@ -53,10 +53,12 @@ def winner(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def as_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def as_started_anew() -> Iterator[None]:
     """A cluster that an earlier test ran in this process has had Ray ask for tokens ever since."""
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_AUTH_MODE", raising=False)
+        yield
 
 
 class Cluster:
@@ -95,8 +97,9 @@ class Cluster:
         self._own.communicate(timeout=120)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(as_started_anew: None) -> Iterator[Cluster]:
+    """For all tests; the last of them kills a node."""
     made = Cluster()
     try:
         yield made
@@ -119,6 +122,26 @@ def cells(folder: Path) -> dict[str, float]:
         table = cell_table(store, experiment.id)
     assert set(table["state"]) == {"complete"}
     return table.set_index("key")["test_mae"].to_dict()
+
+
+def test_a_gpu_without_cuda_ends_in_words_and_no_cell_fails(
+    cluster: Cluster, winner: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    done = subprocess.run(
+        command(tmp_path, winner, "--address", cluster.address),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "the run was given a GPU, but torch sees no CUDA device" in done.stderr
+    assert "--device cpu" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "failed (" not in done.stdout
 
 
 def test_every_run_has_a_gpu_of_its_own_and_a_killed_node_changes_no_number(
@@ -163,23 +186,3 @@ def test_every_run_has_a_gpu_of_its_own_and_a_killed_node_changes_no_number(
     plain = [part for part in command(alone, winner) if part not in ("--gpus-per-run", "1")]
     subprocess.run(plain, check=True, capture_output=True, timeout=300)
     assert cells(alone) == with_a_loss
-
-
-def test_a_gpu_without_cuda_ends_in_words_and_no_cell_fails(
-    cluster: Cluster, winner: Path, tmp_path: Path
-) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    done = subprocess.run(
-        command(tmp_path, winner, "--address", cluster.address),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 1
-    assert "the run was given a GPU, but torch sees no CUDA device" in done.stderr
-    assert "--device cpu" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "failed (" not in done.stdout

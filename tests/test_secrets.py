@@ -17,7 +17,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from psycopg import sql
-from support.commands import HPSEARCH, environment, free_port, run
+from support.commands import HPSEARCH, ONE, environment, free_port, run
 
 from hpsearch.store import Store, experiment_folder
 from hpsearch.store.address import Address
@@ -31,7 +31,7 @@ PASSWORD = f"{{0}}%41@:/?# '\\é+{CORE}$&"
 WRONG = f"{{1}}@wrong{CORE}wrong"
 STUDY = "../../x'; DROP TABLE trials; --"
 LAUNCH = ["launch", "quick", "--study", STUDY, "--trials", "2", "--epochs", "1", "--targets", "mu"]
-LAUNCH += ["--train-size", "50", "--validation-size", "10", "--test-size", "10"]
+LAUNCH += ["--train-size", "50", "--validation-size", "10", "--test-size", "10", *ONE]
 
 
 @dataclass(frozen=True)

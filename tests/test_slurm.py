@@ -19,7 +19,7 @@ def test_a_job_ends_at_slurm_s_signal_and_the_same_script_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [script] = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
-    options = " ".join(["--trials 1 --epochs 30 --targets mu", *SIZES])
+    options = " ".join(["--trials 1 --epochs 12 --targets mu", *SIZES])
     for part, here in (
         ("postgresql://me@db.example.org/hpsearch", f"sqlite:///{tmp_path}/store.db"),
         ("search_spaces/table3_log.yaml", f"search_spaces/quick.yaml {options}"),

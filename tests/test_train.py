@@ -15,6 +15,7 @@ from hpsearch.data import qm9
 from hpsearch.data.baselines import baselines
 from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.runs import checkpoint, resume
+from hpsearch.runs.optimizer import Adam
 from hpsearch.runs.training import NonFiniteLoss, Training
 
 NETWORK = {
@@ -408,6 +409,8 @@ def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
         "config = TrialConfig.from_dict(json.loads(sys.argv[1]))\n"
         "training = Training.begin(config, qm9.load(), pathlib.Path(sys.argv[2]))\n"
         "training.run_epoch()\n"
+        # Torch's compiler, which takes two seconds to import and which no run needs.
+        "assert 'torch._dynamo' not in sys.modules\n"
         "os.kill(os.getpid(), 9)\n"
     )
     settings = config(epochs=2)
@@ -415,6 +418,30 @@ def test_a_killed_process_leaves_a_folder_to_continue_from(molecules, tmp_path):
     assert subprocess.run(command, check=False).returncode == -9
     resumed = train(settings, molecules, tmp_path)
     assert [metrics.epoch for metrics in resumed.history] == [1, 2]
+
+
+def test_the_optimizer_steps_as_torch_s_does():
+    """Also after its state was saved and loaded, as of a run that goes on."""
+
+    def stepped(kind):
+        torch.manual_seed(0)
+        weights = torch.nn.Parameter(torch.randn(5, 3))
+        optimizer = kind([weights], lr=1e-2, fused=True)
+        for step in range(4):
+            if step == 2:
+                state = optimizer.state_dict()
+                optimizer = kind([weights], lr=1e-2, fused=True)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            (weights * torch.randn(5, 3)).square().sum().backward()
+            optimizer.step()
+        assert not optimizer.state[weights]["exp_avg"].requires_grad
+        return weights, optimizer.state_dict()
+
+    (ours, state), (torchs, expected) = stepped(Adam), stepped(torch.optim.Adam)
+    assert torch.equal(ours, torchs)
+    for name, value in expected["state"][0].items():
+        assert torch.equal(state["state"][0][name], value), name
 
 
 def test_lost_best_weights_come_from_a_checkpoint_or_are_trained_again(molecules, tmp_path):

@@ -1,4 +1,4 @@
-"""The wheel outside the checkout: what it carries, and the commands in a clean environment."""
+"""The wheel outside the checkout: what it carries, and the commands that it installs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -116,16 +116,22 @@ def test_an_editable_installation_holds_no_copies(source: Path, tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The programs' folder of an environment with the locked versions and the wheel."""
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs' folder of an environment whose only hpsearch is the wheel.
+
+    Everything else is that of the checkout's environment, which `make install` has made from the
+    locked versions: to install them once more would take longer than the tests of the wheel.
+    """
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
-    shell([*pip, "install", "--quiet", "-r", str(ROOT / "requirements.lock")], folder, 1000)
+    venv.create(folder)
+    python = str(folder / "bin" / "python")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
     shell([*pip, "install", "--quiet", "--no-deps", str(wheel)], folder)
+    # Of a folder named in a .pth file no other .pth file is read: one of its leads to the checkout.
+    [own] = folder.glob("lib/python*/site-packages")
+    (own / "locked.pth").write_text(sysconfig.get_path("purelib"))
     shell([*pip, "check"], folder)
-    yield folder / "bin"
-    shutil.rmtree(folder)  # gigabytes
+    return folder / "bin"
 
 
 def test_the_commands_work_from_an_empty_folder(

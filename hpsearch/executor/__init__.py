@@ -29,6 +29,8 @@ os.environ.update(
     RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
     # Ray prints the death of a worker even if the workers' output is switched off.
     RAY_DEDUP_LOGS_SKIP_REGEX=".",
+    # Ray would start a worker per CPU at once. Without the settings of a run they are never used.
+    RAY_prestart_worker_first_driver="0",
     # When memory is low, Ray then kills only the newest worker, not several at once.
     RAY_worker_killing_policy_by_group="true",
     # No result files and messages of Tune: the Work stores the results, and the caller prints.

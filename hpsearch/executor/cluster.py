@@ -23,6 +23,7 @@ from hpsearch.executor.ray_private import (
     files_in,
     resources_of_this_machine,
     without_rays_handlers,
+    without_unused_servers,
 )
 from hpsearch.executor.signals import (
     GRACE_SECONDS,
@@ -139,7 +140,7 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
     _check_reachable(address)
     try:
         # No passwords: Ray's processes and the workers inherit the environment.
-        with credentials.withheld(), without_rays_handlers():
+        with credentials.withheld(), without_rays_handlers(), without_unused_servers():
             ray.init(
                 address=address or "local",
                 logging_level=logging.CRITICAL,

@@ -11,6 +11,9 @@ The private interfaces, and why they are needed:
   worker to free memory.
 - ``ray._private.worker.connect`` and ``ray._private.utils.set_sigterm_handler``: Ray installs
   signal handlers when it starts, which would end the command without its message.
+- ``Node.start_monitor``, ``start_log_monitor`` and ``start_api_server``: three servers of Ray that
+  a launch does not use. ``ray.init`` has no option for the first two, and with
+  ``include_dashboard=False`` it still starts the third.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.node import Node
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -98,3 +102,21 @@ def without_rays_handlers() -> Iterator[None]:
         yield
     finally:
         worker.connect, utilities.set_sigterm_handler = connect, set_handler
+
+
+@contextmanager
+def without_unused_servers() -> Iterator[None]:
+    """Start Ray without its autoscaler, its log monitor and its dashboard.
+
+    Each is a Python process, and the three take as much CPU time as a small run. No machines are
+    added, the workers' output is not shown, and nobody opens Ray's dashboard.
+    """
+    names = ("start_monitor", "start_log_monitor", "start_api_server")
+    originals = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, lambda node, **options: None)
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(Node, name, original)

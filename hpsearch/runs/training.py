@@ -28,6 +28,7 @@ from hpsearch.nn.loss import multi_target_loss
 from hpsearch.runs import record, resume
 from hpsearch.runs.evaluation import Errors, Evaluator
 from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
+from hpsearch.runs.optimizer import Adam
 from hpsearch.runs.schedule import Schedule
 from hpsearch.system import failpoint
 
@@ -105,7 +106,7 @@ class Training:
         normalised = self.evaluator.normalised
         self._training_targets = normalised(self.split.train).to(torch.get_default_dtype())
         self.validation_targets = normalised(self.split.validation)
-        self._optimizer = torch.optim.Adam(
+        self._optimizer = Adam(
             self.network.parameters(), lr=config.training.learning_rate, fused=True
         )
         self.steps_per_epoch = math.ceil(len(self.split.train) / config.training.batch_size)

@@ -21,9 +21,10 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="session")
+def cache_folder(session_folder):
+    """A cache of these tests alone, where each library is compiled once: it takes seconds."""
+    return session_folder / "kernels"
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,9 @@ def older_processor(request):
 
 
 @pytest.fixture
-def narrow(older_processor, library, monkeypatch, afresh):
+def narrow(older_processor, library, monkeypatch, cache_folder):
     """The library as an older processor would have it compiled, with narrower vectors."""
+    monkeypatch.setenv("HPSEARCH_CACHE", str(cache_folder))
     march = f"-march={older_processor}"
     options = [march if part == "-march=native" else part for part in kernels._OPTIONS]
     monkeypatch.setattr(kernels, "_OPTIONS", options)

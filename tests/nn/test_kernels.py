@@ -79,10 +79,27 @@ def test_where_no_folder_can_be_written_torch_serves_and_says_why(afresh, monkey
     assert kernels.implementation().startswith("torch operations, because ")
 
 
+NOT_OPTIMISED = """
+from hpsearch.kernels import library as kernels
+kernels._OPTIONS = ["-O0" if part == "-O3" else part for part in kernels._OPTIONS]
+"""
+"""Halves the time of a compilation, where the library's own speed does not matter."""
+
+
+@pytest.fixture
+def quickly_compiled(library, cache_folder, monkeypatch):
+    """A library in another cache than the test's, which compiles as quickly."""
+    monkeypatch.setattr(kernels, "_OPTIONS", kernels._OPTIONS)
+    exec(NOT_OPTIMISED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HPSEARCH_CACHE", str(cache_folder))
+        return kernels._load()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
-def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, damage):
-    whole = Path(library._name).read_bytes()
+def test_a_damaged_library_is_compiled_again(quickly_compiled, afresh, damage):
+    whole = Path(quickly_compiled._name).read_bytes()
     middle = len(whole) // 2
     content = {
         "empty": b"",
@@ -92,7 +109,7 @@ def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, dama
     }[damage]
     folder = afresh / OWN
     folder.mkdir()
-    path = folder / Path(library._name).name
+    path = folder / Path(quickly_compiled._name).name
     path.write_bytes(content)
     assert kernels.implementation() == f"compiled, {path}"
     assert [file.name for file in folder.iterdir()] == [path.name]
@@ -100,13 +117,13 @@ def test_a_damaged_library_is_compiled_again(library, cache_folder, afresh, dama
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["somebody else's", "for all to write", "a link"])
-def test_a_planted_library_is_not_loaded(library, afresh, monkeypatch, tmp_path, fault):
+def test_a_planted_library_is_not_loaded(quickly_compiled, afresh, monkeypatch, tmp_path, fault):
     """A file that somebody else can change is left alone; a library of this user is made."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = afresh / OWN
     folder.mkdir(parents=True)
-    path = folder / Path(library._name).name
-    path.write_bytes(Path(library._name).read_bytes())
+    path = folder / Path(quickly_compiled._name).name
+    path.write_bytes(Path(quickly_compiled._name).read_bytes())
     path.chmod(0o700)
     if fault == "a link":
         path.rename(folder / "elsewhere")
@@ -126,12 +143,12 @@ def test_a_planted_library_is_not_loaded(library, afresh, monkeypatch, tmp_path,
 
 @pytest.mark.slow
 def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
-    library, afresh, monkeypatch, tmp_path
+    quickly_compiled, afresh, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (afresh / OWN).write_text("somebody else's")
     own = tmp_path / "home" / ".cache" / "hpsearch" / OWN
-    assert kernels.implementation() == f"compiled, {own / Path(library._name).name}"
+    assert kernels.implementation() == f"compiled, {own / Path(quickly_compiled._name).name}"
     kernels._library.cache_clear()
     shutil.rmtree(own)
     own.write_text("as well")
@@ -142,7 +159,7 @@ def test_a_folder_that_cannot_be_used_leaves_the_home_s_and_then_a_private_one(
 
 
 @pytest.mark.slow
-def test_a_user_without_a_home_gets_a_private_library(library, afresh, monkeypatch):
+def test_a_user_without_a_home_gets_a_private_library(quickly_compiled, afresh, monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -154,10 +171,7 @@ def test_a_user_without_a_home_gets_a_private_library(library, afresh, monkeypat
 @pytest.mark.slow
 def test_processes_that_compile_at_once(library, afresh):
     """Each of them computes; one library is left."""
-    script = (
-        "import torch; from hpsearch.kernels import library as kernels; lib = kernels._library();"
-        "print(kernels.implementation())"
-    )
+    script = f"import torch{NOT_OPTIMISED}print(kernels.implementation())"
     started = [
         subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         for _ in range(3)

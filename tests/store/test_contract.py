@@ -108,7 +108,9 @@ def test_eight_processes_share_a_study(url: str) -> None:
         rates = [0.001 * (1 + place) for place in range(ENQUEUED)]
         for rate in rates:
             study.enqueue_trial({"learning_rate": rate})
-    context = multiprocessing.get_context("spawn")
+    # The processes are forks of one that has the imports, which take seconds each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hpsearch.search.trials", "hpsearch.store.writer", "psycopg"])
     together = context.Barrier(PROCESSES)
     with context.Pool(PROCESSES, _join, (together,)) as pool:
         # An error of any process ends the test: none may see that the database was locked.

@@ -20,8 +20,10 @@ from typing import Any
 PROGRAMS = Path(sys.executable).parent
 HPSEARCH = str(PROGRAMS / "hpsearch")
 SIZES = ["--train-size", "64", "--validation-size", "32", "--test-size", "32"]
-LAUNCH = ["launch", "quick.yaml", "--epochs", "2", *SIZES, "--targets", "mu,U0"]
-ABLATE = ["ablate", "best.yaml", "--epochs", "1", *SIZES, "--targets", "mu"]
+# Each worker takes seconds to import torch and Ray, so most tests train in one.
+ONE = ["--max-concurrent", "1"]
+LAUNCH = ["launch", "quick.yaml", "--epochs", "2", *SIZES, "--targets", "mu,U0", *ONE]
+ABLATE = ["ablate", "best.yaml", "--epochs", "1", *SIZES, "--targets", "mu", *ONE]
 QUICK = (Path(__file__).parents[2] / "search_spaces" / "quick.yaml").read_text()
 
 

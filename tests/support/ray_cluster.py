@@ -12,18 +12,25 @@ from __future__ import annotations
 import os
 import sys
 
-os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+os.environ.update(
+    RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_prestart_worker_first_driver="0"
+)
 
 from ray.cluster_utils import Cluster
 
-NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80 * 2**20}
+NODE = {
+    "num_cpus": 1,
+    "num_gpus": 1,
+    "object_store_memory": 80 * 2**20,
+    "include_log_monitor": False,
+}
 
 
 def main() -> None:
     """Make it, obey, end it."""
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={**NODE, "include_dashboard": False},
+        head_node_args={**NODE, "include_dashboard": False, "no_monitor": True},
         shutdown_at_exit=False,
     )
     try:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import queue
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -482,8 +484,88 @@ def test_a_driver_is_quiet_needs_no_torch_and_leaves_nothing(
     )
 
     assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
-    # Ray's key against other users of the machine: one a user, as ssh keeps its own.
-    assert [path.name for path in home.rglob("*")] in ([], [".ray", "auth_token"])
+    assert list(home.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+LISTENING = """
+import json, os, sys
+from pathlib import Path
+import ray
+sys.path.insert(0, {tests!r})
+from hpsearch.executor.cluster import cluster, scratch_folder
+
+with scratch_folder(None) as folder, cluster(None, folder, 1):
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN"]).remote()) == token
+    print(json.dumps([str(folder), token, ray.get_runtime_context().gcs_address]), flush=True)
+    sys.stdin.readline()
+print(os.environ.get("RAY_AUTH_TOKEN"))
+"""
+
+
+STRANGER = """
+import sys
+from ray._raylet import GcsClient
+print("answered", len(GcsClient(address=sys.argv[1]).get_all_node_info(timeout=10)))
+"""
+
+
+def listeners(mark: str) -> set[str]:
+    """The addresses on which processes listen that have ``mark`` in their environment."""
+    sockets = set()
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            if mark.encode() in (process / "environ").read_bytes():
+                sockets |= {link.readlink().name for link in (process / "fd").iterdir()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *fields = line.split()
+            if state == "0A" and f"socket:[{fields[5]}]" in sockets:
+                found.add(local.partition(":")[0])
+    return found
+
+
+@pytest.mark.slow
+def test_only_this_launch_can_use_its_cluster(short_folder: Path, tmp_path: Path) -> None:
+    """Loopback only, a token that no file holds, folders of the user's own, no home needed."""
+    temporary = short_folder / "own"
+    temporary.mkdir()
+    (tmp_path / "file").touch()
+    mark = f"{short_folder}/mark"
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path / "file" / "home"),  # nobody can make it, not even root
+        "TMPDIR": str(temporary),
+        "HPSEARCH_MARK": mark,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENING.format(tests=str(Path(__file__).parent))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        folder, token, address = json.loads(process.stdout.readline())
+        loopback = {"0100007F", "0000000000000000FFFF00000100007F", f"{0:024}01000000"}
+        addresses = listeners(mark)
+        assert addresses and addresses <= loopback
+        assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
+        for path in temporary.rglob("*"):
+            assert not path.is_file() or token.encode() not in path.read_bytes(), path
+        for mine, words in ((token, "answered"), ("f" * 64, "InvalidAuthToken")):
+            asked = subprocess.run(
+                [sys.executable, "-c", STRANGER, address],
+                env={**environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": mine},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert words in asked.stdout + asked.stderr
+        rest, _ = process.communicate("\n", timeout=60)
+    assert (rest, process.returncode) == ("None\n", 0)
     assert list(temporary.iterdir()) == []
 
 

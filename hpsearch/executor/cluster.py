@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from hpsearch.executor.leftovers import kill_all, kill_remaining, remove, watche
 from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import (
     files_in,
+    private_cluster,
     resources_of_this_machine,
     without_rays_handlers,
     without_unused_servers,
@@ -41,8 +42,8 @@ from hpsearch.system.process import worker_environment
 def scratch_folder(parent: Path | None) -> Iterator[Path]:
     """Make a folder and remove it at the end; its path is short enough for Ray's sockets."""
     parent = parent or Path(tempfile.gettempdir())
-    # The path of a socket may have 107 bytes, and Ray's part of it takes up to 70.
-    if len(os.fsencode(parent.resolve())) > 26:
+    # The path of a socket may have 107 bytes, and Ray's part of it takes up to 72.
+    if len(os.fsencode(parent.resolve())) > 24:
         parent = Path("/tmp")
     try:
         # Resolved, because the processes of a cluster are recognised by the kernel's paths.
@@ -68,19 +69,20 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
     """
     ended = threading.Event()
     on_signal = functools.partial(force_end, folder, ended)
-    try:
-        soon = functools.partial(on_signal, grace_seconds=STARTING_GRACE_SECONDS)
-        with signals_delayed(soon):
-            _connect(address, folder, cpus)
-        yield on_signal
-    finally:
-        ignore_signals()
+    with private_cluster() if address is None else nullcontext():
         try:
-            with _ended_by_force(folder):
-                ray.shutdown()
-            kill_remaining(folder)
+            soon = functools.partial(on_signal, grace_seconds=STARTING_GRACE_SECONDS)
+            with signals_delayed(soon):
+                _connect(address, folder, cpus)
+            yield on_signal
         finally:
-            ended.set()
+            ignore_signals()
+            try:
+                with _ended_by_force(folder):
+                    ray.shutdown()
+                kill_remaining(folder)
+            finally:
+                ended.set()
 
 
 @contextmanager

@@ -14,10 +14,16 @@ The private interfaces, and why they are needed:
 - ``Node.start_monitor``, ``start_log_monitor`` and ``start_api_server``: three servers of Ray that
   a launch does not use. ``ray.init`` has no option for the first two, and with
   ``include_dashboard=False`` it still starts the third.
+- ``ray_constants.ENABLE_RAY_CLUSTER``: Ray's servers listen on all addresses of a machine unless
+  this is false.
+- ``authentication_token_setup``: Ray reads its token once, when it is imported. Without one it
+  writes a token into the home folder, in a file that all users of the machine can read.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import signal
 import threading
 from collections.abc import Iterator
@@ -26,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private.authentication import authentication_token_setup as authentication
 from ray._private.node import Node
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 from ray.exceptions import RayActorError, RayTaskError
@@ -34,8 +42,11 @@ from hpsearch.executor.signals import SIGNALS
 
 
 def files_in(folder: Path) -> dict[str, Any]:
-    """Return the option of ``ray.init`` that makes Ray write its files into ``folder``."""
-    return {"_temp_dir": str(folder)}
+    """Return the option of ``ray.init`` that makes Ray write its files into ``folder``.
+
+    They lie one level below it, because Ray lets everyone read and write its own folder.
+    """
+    return {"_temp_dir": str(folder / "r")}
 
 
 def resources_of_this_machine() -> dict[str, float]:
@@ -120,3 +131,30 @@ def without_unused_servers() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(Node, name, original)
+
+
+_TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def private_cluster() -> Iterator[None]:
+    """Let only this launch use the cluster that starts in the block, until the block ends.
+
+    The servers listen on the loopback address, and accept only a random token. The token is in the
+    environment of this process and of its children, which no other user can read.
+    """
+    before = {name: os.environ.pop(name, None) for name in _TOKEN_VARIABLES}
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    authentication._enable_token_auth()
+    authentication.AuthenticationTokenLoader.instance().reset_cache()
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        authentication.Config.initialize("")
+        authentication.AuthenticationTokenLoader.instance().reset_cache()

@@ -28,6 +28,11 @@ CONNECT_SECONDS = 10
 BUSY_SECONDS = 10.0
 LOCK_SECONDS = 5
 """How long one statement waits for PostgreSQL's locks; then the call is repeated, with patience."""
+_DURABLE = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+"""With ``off`` a crash of the server would lose commits that were answered: epochs and verdicts."""
 _KEEPALIVE = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -119,6 +124,10 @@ class Address:
             if limits_locks:
                 connection.autocommit = True
                 connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+                connection.autocommit = False
+            if writes:
+                connection.autocommit = True
+                connection.execute(_DURABLE)
                 connection.autocommit = False
             if not writes:
                 connection.read_only = True

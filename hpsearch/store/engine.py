@@ -35,6 +35,7 @@ _POSTGRESQL_FULL = "53100"
 _POSTGRESQL_LOCKED = "55P03"  # lock_timeout
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
+    "25P03",  # idle_in_transaction_session_timeout
     "25006",  # a standby after a failover: it only reads until it is promoted
     "40001",  # serialization failure
     "40P01",  # deadlock
@@ -44,6 +45,7 @@ _POSTGRESQL_TRANSIENT = (
     "57P01",  # shut down by an administrator
     "57P02",  # shut down by a crash
     "57P03",  # starting up
+    "57P05",  # idle_session_timeout
 )
 
 _WRITES = "hpsearch_writes"

@@ -399,6 +399,64 @@ def test_a_cancelled_statement_is_repeated(postgresql: Any, created: Any) -> Non
     assert store.wait(sleep) == 0
 
 
+@pytest.mark.parametrize("limit", ["idle_in_transaction_session_timeout", "idle_session_timeout"])
+def test_a_session_that_the_server_ended_is_replaced(
+    postgresql: Any, created: Any, limit: str
+) -> None:
+    store = created(new_database(postgresql))
+    pauses = [0.5, 0.0]
+
+    def slow() -> int:
+        with store._database.engine.connect() as connection:
+            connection.exec_driver_sql(f"SET {limit} = '100ms'")
+            if limit == "idle_session_timeout":
+                connection.commit()
+            time.sleep(pauses.pop(0))
+            connection.exec_driver_sql("SELECT 1")
+        return len(pauses)
+
+    assert store.wait(slow) == 0
+
+
+def test_backends_that_are_terminated_all_the_time_cost_no_record(
+    postgresql: Any, created: Any
+) -> None:
+    store = created(url := new_database(postgresql))
+    name = url.partition("?")[0].rpartition("/")[2]
+    run = store.record_run(store.begin_experiment("study", "s", {}).id, "0", CONFIG, "d")
+    ended, killed = threading.Event(), []
+
+    def storm() -> None:
+        with psycopg.connect(postgresql.get_uri(), autocommit=True) as connection:
+            while not ended.wait(0.02):
+                these = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+                killed.extend(connection.execute(these, [name]).fetchall())
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    try:
+        for epoch in range(1, 31):
+            store.record_epoch(run.id, metrics(epoch, 1.0 / epoch))
+            time.sleep(0.02)
+    finally:
+        ended.set()
+        thread.join()
+    assert len(killed) > 5
+    assert list(store.epochs()["epoch"]) == list(range(1, 31))
+    assert len(store.target_errors()) == 60
+
+
+def test_a_server_that_would_lose_commits_is_told_not_to(postgresql: Any, created: Any) -> None:
+    url = new_database(postgresql)
+    name = url.partition("?")[0].rpartition("/")[2]
+    with psycopg.connect(postgresql.get_uri(), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = off".encode())
+    store = created(url)
+    for engine in (store._database.engine, store.optuna_storage.engine):
+        with engine.connect() as opened:
+            assert opened.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+
+
 def test_a_lasting_error_is_not_waited_for(store: Store) -> None:
     begun = time.monotonic()
     with pytest.raises(HpsearchError, match="failed"):

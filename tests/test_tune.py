@@ -1002,7 +1002,10 @@ with cluster(None, folder, 1.0):
         time.sleep(0.1)
     ours = processes_of(folder)
     servers = [one for one in ours if "/gcs_server" in title(one) or "/raylet/" in title(one)]
-    print(len(servers), flush=True)
+    unused = ("monitor.py", "dashboard.py", "default_worker.py", "ray::IDLE")
+    others = [title(one) for one in ours if one not in servers]
+    spare = [one for one in others if any(name in one for name in unused)]
+    print(len(servers), spare, flush=True)
     for one in servers:
         os.kill(one, signal.SIGKILL)
 deadline = time.monotonic() + 5
@@ -1013,7 +1016,9 @@ print([title(one) for one in left], flush=True)
 
 
 @pytest.mark.slow
-def test_rays_agents_do_not_outlive_a_cluster_whose_servers_were_killed(short_folder: Path) -> None:
+def test_a_cluster_has_no_spare_processes_and_its_agents_do_not_outlive_its_servers(
+    short_folder: Path,
+) -> None:
     # A folder of its own: this process still has logs of the earlier tests' clusters open, and
     # would be taken for what theirs left.
     folder = short_folder / "own"
@@ -1024,4 +1029,4 @@ def test_rays_agents_do_not_outlive_a_cluster_whose_servers_were_killed(short_fo
         text=True,
         timeout=100,
     )
-    assert (done.returncode, done.stdout) == (0, "2\n[]\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "2 []\n[]\n"), done.stderr

@@ -164,7 +164,8 @@ def _trial_values(
     known = table_row(trial)
     row = {name: known.get(name) for name in columns}
     for name in ("started", "ended"):
-        row[name] = row[name] and row[name].isoformat(timespec="milliseconds")
+        when = known[name]
+        row[name] = None if when is None else when.isoformat(timespec="milliseconds")
     return row | _live_values(run)
 
 

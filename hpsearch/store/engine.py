@@ -107,7 +107,7 @@ class Database:
         except InputError:
             self.close()
             raise
-        except (HpsearchError, *database_errors()) as error:
+        except database_errors(HpsearchError) as error:
             self.close()
             raise refusal(self.address, error) from None
 
@@ -289,12 +289,12 @@ class _WaitReporter:
                 self._say(self._waiting)
 
 
-def database_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of SQLAlchemy and Optuna."""
+def database_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return the errors of SQLAlchemy and Optuna, and ``others``."""
     # Imported when something fails, because most commands need no Optuna and it takes long to load.
     from optuna.exceptions import StorageInternalError
 
-    return SQLAlchemyError, StorageInternalError
+    return SQLAlchemyError, StorageInternalError, *others
 
 
 def driver_error(error: BaseException) -> DBAPIError | None:

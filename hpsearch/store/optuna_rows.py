@@ -270,7 +270,7 @@ def trial_records(
     these = t.study_id == study_id
     if numbers is not None:
         these = and_(these, t.number.in_(sorted(numbers)))
-    query = (
+    query: Select[Any] = (
         select(
             t.trial_id,
             t.number,
@@ -392,7 +392,7 @@ def _side_by_side(
     if not keys:
         return
     columns = [func.max(case((key == name, value))).label(f"v{n}") for n, name in enumerate(keys)]
-    query = (
+    query: Select[Any] = (
         select(trial_id, *columns)
         .join(_trials, trial_id == _trials.c.trial_id)
         .where(these, key.in_(keys))
@@ -407,9 +407,8 @@ def distributions_of(
     """Return the distributions of these trials' parameters, by the trials' numbers."""
     t = _trials.c
     these = and_(t.study_id == study_id, t.number.in_(sorted(numbers)))
-    by_id = dict(
-        row for row in connection.execute(select(t.trial_id, t.number).where(these)).tuples()
-    )
+    rows = connection.execute(select(t.trial_id, t.number).where(these))
+    by_id = {row.trial_id: row.number for row in rows}
     _, found = _read_parameters(connection, these)
     return {by_id[trial_id]: distributions for trial_id, distributions in found.items()}
 

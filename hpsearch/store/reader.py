@@ -239,11 +239,12 @@ class StoreReader:
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
             parameters: whether the records have the trials' parameters.
         """
-        wanted = {"numbers": numbers, "parameters": parameters}
-        return self.once(
-            ("trial records", study_id, _hashable(numbers), parameters),
-            lambda: self._database.read(lambda c: trial_records(c, study_id, **wanted)),
-        )
+
+        def work(connection: Connection) -> list[TrialRecord]:
+            return trial_records(connection, study_id, numbers=numbers, parameters=parameters)
+
+        what = ("trial records", study_id, _hashable(numbers), parameters)
+        return self.once(what, lambda: self._database.read(work))
 
     def distributions(
         self, study_id: int, numbers: Collection[int]

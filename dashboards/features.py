@@ -60,7 +60,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn.update_layout(
         title=f"{study.name}: features of each trial; the {len(best)} best trials have numbers"
         + zero_output_note(store, study)
-        + thinned_note(len(trials), len(complete_trials(study))),
+        + thinned_note(len(trials), len(complete_trials(study, parameters=False))),
         xaxis={"title": "scalars per atom (featurization)", "rangemode": "tozero"},
         yaxis={"title": "vectors per atom (featurization)", "rangemode": "tozero"},
     )
@@ -79,7 +79,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = thinned(complete_trials(study).sort_values("value"), MOST)
+    trials = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST)
     runs = store.runs(study.experiment_id, trials["number"].astype(str)).set_index("key")
     trials = trials[trials["number"].astype(str).isin(runs.index)]
     if trials.empty:

@@ -21,7 +21,7 @@ NAMED = 10
 
 OTHERS = "other trials"
 
-MOST_OTHERS = 90
+MOST_OTHERS = 40
 """Most of the other trials drawn, evenly by number: more lines than this hide one another."""
 
 
@@ -65,7 +65,7 @@ def frame(
 def drawn_trials(store: StoreReader, name: str) -> list[str]:
     """Return the numbers of the best trials, and of others evenly by number."""
     study = study_of(store, name)
-    trials = None if study is None else study.trials()
+    trials = None if study is None else study.trials(parameters=False)
     if trials is None or trials.empty:
         return []
     trials = trials[trials["epochs"] > 0]

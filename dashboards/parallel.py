@@ -80,7 +80,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn.update_layout(
         title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials"
         + zero_output_note(store, study)
-        + thinned_note(len(trials), len(complete_trials(study))),
+        + thinned_note(len(trials), len(complete_trials(study, parameters=False))),
         updatemenus=[
             {
                 "buttons": buttons,
@@ -101,12 +101,13 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = thinned(complete_trials(study).sort_values("value"), MOST).sort_values("number")
-    if len(trials) < 2:
+    chosen = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST)
+    if len(chosen) < 2:
         return None
+    trials = study.trials(numbers=chosen["number"].tolist())
     trials = trials.rename(columns={"number": "trial", "value": "loss"}).set_index("trial")
     drawn = [column for column in trials if column.startswith("params_")]
-    losses = study.target_losses().reindex(trials.index).add_prefix("loss_")
+    losses = study.target_losses(trials.index.tolist()).reindex(trials.index).add_prefix("loss_")
     return trials[[*drawn, "loss"]].join(losses).reset_index()
 
 

@@ -56,7 +56,9 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn.update_yaxes(**axis, showticklabels=True)
     title = f"{study.name}: loss and cost of each trial; the {NAMED} best have numbers"
     title += zero_output_note(store, study)
-    drawn.update_layout(title=title + thinned_note(len(trials), len(complete_trials(study))))
+    drawn.update_layout(
+        title=title + thinned_note(len(trials), len(complete_trials(study, parameters=False)))
+    )
     return drawn
 
 
@@ -65,7 +67,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = thinned(complete_trials(study).sort_values("value"), MOST).copy()
+    trials = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST).copy()
     epochs = store.epochs(study.experiment_id, trials["number"].astype(str))
     seconds = epochs.groupby("key")["seconds"].sum()
     trials["seconds"] = trials["number"].astype(str).map(seconds)

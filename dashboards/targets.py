@@ -46,7 +46,12 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = study.trials().dropna(subset=["value"]).sort_values("value").head(BEST_TRIALS)
+    trials = (
+        study.trials(parameters=False)
+        .dropna(subset=["value"])
+        .sort_values("value")
+        .head(BEST_TRIALS)
+    )
     losses = store.target_errors(study.experiment_id, trials["number"].astype(str))
     parts = []
     for number in trials["number"]:
@@ -73,7 +78,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 def add_zero_output(drawn: go.Figure, store: StoreReader, study: Study) -> None:
     """Draw a line at the loss of predicting zero, averaged over the targets."""
-    known = study.trials().dropna(subset=["zero_output_loss"])
+    known = study.trials(parameters=False).dropna(subset=["zero_output_loss"])
     if known.empty:
         return
     first = known.iloc[0]

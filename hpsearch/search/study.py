@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # `hpsearch status` needs neither, and both take long to load
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
 
-MOST_TRIALS = 2_000
+MOST_TRIALS = 1_000
 """The most complete trials from which importances are computed."""
 
 
@@ -184,18 +184,29 @@ class Study:
         wanted: dict[str, Any] = {"numbers": numbers, "parameters": parameters}
         return self._store.trial_records(self._study_id, **wanted)
 
-    def trials(self) -> pd.DataFrame:
+    def trials(
+        self, *, numbers: Collection[int] | None = None, parameters: bool = True
+    ) -> pd.DataFrame:
         """Return one row per trial, by number.
 
         Columns: number, state, value (lowest validation loss of a complete trial), epochs
         (recorded), last_loss, best_loss (so far), weights, host, device, seconds_per_epoch,
         started, ended (local time), zero_output_loss, failure (kind), failure_reason,
         failure_traceback, and ``params_<name>`` for each parameter.
+
+        Args:
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            parameters: whether the parameters are needed, which take longest to read.
         """
         import pandas as pd
 
-        trials = self.records()
-        return pd.DataFrame(map(table_row, trials), columns=table_columns(trials))
+        def table() -> pd.DataFrame:
+            trials = self.records(numbers=numbers, parameters=parameters)
+            return pd.DataFrame(map(table_row, trials), columns=table_columns(trials))
+
+        chosen = None if numbers is None else frozenset(numbers)
+        what = ("table of trials", self._study_id, chosen, parameters, self._rows is None)
+        return self._store.once(what, table).copy(deep=False)
 
     def quote_accuracy(self) -> QuoteAccuracy | None:
         """Return the accuracy of the estimates; ``None`` if no trial had one."""
@@ -216,15 +227,20 @@ class Study:
             sum(_epochs_seconds(trial) for trial in trials if trial.state == "FAIL"),
         )
 
-    def target_losses(self) -> pd.DataFrame:
-        """Return each target's loss (Eq. 17) at the best epoch of each complete trial."""
+    def target_losses(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
+        """Return each target's loss (Eq. 17) at the best epoch of each complete trial.
+
+        Args:
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+        """
         best = {
             str(trial.number): trial.facts.get("best_epoch")
-            for trial in self.records()
+            for trial in self.records(numbers=numbers, parameters=False)
             if trial.state == "COMPLETE"
         }
         if self._rows is None:
-            errors = self._store.best_target_errors(self._experiment.id)
+            keys = None if numbers is None else [str(number) for number in numbers]
+            errors = self._store.best_target_errors(self._experiment.id, keys)
         else:
             errors = self._rows.target_errors
         errors = errors[errors["epoch"] == errors["key"].map(best)]
@@ -239,16 +255,16 @@ class Study:
         Of more than :data:`MOST_TRIALS` complete trials it uses an even sample, because the time
         grows with them.
         """
-        trials, by_target = self.records(), self.target_losses()
-        complete = evenly([trial for trial in trials if trial.state == "COMPLETE"], MOST_TRIALS)
+        complete = [t.number for t in self.records(parameters=False) if t.state == "COMPLETE"]
+        numbers = evenly(complete, MOST_TRIALS)
+        trials, by_target = self.records(numbers=numbers), self.target_losses(numbers)
         whole = {trial.number: trial.value for trial in trials if trial.value is not None}
         losses: dict[str, dict[int, float]] = {"all": whole}
         losses |= {
             str(name): {int(number): float(loss) for number, loss in column.dropna().items()}  # type: ignore[call-overload]
             for name, column in by_target.items()
         }
-        numbers = [trial.number for trial in complete]
-        return importances(complete, self._store.distributions(self._study_id, numbers), losses)
+        return importances(trials, self._store.distributions(self._study_id, numbers), losses)
 
     def best(self) -> tuple[float, str] | None:
         """Return the lowest validation loss of a complete trial and the trial's number."""
@@ -431,11 +447,11 @@ def importances(
     return table[table.mean().sort_values(ascending=False).index]
 
 
-def evenly(trials: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
-    """Return at most ``most`` of the trials, evenly by their place."""
-    if len(trials) <= most:
-        return list(trials)
-    return [trials[place * len(trials) // most] for place in range(most)]
+def evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """Return at most ``most`` of the numbers, evenly by their place."""
+    if len(numbers) <= most:
+        return list(numbers)
+    return [numbers[place * len(numbers) // most] for place in range(most)]
 
 
 def _study_of(

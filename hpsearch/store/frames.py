@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Select, func, inspect, select
@@ -83,14 +84,17 @@ def all_target_errors(experiment_id: int | None) -> Select[Any]:
     return _of(query, experiment_id).order_by(c.run_id, c.epoch, c.target)
 
 
-def best_target_errors(experiment_id: int) -> Select[Any]:
+def best_target_errors(experiment_id: int, keys: Collection[str] | None) -> Select[Any]:
     """One row per run and target, after the run's first epoch with the lowest validation loss."""
     e, c = epochs.c, target_errors.c
+    these = runs.c.experiment_id == experiment_id
+    if keys is not None:
+        these &= runs.c.key.in_(sorted(keys))
     place = func.row_number().over(partition_by=e.run_id, order_by=(e.validation_loss, e.epoch))
     places = (
         select(e.run_id, e.epoch, place.label("place"))
         .join_from(epochs, runs)
-        .where(runs.c.experiment_id == experiment_id, e.validation_loss.is_not(None))
+        .where(these, e.validation_loss.is_not(None))
         .subquery()
     )
     at_best = (c.run_id == places.c.run_id) & (c.epoch == places.c.epoch)
@@ -162,4 +166,13 @@ def read_frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
     import pandas as pd
 
     rows = connection.execute(query)
-    return pd.DataFrame(rows.all(), columns=list(rows.keys()))
+    names = list(rows.keys())
+    columns: list[list[Any]] = [[] for _ in names]
+    # Column by column, and equal texts only once: a large study has a million target errors.
+    texts: dict[str, str] = {}
+    for part in rows.partitions(50_000):
+        for column, values in zip(columns, zip(*part, strict=True), strict=True):
+            if isinstance(values[0], str):
+                values = tuple(value and texts.setdefault(value, value) for value in values)
+            column.extend(values)
+    return pd.DataFrame(dict(zip(names, columns, strict=True)), columns=names)

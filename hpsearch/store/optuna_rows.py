@@ -392,8 +392,9 @@ def _side_by_side(
     if not keys:
         return
     columns = [func.max(case((key == name, value))).label(f"v{n}") for n, name in enumerate(keys)]
-    query: Select[Any] = (
-        select(trial_id, *columns)
+    wanted: list[Any] = [trial_id, *columns]
+    query = (
+        select(*wanted)
         .join(_trials, trial_id == _trials.c.trial_id)
         .where(these, key.in_(keys))
         .group_by(trial_id)

@@ -393,11 +393,18 @@ class StoreReader:
             lambda: self._frame(frames.all_target_errors(experiment_id), keys),
         )
 
-    def best_target_errors(self, experiment_id: int) -> pd.DataFrame:
-        """Return the validation errors after each run's best epoch, with the same columns."""
+    def best_target_errors(
+        self, experiment_id: int, keys: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the validation errors after each run's best epoch, with the same columns.
+
+        Args:
+            experiment_id: of the experiment.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
+        """
         return self._frame_once(
-            ("best target errors", experiment_id),
-            lambda: self._frame(frames.best_target_errors(experiment_id)),
+            ("best target errors", experiment_id, _hashable(keys)),
+            lambda: self._frame(frames.best_target_errors(experiment_id, keys)),
         )
 
     def results(self, experiment_id: int | None = None) -> pd.DataFrame:

@@ -44,12 +44,14 @@ def upsert(
     if not rows:
         return
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(into).values(list(rows))
+    # The rows are no part of the statement, so that SQLAlchemy compiles it only once.
+    statement = insert(into)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=list(key),
             set_={column: statement.excluded[column] for column in replace},
-        )
+        ),
+        list(rows),
     )
 
 

@@ -16,6 +16,9 @@ from hpsearch.search.study import Counts, Study, table_columns, table_row
 from hpsearch.store import Experiment, RecordedRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
 
+MOST_ENDED = 200
+"""Most ended trials that a person is shown."""
+
 
 @final
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ class Status:
         seconds_left: until the last run ends; ``None`` without a live driver or before an epoch.
         live: the running runs; without a live driver, the interrupted ones.
         failures: the failed runs, in the order in which they failed.
-        rows: every run, for scripts; a study's trials have their parameters if that was asked.
+        rows: every run with all that is known, or those that a person is shown.
         quote_accuracy: the error of a search's estimate; ``None`` if it had no estimate.
         best_zero_output: the loss of predicting zero in the best trial; ``None`` if not known.
+        left_out: number of ended runs that are not among the rows.
     """
 
     kind: str
@@ -70,6 +74,7 @@ class Status:
     rows: list[dict[str, Any]]
     quote_accuracy: QuoteAccuracy | None = None
     best_zero_output: float | None = None
+    left_out: int = 0
 
     @property
     def is_driven(self) -> bool:
@@ -98,13 +103,14 @@ def _is_driven(holder: Holder | None) -> bool:
     return holder is not None and holder.drives
 
 
-def read_status(store: StoreReader, name: str | None = None, *, parameters: bool = True) -> Status:
+def read_status(store: StoreReader, name: str | None = None, *, complete: bool = True) -> Status:
     """Return the status of the study or ablation called ``name``, by default the last launched one.
 
     Args:
         store: the store.
         name: of the study or ablation.
-        parameters: whether the rows have the trials' parameters, which take longest to read.
+        complete: whether the rows are all runs of a study, with their parameters. Otherwise they
+            are those that a person is shown: at most :data:`MOST_ENDED` ended trials.
 
     Raises:
         InputError: the store has no experiment of that name.
@@ -114,17 +120,21 @@ def read_status(store: StoreReader, name: str | None = None, *, parameters: bool
     if experiment.kind == "study":
         # The parts of the status agree, and no part is read twice.
         store = store.snapshot()
-        return _of_study(store, Study.open(store, experiment.name), parameters=parameters)
+        return _of_study(store, Study.open(store, experiment.name), complete=complete)
     return _of_ablation(store, experiment)
 
 
-def _of_study(store: StoreReader, study: Study, *, parameters: bool) -> Status:
-    trials, counts = study.records(parameters=parameters), study.counts()
-    runs = store.recorded_runs(study.experiment_id)
+def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
+    trials, counts = study.records(parameters=complete), study.counts()
     holder, best = study.holder(), study.best()
-    of_best = None if best is None else runs.get(best[1])
     running = [str(trial.number) for trial in trials if trial.state == "RUNNING"]
-    columns = table_columns(trials)
+    # The time left follows from the epochs of all runs.
+    needed = None if complete or _is_driven(holder) else running
+    runs = store.recorded_runs(study.experiment_id, needed)
+    columns, shown = table_columns(trials), trials
+    if not complete:
+        ended = [trial for trial in trials if trial.state not in ("RUNNING", "WAITING")]
+        shown = ended[-MOST_ENDED:]
     return Status(
         kind="study",
         name=study.name,
@@ -141,10 +151,16 @@ def _of_study(store: StoreReader, study: Study, *, parameters: bool) -> Status:
             # A trial that was refused or given up did not fail in training.
             if trial.state == "FAIL" and trial.facts.get("failure") not in ("refused", "given_up")
         ),
-        rows=[_trial_values(trial, columns, runs.get(str(trial.number))) for trial in trials],
+        rows=[_trial_values(trial, columns, runs.get(str(trial.number))) for trial in shown],
         quote_accuracy=study.quote_accuracy(),
-        best_zero_output=None if of_best is None else of_best.zero_output_loss,
+        best_zero_output=None if best is None else _zero_output_loss(trials, int(best[1])),
+        left_out=0 if complete else len(ended) - len(shown),
     )
+
+
+def _zero_output_loss(trials: Iterable[TrialRecord], number: int) -> float | None:
+    known = (trial.facts.get("zero_output_loss") for trial in trials if trial.number == number)
+    return next(known, None)
 
 
 def _failed_run(trial: TrialRecord) -> FailedRun:

@@ -37,6 +37,10 @@ def status_lines(of: Status, where: str, again: str, width: int | None = None) -
     if len(ended) > 1:
         yield from [""] * bool(of.live)
         yield from _ended_lines(ended, _left(of), width)
+        if of.left_out:
+            shown = len(ended) - 1
+            line = f"the last {shown:,} of {shown + of.left_out:,} ended {of.noun}s; --json has all"
+            yield from hanging("", line, width)
     if any(failure.traceback for failure in of.failures):
         # On a separate line, so that it can be copied from a narrow terminal.
         yield "the traceback of the first failure:"

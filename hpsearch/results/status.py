@@ -126,7 +126,7 @@ def read_status(store: StoreReader, name: str | None = None, *, complete: bool =
 
 def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
     trials, counts = study.records(parameters=complete), study.counts()
-    holder, best = study.holder(), study.best()
+    holder, best = study.holder(), study.best(trials)
     running = [str(trial.number) for trial in trials if trial.state == "RUNNING"]
     # The time left follows from the epochs of all runs.
     needed = None if complete or _is_driven(holder) else running
@@ -152,7 +152,7 @@ def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
             if trial.state == "FAIL" and trial.facts.get("failure") not in ("refused", "given_up")
         ),
         rows=[_trial_values(trial, columns, runs.get(str(trial.number))) for trial in shown],
-        quote_accuracy=study.quote_accuracy(),
+        quote_accuracy=study.quote_accuracy(trials),
         best_zero_output=None if best is None else _zero_output_loss(trials, int(best[1])),
         left_out=0 if complete else len(ended) - len(shown),
     )

@@ -208,9 +208,13 @@ class Study:
         what = ("table of trials", self._study_id, chosen, parameters, self._rows is None)
         return self._store.once(what, table).copy(deep=False)
 
-    def quote_accuracy(self) -> QuoteAccuracy | None:
-        """Return the accuracy of the estimates; ``None`` if no trial had one."""
-        trials = self.records(parameters=False)
+    def quote_accuracy(self, trials: Sequence[TrialRecord] | None = None) -> QuoteAccuracy | None:
+        """Return the accuracy of the estimates; ``None`` if no trial had one.
+
+        Args:
+            trials: all trials, if they have been read.
+        """
+        trials = self.records(parameters=False) if trials is None else trials
         return QuoteAccuracy.of(
             self.provenance.get("quote"),
             [
@@ -266,11 +270,15 @@ class Study:
         }
         return importances(trials, self._store.distributions(self._study_id, numbers), losses)
 
-    def best(self) -> tuple[float, str] | None:
-        """Return the lowest validation loss of a complete trial and the trial's number."""
+    def best(self, trials: Sequence[TrialRecord] | None = None) -> tuple[float, str] | None:
+        """Return the lowest validation loss of a complete trial and the trial's number.
+
+        Args:
+            trials: all trials, if they have been read.
+        """
         complete = (
             (trial.value, str(trial.number))
-            for trial in self.records(parameters=False)
+            for trial in (self.records(parameters=False) if trials is None else trials)
             if trial.state == "COMPLETE" and trial.value is not None and not math.isnan(trial.value)
         )
         return min(complete, default=None)

@@ -148,17 +148,22 @@ def commands(url: str, folder: Path) -> Iterator[Measured]:
     yield measured("verify", [hpsearch, "verify"], url, folder)
     yield measured("report", [hpsearch, "report", "-o", "report"], url, folder)
     # The last, because it adds a trial.
-    yield measured("first ask", [sys.executable, __file__, "--ask"], url, folder)
+    yield measured("first ask", [sys.executable, "-c", ASK], url, folder)
 
 
-def ask() -> None:
-    """Continue the study in HPSEARCH_STORAGE as a launch does, until its first trial is drawn."""
-    url = os.environ["HPSEARCH_STORAGE"]
-    with Store.create(url) as store:
-        count = len(store.trial_states("large") or [])
-        space = table3("tpe").with_overrides(trials=count + 1)
-        search = launch_study(store, space, "large", Path.cwd() / "runs")
-        assert search.next() is not None
+ASK = """
+import os
+from pathlib import Path
+from hpsearch.config.space import SearchSpace
+from hpsearch.search.launch import launch_study
+from hpsearch.store import Store
+from hpsearch.system.installation import find_space
+with Store.create(os.environ["HPSEARCH_STORAGE"]) as store:
+    count = len(store.trial_states("large"))
+    space = SearchSpace.load(find_space("table3")).with_overrides(trials=count + 1, sampler="tpe")
+    assert launch_study(store, space, "large", Path.cwd() / "runs").next() is not None
+"""
+"""Continue the study as a launch does, until its first trial is drawn."""
 
 
 def pages(url: str, folder: Path) -> tuple[dict[str, float], float]:
@@ -268,12 +273,8 @@ def main() -> int:
     parser.add_argument("--run-epochs", type=int, default=8, help="reports of each of them")
     parser.add_argument("--folder", type=Path, help="for the stores; the system's temporary one")
     parser.add_argument("--json", type=Path, help="write the results to this file")
-    parser.add_argument("--ask", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if arguments.ask:
-        ask()
-        return 0
     folder = Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
     folder.chmod(0o755)  # PostgreSQL may run as another user
     about = {**machine(), **about_the_store(folder)}

@@ -456,8 +456,14 @@ def _read_attributes(
         .order_by(*[each for each in of.c if each.name.endswith("_attribute_id")])
     )
     found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    decoded: dict[str, Any] = {}  # most texts occur in many trials
     for trial_id, key, text in _fetched(connection, query):
-        found[trial_id][key] = json.loads(text)
+        value = decoded.get(text)
+        if value is None:
+            value = json.loads(text)
+            if not isinstance(value, dict | list):  # those may be changed by their owner
+                decoded[text] = value
+        found[trial_id][key] = value
     return found
 
 

@@ -243,8 +243,12 @@ class StoreReader:
         def work(connection: Connection) -> list[TrialRecord]:
             return trial_records(connection, study_id, numbers=numbers, parameters=parameters)
 
-        what = ("trial records", study_id, _hashable(numbers), parameters)
-        return self.once(what, lambda: self._database.read(work))
+        what = ("trial records", study_id, _hashable(numbers))
+        found = self.once((*what, parameters), lambda: self._database.read(work))
+        if parameters:
+            # A snapshot gives these records to callers that need no parameters, too.
+            self.once((*what, False), lambda: found)
+        return found
 
     def distributions(
         self, study_id: int, numbers: Collection[int]

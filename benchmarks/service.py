@@ -177,6 +177,9 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
             **{field: getattr(FACTS, field) for field in _FACTS},
             "seconds_per_epoch": 60.0,
             "best_epoch": EPOCHS,
+            "peak_memory_bytes": 2_000_000_000 + 1_000 * trial.number,
+            "quoted_epoch_seconds": 58.0,
+            "quoted_memory_bytes": 2_100_000_000,
         }
         rows[models.TrialUserAttributeModel.__table__] += [
             {**of, "key": name, "value_json": json.dumps(value)}
@@ -195,9 +198,9 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
                 "configuration": json.dumps(config),
                 "fingerprint": TrialConfig.from_dict(config).fingerprint,
                 "directory": f"/runs/{trial.number}",
-                "weights": FACTS.weights,
                 "created_at": now,
                 "started_at": now,
+                **{field: getattr(FACTS, field) for field in _FACTS},
             }
         )
         rows[epochs] += [
@@ -215,12 +218,17 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
     with store.optuna_storage.engine.begin() as connection:
         for table, values in rows.items():
             connection.execute(insert(table), values)
-        names = ", ".join(f"('{target}')" for target in TARGET_NAMES)
+        # Shares of the loss that add up to one.
+        shares = ", ".join(
+            f"('{target}', {place / 78:.17g})" for place, target in enumerate(TARGET_NAMES, start=1)
+        )
         connection.execute(
             text(
                 "INSERT INTO hpsearch_target_errors (run_id, epoch, target, loss, mae) "
-                f"SELECT run_id, epoch, t.target, validation_loss, 1.0 FROM hpsearch_epochs, "
-                f"(SELECT column1 AS target FROM (VALUES {names}) AS named) AS t"
+                "SELECT run_id, epoch, t.target, validation_loss * t.share, "
+                "validation_loss * t.share * 40 FROM hpsearch_epochs, "
+                "(SELECT column1 AS target, column2 AS share "
+                f"FROM (VALUES {shares}) AS named) AS t"
             )
         )
         if connection.dialect.name == "postgresql":

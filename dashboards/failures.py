@@ -24,6 +24,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     study, failed = study_of(store, name), frame(store, name)
     if study is None or failed is None:
         return None
+    every = len(study.trials(parameters=False))
     labels = [
         label(kind, reason)
         for kind, reason in zip(failed["failure"], failed["failure_reason"], strict=True)
@@ -44,7 +45,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         )
     )
     drawn.update_layout(
-        title=f"{study.name}: {len(failed)} of {len(study.trials())} trials have no result",
+        title=f"{study.name}: {len(failed)} of {every} trials have no result",
         xaxis={"title": "number of trials", "dtick": max(1, len(failed) // 8)},
         margin={"r": 160},
         height=max(260, 160 + 36 * len(by_reason)),
@@ -58,7 +59,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = study.trials()
+    trials = study.trials(parameters=False)
     failed = trials[trials["state"] == "FAIL"][["number", "failure", "failure_reason", "epochs"]]
     if failed.empty:
         return None

@@ -5,13 +5,24 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import BEST_FIRST, NEUTRAL, complete_trials, study_of, zero_output_note
+from hpsearch.pages import (
+    BEST_FIRST,
+    NEUTRAL,
+    complete_trials,
+    study_of,
+    thinned,
+    thinned_note,
+    zero_output_note,
+)
 from hpsearch.store import StoreReader
 
 TITLE = "Scalars and vectors"
 KIND = "study"
 
 NAMED = 10
+
+MOST = 2_000
+"""Most trials drawn, to keep the page fast."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
@@ -48,7 +59,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     )
     drawn.update_layout(
         title=f"{study.name}: features of each trial; the {len(best)} best trials have numbers"
-        + zero_output_note(store, study),
+        + zero_output_note(store, study)
+        + thinned_note(len(trials), len(complete_trials(study, parameters=False))),
         xaxis={"title": "scalars per atom (featurization)", "rangemode": "tozero"},
         yaxis={"title": "vectors per atom (featurization)", "rangemode": "tozero"},
     )
@@ -63,12 +75,12 @@ def labels(trials: pd.DataFrame) -> list[str]:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """Return a row per complete trial, the best first: its features and its loss."""
+    """Return a row per complete trial that is drawn, the best first: its features and its loss."""
     study = study_of(store, name)
     if study is None:
         return None
-    runs = store.runs(study.experiment_id).set_index("key")
-    trials = complete_trials(study).sort_values("value")
+    trials = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST)
+    runs = store.runs(study.experiment_id, trials["number"].astype(str)).set_index("key")
     trials = trials[trials["number"].astype(str).isin(runs.index)]
     if trials.empty:
         return None

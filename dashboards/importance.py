@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import study_of
+from hpsearch.search.study import MOST_TRIALS
 from hpsearch.store import StoreReader
 
 TITLE = "Importance"
@@ -26,6 +27,9 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     percent = (100 * table).round(0)
     complete = study.counts().complete
     few = f"; with fewer than {FEW} trials it is mostly chance" if complete < FEW else ""
+    used = str(complete)
+    if complete > MOST_TRIALS:
+        used = f"{MOST_TRIALS:,} of {complete:,}"
     drawn = go.Figure(
         go.Heatmap(
             z=percent.to_numpy().tolist(),
@@ -41,7 +45,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         )
     )
     drawn.update_layout(
-        title=(f"{study.name}: importance in % (PED-ANOVA), from {complete} complete trials{few}"),
+        title=f"{study.name}: importance in % (PED-ANOVA), from {used} complete trials{few}",
         yaxis={"autorange": "reversed", "title": "loss of", "showgrid": False},
         xaxis={"tickangle": 35, "title": "hyperparameter", "showgrid": False},
         height=170 + 30 * len(labels),

@@ -1,12 +1,13 @@
 """Figure 4: validation errors against epochs, one panel per target, both axes logarithmic."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation.plan import CellKey
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels
+from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels, study_of
 from hpsearch.report.text import unit_symbol
 from hpsearch.store import Kind, StoreReader
 
@@ -20,6 +21,9 @@ NAMED = 10
 
 OTHERS = "other trials"
 
+MOST_OTHERS = 40
+"""Most of the other trials drawn, evenly by number: more lines than this hide one another."""
+
 
 def figure(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
@@ -30,18 +34,23 @@ def figure(
         return None
     heading = "the trials" if curves["kind"].iloc[0] == "study" else "the arms' repeats"
     drawn = draw(curves)
-    drawn.update_layout(title=f"{curves['experiment'].iloc[0]}: validation errors of {heading}")
+    title = f"{curves['experiment'].iloc[0]}: validation errors of {heading}"
+    others = len(set(curves.loc[curves["line"] == OTHERS, "key"]))
+    if others >= MOST_OTHERS:
+        title += f"; the {NAMED} best and at most {MOST_OTHERS} others, evenly by number"
+    drawn.update_layout(title=title)
     return drawn
 
 
 def frame(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> pd.DataFrame | None:
-    """Return a row per run, epoch and target, with the name of its line."""
+    """Return a row per drawn run, epoch and target, with the name of its line."""
     experiment = store.experiment(kind, name)
     if experiment is None:
         return None
-    curves = store.target_errors(experiment.id).dropna(subset=["mae"])
+    keys = drawn_trials(store, experiment.name) if experiment.kind == "study" else None
+    curves = store.target_errors(experiment.id, keys).dropna(subset=["mae"])
     curves = curves[curves["mae"] > 0]
     if curves.empty:
         return None
@@ -51,6 +60,20 @@ def frame(
     best = curves.groupby(["key", "epoch"])["loss"].sum().groupby("key").min().nsmallest(NAMED)
     named = curves["key"].isin(best.index)
     return curves.assign(line=("trial " + curves["key"]).where(named, OTHERS))
+
+
+def drawn_trials(store: StoreReader, name: str) -> list[str]:
+    """Return the numbers of the best trials, and of others evenly by number."""
+    study = study_of(store, name)
+    trials = None if study is None else study.trials(parameters=False)
+    if trials is None or trials.empty:
+        return []
+    trials = trials[trials["epochs"] > 0]
+    best = trials["best_loss"].astype(float).nsmallest(NAMED).index
+    others = trials.index.difference(best)
+    if len(others) > MOST_OTHERS:
+        others = others[np.linspace(0, len(others) - 1, MOST_OTHERS).astype(int)]
+    return trials.loc[best.union(others), "number"].astype(str).tolist()
 
 
 def draw(curves: pd.DataFrame) -> go.Figure:

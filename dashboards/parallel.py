@@ -6,7 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import BEST_FIRST, complete_trials, study_of, zero_output_note
+from hpsearch.pages import (
+    BEST_FIRST,
+    complete_trials,
+    study_of,
+    thinned,
+    thinned_note,
+    zero_output_note,
+)
 from hpsearch.store import StoreReader
 
 TITLE = "Parallel coordinates"
@@ -17,6 +24,9 @@ LABELS = 110
 """Height in pixels of the axes, and of their slanting names above them."""
 
 MOST_TICKS = 5
+
+MOST = 600
+"""Most trials drawn: more lines than this hide one another."""
 
 WIDE = 8.0
 """Ratio of largest to least value above which a positive parameter has a logarithmic axis."""
@@ -69,7 +79,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     ]
     drawn.update_layout(
         title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials"
-        + zero_output_note(store, study),
+        + zero_output_note(store, study)
+        + thinned_note(len(trials), len(complete_trials(study, parameters=False))),
         updatemenus=[
             {
                 "buttons": buttons,
@@ -86,16 +97,17 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """Return a row per complete trial: its parameters, its loss, and each target's loss."""
+    """Return a row per drawn trial by number: its parameters, its loss, and each target's loss."""
     study = study_of(store, name)
     if study is None:
         return None
-    trials = complete_trials(study)
-    if len(trials) < 2:
+    chosen = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST)
+    if len(chosen) < 2:
         return None
+    trials = study.trials(numbers=chosen["number"].tolist())
     trials = trials.rename(columns={"number": "trial", "value": "loss"}).set_index("trial")
     drawn = [column for column in trials if column.startswith("params_")]
-    losses = study.target_losses().reindex(trials.index).add_prefix("loss_")
+    losses = study.target_losses(trials.index.tolist()).reindex(trials.index).add_prefix("loss_")
     return trials[[*drawn, "loss"]].join(losses).reset_index()
 
 

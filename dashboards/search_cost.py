@@ -4,7 +4,15 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.pages import PALETTE, complete_trials, log_axis, study_of, zero_output_note
+from hpsearch.pages import (
+    PALETTE,
+    complete_trials,
+    log_axis,
+    study_of,
+    thinned,
+    thinned_note,
+    zero_output_note,
+)
 from hpsearch.store import StoreReader
 
 TITLE = "Loss and cost"
@@ -14,6 +22,9 @@ COSTS = {"weights": "trainable weights", "seconds": "seconds of training"}
 """Columns, and their axes' titles."""
 
 NAMED = 5
+
+MOST = 2_000
+"""Most trials drawn, to keep the page fast."""
 
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
@@ -44,17 +55,20 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     axis = log_axis(trials["loss"], "lowest validation loss (Eq. 18)")
     drawn.update_yaxes(**axis, showticklabels=True)
     title = f"{study.name}: loss and cost of each trial; the {NAMED} best have numbers"
-    drawn.update_layout(title=title + zero_output_note(store, study))
+    title += zero_output_note(store, study)
+    drawn.update_layout(
+        title=title + thinned_note(len(trials), len(complete_trials(study, parameters=False)))
+    )
     return drawn
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
-    """Return a row per complete trial, the best first: its loss, weights and training seconds."""
+    """Return a row per drawn trial, the best first: its loss, weights and training seconds."""
     study = study_of(store, name)
     if study is None:
         return None
-    trials = complete_trials(study).sort_values("value")
-    epochs = store.epochs(study.experiment_id)
+    trials = thinned(complete_trials(study, parameters=False).sort_values("value"), MOST).copy()
+    epochs = store.epochs(study.experiment_id, trials["number"].astype(str))
     seconds = epochs.groupby("key")["seconds"].sum()
     trials["seconds"] = trials["number"].astype(str).map(seconds)
     trials = trials.dropna(subset=["weights", "seconds"])

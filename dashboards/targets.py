@@ -46,8 +46,13 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     study = study_of(store, name)
     if study is None:
         return None
-    trials = study.trials().dropna(subset=["value"]).sort_values("value").head(BEST_TRIALS)
-    losses = store.target_errors(study.experiment_id)
+    trials = (
+        study.trials(parameters=False)
+        .dropna(subset=["value"])
+        .sort_values("value")
+        .head(BEST_TRIALS)
+    )
+    losses = store.target_errors(study.experiment_id, trials["number"].astype(str))
     parts = []
     for number in trials["number"]:
         run = losses[losses["key"] == str(number)]
@@ -73,11 +78,12 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 
 def add_zero_output(drawn: go.Figure, store: StoreReader, study: Study) -> None:
     """Draw a line at the loss of predicting zero, averaged over the targets."""
-    runs = store.runs(study.experiment_id).dropna(subset=["zero_output_loss"])
-    if runs.empty:
+    known = study.trials(parameters=False).dropna(subset=["zero_output_loss"])
+    if known.empty:
         return
-    first = runs.iloc[0]
-    average = first["zero_output_loss"] / len(first["configuration"]["targets"])
+    first = known.iloc[0]
+    [run] = store.runs(study.experiment_id, [str(first["number"])]).to_dict("records")
+    average = first["zero_output_loss"] / len(run["configuration"]["targets"])
     drawn.add_hline(y=average, line_dash="dash")
     # On a logarithmic axis, Plotly takes an annotation's position as a logarithm, a shape's not.
     drawn.add_annotation(

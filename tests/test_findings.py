@@ -71,7 +71,7 @@ def test_a_report_reads_each_table_of_an_experiment_once(kind, pages, store, tmp
     found = rows_asked(asked)
     tables = {name.split()[0] for name in found}
     assert {f"hpsearch_{name}" for name in ("runs", "epochs", "target_errors", "results")} <= tables
-    assert {"trials:", "trial_params:", "trial_values:"} <= tables
+    assert {"trials:", "trial_params:", "trial_user_attributes:"} <= tables
     # Verdicts and their errors, and the residuals beside them, are two frames of one table.
     assert found.pop("hpsearch_test_errors of (2,)") == 2
     assert set(found.values()) == {1}, found

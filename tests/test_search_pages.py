@@ -14,7 +14,7 @@ from hpsearch.results.status import read_status
 from hpsearch.results.tables import search_table
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
-from hpsearch.store import Store
+from hpsearch.store import Store, TrialRecord
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.status import ended_rows
 
@@ -142,7 +142,11 @@ def test_a_parameter_that_decides_is_found():
         study.tell(trial, 0.0)
     trials = study.get_trials()
     losses = {"one": {t.number: t.params["deciding"] for t in trials}, "few": {0: 1.0}}
-    table = importances(trials, losses)
+    records = [
+        TrialRecord(t.number, "COMPLETE", 0.0, 0, None, None, None, None, {}, t.params)
+        for t in trials
+    ]
+    table = importances(records, {t.number: t.distributions for t in trials}, losses)
     assert list(table.index) == ["one"]
     assert list(table.columns) == ["deciding", "idle"]
     assert table.loc["one", "deciding"] > 0.8

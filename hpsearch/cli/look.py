@@ -49,7 +49,7 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
     from hpsearch.terminal.status import status_lines, traceback_lines
 
     with StoreReader.open(url, say=say_on_stderr) as store:
-        experiment = read_status(store, name)
+        experiment = read_status(store, name, complete=as_json)
         if as_json:
             print_json(experiment.to_dict())
             return

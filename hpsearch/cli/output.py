@@ -60,7 +60,12 @@ def say_on_stderr(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on one line; a number that is not finite becomes ``null``."""
-    click.echo(json.dumps(_finite(value), allow_nan=False))
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except ValueError:
+        # Only now a copy: the status of a large study takes much memory.
+        text = json.dumps(_finite(value), allow_nan=False)
+    click.echo(text)
 
 
 def _finite(value: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import mean
+from statistics import fmean
 from typing import Literal
 
 FIRST_RUN_SECONDS = 5.0
@@ -185,24 +185,18 @@ class TimeLeft:
         """Return the seconds until the last run ends; ``None`` before the first epoch has ended."""
         if not self._seconds:
             return None
-        overhead = mean(self._overheads) if self._overheads else FIRST_RUN_SECONDS
+        overhead = fmean(self._overheads) if self._overheads else FIRST_RUN_SECONDS
+        # Once for all runs: a large study has a hundred thousand epochs.
+        usual = {cost: fmean(seconds) for cost, seconds in self._seconds.items()}
         free = [
-            max(run.left * self._epoch_seconds(run) - (now - run.reported), 0.0) + overhead
+            max(run.left * _epoch_seconds(run, usual) - (now - run.reported), 0.0) + overhead
             for run in self._running.values()
         ]
         free += [0.0] * (self._places - len(free))
-        waiting = (run.left * self._epoch_seconds(run) + overhead for _, run in self._waiting)
+        waiting = (run.left * _epoch_seconds(run, usual) + overhead for _, run in self._waiting)
         seconds = makespan(free, waiting)
         self._results.append((now, seconds))
         return seconds
-
-    def _epoch_seconds(self, run: _Run) -> float:
-        if run.seconds:
-            return mean(run.seconds)
-        if run.cost in self._seconds:
-            return mean(self._seconds[run.cost])
-        per_cost = [mean(seconds) / cost for cost, seconds in self._seconds.items()]
-        return run.cost * mean(per_cost)
 
     def errors(self, now: float) -> tuple[float, float] | None:
         """Return the relative errors of the first result and of the result at half the time.
@@ -218,3 +212,17 @@ class TimeLeft:
             return None
         first, second = ((seconds - (now - when)) / (now - when) for when, seconds in checked)
         return first, second
+
+
+def _epoch_seconds(run: _Run, usual: Mapping[float, float]) -> float:
+    """Return the seconds that an epoch of the run probably takes.
+
+    Args:
+        run: the run.
+        usual: mean seconds of an epoch by its cost.
+    """
+    if run.seconds:
+        return fmean(run.seconds)
+    if run.cost in usual:
+        return usual[run.cost]
+    return run.cost * fmean(seconds / cost for cost, seconds in usual.items())

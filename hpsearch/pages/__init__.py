@@ -21,6 +21,8 @@ from hpsearch.pages.plots import (
     panels,
     short_number,
     study_of,
+    thinned,
+    thinned_note,
     zero_output_note,
 )
 
@@ -36,5 +38,7 @@ __all__ = [
     "panels",
     "short_number",
     "study_of",
+    "thinned",
+    "thinned_note",
     "zero_output_note",
 ]

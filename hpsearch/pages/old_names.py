@@ -6,6 +6,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from hpsearch.store import RecordedRun, StoreReader
+
 
 def keep_old_names() -> None:
     """Register the old module names next to the new ones, without replacing an existing module."""
@@ -28,15 +30,18 @@ def _keep(old: str, module: ModuleType) -> None:
 def _moved_modules() -> dict[str, ModuleType]:
     from hpsearch.config import targets
     from hpsearch.results import published, significance
-    from hpsearch.store import recorded
 
     return {
         "hpsearch.published": published,
-        "hpsearch.recorded": recorded,
         "hpsearch.significance": significance,
         "hpsearch.targets": targets,
         "hpsearch.units": targets,
     }
+
+
+def recorded_runs(store: StoreReader, experiment_id: int) -> dict[str, RecordedRun]:
+    """Return the runs of an experiment by their keys."""
+    return store.recorded_runs(experiment_id)
 
 
 def _moved_names() -> dict[str, tuple[Any, ...]]:
@@ -47,6 +52,7 @@ def _moved_names() -> dict[str, tuple[Any, ...]]:
     from hpsearch.search.study import Study
 
     return {
+        "hpsearch.recorded": (recorded_runs,),
         "hpsearch.config": (DataConfig, NetworkConfig, TrainingConfig, TrialConfig),
         "hpsearch.report.tables": (arms_of, search_table, table1),
         "hpsearch.study": (Study,),

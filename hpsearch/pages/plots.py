@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -77,15 +78,41 @@ def study_of(store: StoreReader, name: str | None) -> Study | None:
     return None if experiment is None else Study.open(store, experiment.name)
 
 
-def complete_trials(study: Study) -> pd.DataFrame:
-    """Return the complete trials whose loss can be drawn on a logarithmic axis."""
-    trials = study.trials()
+def complete_trials(study: Study, *, parameters: bool = True) -> pd.DataFrame:
+    """Return the complete trials whose loss can be drawn on a logarithmic axis.
+
+    Args:
+        study: the study.
+        parameters: whether their parameters are needed, which take longest to read.
+    """
+    trials = study.trials(parameters=parameters)
     return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
+
+
+def thinned(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return at most ``most`` rows: a quarter of them the first, the others evenly from the rest.
+
+    Args:
+        rows: of a figure, the best first.
+        most: the most rows that a person can tell apart, or a browser can draw.
+    """
+    if len(rows) <= most:
+        return rows
+    first = most // 4
+    sampled = np.linspace(first, len(rows) - 1, most - first).astype(int)
+    return rows.iloc[[*range(first), *sampled]]
+
+
+def thinned_note(shown: int, of: int) -> str:
+    """Return what `thinned` left out, for a figure's title; empty if it left out nothing."""
+    if shown >= of:
+        return ""
+    return f"; of {of:,} trials, the best {shown // 4:,} and an even sample of the rest are drawn"
 
 
 def zero_output_note(store: StoreReader, study: Study) -> str:
     """Return ``; predicting zero: loss 3,312`` for a figure's title; empty if it is not known."""
-    known = store.runs(study.experiment_id)["zero_output_loss"].dropna()
+    known = study.trials(parameters=False)["zero_output_loss"].dropna()
     return "" if known.empty else f"; predicting zero: loss {float(known.iloc[0]):,.4g}"
 
 

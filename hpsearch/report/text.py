@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import pandas as pd
-
 BLANK = ""
 
 
 def number(value: Any, *, sign: bool = False) -> str:
     """Return four significant digits, without an exponent for large numbers; blank if unknown."""
-    if value is None or pd.isna(value):
+    if _is_unknown(value):
         return BLANK
     plus = "+" if sign else ""
     return f"{value:{plus},.0f}" if abs(value) >= 1000 else f"{value:{plus}.4g}"
@@ -25,13 +23,22 @@ def percent(fraction: Any) -> str:
 
 def value(entry: Any) -> str:
     """Return any stored value as text; blank if unknown."""
-    if entry is None or (not isinstance(entry, str) and pd.isna(entry)):
+    if not isinstance(entry, str) and _is_unknown(entry):
         return BLANK
     if isinstance(entry, (bool, str)):
         return str(entry).lower() if isinstance(entry, bool) else entry
     if float(entry) == int(entry):
         return f"{int(entry):,}"
     return f"{entry:.4g}"
+
+
+def _is_unknown(value: Any) -> bool:
+    if value is None:
+        return True
+    # Imported here, because `hpsearch status` needs no frames and pandas takes long to load.
+    import pandas as pd
+
+    return bool(pd.isna(value))
 
 
 def unit_symbol(unit: object) -> str:

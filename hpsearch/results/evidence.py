@@ -109,7 +109,7 @@ class Evidence:
 def _exported(search: SearchFindings, origin: Mapping[str, Any]) -> ExportedTrial:
     trial = str(origin.get("trial"))
     rows = search.rows
-    states = {str(row.number): row.state.name for row in rows.trials}
+    states = {str(row.number): row.state for row in rows.trials}
     records: list[dict[Any, Any]] = rows.runs[rows.runs["key"] == trial].to_dict("records")
     losses = rows.epochs.loc[rows.epochs["key"] == trial, "validation_loss"].dropna()
     return ExportedTrial(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any, final
 
-from hpsearch.ablation.cells import STATES, cell_table
 from hpsearch.config.architecture import relative_work
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.estimate import RunSoFar, RunState, left_by_record
-from hpsearch.search.study import Counts, Study
-from hpsearch.store import Experiment, StoreReader
+from hpsearch.search.study import Counts, Study, table_columns, table_row
+from hpsearch.store import Experiment, RecordedRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
-from hpsearch.store.recorded import RecordedRun, recorded_runs
+
+MOST_ENDED = 200
+"""Most ended trials that a person is shown."""
 
 
 @final
@@ -54,9 +55,10 @@ class Status:
         seconds_left: until the last run ends; ``None`` without a live driver or before an epoch.
         live: the running runs; without a live driver, the interrupted ones.
         failures: the failed runs, in the order in which they failed.
-        rows: every run, for scripts.
+        rows: every run with all that is known, or those that a person is shown.
         quote_accuracy: the error of a search's estimate; ``None`` if it had no estimate.
         best_zero_output: the loss of predicting zero in the best trial; ``None`` if not known.
+        left_out: number of ended runs that are not among the rows.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Status:
     rows: list[dict[str, Any]]
     quote_accuracy: QuoteAccuracy | None = None
     best_zero_output: float | None = None
+    left_out: int = 0
 
     @property
     def is_driven(self) -> bool:
@@ -100,8 +103,14 @@ def _is_driven(holder: Holder | None) -> bool:
     return holder is not None and holder.drives
 
 
-def read_status(store: StoreReader, name: str | None = None) -> Status:
+def read_status(store: StoreReader, name: str | None = None, *, complete: bool = True) -> Status:
     """Return the status of the study or ablation called ``name``, by default the last launched one.
+
+    Args:
+        store: the store.
+        name: of the study or ablation.
+        complete: whether the rows are all runs of a study, with their parameters. Otherwise they
+            are those that a person is shown: at most :data:`MOST_ENDED` ended trials.
 
     Raises:
         InputError: the store has no experiment of that name.
@@ -109,17 +118,23 @@ def read_status(store: StoreReader, name: str | None = None) -> Status:
     """
     experiment = store.find(name)
     if experiment.kind == "study":
-        return _of_study(store, Study.open(store, experiment.name))
+        # The parts of the status agree, and no part is read twice.
+        store = store.snapshot()
+        return _of_study(store, Study.open(store, experiment.name), complete=complete)
     return _of_ablation(store, experiment)
 
 
-def _of_study(store: StoreReader, study: Study) -> Status:
-    trials, counts = study.trials(), study.counts()
-    runs = recorded_runs(store, study.experiment_id)
-    records = json.loads(trials.to_json(orient="records", date_format="iso", double_precision=15))
-    holder, best = study.holder(), study.best()
-    of_best = None if best is None else runs.get(best[1])
-    running = [str(row["number"]) for row in records if row["state"] == "RUNNING"]
+def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
+    trials, counts = study.records(parameters=complete), study.counts()
+    holder, best = study.holder(), study.best(trials)
+    running = [str(trial.number) for trial in trials if trial.state == "RUNNING"]
+    # The time left follows from the epochs of all runs.
+    needed = None if complete or _is_driven(holder) else running
+    runs = store.recorded_runs(study.experiment_id, needed)
+    columns, shown = table_columns(trials), trials
+    if not complete:
+        ended = [trial for trial in trials if trial.state not in ("RUNNING", "WAITING")]
+        shown = ended[-MOST_ENDED:]
     return Status(
         kind="study",
         name=study.name,
@@ -131,25 +146,51 @@ def _of_study(store: StoreReader, study: Study) -> Status:
         seconds_left=_study_seconds_left(counts, runs, running) if _is_driven(holder) else None,
         live=tuple(runs[key] for key in running if key in runs),
         failures=tuple(
-            FailedRun(
-                str(row["number"]),
-                row["failure"] or "failed",
-                row["failure_reason"] or "ended without a reason",
-                row["failure_traceback"] or "",
-            )
-            for row in records
+            _failed_run(trial)
+            for trial in trials
             # A trial that was refused or given up did not fail in training.
-            if row["state"] == "FAIL" and row["failure"] not in ("refused", "given_up")
+            if trial.state == "FAIL" and trial.facts.get("failure") not in ("refused", "given_up")
         ),
-        rows=[row | _live_values(runs.get(str(row["number"]))) for row in records],
-        quote_accuracy=study.quote_accuracy(),
-        best_zero_output=None if of_best is None else of_best.zero_output_loss,
+        rows=[_trial_values(trial, columns, runs.get(str(trial.number))) for trial in shown],
+        quote_accuracy=study.quote_accuracy(trials),
+        best_zero_output=None if best is None else _zero_output_loss(trials, int(best[1])),
+        left_out=0 if complete else len(ended) - len(shown),
     )
 
 
+def _zero_output_loss(trials: Iterable[TrialRecord], number: int) -> float | None:
+    known = (trial.facts.get("zero_output_loss") for trial in trials if trial.number == number)
+    return next(known, None)
+
+
+def _failed_run(trial: TrialRecord) -> FailedRun:
+    known = trial.facts.get
+    return FailedRun(
+        str(trial.number),
+        known("failure") or "failed",
+        known("failure_reason") or "ended without a reason",
+        known("failure_traceback") or "",
+    )
+
+
+def _trial_values(
+    trial: TrialRecord, columns: Iterable[str], run: RecordedRun | None
+) -> dict[str, Any]:
+    """Return the values of a trial, for scripts."""
+    known = table_row(trial)
+    row = {name: known.get(name) for name in columns}
+    for name in ("started", "ended"):
+        when = known[name]
+        row[name] = None if when is None else when.isoformat(timespec="milliseconds")
+    return row | _live_values(run)
+
+
 def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
+    # Imported here, because it loads pandas, which the status of a study does not need.
+    from hpsearch.ablation.cells import STATES, cell_table
+
     cells, holder = cell_table(store, experiment.id), store.holder(experiment.id)
-    runs = recorded_runs(store, experiment.id)
+    runs = store.recorded_runs(experiment.id)
     results = store.results(experiment.id).set_index("key")
     states = {str(key): str(state) for key, state in zip(cells["key"], cells["state"], strict=True)}
     counts: dict[str, int] = {state: list(states.values()).count(state) for state in STATES}
@@ -172,7 +213,9 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
         summary=", ".join([f"{counts['complete']} of {len(cells)} complete", *parts]),
         holder=holder,
         best=None,
-        seconds_left=_ablation_seconds_left(states, runs) if _is_driven(holder) else None,
+        seconds_left=(
+            _ablation_seconds_left(store, experiment, states, runs) if _is_driven(holder) else None
+        ),
         live=tuple(runs[key] for key, state in states.items() if state == "running"),
         failures=tuple(failures),
         rows=[
@@ -208,19 +251,25 @@ _RUN_STATES: Mapping[str, RunState] = {
 
 
 def _ablation_seconds_left(
-    states: Mapping[str, str], runs: Mapping[str, RecordedRun]
+    store: StoreReader,
+    experiment: Experiment,
+    states: Mapping[str, str],
+    runs: Mapping[str, RecordedRun],
 ) -> float | None:
+    stored = store.runs(experiment.id)
+    costs = {
+        str(key): relative_work(TrialConfig.from_dict(configuration))
+        for key, configuration in zip(stored["key"], stored["configuration"], strict=True)
+    }
     return left_by_record(
-        _so_far(run, _work_of(run), _RUN_STATES[states[key]]) for key, run in runs.items()
+        _so_far(run, costs[key], _RUN_STATES[states[key]]) for key, run in runs.items()
     )
 
 
-def _work_of(run: RecordedRun) -> float:
-    return relative_work(TrialConfig.from_dict(dict(run.configuration)))
-
-
 def _so_far(run: RecordedRun, cost: float, state: RunState) -> RunSoFar:
-    return RunSoFar(run.epochs, cost, state, run.seconds, run.silent_seconds)
+    # The mean for each epoch: the estimate uses no more of them.
+    seconds = (run.mean_seconds or 0.0,) * run.timed
+    return RunSoFar(run.epochs, cost, state, seconds, run.silent_seconds)
 
 
 def _live_values(run: RecordedRun | None) -> dict[str, Any]:
@@ -229,7 +278,7 @@ def _live_values(run: RecordedRun | None) -> dict[str, Any]:
         "most_epochs": None if run is None else run.epochs,
         "last_epoch": None if run is None else run.epoch,
         "last_loss": None if run is None else run.loss,
-        "last_seconds": None if run is None or not run.seconds else run.seconds[-1],
+        "last_seconds": None if run is None else run.last_seconds,
         "zero_output_loss": None if run is None else run.zero_output_loss,
         "host": None if run is None else run.host,
         "device": None if run is None else run.device,

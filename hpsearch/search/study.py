@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Self, final
-
-import optuna
-import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
@@ -20,11 +16,19 @@ from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
 from hpsearch.search.terms import last_wanted
-from hpsearch.store import Curve, Experiment, StoredRun, StoreReader
+from hpsearch.store import Curve, Experiment, StoredRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
+
+if TYPE_CHECKING:  # `hpsearch status` needs neither, and both take long to load
+    import optuna
+    import pandas as pd
+    from optuna.distributions import BaseDistribution
 
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
+
+MOST_TRIALS = 1_000
+"""The most complete trials from which importances are computed."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,13 @@ class StudyRows:
     """The stored rows of a study, each table read once.
 
     Attributes:
-        trials: Optuna's trials by number.
+        trials: the trials by number.
         target_errors: validation errors after each epoch, as from `StoreReader.target_errors`.
         epochs: losses and seconds of each epoch, as from `StoreReader.epochs`.
         runs: the runs, as from `StoreReader.runs`.
     """
 
-    trials: tuple[FrozenTrial, ...]
+    trials: tuple[TrialRecord, ...]
     target_errors: pd.DataFrame
     epochs: pd.DataFrame
     runs: pd.DataFrame
@@ -104,19 +108,18 @@ class Study:
             HpsearchError: its trials were deleted or renamed outside hpsearch.
         """
         experiment = store.find(name, "study")
-        name = experiment.name
-        try:
-            study_id = store.wait(lambda: store.optuna_reader.get_study_id_from_name(name))
-        except KeyError:
+        study_id = store.study_id(experiment.name)
+        if study_id is None:
             raise HpsearchError(
-                f"the trials of the study '{name}' were deleted or renamed outside hpsearch"
-            ) from None
+                f"the trials of the study '{experiment.name}' were deleted or renamed outside "
+                "hpsearch"
+            )
         return cls(store, experiment, study_id)
 
     def read(self) -> StudyRows:
         """Read all rows of the study now."""
         return StudyRows(
-            trials=tuple(self._trials()),
+            trials=tuple(self.records()),
             target_errors=self._target_errors(),
             epochs=self._store.epochs(self._experiment.id),
             runs=self._store.runs(self._experiment.id),
@@ -150,8 +153,8 @@ class Study:
             found = Counter(row.state for row in self._store.trial_states(self.name) or [])
         else:
             trials = self._rows.trials
-            refused = sum(trial.user_attrs.get("failure") == "refused" for trial in trials)
-            found = Counter(trial.state.name for trial in trials)
+            refused = sum(trial.facts.get("failure") == "refused" for trial in trials)
+            found = Counter(trial.state for trial in trials)
         return Counts(
             complete=found["COMPLETE"],
             running=found["RUNNING"],
@@ -166,45 +169,84 @@ class Study:
         """Return the study's driver, which may have died; ``None`` if it has none."""
         return self._store.holder(self._experiment.id)
 
-    def trials(self) -> pd.DataFrame:
+    def records(
+        self, *, numbers: Collection[int] | None = None, parameters: bool = True
+    ) -> list[TrialRecord]:
+        """Return the trials by number.
+
+        Args:
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            parameters: whether the records need the trials' parameters, which take longest to read.
+        """
+        if self._rows is not None:
+            trials = self._rows.trials
+            return [trial for trial in trials if numbers is None or trial.number in numbers]
+        wanted: dict[str, Any] = {"numbers": numbers, "parameters": parameters}
+        return self._store.trial_records(self._study_id, **wanted)
+
+    def trials(
+        self, *, numbers: Collection[int] | None = None, parameters: bool = True
+    ) -> pd.DataFrame:
         """Return one row per trial, by number.
 
         Columns: number, state, value (lowest validation loss of a complete trial), epochs
         (recorded), last_loss, best_loss (so far), weights, host, device, seconds_per_epoch,
         started, ended (local time), zero_output_loss, failure (kind), failure_reason,
         failure_traceback, and ``params_<name>`` for each parameter.
-        """
-        rows = [_table_row(trial) for trial in self._trials()]
-        parameters = sorted({key for row in rows for key in row if key.startswith("params_")})
-        return pd.DataFrame(rows, columns=[*_COLUMNS, *parameters])
 
-    def quote_accuracy(self) -> QuoteAccuracy | None:
-        """Return the accuracy of the estimates; ``None`` if no trial had one."""
-        trials = self._trials()
+        Args:
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            parameters: whether the parameters are needed, which take longest to read.
+        """
+        import pandas as pd
+
+        def table() -> pd.DataFrame:
+            trials = self.records(numbers=numbers, parameters=parameters)
+            return pd.DataFrame(map(table_row, trials), columns=table_columns(trials))
+
+        chosen = None if numbers is None else frozenset(numbers)
+        what = ("table of trials", self._study_id, chosen, parameters, self._rows is None)
+        return self._store.once(what, table).copy(deep=False)
+
+    def quote_accuracy(self, trials: Sequence[TrialRecord] | None = None) -> QuoteAccuracy | None:
+        """Return the accuracy of the estimates; ``None`` if no trial had one.
+
+        Args:
+            trials: all trials, if they have been read.
+        """
+        trials = self.records(parameters=False) if trials is None else trials
         return QuoteAccuracy.of(
             self.provenance.get("quote"),
             [
                 MeasuredTrial(
                     _epochs_seconds(trial),
-                    float(trial.user_attrs["seconds_per_epoch"]),
-                    trial.user_attrs.get("peak_memory_bytes"),
-                    trial.user_attrs.get("quoted_epoch_seconds"),
-                    trial.user_attrs.get("quoted_memory_bytes"),
+                    float(trial.facts["seconds_per_epoch"]),
+                    trial.facts.get("peak_memory_bytes"),
+                    trial.facts.get("quoted_epoch_seconds"),
+                    trial.facts.get("quoted_memory_bytes"),
                 )
                 for trial in trials
-                if trial.state == TrialState.COMPLETE and trial.user_attrs.get("seconds_per_epoch")
+                if trial.state == "COMPLETE" and trial.facts.get("seconds_per_epoch")
             ],
-            sum(_epochs_seconds(trial) for trial in trials if trial.state == TrialState.FAIL),
+            sum(_epochs_seconds(trial) for trial in trials if trial.state == "FAIL"),
         )
 
-    def target_losses(self) -> pd.DataFrame:
-        """Return each target's loss (Eq. 17) at the best epoch of each complete trial."""
+    def target_losses(self, numbers: Collection[int] | None = None) -> pd.DataFrame:
+        """Return each target's loss (Eq. 17) at the best epoch of each complete trial.
+
+        Args:
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+        """
         best = {
-            str(trial.number): trial.user_attrs.get("best_epoch")
-            for trial in self._trials()
-            if trial.state == TrialState.COMPLETE
+            str(trial.number): trial.facts.get("best_epoch")
+            for trial in self.records(numbers=numbers, parameters=False)
+            if trial.state == "COMPLETE"
         }
-        errors = self._target_errors()
+        if self._rows is None:
+            keys = None if numbers is None else [str(number) for number in numbers]
+            errors = self._store.best_target_errors(self._experiment.id, keys)
+        else:
+            errors = self._rows.target_errors
         errors = errors[errors["epoch"] == errors["key"].map(best)]
         table = errors.assign(trial=errors["key"].astype(int)).pivot_table(
             index="trial", columns="target", values="loss"
@@ -212,22 +254,34 @@ class Study:
         return table[[name for name in TARGET_NAMES if name in table.columns]]
 
     def importances(self) -> pd.DataFrame:
-        """Return each hyperparameter's importance for the loss and each target: `importances`."""
-        trials, by_target = self._trials(), self.target_losses()
+        """Return each hyperparameter's importance for the loss and each target: `importances`.
+
+        Of more than :data:`MOST_TRIALS` complete trials it uses an even sample, because the time
+        grows with them.
+        """
+        complete = [t.number for t in self.records(parameters=False) if t.state == "COMPLETE"]
+        numbers = evenly(complete, MOST_TRIALS)
+        trials, by_target = self.records(numbers=numbers), self.target_losses(numbers)
         whole = {trial.number: trial.value for trial in trials if trial.value is not None}
         losses: dict[str, dict[int, float]] = {"all": whole}
         losses |= {
             str(name): {int(number): float(loss) for number, loss in column.dropna().items()}  # type: ignore[call-overload]
             for name, column in by_target.items()
         }
-        return importances(trials, losses)
+        return importances(trials, self._store.distributions(self._study_id, numbers), losses)
 
-    def best(self) -> tuple[float, str] | None:
-        """Return the lowest validation loss of a complete trial and the trial's number."""
-        table = self.trials()
-        complete = table[(table["state"] == "COMPLETE") & table["value"].notna()]
-        pairs = zip(complete["value"], complete["number"], strict=True)
-        return min(((float(loss), str(number)) for loss, number in pairs), default=None)
+    def best(self, trials: Sequence[TrialRecord] | None = None) -> tuple[float, str] | None:
+        """Return the lowest validation loss of a complete trial and the trial's number.
+
+        Args:
+            trials: all trials, if they have been read.
+        """
+        complete = (
+            (trial.value, str(trial.number))
+            for trial in (self.records(parameters=False) if trials is None else trials)
+            if trial.state == "COMPLETE" and trial.value is not None and not math.isnan(trial.value)
+        )
+        return min(complete, default=None)
 
     def winner(self, select_on: Literal["validation", "test"] = "validation") -> Winner:
         """Return the complete trial with the lowest validation loss, and its origin.
@@ -243,13 +297,11 @@ class Study:
             InputError: ``select_on`` is ``test``, and test losses were not recorded.
             HpsearchError: no trial is complete.
         """
-        trials = self._trials()
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        trials = self.records(parameters=False)
+        complete = [trial for trial in trials if trial.state == "COMPLETE"]
         rank = {trial.number: trial.value or 0.0 for trial in complete}
         if select_on == "test":
-            rank = {
-                t.number: t.user_attrs["test_loss"] for t in complete if "test_loss" in t.user_attrs
-            }
+            rank = {t.number: t.facts["test_loss"] for t in complete if "test_loss" in t.facts}
             if len(rank) < len(complete):
                 raise InputError(
                     f"the choice on the test set needs the test loss of every trial; "
@@ -258,7 +310,7 @@ class Study:
                 )
         for trial in sorted(complete, key=lambda trial: (rank[trial.number], trial.number)):
             run = self._store.run(self._experiment.id, str(trial.number))
-            if run is None or trial.value is None or "zero_output_loss" not in trial.user_attrs:
+            if run is None or trial.value is None or "zero_output_loss" not in trial.facts:
                 continue
             curve = self._store.curve(run.id)
             best = curve.best_validation_loss
@@ -272,15 +324,14 @@ class Study:
 
     def _export(
         self,
-        trial: FrozenTrial,
+        trial: TrialRecord,
         run: StoredRun,
         curve: Curve,
         selected_on: Literal["validation", "test"],
     ) -> Winner:
         stored = self.provenance
-        errors = self._target_errors()
-        errors = errors[(errors["key"] == run.key) & (errors["epoch"] == curve.best_epoch)]
-        facts = trial.user_attrs
+        maes = self._store.maes(run.id, curve.best_epoch)
+        facts = trial.facts
         origin = Provenance(
             study=self.name,
             trial=trial.number,
@@ -288,9 +339,9 @@ class Study:
             validation_loss=float(curve.best_validation_loss or 0.0),
             zero_output_loss=float(facts["zero_output_loss"]),
             validation_maes={
-                name: MeanAbsoluteError(mae=float(mae), unit=target(name).unit)
+                name: MeanAbsoluteError(mae=maes[name], unit=target(name).unit)
                 for name in run.config.targets
-                for mae in errors.loc[errors["target"] == name, "mae"].dropna()
+                if name in maes
             },
             # The trial's hashes, because a forced launch may have changed the study's.
             data_hash=facts["data_hash"],
@@ -307,21 +358,6 @@ class Study:
         if self._rows is not None:
             return self._rows.target_errors
         return self._store.target_errors(self._experiment.id)
-
-    def _trials(self) -> list[FrozenTrial]:
-        if self._rows is not None:
-            return list(self._rows.trials)
-        storage = self._store.optuna_reader
-        try:
-            found = self._store.once(
-                ("trials", self._study_id),
-                lambda: self._store.wait(
-                    lambda: storage.get_all_trials(self._study_id, deepcopy=False)
-                ),
-            )
-        except KeyError:
-            raise HpsearchError(f"the study '{self.name}' was deleted outside hpsearch") from None
-        return sorted(found, key=lambda trial: trial.number)
 
 
 _COLUMNS = (
@@ -344,33 +380,38 @@ _COLUMNS = (
 )
 
 
-def _table_row(trial: FrozenTrial) -> dict[str, Any]:
-    losses = trial.intermediate_values
-    facts = trial.user_attrs
-    row = {name: facts.get(name) for name in _COLUMNS} | {
+def table_columns(trials: Sequence[TrialRecord]) -> list[str]:
+    """Return the columns of `Study.trials`: those of every study, then the parameters by name."""
+    parameters = {name for trial in trials for name in trial.parameters}
+    return [*_COLUMNS, *(f"params_{name}" for name in sorted(parameters))]
+
+
+def table_row(trial: TrialRecord) -> dict[str, Any]:
+    """Return the trial's row of `Study.trials`, without the parameters that it does not have."""
+    row = {name: trial.facts.get(name) for name in _COLUMNS} | {
         "number": trial.number,
-        "state": trial.state.name,
+        "state": trial.state,
         "value": trial.value,
-        "epochs": len(losses),
-        "last_loss": losses[max(losses)] if losses else None,
-        "best_loss": min(losses.values(), default=None),
-        "started": trial.datetime_start,
-        "ended": trial.datetime_complete,
+        "epochs": trial.epochs,
+        "last_loss": trial.last_loss,
+        "best_loss": trial.best_loss,
+        "started": trial.started,
+        "ended": trial.ended,
     }
-    return row | {f"params_{name}": value for name, value in trial.params.items()}
+    return row | {f"params_{name}": value for name, value in trial.parameters.items()}
 
 
-def _epochs_seconds(trial: FrozenTrial) -> float:
+def _epochs_seconds(trial: TrialRecord) -> float:
     """Return the seconds of all recorded epochs of the trial."""
-    return len(trial.intermediate_values) * float(trial.user_attrs.get("seconds_per_epoch") or 0)
+    return trial.epochs * float(trial.facts.get("seconds_per_epoch") or 0)
 
 
-def most_common_failure(trials: list[FrozenTrial]) -> str | None:
+def most_common_failure(trials: Sequence[TrialRecord]) -> str | None:
     """Return the most common reason of failed trials, ignoring numbers; ``None`` if none failed."""
     reasons = [
-        trial.user_attrs.get("failure_reason", "ended without a reason")
+        trial.facts.get("failure_reason", "ended without a reason")
         for trial in trials
-        if trial.state == TrialState.FAIL
+        if trial.state == "FAIL"
     ]
     if not reasons:
         return None
@@ -380,45 +421,76 @@ def most_common_failure(trials: list[FrozenTrial]) -> str | None:
 
 
 def importances(
-    trials: Sequence[FrozenTrial], losses: Mapping[str, Mapping[int, float]]
+    trials: Sequence[TrialRecord],
+    distributions: Mapping[int, Mapping[str, BaseDistribution]],
+    losses: Mapping[str, Mapping[int, float]],
 ) -> pd.DataFrame:
     """Return the importances of the parameters by Optuna's PED-ANOVA.
 
     It compares a parameter's values in the best trials with its values in all trials.
 
     Args:
-        trials: of a study.
+        trials: complete trials of a study.
+        distributions: of their parameters, by the trial's number.
         losses: for each loss's name, its values by the trial's number.
 
     Returns:
         One row per loss, in the order of ``losses``, and one column per parameter, by falling mean.
         Each row adds up to 1. Empty for fewer than :data:`LEAST_TRIALS` complete trials.
     """
+    import pandas as pd
+
     rows: dict[str, dict[str, float]] = {}
+    studies: dict[tuple[int, ...], optuna.Study] = {}
     for name, values in losses.items():
-        known = [t for t in trials if t.state == TrialState.COMPLETE and t.number in values]
+        known = [trial for trial in trials if trial.number in values]
         if len(known) < LEAST_TRIALS:
             continue
-        rows[name] = _importances(known, values)
+        numbers = tuple(trial.number for trial in known)
+        # Made once for all losses, because that takes longer than the importances.
+        if numbers not in studies:
+            studies[numbers] = _study_of(known, distributions)
+        rows[name] = _importances(studies[numbers], [values[number] for number in numbers])
     table = pd.DataFrame.from_dict(rows, orient="index").fillna(0.0)
     return table[table.mean().sort_values(ascending=False).index]
 
 
-def _importances(trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
+def evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """Return at most ``most`` of the numbers, evenly by their place."""
+    if len(numbers) <= most:
+        return list(numbers)
+    return [numbers[place * len(numbers) // most] for place in range(most)]
+
+
+def _study_of(
+    trials: Sequence[TrialRecord], distributions: Mapping[int, Mapping[str, BaseDistribution]]
+) -> optuna.Study:
+    """Return a study in memory with these trials, numbered by their place."""
+    import optuna
+
     # Otherwise Optuna logs a line for every study that it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     study.add_trials(
         [
             optuna.trial.create_trial(
-                value=values[trial.number],
-                params=trial.params,
-                distributions=trial.distributions,
+                value=0.0,
+                params=dict(trial.parameters),
+                distributions=dict(distributions.get(trial.number, {})),
             )
             for trial in trials
         ]
     )
+    return study
+
+
+def _importances(study: optuna.Study, losses: Sequence[float]) -> dict[str, float]:
+    import optuna
+
     with warnings.catch_warnings():
-        # Optuna warns about parameters with a single value; their importance is 0.
+        # Optuna warns about parameters with a single value; their importance is 0. It also says
+        # that lower losses count as better, which is right.
         warnings.simplefilter("ignore")
-        return optuna.importance.get_param_importances(study)
+        return optuna.importance.get_param_importances(
+            study, target=lambda trial: losses[trial.number]
+        )

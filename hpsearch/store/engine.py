@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar, final
 
-from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -110,7 +109,7 @@ class Database:
         except InputError:
             self.close()
             raise
-        except (HpsearchError, SQLAlchemyError, StorageInternalError) as error:
+        except database_errors(HpsearchError) as error:
             self.close()
             raise refusal(self.address, error) from None
 
@@ -131,7 +130,7 @@ class Database:
     def _first_use_of_server(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except database_errors() as error:
             # The server was reached: another process makes the tables, or holds a lock.
             if not is_locked(error):
                 raise
@@ -222,7 +221,7 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
     while True:
         try:
             return action()
-        except (SQLAlchemyError, StorageInternalError) as error:
+        except database_errors() as error:
             reason = address.one_line(driver_error(error) or error)
             if not is_transient(error):
                 advice = ""
@@ -290,6 +289,14 @@ class _WaitReporter:
                     continue
                 self._said = True
                 self._say(self._waiting)
+
+
+def database_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return the errors of SQLAlchemy and Optuna, and ``others``."""
+    # Imported when something fails, because most commands need no Optuna and it takes long to load.
+    from optuna.exceptions import StorageInternalError
+
+    return SQLAlchemyError, StorageInternalError, *others
 
 
 def driver_error(error: BaseException) -> DBAPIError | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from sqlalchemy import Connection, Select, inspect, select
+from sqlalchemy import Connection, Select, func, inspect, select
 
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WHICH = (
     experiments.c.kind,
@@ -81,6 +84,30 @@ def all_target_errors(experiment_id: int | None) -> Select[Any]:
     return _of(query, experiment_id).order_by(c.run_id, c.epoch, c.target)
 
 
+def best_target_errors(experiment_id: int, keys: Collection[str] | None) -> Select[Any]:
+    """One row per run and target, after the run's first epoch with the lowest validation loss."""
+    e, c = epochs.c, target_errors.c
+    these = runs.c.experiment_id == experiment_id
+    if keys is not None:
+        these &= runs.c.key.in_(sorted(keys))
+    place = func.row_number().over(partition_by=e.run_id, order_by=(e.validation_loss, e.epoch))
+    places = (
+        select(e.run_id, e.epoch, place.label("place"))
+        .join_from(epochs, runs)
+        .where(these, e.validation_loss.is_not(None))
+        .subquery()
+    )
+    at_best = (c.run_id == places.c.run_id) & (c.epoch == places.c.epoch)
+    return (
+        select(*_WHICH, c.epoch, c.target, c.loss, c.mae)
+        .join_from(places, target_errors, at_best)
+        .join(runs, c.run_id == runs.c.id)
+        .join(experiments)
+        .where(places.c.place == 1)
+        .order_by(c.run_id, c.target)
+    )
+
+
 def all_results(experiment_id: int | None) -> Select[Any]:
     """One row per finished ablation run."""
     c = results.c
@@ -119,6 +146,8 @@ def all_test_errors(experiment_id: int | None) -> Select[Any]:
 
 def all_test_residuals(connection: Connection, experiment_id: int) -> pd.DataFrame:
     """One row per completed ablation run and target whose residuals were recorded."""
+    import pandas as pd
+
     c = test_errors.c
     recorded = {column["name"] for column in inspect(connection).get_columns(test_errors.name)}
     if c.residuals.name not in recorded:  # schemas before 0003
@@ -134,5 +163,16 @@ def all_test_residuals(connection: Connection, experiment_id: int) -> pd.DataFra
 
 def read_frame(connection: Connection, query: Select[Any]) -> pd.DataFrame:
     """Return the query's rows; an empty frame has the columns too."""
+    import pandas as pd
+
     rows = connection.execute(query)
-    return pd.DataFrame(rows.all(), columns=list(rows.keys()))
+    names = list(rows.keys())
+    columns: list[list[Any]] = [[] for _ in names]
+    # Column by column, and equal texts only once: a large study has a million target errors.
+    texts: dict[str, str] = {}
+    for part in rows.partitions(50_000):
+        for column, values in zip(columns, zip(*part, strict=True), strict=True):
+            if isinstance(values[0], str):
+                values = tuple(value and texts.setdefault(value, value) for value in values)
+            column.extend(values)
+    return pd.DataFrame(dict(zip(names, columns, strict=True)), columns=names)

@@ -1,139 +1,80 @@
-"""Optuna's storage in the same database, and direct queries of its tables."""
+"""Direct queries of Optuna's tables, without Optuna's classes, which take long to load."""
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from sqlalchemy import Connection, String, TableClause, cast, column, delete, func, select, table
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
-
-from hpsearch.errors import InputError
-from hpsearch.store.address import Address
-from hpsearch.store.engine import (
-    Database,
-    Fence,
-    engine_options,
-    is_transient,
-    no_fence,
-    set_beginning,
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Select,
+    String,
+    TableClause,
+    and_,
+    case,
+    cast,
+    column,
+    delete,
+    func,
+    or_,
+    select,
+    table,
 )
-from hpsearch.store.records import LedgerTrial, TrialState
 
-_TRIES = 10
+from hpsearch.store.records import LedgerTrial, TrialRecord, TrialState, local_time
 
-
-def make_optuna_tables(address: Address) -> None:
-    """Create those of Optuna's tables that are missing."""
-    for attempt in range(1, _TRIES + 1):
-        try:
-            optuna_storage(address, locks=True, create=True).engine.dispose()
-            return
-        except (IntegrityError, OperationalError, ProgrammingError, StorageInternalError) as error:
-            # Optuna creates its tables and their version in separate transactions, so two first
-            # launches disturb each other. The next attempt sees all tables.
-            if attempt == _TRIES or is_transient(error):
-                raise
-
-
-def optuna_storage(
-    address: Address,
-    *,
-    fence: Fence = no_fence,
-    locks: bool = False,
-    writes: bool = True,
-    create: bool = False,
-) -> RDBStorage:
-    """Return Optuna's storage in this database.
-
-    Args:
-        address: of the store.
-        fence: called in every transaction, if ``locks`` is set.
-        locks: whether SQLite transactions take the write lock when they begin.
-        writes: whether the storage may write.
-        create: whether missing tables are created.
-
-    Raises:
-        InputError: Optuna's tables belong to another version of Optuna.
-    """
-    try:
-        storage = RDBStorage(
-            address.bare_url,
-            engine_kwargs=engine_options(address, writes=writes),
-            skip_table_creation=not create,
-        )
-    except RuntimeError as error:
-        raise InputError(f"the store {address.label}: {address.one_line(error)}") from None
-    set_beginning(storage.engine, fence, always_writes=locks)
-    return storage
-
-
-def open_optuna_storage(
-    database: Database, *, fence: Fence = no_fence, locks: bool = False, writes: bool = True
-) -> RDBStorage:
-    """Wait for the database and open :func:`optuna_storage`; ``database.close`` closes it."""
-    storage = database.wait(
-        lambda: optuna_storage(database.address, fence=fence, locks=locks, writes=writes)
-    )
-
-    def close() -> None:
-        storage.remove_session()
-        storage.engine.dispose()
-
-    database.at_close(close)
-    return storage
-
-
-@contextmanager
-def in_one_transaction(storage: RDBStorage) -> Iterator[None]:
-    """Put everything that this thread writes through ``storage`` in the block into one transaction.
-
-    Optuna commits every call separately. A trial's parameters would take sixteen transactions, each
-    with a disk sync, and a crash between two of them would store only some parameters. In the
-    block, Optuna's sessions join one transaction and commit savepoints.
-
-    A rollback does not reset Optuna's objects (a ``Trial``, the cache of a study). Blocks must not
-    be nested.
-
-    Raises:
-        SQLAlchemyError: the transaction could not begin or commit. Nothing was written, or
-            everything if only the reply to the commit was lost.
-    """
-    sessions = storage.scoped_session
-    sessions.remove()
-    try:
-        with storage.engine.begin() as connection:
-            sessions(bind=connection, join_transaction_mode="create_savepoint")
-            yield
-    finally:
-        sessions.remove()
-
-
-# --- Rows -----------------------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 _studies = table("studies", column("study_id"), column("study_name"))
-_trials = table("trials", column("trial_id"), column("number"), column("study_id"), column("state"))
-_values = table("trial_values", column("trial_id"), column("objective"), column("value"))
+_trials = table(
+    "trials",
+    column("trial_id"),
+    column("number"),
+    column("study_id"),
+    column("state"),
+    column("datetime_start", DateTime),
+    column("datetime_complete", DateTime),
+)
+_values = table(
+    "trial_values",
+    column("trial_id"),
+    column("objective"),
+    column("value"),
+    column("value_type"),
+)
 _reported = table(
     "trial_intermediate_values",
+    column("trial_intermediate_value_id"),
     column("trial_id"),
     column("step"),
     column("intermediate_value"),
+    column("intermediate_value_type"),
 )
 _attributes = table(
-    "trial_user_attributes", column("trial_id"), column("key"), column("value_json")
+    "trial_user_attributes",
+    column("trial_user_attribute_id"),
+    column("trial_id"),
+    column("key"),
+    column("value_json"),
 )
-
-
+_system_attributes = table(
+    "trial_system_attributes",
+    column("trial_system_attribute_id"),
+    column("trial_id"),
+    column("key"),
+    column("value_json"),
+)
 _parameters = table(
     "trial_params",
+    column("param_id"),
     column("trial_id"),
     column("param_name"),
     column("param_value"),
@@ -274,6 +215,8 @@ def read_trials(
 
 @functools.cache
 def _distribution(text: str) -> BaseDistribution:
+    from optuna.distributions import json_to_distribution
+
     return json_to_distribution(text)
 
 
@@ -295,3 +238,315 @@ def number_or(value: Any, damage: list[str], what: str) -> float | None:
         return value
     damage.append(f"{what} is no number")
     return None
+
+
+# --- Many trials at once --------------------------------------------------------------------------
+
+FACTS = (
+    *("weights", "host", "device", "zero_output_loss", "data_hash", "split_hash"),
+    *("best_epoch", "test_loss", "seconds_per_epoch", "peak_memory_bytes"),
+    *("quoted_epoch_seconds", "quoted_memory_bytes"),
+    *("failure", "failure_reason", "failure_traceback"),
+)
+"""The attributes of a trial that `trial_records` reads: all but the largest, its configuration."""
+
+
+def trial_records(
+    connection: Connection,
+    study_id: int,
+    *,
+    numbers: Collection[int] | None = None,
+    parameters: bool = True,
+) -> list[TrialRecord]:
+    """Return a study's trials by number. The number of rows read does not grow with the epochs.
+
+    Args:
+        connection: to the store.
+        study_id: Optuna's key of the study.
+        numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+        parameters: whether the parameters are read; without, the records have none.
+    """
+    t, v = _trials.c, _values.c
+    these = t.study_id == study_id
+    if numbers is not None:
+        these = and_(these, t.number.in_(sorted(numbers)))
+    query: Select[Any] = (
+        select(
+            t.trial_id,
+            t.number,
+            t.state,
+            v.value,
+            v.value_type,
+            t.datetime_start,
+            t.datetime_complete,
+        )
+        .outerjoin_from(_trials, _values, and_(v.trial_id == t.trial_id, v.objective == 0))
+        .where(these)
+        .order_by(t.number, t.trial_id)
+    )
+    losses, facts = _read_losses(connection, these), _read_facts(connection, these)
+    sampled = _sampled_values(connection, these) if parameters else {}
+    return [
+        TrialRecord(
+            number,
+            state,
+            _stored_number(value, kind),
+            *losses.get(trial_id, (0, None, None)),
+            started,
+            ended,
+            facts.get(trial_id, {}),
+            sampled.get(trial_id, {}),
+        )
+        for trial_id, number, state, value, kind, started, ended in _fetched(connection, query)
+    ]
+
+
+def _read_losses(
+    connection: Connection, these: ColumnElement[bool]
+) -> dict[int, tuple[int, float | None, float | None]]:
+    """Return number, last and lowest of the losses reported for these trials, by their ids."""
+    r = _reported.c
+    ends = (
+        select(
+            r.trial_id,
+            func.count().label("epochs"),
+            func.min(r.intermediate_value).label("lowest"),
+            func.max(r.step).label("last"),
+        )
+        .join_from(_reported, _trials, r.trial_id == _trials.c.trial_id)
+        .where(these)
+        .group_by(r.trial_id)
+        .subquery()
+    )
+    query = select(
+        r.trial_id,
+        ends.c.epochs,
+        ends.c.lowest,
+        r.intermediate_value,
+        r.intermediate_value_type,
+    ).join_from(ends, _reported, and_(r.trial_id == ends.c.trial_id, r.step == ends.c.last))
+    return {
+        trial_id: (epochs, _stored_number(last, kind), lowest)
+        for trial_id, epochs, lowest, last, kind in _fetched(connection, query)
+    }
+
+
+def _read_facts(connection: Connection, these: ColumnElement[bool]) -> dict[int, dict[str, Any]]:
+    """Return those attributes of these trials that are in :data:`FACTS`, by the trials' ids."""
+    a = _attributes.c
+    decoded: dict[str, Any] = {}  # most texts occur in many trials
+    found = {}
+    for trial_id, *texts in _side_by_side(
+        connection, a.trial_id, a.key, a.value_json, FACTS, these
+    ):
+        facts = found[trial_id] = dict[str, Any]()
+        for key, text in zip(FACTS, texts, strict=True):
+            if text is not None:
+                if text not in decoded:
+                    decoded[text] = json.loads(text)
+                facts[key] = decoded[text]
+    return found
+
+
+def _sampled_values(
+    connection: Connection, these: ColumnElement[bool]
+) -> dict[int, dict[str, Any]]:
+    """Return the parameters of these trials, by the trials' ids."""
+    from optuna.distributions import json_to_distribution
+
+    p = _parameters.c
+    # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
+    kinds = (
+        select(p.param_name, func.min(p.distribution_json))
+        .join_from(_parameters, _trials, p.trial_id == _trials.c.trial_id)
+        .where(these)
+        .group_by(p.param_name)
+        .order_by(func.min(p.param_id))
+    )
+    distributions = {name: json_to_distribution(text) for name, text in connection.execute(kinds)}
+    rows = _side_by_side(
+        connection, p.trial_id, p.param_name, p.param_value, tuple(distributions), these
+    )
+    return {
+        trial_id: {
+            name: distribution.to_external_repr(value)
+            for (name, distribution), value in zip(distributions.items(), values, strict=True)
+            if value is not None
+        }
+        for trial_id, *values in rows
+    }
+
+
+def _side_by_side(
+    connection: Connection,
+    trial_id: ColumnElement[int],
+    key: ColumnElement[str],
+    value: ColumnElement[Any],
+    keys: Sequence[str],
+    these: ColumnElement[bool],
+) -> Iterator[Any]:
+    """Yield a row for each trial: its id, then the value of each key, ``None`` if it has none.
+
+    A row for each value would take several times as long to fetch.
+    """
+    if not keys:
+        return
+    columns = [func.max(case((key == name, value))).label(f"v{n}") for n, name in enumerate(keys)]
+    wanted: list[Any] = [trial_id, *columns]
+    query = (
+        select(*wanted)
+        .join(_trials, trial_id == _trials.c.trial_id)
+        .where(these, key.in_(keys))
+        .group_by(trial_id)
+    )
+    yield from _fetched(connection, query)
+
+
+def distributions_of(
+    connection: Connection, study_id: int, numbers: Collection[int]
+) -> dict[int, dict[str, BaseDistribution]]:
+    """Return the distributions of these trials' parameters, by the trials' numbers."""
+    t = _trials.c
+    these = and_(t.study_id == study_id, t.number.in_(sorted(numbers)))
+    rows = connection.execute(select(t.trial_id, t.number).where(these))
+    by_id = {row.trial_id: row.number for row in rows}
+    _, found = _read_parameters(connection, these)
+    return {by_id[trial_id]: distributions for trial_id, distributions in found.items()}
+
+
+def _fetched(connection: Connection, query: Select[Any]) -> Iterator[Any]:
+    """Yield the rows, fetched many at a time, which takes half as long as one by one."""
+    for part in connection.execute(query).partitions(10_000):
+        yield from part
+
+
+def _read_parameters(
+    connection: Connection, these: ColumnElement[bool]
+) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, BaseDistribution]]]:
+    """Return the parameters and their distributions of these trials, by the trials' ids."""
+    p = _parameters.c
+    query: Select[Any] = (
+        select(p.trial_id, p.param_name, p.param_value, p.distribution_json)
+        .join_from(_parameters, _trials, p.trial_id == _trials.c.trial_id)
+        .where(these)
+        .order_by(p.param_id)
+    )
+    from optuna.distributions import json_to_distribution
+
+    known: dict[str, BaseDistribution] = {}
+    values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    distributions: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
+    for trial_id, name, value, text in _fetched(connection, query):
+        distribution = known.get(text)
+        if distribution is None:
+            distribution = known[text] = json_to_distribution(text)
+        values[trial_id][name] = distribution.to_external_repr(value)
+        distributions[trial_id][name] = distribution
+    return values, distributions
+
+
+def _read_attributes(
+    connection: Connection, of: Any, these: ColumnElement[bool]
+) -> dict[int, dict[str, Any]]:
+    """Return the attributes of these trials, by the trials' ids."""
+    query = (
+        select(of.c.trial_id, of.c.key, of.c.value_json)
+        .join_from(of, _trials, of.c.trial_id == _trials.c.trial_id)
+        .where(these)
+        .order_by(*[each for each in of.c if each.name.endswith("_attribute_id")])
+    )
+    found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
+    decoded: dict[str, Any] = {}  # most texts occur in many trials
+    for trial_id, key, text in _fetched(connection, query):
+        value = decoded.get(text)
+        if value is None:
+            value = json.loads(text)
+            if not isinstance(value, dict | list):  # those may be changed by their owner
+                decoded[text] = value
+        found[trial_id][key] = value
+    return found
+
+
+def _stored_number(value: float | None, kind: str | None) -> Any:
+    """Return a number as Optuna stores it: infinities and NaN have a kind and no value."""
+    if value is not None or kind is None:
+        return value
+    return {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}.get(kind)
+
+
+def frozen_trials(
+    connection: Connection,
+    study_id: int,
+    states: Collection[str] | None,
+    included: Collection[int],
+    *,
+    later_than: int | None,
+) -> list[FrozenTrial]:
+    """Return a study's trials by id, as Optuna's own storage makes them.
+
+    Args:
+        connection: to the store.
+        study_id: Optuna's key of the study.
+        states: of the wanted trials; ``None`` for all.
+        included: ids of wanted trials that are not later than ``later_than``.
+        later_than: an id; the trials after it are wanted too. ``None`` for all trials.
+
+    Raises:
+        KeyError: there is no such study.
+    """
+    from optuna.trial import FrozenTrial, TrialState
+
+    t, v, r = _trials.c, _values.c, _reported.c
+    known = select(_studies.c.study_id).where(_studies.c.study_id == study_id)
+    if connection.execute(known).scalar_one_or_none() is None:
+        raise KeyError(f"there is no study with the id {study_id}")
+    these = t.study_id == study_id
+    if states is not None:
+        these = and_(these, cast(t.state, String).in_(states))
+    if later_than is not None:
+        these = and_(these, or_(t.trial_id > later_than, t.trial_id.in_(sorted(included))))
+    trials = connection.execute(
+        select(t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete)
+        .where(these)
+        .order_by(t.trial_id)
+    ).all()
+    values: defaultdict[int, list[float]] = defaultdict(list)
+    for trial_id, value, kind in _fetched(
+        connection,
+        select(v.trial_id, v.value, v.value_type)
+        .join_from(_values, _trials, v.trial_id == t.trial_id)
+        .where(these)
+        .order_by(v.trial_id, v.objective),
+    ):
+        values[trial_id].append(_stored_number(value, kind))
+    reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
+    for trial_id, step, value, kind in _fetched(
+        connection,
+        select(r.trial_id, r.step, r.intermediate_value, r.intermediate_value_type)
+        .join_from(_reported, _trials, r.trial_id == t.trial_id)
+        .where(these)
+        .order_by(r.trial_intermediate_value_id),
+    ):
+        reported[trial_id][step] = _stored_number(value, kind)
+    parameters, distributions = _read_parameters(connection, these)
+    user, system = (
+        _read_attributes(connection, of, these) for of in (_attributes, _system_attributes)
+    )
+    return [
+        FrozenTrial(
+            number=row.number,
+            state=TrialState[row.state],
+            value=None,
+            values=values.get(row.trial_id),
+            datetime_start=local_time(row.datetime_start),
+            datetime_complete=local_time(row.datetime_complete),
+            params=parameters.get(row.trial_id, {}),
+            # Its own mapping, because Optuna may add parameters to it.
+            distributions=dict(distributions.get(row.trial_id, {})),
+            user_attrs=user.get(row.trial_id, {}),
+            system_attrs=system.get(row.trial_id, {}),
+            intermediate_values=reported.get(row.trial_id, {}),
+            trial_id=row.trial_id,
+        )
+        for row in trials
+    ]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from functools import cached_property
-from typing import Any, NoReturn, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, final
 
-import pandas as pd
-from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,7 +22,9 @@ from hpsearch.store.optuna_rows import (
     best_trials,
     count_refused,
     count_trials,
-    open_optuna_storage,
+    distributions_of,
+    study_id_of,
+    trial_records,
     trial_states,
 )
 from hpsearch.store.records import (
@@ -34,13 +34,25 @@ from hpsearch.store.records import (
     Experiment,
     Kind,
     Ledger,
+    RecordedRun,
     StoredRun,
+    TrialRecord,
     TrialState,
     unknown_experiment,
 )
-from hpsearch.store.rows import experiment_names, find_experiment, unpacked
+from hpsearch.store.rows import (
+    experiment_names,
+    find_experiment,
+    read_recorded_runs,
+    unpacked,
+)
 from hpsearch.store.schema import check_tables
-from hpsearch.store.tables import epochs, results, runs
+from hpsearch.store.tables import epochs, results, runs, target_errors
+
+if TYPE_CHECKING:  # `hpsearch status` uses no frames, and pandas takes half a second to load
+    import pandas as pd
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import RDBStorage
 
 Result = TypeVar("Result")
 
@@ -122,6 +134,9 @@ class StoreReader:
     @cached_property
     def optuna_reader(self) -> RDBStorage:
         """Optuna's storage for reading. It cannot write and never blocks a driver."""
+        # Imported here, because Optuna takes long to load and most reading needs no Optuna.
+        from hpsearch.store.optuna_storage import open_optuna_storage
+
         return open_optuna_storage(self._database, writes=False)
 
     def wait(self, action: Callable[[], Result]) -> Result:
@@ -206,6 +221,55 @@ class StoreReader:
         """
         return self._database.read(lambda connection: trial_states(connection, study))
 
+    def study_id(self, study: str) -> int | None:
+        """Return Optuna's key of the study; ``None`` if Optuna has no study of that name."""
+        return self._database.read(lambda connection: study_id_of(connection, study))
+
+    def trial_records(
+        self,
+        study_id: int,
+        *,
+        numbers: Collection[int] | None = None,
+        parameters: bool = True,
+    ) -> list[TrialRecord]:
+        """Return what Optuna's tables have of a study's trials, by number.
+
+        Args:
+            study_id: Optuna's key of the study.
+            numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            parameters: whether the records have the trials' parameters.
+        """
+
+        def work(connection: Connection) -> list[TrialRecord]:
+            return trial_records(connection, study_id, numbers=numbers, parameters=parameters)
+
+        what = ("trial records", study_id, _hashable(numbers))
+        found = self.once((*what, parameters), lambda: self._database.read(work))
+        if parameters:
+            # A snapshot gives these records to callers that need no parameters, too.
+            self.once((*what, False), lambda: found)
+        return found
+
+    def distributions(
+        self, study_id: int, numbers: Collection[int]
+    ) -> dict[int, dict[str, BaseDistribution]]:
+        """Return the distributions of these trials' parameters, by the trials' numbers."""
+        return self.once(
+            ("distributions", study_id, _hashable(numbers)),
+            lambda: self._database.read(lambda c: distributions_of(c, study_id, numbers)),
+        )
+
+    def recorded_runs(
+        self, experiment_id: int, keys: Collection[str] | None = None
+    ) -> dict[str, RecordedRun]:
+        """Return the runs of an experiment by their keys, with a summary of their epochs.
+
+        Args:
+            experiment_id: of the experiment.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
+        """
+        return self._database.read(lambda c: read_recorded_runs(c, experiment_id, keys))
+
     def ledger(self, experiment: Experiment, key: str | None = None) -> Ledger:
         """Return all rows of an experiment, read at one instant, for `hpsearch verify`.
 
@@ -239,6 +303,14 @@ class StoreReader:
 
         return self._database.read(work)
 
+    def maes(self, run_id: int, epoch: int | None) -> dict[str, float]:
+        """Return the known validation MAEs of a run after ``epoch``, by target (reporting unit)."""
+        c = target_errors.c
+        query = select(c.target, c.mae).where(
+            c.run_id == run_id, c.epoch == epoch, c.mae.is_not(None)
+        )
+        return self._database.read(lambda c: {row.target: row.mae for row in c.execute(query)})
+
     def revision(self) -> str:
         """Return a text that changes whenever a run, an epoch or a result is added."""
         e, r = epochs.c, runs.c
@@ -268,8 +340,14 @@ class StoreReader:
 
         return self._frame_once("experiments", read)
 
-    def runs(self, experiment_id: int | None = None) -> pd.DataFrame:
+    def runs(
+        self, experiment_id: int | None = None, keys: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the runs of one experiment or of all, in the order of their creation.
+
+        Args:
+            experiment_id: of the experiment; ``None`` for all.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
 
         Columns: kind, experiment (name), key, run_id, configuration (dict), fingerprint,
         directory, weights, host, device, data_hash, split_hash, zero_output_loss, created_at,
@@ -277,14 +355,20 @@ class StoreReader:
         """
 
         def read() -> pd.DataFrame:
-            frame = self._frame(frames.all_runs(experiment_id))
+            frame = self._frame(frames.all_runs(experiment_id), keys)
             frame["configuration"] = frame["configuration"].map(json.loads)
             return frame
 
-        return self._frame_once(("runs", experiment_id), read)
+        return self._frame_once(("runs", experiment_id, _hashable(keys)), read)
 
-    def epochs(self, experiment_id: int | None = None) -> pd.DataFrame:
+    def epochs(
+        self, experiment_id: int | None = None, keys: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the recorded epochs, by run and epoch.
+
+        Args:
+            experiment_id: of the experiment; ``None`` for all.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
 
         Columns: kind, experiment, key, epoch, learning_rate, seconds, training_loss,
         validation_loss, created_at (UTC).
@@ -293,17 +377,38 @@ class StoreReader:
         from before 30 November 2026 it is that of the next step.
         """
         return self._frame_once(
-            ("epochs", experiment_id), lambda: self._frame(frames.all_epochs(experiment_id))
+            ("epochs", experiment_id, _hashable(keys)),
+            lambda: self._frame(frames.all_epochs(experiment_id), keys),
         )
 
-    def target_errors(self, experiment_id: int | None = None) -> pd.DataFrame:
+    def target_errors(
+        self, experiment_id: int | None = None, keys: Collection[str] | None = None
+    ) -> pd.DataFrame:
         """Return the validation errors after each epoch, by run, epoch and target.
+
+        Args:
+            experiment_id: of the experiment; ``None`` for all.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
 
         Columns: kind, experiment, key, epoch, target, loss (normalised), mae (reporting unit).
         """
         return self._frame_once(
-            ("target_errors", experiment_id),
-            lambda: self._frame(frames.all_target_errors(experiment_id)),
+            ("target_errors", experiment_id, _hashable(keys)),
+            lambda: self._frame(frames.all_target_errors(experiment_id), keys),
+        )
+
+    def best_target_errors(
+        self, experiment_id: int, keys: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """Return the validation errors after each run's best epoch, with the same columns.
+
+        Args:
+            experiment_id: of the experiment.
+            keys: of the wanted runs, a few thousand at most; ``None`` for all.
+        """
+        return self._frame_once(
+            ("best target errors", experiment_id, _hashable(keys)),
+            lambda: self._frame(frames.best_target_errors(experiment_id, keys)),
         )
 
     def results(self, experiment_id: int | None = None) -> pd.DataFrame:
@@ -347,12 +452,18 @@ class StoreReader:
             lambda: self._database.read(lambda c: find_experiment(c, kinds, name)),
         )
 
-    def _frame(self, query: Select[Any]) -> pd.DataFrame:
+    def _frame(self, query: Select[Any], keys: Collection[str] | None = None) -> pd.DataFrame:
+        if keys is not None:
+            query = query.where(runs.c.key.in_(sorted(keys)))
         return self._database.read(lambda connection: frames.read_frame(connection, query))
 
     def _frame_once(self, what: Hashable, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         # A shallow copy shares the memory; pandas copies a column when somebody writes into it.
         return self.once(what, read).copy(deep=False)
+
+
+def _hashable(chosen: Collection[Hashable] | None) -> frozenset[Hashable] | None:
+    return None if chosen is None else frozenset(chosen)
 
 
 @final

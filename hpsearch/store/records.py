@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from hpsearch.errors import HpsearchError, InputError, close_to
@@ -62,6 +62,40 @@ class ChangedRun(HpsearchError):
     """The stored configuration of a run is not the one that was recorded."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run and a summary of its recorded epochs.
+
+    Attributes:
+        key: unique within its experiment.
+        epochs: the most epochs that the run may train.
+        weights: number of trainable weights; ``None`` until a worker has built the network. The
+            next three are ``None`` until then too.
+        host: name of the machine.
+        device: ``cpu`` or the GPU's name.
+        zero_output_loss: validation loss of a network whose output is zero.
+        epoch: number of the last epoch that ended; 0 if none has.
+        loss: its validation loss; ``None`` if it is missing or not finite.
+        last_seconds: its seconds; ``None`` if they are missing.
+        timed: number of epochs whose seconds are recorded.
+        mean_seconds: their mean seconds; ``None`` without one.
+        silent_seconds: seconds since the last epoch ended, at most the mean length of an epoch.
+    """
+
+    key: str
+    epochs: int
+    weights: int | None
+    host: str | None
+    device: str | None
+    zero_output_loss: float | None
+    epoch: int
+    loss: float | None
+    last_seconds: float | None
+    timed: int
+    mean_seconds: float | None
+    silent_seconds: float
+
+
 @dataclass(frozen=True)
 class Curve:
     """A summary of a run's recorded epochs.
@@ -92,6 +126,50 @@ class TrialState:
     number: int
     trial_id: int
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """A trial with what is stored of it in Optuna's tables.
+
+    Attributes:
+        number: of the trial, from 0.
+        state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
+        value: lowest validation loss of a complete trial; ``None`` if it has none.
+        epochs: number of reported epochs.
+        last_loss: loss of the last of them; ``None`` without one.
+        best_loss: lowest of their losses; ``None`` without one.
+        started_utc: time without a zone; ``None`` for a waiting trial.
+        ended_utc: the same; ``None`` before its end.
+        facts: the attributes of `optuna_rows.FACTS` that the trial has.
+        parameters: its sampled values.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    epochs: int
+    last_loss: float | None
+    best_loss: float | None
+    started_utc: datetime | None
+    ended_utc: datetime | None
+    facts: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+
+    @property
+    def started(self) -> datetime | None:
+        """The local time of the start, without a zone."""
+        return local_time(self.started_utc)
+
+    @property
+    def ended(self) -> datetime | None:
+        """The local time of the end, without a zone."""
+        return local_time(self.ended_utc)
+
+
+def local_time(utc: datetime | None) -> datetime | None:
+    """Return a stored time as Optuna's trials have it: local, without a zone."""
+    return None if utc is None else utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 @dataclass(frozen=True)

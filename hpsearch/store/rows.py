@@ -1,22 +1,35 @@
-"""Single rows of our tables: their values, and the statements that read and write them."""
+"""Rows of our tables: their values, and the statements that read and write them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    cast,
+    func,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
-from hpsearch.store.records import Experiment, Kind
-from hpsearch.store.tables import experiments
+from hpsearch.store.records import Experiment, Kind, RecordedRun
+from hpsearch.store.tables import epochs, experiments, runs
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def upsert(
@@ -31,12 +44,14 @@ def upsert(
     if not rows:
         return
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(into).values(list(rows))
+    # The rows are no part of the statement, so that SQLAlchemy compiles it only once.
+    statement = insert(into)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=list(key),
             set_={column: statement.excluded[column] for column in replace},
-        )
+        ),
+        list(rows),
     )
 
 
@@ -86,13 +101,92 @@ def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 
+def read_recorded_runs(
+    connection: Connection, experiment_id: int, keys: Collection[str] | None
+) -> dict[str, RecordedRun]:
+    """Return the runs by their keys, or those with ``keys``; the database sums up their epochs."""
+    r, e = runs.c, epochs.c
+    these = r.experiment_id == experiment_id
+    if keys is not None:
+        these = and_(these, r.key.in_(sorted(keys)))
+    totals = (
+        select(
+            e.run_id,
+            func.max(e.epoch).label("last"),
+            func.count(e.seconds).label("timed"),
+            func.avg(e.seconds).label("mean_seconds"),
+        )
+        .join_from(epochs, runs)
+        .where(these)
+        .group_by(e.run_id)
+        .subquery()
+    )
+    query = (
+        select(
+            r.key,
+            _most_epochs(connection).label("most_epochs"),
+            r.weights,
+            r.host,
+            r.device,
+            r.zero_output_loss,
+            r.started_at,
+            totals.c.last,
+            totals.c.timed,
+            totals.c.mean_seconds,
+            e.validation_loss,
+            e.seconds,
+            e.created_at,
+        )
+        .outerjoin_from(runs, totals, totals.c.run_id == r.id)
+        .outerjoin(epochs, and_(e.run_id == r.id, e.epoch == totals.c.last))
+        .where(these)
+        .order_by(r.id)
+    )
+    now = datetime.now(UTC).replace(tzinfo=None)
+    return {row.key: _recorded(row, now) for row in connection.execute(query)}
+
+
+def _most_epochs(connection: Connection) -> ColumnElement[int]:
+    """Return the most epochs of a run, which the database takes out of its configuration."""
+    stored = runs.c.configuration
+    is_sqlite = connection.dialect.name == "sqlite"
+    configuration = type_coerce(stored, JSON) if is_sqlite else cast(stored, JSON)
+    epochs: ColumnElement[int] = configuration[("training", "epochs")].as_integer()
+    return epochs
+
+
+def _recorded(row: Row[Any], now: datetime) -> RecordedRun:
+    began = row.created_at or row.started_at
+    silent = 0.0 if began is None else max((now - began).total_seconds(), 0.0)
+    return RecordedRun(
+        key=row.key,
+        epochs=row.most_epochs,
+        weights=row.weights,
+        host=row.host,
+        device=row.device,
+        zero_output_loss=row.zero_output_loss,
+        epoch=row.last or 0,
+        loss=row.validation_loss,
+        last_seconds=row.seconds,
+        timed=row.timed or 0,
+        mean_seconds=row.mean_seconds,
+        # Limited, because the clocks of two machines may differ, and because the driver may be
+        # waiting for its database.
+        silent_seconds=min(silent, row.mean_seconds) if row.mean_seconds is not None else 0.0,
+    )
+
+
 def packed(values: Sequence[float] | None) -> bytes | None:
     """Return ``values`` as little-endian float32: seven digits, enough for a residual."""
+    import numpy as np  # takes long to load
+
     return None if not values else np.asarray(values, dtype="<f4").tobytes()
 
 
 def unpacked(content: bytes) -> NDArray[np.float64]:
     """Return the values that :func:`packed` wrote."""
+    import numpy as np
+
     return np.frombuffer(content, dtype="<f4").astype(np.float64)
 
 

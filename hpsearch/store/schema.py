@@ -10,7 +10,6 @@ from sqlalchemy import Connection, Engine, text
 
 from hpsearch.errors import InputError, TablesNotReady
 from hpsearch.store.address import Address
-from hpsearch.store.optuna_rows import make_optuna_tables
 from hpsearch.store.tables import VERSION_TABLE
 from hpsearch.system.installation import folder
 
@@ -27,6 +26,9 @@ _UPGRADE_LOCK = 4_811_274_306
 
 def make_tables(address: Address, engine: Engine) -> None:
     """Create Optuna's tables and ours, or upgrade ours."""
+    # Imported here, because a reader needs no Optuna.
+    from hpsearch.store.optuna_storage import make_optuna_tables
+
     with engine.connect() as connection:
         refuse_newer(current(connection), scripts(connection), address.label)
     make_optuna_tables(address)

@@ -19,7 +19,8 @@ from hpsearch.runs.record import result_digest, text_digest
 from hpsearch.store.address import Address, make_folder
 from hpsearch.store.engine import PATIENCE_SECONDS, Database, writer
 from hpsearch.store.lease import Lease
-from hpsearch.store.optuna_rows import forget_values, in_one_transaction, open_optuna_storage
+from hpsearch.store.optuna_rows import forget_values
+from hpsearch.store.optuna_storage import in_one_transaction, open_optuna_storage
 from hpsearch.store.reader import StoreReader
 from hpsearch.store.records import Experiment, Kind, StoredRun, check_name
 from hpsearch.store.rows import (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
-
-import pandas as pd
 
 from hpsearch.config.targets import target
 from hpsearch.report.text import ZERO_OUTPUT_LEGEND, compared_loss, duration
 from hpsearch.results.status import Status
-from hpsearch.store.recorded import RecordedRun
+from hpsearch.store import RecordedRun
 from hpsearch.terminal.columns import columns, hanging
 from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells
 
@@ -38,6 +37,10 @@ def status_lines(of: Status, where: str, again: str, width: int | None = None) -
     if len(ended) > 1:
         yield from [""] * bool(of.live)
         yield from _ended_lines(ended, _left(of), width)
+        if of.left_out:
+            shown = len(ended) - 1
+            line = f"the last {shown:,} of {shown + of.left_out:,} ended {of.noun}s; --json has all"
+            yield from hanging("", line, width)
     if any(failure.traceback for failure in of.failures):
         # On a separate line, so that it can be copied from a narrow terminal.
         yield "the traceback of the first failure:"
@@ -90,7 +93,7 @@ def _left(of: Status) -> tuple[int, ...]:
 def _live_row(run: RecordedRun) -> tuple[str, ...]:
     if run.weights is None:
         return (run.key, "starting", *[""] * (len(LIVE_COLUMNS) - 1))
-    seconds = f"{run.seconds[-1]:.1f}" if run.seconds else "-"
+    seconds = "-" if run.last_seconds is None else f"{run.last_seconds:.1f}"
     where = f"{run.device} {run.host}"
     zero = run.zero_output_loss
     done = f"{run.epoch}/{run.epochs}"
@@ -136,7 +139,7 @@ def _ended_cell(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _number(value: Any, form: str) -> str:
-    return "-" if value is None or pd.isna(value) else format(float(value), form)
+    return "-" if value is None or math.isnan(value) else format(float(value), form)
 
 
 LEAST_REASON = 36

@@ -530,7 +530,7 @@ def listeners(mark: str) -> set[str]:
 @pytest.mark.slow
 def test_only_this_launch_can_use_its_cluster(short_folder: Path, tmp_path: Path) -> None:
     """Loopback only, a token that no file holds, folders of the user's own, no home needed."""
-    temporary = short_folder / "own"
+    temporary = short_folder / "p"
     temporary.mkdir()
     (tmp_path / "file").touch()
     mark = f"{short_folder}/mark"

@@ -452,12 +452,12 @@ class States(RuleBasedStateMachine):
     def _trials_are_what_was_drawn(self) -> None:
         study = Study.open(self.reader, "states")
         configurations = []
-        for trial in study._trials():
-            if trial.state != TrialState.COMPLETE or trial.number in self.told:
+        for trial in study.records():
+            if trial.state != "COMPLETE" or trial.number in self.told:
                 continue
             run = self.reader.run(study.experiment_id, str(trial.number))
             assert run is not None
-            assert run.config == SPACE.suggest(FixedTrial(trial.params, trial.number))
+            assert run.config == SPACE.suggest(FixedTrial(dict(trial.parameters), trial.number))
             configurations.append(run.config)
         assert all(config not in configurations[:i] for i, config in enumerate(configurations))
 

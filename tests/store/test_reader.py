@@ -21,7 +21,7 @@ from hpsearch.store.engine import Database
 
 READS = {
     *("label", "open", "close", "wait", "optuna_reader", "holder", "revision"),
-    *("find", "experiment", "latest", "run", "curve", "ledger", "once", "snapshot"),
+    *("find", "experiment", "launch_name", "latest", "run", "curve", "ledger", "once", "snapshot"),
     *("trial_states", "count_refused", "best_trials"),
     *("experiments", "runs", "epochs", "target_errors", "results", "test_errors", "test_residuals"),
 }

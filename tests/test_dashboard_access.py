@@ -125,6 +125,22 @@ def test_the_dashboard_itself_may(site: Any, store: Store, headers: Any) -> None
     assert names(store) == {"other"}
 
 
+def test_odd_requests_are_no_error_of_the_server(
+    site: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    up = site()
+    odd = ["/static/none", "/static/%00", "/static/../x", "/static/a/%00b", "/static/" + "a" * 3000]
+    for encoding in ("gzip", None):
+        assert up.ask("/static/bundle.js", accept_encoding=encoding).status == 200
+        assert up.ask("/favicon.ico", accept_encoding=encoding).status == 200
+        assert {up.ask(path, accept_encoding=encoding).status for path in odd} <= {403, 404}
+    for length in (b"abc", b"-1", b"", b"+5", b"5, 5", b"5.0"):
+        with socket.create_connection(("127.0.0.1", up.port), timeout=20) as client:
+            client.sendall(b"POST /api/studies HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_no_other_page_may_frame_it(site: Any) -> None:
     answer = site().ask("/dashboard")
     assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"

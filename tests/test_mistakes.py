@@ -31,6 +31,7 @@ MISTAKES = {
     "launch quick --cpus-per-trial 0": "--cpus-per-trial must be above 0",
     "launch quick --address ray://host:1": "the address must be host:port",
     "launch quick --study ": "the name of a study must not be empty",
+    "launch quick --study x\u202e": "must not contain formatting characters",
     "launch quick --runs /proc/none": "'/proc/none' must be writable",
     "launch quick --storage mysql://host/name": "a store must be SQLite or PostgreSQL",
     "launch quick --json": "--json must come with --dry-run",

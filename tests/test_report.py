@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from support.made_up import ERRORS, WEIGHTS, run_ablation, run_search, the_winner
 
 from hpsearch.config.export import Winner
@@ -522,6 +524,19 @@ def test_a_cell_cannot_break_a_markdown_table():
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 4
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+
+
+HOSTILE = (
+    "[a](http://evil) ![b](http://evil) <img src=x> &lt;b&gt; http://evil www.evil.org ~~~ \\[c]"
+)
+
+
+def test_no_name_becomes_a_link_an_image_or_html():
+    section = Section(HOSTILE, (HOSTILE,), (HOSTILE,), ((HOSTILE,),))
+    page = MarkdownIt("commonmark").enable("table").render(markdown([section]))
+    assert not re.search("<(a|img|code|pre|b)[ >]", page)
+    assert html.unescape(page).count(HOSTILE) == 4
+    assert not re.search(r"[^\\]\[|[a-z]://|www\.", markdown([section]))
 
 
 GROUPED = Section("t", (), ("a", "b", "c", "d"), (("1", "2", "3", "4"),), ("", "x", "x", "y"))

@@ -172,7 +172,10 @@ def ablate(
         name=name,
         stem=file.stem,
     )
-    folder = None if dry_run else check_before_writing(storage, runs, name, "ablation")
+    folder = None
+    if not dry_run:
+        named = plan.name if name is None else name
+        folder = check_before_writing(storage, runs, named, "ablation")
     out = Output.beside_json(as_json)
     from hpsearch.ablation.molecules import DataSummary
 

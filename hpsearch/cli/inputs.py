@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hpsearch.config.export import Winner
     from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
+    from hpsearch.store import Kind
 
 
 def url_of(given: str | None) -> str:
@@ -52,14 +53,14 @@ def runs_folder(url: str | None, given: Path | None) -> Path:
     return Path("storage/runs") if database is None else database.parent / "runs"
 
 
-def check_before_writing(url: str | None, runs: Path | None, name: str | None, what: str) -> Path:
+def check_before_writing(url: str | None, runs: Path | None, name: str | None, kind: Kind) -> Path:
     """Check the name and the folder before the store is created.
 
     Args:
         url: of the store.
         runs: the folder of the checkpoints; ``None`` for the one next to the store.
         name: of the experiment; ``None`` for the default.
-        what: the experiment's kind.
+        kind: of the experiment.
 
     Returns:
         The folder of the checkpoints.
@@ -67,13 +68,34 @@ def check_before_writing(url: str | None, runs: Path | None, name: str | None, w
     Raises:
         InputError: the name cannot be stored, or the folder cannot be written into.
     """
-    from hpsearch.store import check_name
-
     if name is not None:
-        check_name(name, what)
+        _check_name(url, name, kind)
     folder = runs_folder(url, runs)
     require_writable(folder)
     return folder
+
+
+def _check_name(url: str | None, name: str, kind: Kind) -> None:
+    """Refuse a name that a new experiment may not have, unless it is in the store."""
+    from hpsearch.store import check_name
+
+    try:
+        check_name(name, kind)
+    except InputError as refused:
+        if not _is_stored(url, name, kind):
+            raise refused from None
+
+
+def _is_stored(url: str | None, name: str, kind: Kind) -> bool:
+    try:
+        stored_at = require_store(url)
+        # Imported only if there may be a store, because it loads SQLAlchemy.
+        from hpsearch.store import StoreReader
+
+        with StoreReader.open(stored_at) as store:
+            return store.experiment(kind, name) is not None
+    except InputError:
+        return False
 
 
 def require_writable(folder: Path) -> None:

@@ -67,7 +67,7 @@ def status(name: str | None, storage: str | None, as_json: bool, with_traceback:
 @storage_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def verify(name: str | None, storage: str | None, as_json: bool) -> None:
-    """Check that the rows of a study or an ablation are complete and unaltered.
+    """Check that all stored rows are as recorded.
 
     It checks that the right number of trials is finished, that none is lost or counted twice, that
     every trial has ended, and that all numbers agree with each other and with their digests. Each

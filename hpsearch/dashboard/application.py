@@ -53,6 +53,8 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
                 answer = _answer(str(error), "text/plain", "500 Internal Server Error")
             respond(answer.status, answer.headers)
             return [answer.body]
+        # Optuna's dashboard fails without this header.
+        environment.setdefault("HTTP_ACCEPT_ENCODING", "")
         if environment["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
             return _with_link(optuna_app, environment, respond)
         answered: Iterable[bytes] = optuna_app(environment, respond)

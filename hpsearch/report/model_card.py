@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpsearch.config.targets import TARGET_NAMES, Target, target
-from hpsearch.report.render import Section, markdown
+from hpsearch.report.render import Section, markdown, markdown_text
 from hpsearch.report.text import number, value
 from hpsearch.results import published
 from hpsearch.results.findings import AblationFindings
@@ -77,7 +77,7 @@ def _card(model: _Model) -> str:
     title = f"{model.target.name}: {model.cell['variant']} of {model.ablation.name}"
     before = [_summary(model), _configuration(model), _data(model), _errors(model)]
     after = [*_publications(model), _use(model), _limits(model), _origin(model)]
-    return f"# {title}\n\n{markdown(before)}\n{markdown(after)}\n{_loading(model)}"
+    return f"# {markdown_text(title)}\n\n{markdown(before)}\n{markdown(after)}\n{_loading(model)}"
 
 
 def _summary(model: _Model) -> Section:

@@ -101,26 +101,27 @@ def markdown(sections: Iterable[Section]) -> str:
 
 
 def _markdown_section(section: Section) -> str:
-    parts = [f"## {_markdown_text(section.title)}\n"]
-    parts += [f"{_markdown_text(remark)}\n" for remark in section.remarks]
+    parts = [f"## {markdown_text(section.title)}\n"]
+    parts += [f"{markdown_text(remark)}\n" for remark in section.remarks]
     if section.header:
         groups = section.groups or ("",) * len(section.header)
         named = zip(section.header, groups, strict=True)
         header = tuple(f"{name} ({group})" if group else name for name, group in named)
         head, *rows = (
-            tuple(_markdown_text(cell) for cell in line) for line in (header, *section.rows)
+            tuple(markdown_text(cell) for cell in line) for line in (header, *section.rows)
         )
         lines = [head, ("---",) * len(head), *rows]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     return "\n".join(parts)
 
 
-def _markdown_text(text: str) -> str:
-    """Return ``text`` on one line, escaped so that it starts no cell, emphasis or HTML."""
-    flat = " ".join(text.split()).replace("\\", "\\\\").replace("<", "&lt;")
-    for character in "|*_`":
+def markdown_text(text: str) -> str:
+    """Return ``text`` on one line, escaped so that it starts no cell, emphasis, link or HTML."""
+    flat = " ".join(text.split()).replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    for character in "|*_`[~":
         flat = flat.replace(character, f"\\{character}")
-    return flat
+    # GitHub makes links of plain addresses.
+    return flat.replace("://", "\\://").replace("www.", "www\\.")
 
 
 _STYLE = """

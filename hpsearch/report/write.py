@@ -10,7 +10,15 @@ from hpsearch.errors import InputError, unwritable
 from hpsearch.report.csv_files import csv_files
 from hpsearch.report.document import Document
 from hpsearch.report.model_card import model_cards
-from hpsearch.report.render import Figure, Figures, Section, html_document, latex, markdown
+from hpsearch.report.render import (
+    Figure,
+    Figures,
+    Section,
+    html_document,
+    latex,
+    markdown,
+    markdown_text,
+)
 from hpsearch.results.findings import Findings
 from hpsearch.results.subject import Subject
 from hpsearch.store import StoreReader
@@ -116,7 +124,7 @@ def _documents(document: Document, formats: Collection[str], figures: Figures) -
     files: dict[str, str] = {}
     title, sections = document.title, document.sections
     if "md" in formats:
-        files["report.md"] = f"# {title}\n\n{markdown(sections)}"
+        files["report.md"] = f"# {markdown_text(title)}\n\n{markdown(sections)}"
     if "html" in formats:
         files["report.html"] = html_document(title, sections, figures, with_csv="csv" in formats)
     return files

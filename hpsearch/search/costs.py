@@ -187,9 +187,10 @@ def trials_done(
     Raises:
         InputError: the launch would raise it too.
     """
-    name = check_name(space.name if study is None else study)
+    name = space.name if study is None else study
     path = Address(url).path
     if path is not None and not path.is_file():
+        check_name(name)
         return None
     try:
         store = StoreReader.open(url)
@@ -198,4 +199,5 @@ def trials_done(
         say(f"the estimate is for all trials, because the study cannot be read: {error}")
         return None
     with store:
+        name = store.launch_name("study", name)
         return finished_trials(store, space, name, molecules, force=force)

@@ -38,7 +38,7 @@ from hpsearch.search.terms import (
 )
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
-from hpsearch.store import Experiment, Store, check_name, experiment_folder
+from hpsearch.store import Experiment, Store, experiment_folder
 from hpsearch.system import failpoint
 
 DRAWS_TRIED = 1000
@@ -86,7 +86,7 @@ def launch_study(
         InputError: the name cannot be stored, the sampler is unknown, or the study was launched
             with another space, other molecules or another split. Nothing was written.
     """
-    name = check_name(space.name if name is None else name)
+    name = store.launch_name("study", space.name if name is None else name)
     check_budget(space, model)
     # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)

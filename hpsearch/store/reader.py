@@ -38,6 +38,7 @@ from hpsearch.store.records import (
     StoredRun,
     TrialRecord,
     TrialState,
+    check_name,
     unknown_experiment,
 )
 from hpsearch.store.rows import (
@@ -181,6 +182,17 @@ class StoreReader:
     def experiment(self, kind: Kind | None, name: str | None = None) -> Experiment | None:
         """Return the experiment as :meth:`find` does, or ``None`` if there is none."""
         return self._found(KINDS if kind is None else (kind,), name)
+
+    def launch_name(self, kind: Kind, name: str) -> str:
+        """Return the name that a launch of the experiment ``name`` uses.
+
+        An experiment keeps its name, even if new experiments may no longer have such a name.
+
+        Raises:
+            InputError: there is no such experiment, and a new one may not have the name.
+        """
+        found = self.experiment(kind, name)
+        return check_name(name, kind) if found is None else found.name
 
     def latest(self, kind: Kind) -> str | None:
         """Return the name of the experiment of that kind launched last, or ``None``."""

@@ -235,14 +235,15 @@ LONGEST_NAME = 200
 
 
 def check_name(name: str, what: str = "study") -> str:
-    """Return ``name`` if it can be stored.
+    """Return the name of a new experiment in normal form C of Unicode, if it is allowed.
 
     Any text that can be typed is accepted, SQL too: names are only used as bound parameters. Names
-    that cannot be typed, shown on one line or stored by PostgreSQL are refused.
+    that cannot be typed, shown as they are on one line, or stored by PostgreSQL are refused.
 
     Raises:
         InputError: the name is blank, too long, or has characters that cannot be shown.
     """
+    name = normal_form(name)
     a_what = f"an {what}" if what[:1] in "aeiou" else f"a {what}"
     if not name.strip():
         raise InputError(f"the name of {a_what} must not be empty")
@@ -250,13 +251,38 @@ def check_name(name: str, what: str = "study") -> str:
         raise InputError(
             f"the name of {a_what} must have at most {LONGEST_NAME} characters; got {len(name)}"
         )
-    for character in name:
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+    for place, character in enumerate(name):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cs", "Zl", "Zp"):
             raise InputError(
                 f"the name of {a_what} must not contain control characters; "
                 f"got U+{ord(character):04X}"
             )
+        if category == "Cf" and not _joins(name, place):
+            raise InputError(
+                f"the name of {a_what} must not contain formatting characters, because they are "
+                f"invisible; got U+{ord(character):04X}; leave it out"
+            )
     return name
+
+
+def normal_form(name: str) -> str:
+    """Return ``name`` in normal form C of Unicode: texts that look the same become equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+_JOINERS = ("\u200c", "\u200d")
+"""Zero width non-joiner and zero width joiner."""
+
+
+def _joins(name: str, place: int) -> bool:
+    """Return whether the character is a joiner that the script may need.
+
+    Persian and the scripts of India spell words with joiners, and emoji are combined with them. No
+    script that uses ASCII needs them. There they would only make two different names look the same.
+    """
+    around = name[place - 1 : place], name[place + 1 : place + 2]
+    return name[place] in _JOINERS and all(beside and not beside.isascii() for beside in around)
 
 
 _MADE_BY = {"study": "launch", "ablation": "ablate"}

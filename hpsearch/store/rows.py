@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
-from hpsearch.store.records import Experiment, Kind, RecordedRun
+from hpsearch.store.records import Experiment, Kind, RecordedRun, normal_form
 from hpsearch.store.tables import epochs, experiments, runs
 
 if TYPE_CHECKING:
@@ -58,7 +58,17 @@ def upsert(
 def find_experiment(
     connection: Connection, kinds: Sequence[Kind], name: str | None
 ) -> Experiment | None:
-    """Return the experiment of these kinds launched last, called ``name`` if that is given."""
+    """Return the experiment of these kinds launched last, called ``name`` if that is given.
+
+    The exact name is preferred to a name with the same normal form.
+    """
+    if name is not None:
+        # Compared here, because a typed text may have characters that the database cannot store.
+        names = experiment_names(connection, kinds)
+        same = [each for each in names if normal_form(each) == normal_form(name)]
+        if not same:
+            return None
+        name = name if name in same else same[-1]
     c = experiments.c
     # By name, because older schemas lack newer columns.
     query = select(

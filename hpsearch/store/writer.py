@@ -22,7 +22,7 @@ from hpsearch.store.lease import Lease
 from hpsearch.store.optuna_rows import forget_values
 from hpsearch.store.optuna_storage import in_one_transaction, open_optuna_storage
 from hpsearch.store.reader import StoreReader
-from hpsearch.store.records import Experiment, Kind, StoredRun, check_name
+from hpsearch.store.records import Experiment, Kind, StoredRun
 from hpsearch.store.rows import (
     find_experiment,
     finite,
@@ -139,12 +139,13 @@ class Store(StoreReader):
     def begin_experiment(self, kind: Kind, name: str, provenance: dict[str, Any]) -> Experiment:
         """Return the experiment called ``name``; create it with ``provenance`` if it is missing.
 
-        An existing experiment keeps its provenance. The time of its last launch is set to now.
+        A new experiment has the name in its normal form. An existing experiment keeps its
+        provenance. The time of its last launch is set to now.
 
         Raises:
             InputError: the name cannot be stored.
         """
-        check_name(name, kind)
+        name = self.launch_name(kind, name)
         text = to_json(provenance)
         values = {
             "kind": kind,

@@ -22,7 +22,7 @@ from hpsearch.store.engine import Database
 READS = {
     *("label", "open", "close", "wait", "optuna_reader", "holder", "revision"),
     *("best_target_errors", "distributions", "maes", "recorded_runs", "study_id", "trial_records"),
-    *("find", "experiment", "latest", "run", "curve", "ledger", "once", "snapshot"),
+    *("find", "experiment", "launch_name", "latest", "run", "curve", "ledger", "once", "snapshot"),
     *("trial_states", "count_refused", "best_trials"),
     *("experiments", "runs", "epochs", "target_errors", "results", "test_errors", "test_residuals"),
 }

@@ -212,7 +212,17 @@ def test_a_name_that_is_not_there_is_answered_with_those_that_are(store: Store) 
 
 @pytest.mark.parametrize(
     "name",
-    ["x'; DROP TABLE hpsearch_runs; --", "Ångström 分子 🧪", "../../etc", "%s {0}", "a" * 200],
+    [
+        "x'; DROP TABLE hpsearch_runs; --",
+        "Ångström 分子 🧪",
+        "../../etc",
+        "%s {0}",
+        "a" * 200,
+        # Persian, Hindi and an emoji are spelled with joiners.
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "\U0001f469\u200d\U0001f52c",
+    ],
 )
 def test_names_are_stored_literally(store: Store, name: str) -> None:
     experiment = store.begin_experiment("study", name, {})
@@ -222,9 +232,69 @@ def test_names_are_stored_literally(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a" * 201, "a\0b", "a\nb", "a\x1b[2J", "\ud800"])
-def test_names_that_cannot_be_stored_are_refused(name: str) -> None:
+def test_names_that_cannot_be_stored_are_refused(store: Store, name: str) -> None:
     with pytest.raises(InputError, match="the name of a study must"):
+        store.begin_experiment("study", name, {})
+    assert store.experiments().empty
+
+
+@pytest.mark.parametrize(
+    ("name", "character"),
+    [
+        ("gpj.exe\u202e", "202E"),
+        ("\ufeffa", "FEFF"),
+        ("a\u200bb", "200B"),
+        ("a\u2066b", "2066"),
+        # Joiners that no script needs.
+        ("a\u200db", "200D"),
+        ("ab\u200c", "200C"),
+        ("\u200cab", "200C"),
+        ("分\u200da", "200D"),
+    ],
+)
+def test_a_new_name_has_no_invisible_characters(name: str, character: str) -> None:
+    with pytest.raises(InputError, match=f"invisible; got U\\+{character}; leave it out$"):
         check_name(name)
+
+
+COMPOSED, DECOMPOSED = "\u00c5ngstr\u00f6m", "A\u030angstro\u0308m"
+
+
+def test_names_that_look_the_same_are_one_name(store: Store) -> None:
+    made = store.begin_experiment("study", DECOMPOSED, {})
+    assert made.name == COMPOSED
+    assert store.begin_experiment("study", COMPOSED, {}).id == made.id
+    assert store.find(DECOMPOSED) == store.find(COMPOSED)
+
+
+@pytest.mark.parametrize("old", ["gpj.exe\u202e", DECOMPOSED])
+def test_a_name_from_before_these_rules_stays_usable(store: Store, old: str) -> None:
+    made = store.begin_experiment("study", "new", {})
+    names = sa.text("UPDATE hpsearch_experiments SET name = :name")
+    with store._database.engine.begin() as connection:
+        connection.execute(names, {"name": old})
+    assert store.find(old).id == made.id
+    again = store.begin_experiment("study", old, {})
+    assert (again.id, again.name) == (made.id, old)
+    with pytest.raises(InputError):
+        store.begin_experiment("ablation", "gpj.exe\u202e", {})
+
+
+def test_the_exact_name_is_found_before_one_that_looks_the_same(store: Store) -> None:
+    made = {}
+    for name in (COMPOSED, "other"):
+        made[name] = store.begin_experiment("study", name, {})
+    with store._database.engine.begin() as connection:
+        rename = "UPDATE hpsearch_experiments SET name = :name WHERE id = :id"
+        connection.execute(sa.text(rename), {"name": DECOMPOSED, "id": made["other"].id})
+    assert store.find(COMPOSED).id == made[COMPOSED].id
+    assert store.find(DECOMPOSED).id == made["other"].id
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0b", "x" * 10_000])
+def test_a_text_that_cannot_be_stored_names_nothing(store: Store, text: str) -> None:
+    store.begin_experiment("study", "kept", {})
+    assert store.experiment(None, text) is None
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "分子", "a/b\\c", "x" * 200])

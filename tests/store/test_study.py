@@ -11,9 +11,11 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from support.store_examples import FACTS, metrics, new_url
 
+from hpsearch.cli.inputs import check_before_writing
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig
@@ -626,6 +628,25 @@ def test_names_are_refused_before_anything_is_written(launches: Launches) -> Non
         with pytest.raises(InputError, match="the name of a study"):
             launches(name=name)
     assert launches.store.experiments().empty
+
+
+@BOTH_DATABASES
+def test_a_study_with_a_name_that_is_no_longer_allowed_goes_on(
+    launches: Launches, url: str
+) -> None:
+    launches.run_out(launches(name="new"))
+    old = "gpj.exe\u202e"
+    with launches.store._database.engine.begin() as connection:
+        for table, column in (("hpsearch_experiments", "name"), ("studies", "study_name")):
+            rename = sa.text(f"UPDATE {table} SET {column} = :old WHERE {column} = 'new'")
+            connection.execute(rename, {"old": old})
+    assert check_before_writing(url, launches.root, old, "study") == launches.root
+    with pytest.raises(InputError, match=r"formatting characters.* U\+202E"):
+        check_before_writing(url, launches.root, f"{old}2", "study")
+    assert launches(space(4), name=old).at_start == StartCounts(3, 0, 1)
+    assert launches.states(old) == {"COMPLETE": 3}
+    assert Study.open(launches.store, old).winner().name == old
+    assert read_status(launches.store, old).name == old
 
 
 @BOTH_DATABASES

@@ -68,7 +68,8 @@ def _run(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     keep_old_names()
     try:
-        specification.loader.exec_module(module)
+        # Not by the loader: its cached bytecode misses an edit within the same second.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         raise PageError(in_one_line(path, error)) from error
     return module

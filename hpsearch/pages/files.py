@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from hpsearch.pages.old_names import keep_old_names
 from hpsearch.pages.page import KINDS, Page, PageError, in_one_line
@@ -61,15 +62,22 @@ def load_pages(own: Path | None = None) -> tuple[list[Page], list[str]]:
     return pages, problems
 
 
+class _FromSource(SourceFileLoader):
+    """Loads a page without Python's cached bytecode, which misses an edit within one second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _run(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"hpsearch_page_{path.stem}", path)
+    name = f"hpsearch_page_{path.stem}"
+    specification = importlib.util.spec_from_loader(name, _FromSource(name, str(path)))
     if specification is None or specification.loader is None:
         raise PageError(f"{path}: a page must be a Python file")
     module = importlib.util.module_from_spec(specification)
     keep_old_names()
     try:
-        # Not by the loader: its cached bytecode misses an edit within the same second.
-        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise PageError(in_one_line(path, error)) from error
     return module

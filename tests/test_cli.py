@@ -169,17 +169,18 @@ def test_verify_names_each_breach(store: Path) -> None:
         database.commit()
     done = run(store, HPSEARCH, "verify")
     assert done.returncode == 1
-    count, facts, terminal = done.stdout.splitlines()
+    count, facts, digest, terminal = done.stdout.splitlines()
     assert re.fullmatch(
         r"count: the study has \d finished trials of \d wanted: launch it again", count
     )
     assert facts == "facts: trial 0 has no number of weights"
+    assert digest.startswith("digest: trial 0 has other facts (fingerprint, weights,")
     assert terminal == "terminal: trial 1 has not ended: launch it again"
-    assert re.fullmatch(r"hpsearch: study quick in .*: 3 breaches\n", done.stderr)
+    assert re.fullmatch(r"hpsearch: study quick in .*: 4 breaches\n", done.stderr)
     stated = run(store, HPSEARCH, "verify", "--json")
     assert stated.returncode == 1
     rules = [(breach["rule"], breach["trial"]) for breach in json.loads(stated.stdout)["breaches"]]
-    assert rules == [("count", None), ("facts", 0), ("terminal", 1)]
+    assert rules == [("count", None), ("facts", 0), ("digest", 0), ("terminal", 1)]
 
 
 def test_a_dry_run_prints_the_plan_and_its_cost_and_leaves_nothing(session: Session) -> None:

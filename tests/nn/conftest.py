@@ -64,20 +64,10 @@ def older_processor(request):
     """The compiler's name of a processor with vectors of four or eight, whose code runs here."""
     if platform.machine() != "x86_64":
         pytest.skip("another kind of processor")
-    if request.param == "haswell" and not runs_haswell():
+    flags = instructions().decode().split()
+    if request.param == "haswell" and not {"avx2", "fma", "bmi2", "movbe"} <= set(flags):
         pytest.skip("this processor has no AVX2")
     return request.param
-
-
-def runs_haswell():
-    return {"avx2", "fma", "bmi2", "movbe"} <= set(instructions().decode().split())
-
-
-@pytest.fixture
-def processor_with_vectors_of_its_own():
-    """Skips where "haswell" has the vectors of this processor, so that nothing is done twice."""
-    if runs_haswell() and b"avx512f" not in instructions().split():
-        pytest.skip("this processor has the vectors of an older one, which is tested")
 
 
 @pytest.fixture

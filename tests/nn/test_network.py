@@ -199,12 +199,12 @@ def test_features_of_real_molecules_have_second_moments_of_order_one(shape, basi
     wide = {"embedding_size": 48, "radial_mlp_neurons": 48, "output_mlp_neurons": 32}
     changes = {**wide, "featurization_scalars": 40, "featurization_vectors": 12}
     network = MultiTargetNetwork(config(basis, **{**changes, **CALIBRATED[shape]}), targets=12)
-    network.calibrate(*batch(range(0, 120_000, 6_000)))
+    network.calibrate(*batch(range(0, 120_000, 3_000)))
     moments = []
     for block in [*network.featurization.blocks, *network.output_blocks.blocks]:
         for part in (block.convolution, block):
             part.register_forward_hook(lambda _m, _i, out: moments.append(second_moments(out)))
-    outputs = network(*batch(range(1_000, 121_000, 6_000)))
+    outputs = network(*batch(range(1_000, 121_000, 3_000)))
     for scalars, vectors in moments:
         assert scalars is None or 0.25 < scalars < 4.0
         assert vectors is None or 0.25 < vectors < 4.0

@@ -347,7 +347,7 @@ def test_a_larger_study_takes_no_more_queries(rows: Rows, tmp_path: Path) -> Non
 
     before = queries()
     launch_study(rows.store, SPACE.with_overrides(trials=8), "quick", tmp_path).next()
-    assert queries() == before < 30
+    assert queries() == before < 23
 
 
 def test_nothing_is_written(filled: Path, tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Figure 4: validation errors against epochs, one panel per target, both axes logarithmic."""
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation.plan import CellKey
 from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import NEUTRAL, below, colours_of, log_axis, panels, study_of
+from hpsearch.pages import NEUTRAL, below, colours_of, evenly, log_axis, panels, study_of
 from hpsearch.report.text import unit_symbol
 from hpsearch.store import Kind, StoreReader
 
@@ -71,8 +70,7 @@ def drawn_trials(store: StoreReader, name: str) -> list[str]:
     trials = trials[trials["epochs"] > 0]
     best = trials["best_loss"].astype(float).nsmallest(NAMED).index
     others = trials.index.difference(best)
-    if len(others) > MOST_OTHERS:
-        others = others[np.linspace(0, len(others) - 1, MOST_OTHERS).astype(int)]
+    others = others[evenly(len(others), MOST_OTHERS)]
     return trials.loc[best.union(others), "number"].astype(str).tolist()
 
 

@@ -15,7 +15,7 @@ from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.errors import InputError
-from hpsearch.pages import NEUTRAL, below, colours_of, panels
+from hpsearch.pages import NEUTRAL, below, colours_of, evenly, panels
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
 from hpsearch.store import StoreReader
@@ -70,7 +70,7 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
 def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]) -> pd.DataFrame:
     """Return the rows of one run."""
     test = test_rows(run, molecules, splits)
-    chosen = evenly(len(test))
+    chosen = evenly(len(test), MOST_MOLECULES)
     references = values(molecules, test[chosen], run["target"])
     return pd.DataFrame(
         {
@@ -174,11 +174,6 @@ def test_rows(
             f"got {len(run['residuals']):,}"
         )
     return test
-
-
-def evenly(count: int) -> np.ndarray[Any, Any]:
-    """Return at most ``MOST_MOLECULES`` indices below ``count``, evenly spaced, with both ends."""
-    return np.linspace(0, count - 1, min(count, MOST_MOLECULES)).astype(np.int64)
 
 
 def values(molecules: Molecules, rows: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:

@@ -25,7 +25,7 @@ import numpy as np
 
 from hpsearch.ablation.plan import CellKey, split_name
 from hpsearch.runs import record
-from hpsearch.runs.record import Breach, RunRecord, result_digest, same, text_digest
+from hpsearch.runs.record import Breach, RunRecord, result_digest, same
 from hpsearch.store import Ledger, LedgerVerdict, StoreReader
 
 RULES = (
@@ -63,8 +63,7 @@ class AblationVerification:
     def __str__(self) -> str:
         return (
             f"{self.cells} cells checked, {self.complete} complete, {self.failed} failed, "
-            f"{self.epochs} epochs: {len(self.breaches) or 'no'} "
-            f"breach{'' if len(self.breaches) == 1 else 'es'}"
+            f"{self.epochs} epochs: {record.counted(self.breaches)}"
         )
 
 
@@ -116,11 +115,10 @@ class _Check:
 
     def breaches(self) -> Iterator[Breach]:
         """Yield the broken rules that no launch can repair."""
-        text, digest = self._ledger.provenance, self._ledger.digest
-        if digest is None and any(run.digest for run in self._ledger.runs):
-            yield _breach("provenance", "has no digest of its recorded facts, which was deleted")
-        elif digest is not None and text_digest(text) != digest:
-            yield _breach("provenance", "has other facts (export, molecules, arms) than recorded")
+        ledger, terms = self._ledger, "export, molecules, arms"
+        why = record.changed_terms(ledger.provenance, ledger.digest, ledger.runs, terms)
+        if why is not None:
+            yield _breach("provenance", why)
         for key, times in Counter(run.key for run in self._ledger.runs).items():
             if times > 1:
                 yield _breach("twice", f"has {times} runs", key)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from hpsearch.ablation.variants import VARIANT_NAMES
 from hpsearch.search.study import Study
@@ -89,6 +90,11 @@ def complete_trials(study: Study, *, parameters: bool = True) -> pd.DataFrame:
     return trials[(trials["state"] == "COMPLETE") & (trials["value"] > 0)]
 
 
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Return at most ``most`` indices below ``count``, evenly spaced, with both ends."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
 def thinned(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     """Return at most ``most`` rows: a quarter of them the first, the others evenly from the rest.
 
@@ -99,8 +105,7 @@ def thinned(rows: pd.DataFrame, most: int) -> pd.DataFrame:
     if len(rows) <= most:
         return rows
     first = most // 4
-    sampled = np.linspace(first, len(rows) - 1, most - first).astype(int)
-    return rows.iloc[[*range(first), *sampled]]
+    return rows.iloc[[*range(first), *(first + evenly(len(rows) - first, most - first))]]
 
 
 def thinned_note(shown: int, of: int) -> str:

@@ -322,6 +322,28 @@ def broken_rules(run: RunRecord) -> Iterator[tuple[str, str]]:
     yield from _digests(run)
 
 
+def changed_terms(
+    text: str, digest: str | None, runs: Sequence[RunRecord], terms: str
+) -> str | None:
+    """Return how an experiment breaks the rule "provenance"; ``None`` if it does not.
+
+    Args:
+        text: its recorded facts.
+        digest: of that text; ``None`` if it has none.
+        runs: its runs.
+        terms: what the text records, in words.
+    """
+    if digest is None:
+        deleted = any(run.digest for run in runs)
+        return "has no digest of its recorded facts, which was deleted" if deleted else None
+    return None if text_digest(text) == digest else f"has other facts ({terms}) than were recorded"
+
+
+def counted(breaches: Sequence[Breach]) -> str:
+    """Return the number of breaches in words."""
+    return f"{len(breaches) or 'no'} breach{'' if len(breaches) == 1 else 'es'}"
+
+
 def early_end(run: RunRecord) -> Iterator[tuple[str, str]]:
     """Yield the rule "length" if a complete run ended too early or too late."""
     if run.epochs and not run.ended:
@@ -374,8 +396,8 @@ def _digests(run: RunRecord) -> Iterator[tuple[str, str]]:
     if run.digest is None:
         if any(stored.values()) or (kept and run.epochs):
             yield "digest", "has no digest of its facts, which was deleted"
-            return
-    elif run.digest != facts_digest(
+        return
+    if run.digest != facts_digest(
         run.fingerprint, run.weights, run.data_hash, run.split_hash, run.zero_output_loss
     ):
         yield (
@@ -383,10 +405,8 @@ def _digests(run: RunRecord) -> Iterator[tuple[str, str]]:
             "has other facts (fingerprint, weights, hashes, loss of predicting zero) than recorded",
         )
     unsigned = [epoch for epoch, digest in sorted(stored.items()) if digest is None]
-    if run.digest is not None and unsigned:
+    if unsigned:
         yield "digest", f"has no digest at the epochs {listed(unsigned)}: it was deleted"
-        return
-    if run.digest is None:
         return
     before = first_digest(run.fingerprint, run.data_hash, run.split_hash)
     for epoch, row in sorted(run.epochs.items()):
@@ -403,9 +423,7 @@ def _digests(run: RunRecord) -> Iterator[tuple[str, str]]:
             yield "digest", f"has other numbers than were recorded, from epoch {epoch} on"
             return
         before = digest
-    different = [
-        epoch for epoch, digest in enumerate(kept, start=1) if stored.get(epoch) not in (digest,)
-    ]
+    different = [epoch for epoch, digest in enumerate(kept, 1) if stored.get(epoch) != digest]
     if different:
         yield "digest", f"has other epochs than its kept weights, from epoch {different[0]} on"
 

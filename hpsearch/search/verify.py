@@ -39,7 +39,7 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace, content_hash
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import record
-from hpsearch.runs.record import Breach, RunRecord, listed, same, text_digest
+from hpsearch.runs.record import Breach, RunRecord, listed, same
 from hpsearch.search.terms import last_wanted, most_wanted
 from hpsearch.store import Ledger, LedgerTrial, StoreReader
 
@@ -80,8 +80,7 @@ class Verification:
     def __str__(self) -> str:
         return (
             f"{self.trials} trials checked, {self.verdicts} of {self.wanted} finished, "
-            f"{self.failed} failed, {self.epochs} epochs: {len(self.breaches) or 'no'} "
-            f"breach{'' if len(self.breaches) == 1 else 'es'}"
+            f"{self.failed} failed, {self.epochs} epochs: {record.counted(self.breaches)}"
         )
 
 
@@ -207,14 +206,10 @@ class _Check:
                     yield Breach(rule, trial.number, text)
 
     def _recorded_terms(self) -> Iterator[Breach]:
-        recorded, digest = self._ledger.provenance, self._ledger.digest
-        if digest is None and any(run.digest for run in self._runs):
-            text = "has no digest of its recorded facts, which was deleted"
-            yield Breach("provenance", None, text)
-        elif digest is not None and text_digest(recorded) != digest:
-            text = "has other facts (space, wanted trials, hashes or versions) than were recorded"
-            yield Breach("provenance", None, text)
-        elif (why := _damage_of_space(self._provenance)) is not None:
+        ledger, terms = self._ledger, "space, wanted trials, hashes or versions"
+        why = record.changed_terms(ledger.provenance, ledger.digest, ledger.runs, terms)
+        why = why or _damage_of_space(self._provenance)
+        if why is not None:
             yield Breach("provenance", None, why)
 
     def _numbers(self) -> Iterator[Breach]:

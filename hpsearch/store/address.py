@@ -121,14 +121,12 @@ class Address:
 
         def connect() -> Any:
             connection: Any = dialect.connect(*arguments, **options)
+            connection.autocommit = True
             if limits_locks:
-                connection.autocommit = True
                 connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-                connection.autocommit = False
             if writes:
-                connection.autocommit = True
                 connection.execute(_DURABLE)
-                connection.autocommit = False
+            connection.autocommit = False
             if not writes:
                 connection.read_only = True
             return connection

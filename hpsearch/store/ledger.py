@@ -94,11 +94,11 @@ class _Reading:
         found = []
         for row in self._connection.execute(query.where(self._these).order_by(c.id)):
             broken = damage[row.id]
-            configuration = json_or({}, row.configuration, broken, "its configuration")
+            configuration = json_or({}, row.configuration, broken, "a configuration")
             if not isinstance(configuration, dict):
-                broken.append("its configuration is no JSON object")
+                broken.append("has a configuration that is no JSON object")
                 configuration = {}
-            weights = number_or(row.weights, broken, "its number of weights")
+            weights = number_or(row.weights, broken, "a number of weights")
             found.append(
                 RunRecord(
                     row.key,
@@ -108,7 +108,7 @@ class _Reading:
                     None if weights is None else int(weights),
                     row.data_hash,
                     row.split_hash,
-                    number_or(row.zero_output_loss, broken, "its loss of predicting zero"),
+                    number_or(row.zero_output_loss, broken, "a loss of predicting zero"),
                     row.digest,
                     recorded.get(row.id, {}),
                     tuple(dict.fromkeys(broken)),
@@ -140,7 +140,7 @@ class _Reading:
         e = target_errors.c
         columns = (e.run_id, e.epoch, e.target, e.loss, e.mae)
         for run_id, epoch, target, loss, mae in self._of_runs(target_errors, *columns):
-            what = f"its error of {target} at epoch {epoch}"
+            what = f"an error of {target} at epoch {epoch}"
             losses[run_id, epoch][target] = number_or(loss, damage[run_id], what)
             maes[run_id, epoch][target] = number_or(mae, damage[run_id], what)
         known = self._known(epochs)
@@ -150,7 +150,7 @@ class _Reading:
             epochs, epochs.c.run_id, epochs.c.epoch, known["digest"], *(known[n] for n in names)
         ):
             rate, training, validation = (
-                number_or(value, damage[run_id], f"its {name.replace('_', ' ')} at epoch {epoch}")
+                number_or(value, damage[run_id], f"a {name.replace('_', ' ')} at epoch {epoch}")
                 for name, value in zip(names, numbers, strict=True)
             )
             where = (run_id, epoch)

@@ -174,17 +174,17 @@ def read_trials(
     values: dict[int, float | None] = {}
     for trial_id, objective, value in of_trials(_values, _values.c.objective, _values.c.value):
         if objective == 0:
-            values[trial_id] = number_or(value, damage[trial_id], "its value")
+            values[trial_id] = number_or(value, damage[trial_id], "a value")
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
     r = _reported.c
     for trial_id, step, value in of_trials(_reported, r.step, r.intermediate_value):
-        what = f"its intermediate value {step}"
+        what = f"an intermediate value {step}"
         if (finite := number_or(value, damage[trial_id], what)) is not None:
             reported[trial_id][step] = finite
     attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     a = _attributes.c
     for trial_id, key, text in of_trials(_attributes, a.key, a.value_json):
-        attributes[trial_id][key] = json_or(None, text, damage[trial_id], f"its attribute {key}")
+        attributes[trial_id][key] = json_or(None, text, damage[trial_id], f"an attribute {key}")
     parameters: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     p = _parameters.c
     for trial_id, name, value, text in of_trials(
@@ -215,6 +215,7 @@ def read_trials(
 
 @functools.cache
 def _distribution(text: str) -> BaseDistribution:
+    """Return the distribution in ``text``; most texts occur in many trials."""
     from optuna.distributions import json_to_distribution
 
     return json_to_distribution(text)
@@ -225,7 +226,7 @@ def json_or(default: Any, text: Any, damage: list[str], what: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):
-        damage.append(f"{what} is not JSON")
+        damage.append(f"has {what} that is not JSON")
         return default
 
 
@@ -236,7 +237,7 @@ def number_or(value: Any, damage: list[str], what: str) -> float | None:
     """
     if value is None or isinstance(value, int | float):
         return value
-    damage.append(f"{what} is no number")
+    damage.append(f"has {what} that is no number")
     return None
 
 
@@ -352,8 +353,6 @@ def _sampled_values(
     connection: Connection, these: ColumnElement[bool]
 ) -> dict[int, dict[str, Any]]:
     """Return the parameters of these trials, by the trials' ids."""
-    from optuna.distributions import json_to_distribution
-
     p = _parameters.c
     # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
     kinds = (
@@ -363,7 +362,7 @@ def _sampled_values(
         .group_by(p.param_name)
         .order_by(func.min(p.param_id))
     )
-    distributions = {name: json_to_distribution(text) for name, text in connection.execute(kinds)}
+    distributions = {name: _distribution(text) for name, text in connection.execute(kinds)}
     rows = _side_by_side(
         connection, p.trial_id, p.param_name, p.param_value, tuple(distributions), these
     )
@@ -431,15 +430,10 @@ def _read_parameters(
         .where(these)
         .order_by(p.param_id)
     )
-    from optuna.distributions import json_to_distribution
-
-    known: dict[str, BaseDistribution] = {}
     values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     distributions: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
     for trial_id, name, value, text in _fetched(connection, query):
-        distribution = known.get(text)
-        if distribution is None:
-            distribution = known[text] = json_to_distribution(text)
+        distribution = _distribution(text)
         values[trial_id][name] = distribution.to_external_repr(value)
         distributions[trial_id][name] = distribution
     return values, distributions

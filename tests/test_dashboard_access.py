@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import http.client
 import json
 import socket
 import threading
@@ -17,7 +19,8 @@ import optuna
 import pytest
 from support.sites import QUOTED, TOKEN, Site, served, up
 
-from hpsearch.dashboard.access import check_host, is_loopback
+from hpsearch.dashboard.access import Guard, check_host, is_loopback
+from hpsearch.dashboard.application import application
 from hpsearch.dashboard.server import Limits, serve
 from hpsearch.errors import InputError
 from hpsearch.store import Store, StoreReader
@@ -134,11 +137,93 @@ def test_odd_requests_are_no_error_of_the_server(
         assert up.ask("/static/bundle.js", accept_encoding=encoding).status == 200
         assert up.ask("/favicon.ico", accept_encoding=encoding).status == 200
         assert {up.ask(path, accept_encoding=encoding).status for path in odd} <= {403, 404}
-    for length in (b"abc", b"-1", b"", b"+5", b"5, 5", b"5.0"):
+    for length in (b"abc", b"-1", b"", b"+5", b"5, 5", b"5.0", b"9" * 5000):
         with socket.create_connection(("127.0.0.1", up.port), timeout=20) as client:
             client.sendall(b"POST /api/studies HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 400 ")
     assert "Traceback" not in capfd.readouterr().err
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        *[
+            ("GET", path.format(key), 404)
+            for key in (7, -1, 2**31, HUGE, "9" * 5000)
+            for path in ("/csv/{}", "/api/studies/{}", "/api/studies/{}/plot/contour")
+        ],
+        ("GET", "/api/studies/1?after=x", 400),
+        ("GET", "/api/studies/1?after=-1", 400),
+        ("GET", "/api/studies/1?after=" + "1" * 5000, 400),
+        ("GET", "/csv/1?trial_ids=x", 400),
+        ("POST", f"/api/trials/{HUGE}/tell", 404),
+        ("PUT", "/api/studies/1/7/note", 404),
+        ("DELETE", f"/api/studies/{HUGE}", 404),
+    ],
+)
+def test_bad_requests_are_answered_with_the_reason(
+    site: Any, store: Store, method: str, path: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = site().ask(path, method)
+    assert answer.status == status
+    assert "Traceback" not in capfd.readouterr().err
+    assert not changed(store)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"5",
+        b"[" * 100_000,
+        b"\xff",
+        *[
+            json.dumps(given).encode()
+            for given in (
+                {"study_name": 5, "directions": ["minimize"]},
+                {"study_name": "new", "directions": 3},
+                {"study_name": "new", "directions": [3]},
+                {"state": 3},
+                {"state": "Complete", "values": 3},
+                {"state": "Complete", "values": [None]},
+                {"user_attrs": []},
+                {"version": "x", "body": "text"},
+                {"version": 1, "body": 3},
+            )
+        ],
+    ],
+)
+def test_a_bad_body_is_refused(
+    site: Any, store: Store, body: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    up = site()
+    for method, path, _ in CHANGES[1:-1]:
+        connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=20)
+        connection.request(method, path, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        assert 400 <= answer.status < 500, (method, path, text)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not changed(store)
+
+
+def test_a_spreadsheet_runs_nothing_of_optunas_file(site: Any, store: Store) -> None:
+    trial = store.optuna_reader.get_all_trials(1)[0]._trial_id
+    store.optuna_by_hand.set_trial_user_attr(trial, "=1+1", '=HYPERLINK("http://example.org")')
+    store.optuna_by_hand.set_trial_user_attr(trial, "number", -3)
+    answer = site().ask("/csv/1")
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    [head, row] = csv.reader(answer.body.splitlines())
+    cells = dict(zip(head, row, strict=True))
+    assert cells["UserAttribute =1+1"] == '\'=HYPERLINK("http://example.org")'
+    assert cells["UserAttribute number"] == "-3"
 
 
 def test_no_other_page_may_frame_it(site: Any) -> None:
@@ -349,13 +434,84 @@ def answering(environment: Any, respond: Any) -> list[bytes]:
     return [body]
 
 
-def test_silent_connections_end_and_make_room() -> None:
-    limits = Limits(threads=2, connections=10, idle_seconds=1)
-    with up(answering, limits) as port, contextlib.ExitStack() as stack:
-        for _ in range(3 * limits.connections):
+INCOMPLETE: dict[str, bytes] = {
+    "silent": b"",
+    "an empty line": b"\r\n\r\n",
+    "half a header": b"GET / HTTP/1.1\r\nHost: loc",
+    "half a body": b"POST /api/studies HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("token", [None, TOKEN], ids=["open", "with a token"])
+@pytest.mark.parametrize("begin", INCOMPLETE.values(), ids=INCOMPLETE)
+def test_a_crowd_of_incomplete_requests_locks_nobody_out(
+    store: Store, begin: bytes, token: str | None
+) -> None:
+    limits = Limits(threads=4)
+    crowd = 2 * limits.connections + 76
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(up(Guard(application(store), token), limits))
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        before = time.monotonic()
+        for _ in range(crowd):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            client.sendall(begin)
+        # All of them were taken, and no person waits for the time limit of 20 seconds.
+        assert Site(port).ask("/api/studies", **headers).status == 200
+        assert Site(port).ask("/pages", **headers).status == 200
+        assert time.monotonic() - before < limits.idle_seconds / 2
+
+
+def test_a_connection_in_use_is_kept_at_the_limit() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(environment: Any, respond: Any) -> list[bytes]:
+        if environment["PATH_INFO"] == "/slow":
+            begun.set()
+            go_on.wait(timeout=20)
+        return answering(environment, respond)
+
+    limits = Limits(threads=2, connections=16)
+    with up(slow, limits) as port, contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as other:
+        answer = other.submit(Site(port).ask, "/slow")
+        assert begun.wait(timeout=20)
+        for _ in range(4 * limits.connections):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-        # It waits behind all of them, which the server ends ten at a time.
         assert Site(port).ask("/").body == "short"
+        go_on.set()
+        assert answer.result().body == "short"
+
+
+@pytest.mark.parametrize("drop", [b"x", b"\r\n\r\n"], ids=["a header", "empty lines"])
+def test_a_byte_now_and_then_does_not_renew_the_time_limit(drop: bytes) -> None:
+    with (
+        up(answering, Limits(threads=2, idle_seconds=2)) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=0.2) as client,
+    ):
+        before = time.monotonic()
+        ended = False
+        while not ended and time.monotonic() - before < 20:
+            try:
+                client.sendall(drop)
+                ended = client.recv(100) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+        assert time.monotonic() - before > 1
+
+
+def test_a_connection_that_is_used_again_is_kept() -> None:
+    with up(answering, Limits(threads=2, idle_seconds=2)) as port:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        for _ in range(5):
+            client.request("GET", "/")
+            kept = client.sock
+            assert client.getresponse().read() == b"short"
+            time.sleep(0.8)
+        assert client.sock is kept
+        client.close()
 
 
 def test_a_client_that_reads_nothing_is_ended() -> None:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 import pytest
 from support.commands import HPSEARCH, ONE, SIZES, Process, free_port, get, run
@@ -141,6 +142,20 @@ def test_the_rows_behind_a_figure_are_beside_it(site: Site, store: Store) -> Non
     # The tag is of the store: what has not changed is not written again.
     assert site.ask(link, if_none_match=answer.headers["ETag"]).status == 304
     assert site.ask("/pages/targets/rows?study=made-up").status == 404
+
+
+def test_a_name_in_a_title_is_no_markup(store: Store, site: Site) -> None:
+    # As an older version, or somebody else, may have stored it.
+    name = 'a <a href="http://example.org">link</a> & more'
+    study = store.study_id("made-up")
+    assert study is not None
+    store.leave()
+    store.rename_study(study, name)
+    drawn = json.loads(site.ask(f"/pages/targets/figure?study={quote(name)}").body)
+    shown = drawn["layout"]["title"]["text"]
+    assert shown.startswith(
+        'a &lt;a href="http://example.org"&gt;link&lt;/a&gt; &amp; more: losses'
+    )
 
 
 def test_nothing_to_show_is_null(site: Site) -> None:

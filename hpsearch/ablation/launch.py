@@ -12,7 +12,7 @@ from hpsearch.ablation.plan import AblationPlan
 from hpsearch.ablation.work import Ablation
 from hpsearch.config.export import Winner
 from hpsearch.errors import InputError
-from hpsearch.store import Experiment, Store, experiment_folder
+from hpsearch.store import Experiment, Store
 from hpsearch.system import installation
 
 
@@ -53,7 +53,7 @@ def launch_ablation(
     experiment = store.experiment("ablation", plan.name) or experiment
     _check_same_runs(store, experiment, plan, data)
     _record_plan(store, experiment, plan, data)
-    directory = runs_root.absolute() / experiment_folder(experiment.name, experiment.identity)
+    directory = runs_root.absolute() / experiment.folder_name
     run_ids = {
         (key := str(cell.key)): store.record_run(
             experiment.id, key, cell.config, str(directory / key)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna_dashboard
 
@@ -21,11 +19,13 @@ from hpsearch.dashboard.documents import (
     list_document,
     page_document,
 )
+from hpsearch.dashboard.optuna_requests import OptunaRequests, whole_answer
 from hpsearch.errors import HpsearchError
 from hpsearch.pages.figures import plotly_script
 from hpsearch.pages.files import load_page, page_files
 from hpsearch.pages.page import Page
 from hpsearch.report.render import html_sections
+from hpsearch.results.csv_text import csv_text
 from hpsearch.store import Store, StoreReader
 
 
@@ -38,10 +38,10 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
         own_pages: a folder of the user's pages, in addition to the shipped ones.
     """
     if isinstance(store, Store):
-        reader, trials = store.reader, store.optuna_by_hand
+        reader, trials, rename = store.reader, store.optuna_by_hand, store.rename_study
     else:
-        reader, trials = store, store.optuna_reader
-    optuna_app = optuna_dashboard.wsgi(trials)
+        reader, trials, rename = store, store.optuna_reader, None
+    optuna_app = OptunaRequests(optuna_dashboard.wsgi(trials), trials, rename)
     pages = _Pages(reader, own_pages, _scripts())
 
     def serve_request(environment: Environment, respond: Respond) -> Iterable[bytes]:
@@ -53,12 +53,9 @@ def application(store: StoreReader, own_pages: Path | None = None) -> Applicatio
                 answer = _answer(str(error), "text/plain", "500 Internal Server Error")
             respond(answer.status, answer.headers)
             return [answer.body]
-        # Optuna's dashboard fails without this header.
-        environment.setdefault("HTTP_ACCEPT_ENCODING", "")
         if environment["REQUEST_METHOD"] == "GET" and path.startswith("/dashboard"):
             return _with_link(optuna_app, environment, respond)
-        answered: Iterable[bytes] = optuna_app(environment, respond)
-        return answered
+        return optuna_app(environment, respond)
 
     return serve_request
 
@@ -158,7 +155,7 @@ def _tables(store: StoreReader, page: Page, experiment: RequestedExperiment) -> 
 
 def _rows(store: StoreReader, page: Page, experiment: RequestedExperiment) -> str:
     rows = page.frame(store, experiment.name, experiment.kind)
-    return "" if rows is None else rows.to_csv(index=False)
+    return "" if rows is None else csv_text(rows, index=False)
 
 
 _PARTS: dict[str, tuple[str, Callable[[StoreReader, Page, RequestedExperiment], str]]] = {
@@ -180,15 +177,9 @@ def _with_link(
     optuna_app: Application, environment: Environment, respond: Respond
 ) -> Iterable[bytes]:
     """Answer with Optuna's document and a link to our pages."""
-    begun: list[Any] = []
     # Never answer 304: a browser's cached copy may lack the link.
     request = {k: v for k, v in environment.items() if k != "HTTP_IF_MODIFIED_SINCE"}
-    parts = optuna_app(request, lambda *arguments: begun.extend(arguments[:2]))
-    with ExitStack() as stack:
-        if callable(close := getattr(parts, "close", None)):
-            stack.callback(close)
-        body = b"".join(parts)
-    status, headers = begun
+    status, headers, body = whole_answer(optuna_app, request)
     given = {name.lower(): value for name, value in headers}
     if status.startswith("200") and given.get("content-type", "").startswith("text/html"):
         body = body.replace(b"</body>", _LINK.encode() + b"</body>")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import resource
 import shlex
@@ -15,10 +14,9 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import final
 
-from waitress.server import BaseWSGIServer, create_server
-
 from hpsearch.dashboard.access import MAY_CHANGE, Application, Guard, check_host, is_loopback
 from hpsearch.dashboard.application import application
+from hpsearch.dashboard.connections import BoundedServer, bounded_server
 from hpsearch.dashboard.documents import PREFIX
 from hpsearch.errors import InputError
 from hpsearch.store import StoreReader
@@ -32,8 +30,8 @@ class Limits:
 
     Attributes:
         threads: requests answered at the same time; a slow figure must not delay the others.
-        connections: open connections; further ones wait until one of them ends.
-        idle_seconds: time after which an idle connection is closed.
+        connections: open connections; a further client closes those that wait longest.
+        idle_seconds: time after which an idle connection or an incomplete request is closed.
         body_bytes: size of a request; Optuna's dashboard sends at most a tenth of it.
     """
 
@@ -88,10 +86,8 @@ def serve(
         made_server(guarded, listener, Limits.of_this_process()).run()
 
 
-def made_server(
-    application: Application, listener: socket.socket, limits: Limits
-) -> BaseWSGIServer:
-    """Return a server that slow or silent clients cannot block permanently.
+def made_server(application: Application, listener: socket.socket, limits: Limits) -> BoundedServer:
+    """Return a server that slow, silent or many clients cannot block.
 
     Args:
         application: the application to serve.
@@ -99,14 +95,12 @@ def made_server(
         limits: of threads, connections and time.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # waitress waits until it can write, so the kernel must close clients that do not read.
+        # An answer that a client does not read must not wait in the kernel either.
         milliseconds = 1000 * limits.idle_seconds
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    # Otherwise waitress warns whenever all threads are busy, and when Ctrl-C ends a request.
-    logging.getLogger("waitress").setLevel(logging.ERROR)
-    server: BaseWSGIServer = create_server(
+    return bounded_server(
         application,
-        sockets=[listener],
+        listener,
         threads=limits.threads,
         connection_limit=limits.connections,
         channel_timeout=limits.idle_seconds,
@@ -117,7 +111,6 @@ def made_server(
         asyncore_use_poll=True,
         ident=None,
     )
-    return server
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from hpsearch.pages.files import load_pages
 from hpsearch.pages.page import PageError
 from hpsearch.report.render import Figure, Figures
+from hpsearch.results.csv_text import csv_text
 from hpsearch.store import StoreReader
 
 
@@ -41,7 +42,7 @@ def draw_pages(
                     element,
                     page.title,
                     _element(figure, element),
-                    "" if rows is None else rows.to_csv(index=False),
+                    "" if rows is None else csv_text(rows, index=False),
                 )
             )
     script = f"<script>{plotly_script()}</script>"

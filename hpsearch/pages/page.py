@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +82,7 @@ class Page:
         drawn = self._call("figure", store, name, kind)
         if drawn is not None and not isinstance(drawn, go.Figure):
             raise self._wrong("figure", "a plotly.graph_objects.Figure or None", drawn)
-        return None if drawn is None else styled(drawn)
+        return None if drawn is None else _with_plain_names(styled(drawn), store)
 
     def frame(
         self, store: StoreReader, name: str | None = None, kind: str | None = None
@@ -124,6 +126,17 @@ class Page:
 
     def _wrong(self, what: str, wanted: str, got: object) -> PageError:
         return PageError(f"{self.path}: {what} must return {wanted}; got {type(got).__name__}")
+
+
+def _with_plain_names(drawn: go.Figure, store: StoreReader) -> go.Figure:
+    """Show the names of experiments in the title as they are; plotly.js takes some HTML there."""
+    title = drawn.layout.title.text
+    if title and re.search(r"[<&]", title):
+        for name in sorted(store.experiments()["name"], key=len, reverse=True):
+            if name in title:
+                drawn.layout.title.text = title.replace(name, html.escape(name, quote=False))
+                break
+    return drawn
 
 
 def in_one_line(path: Path, error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from hpsearch.results.comparison import comparison_table, interval_table
+from hpsearch.results.csv_text import csv_text
 from hpsearch.results.findings import AblationFindings, Findings, SearchFindings
 from hpsearch.results.tables import search_table, table1
 
@@ -21,10 +22,10 @@ def csv_files(findings: Findings) -> dict[str, str]:
 
 def _of_ablation(findings: AblationFindings) -> dict[str, str]:
     return {
-        "table1.csv": table1(findings).to_csv(),
-        "cells.csv": findings.cells.to_csv(index=False),
-        "intervals.csv": interval_table(findings).to_csv(index=False),
-        "comparisons.csv": comparison_table(findings).to_csv(index=False),
+        "table1.csv": csv_text(table1(findings)),
+        "cells.csv": csv_text(findings.cells, index=False),
+        "intervals.csv": csv_text(interval_table(findings), index=False),
+        "comparisons.csv": csv_text(comparison_table(findings), index=False),
     }
 
 
@@ -32,8 +33,8 @@ def _of_search(findings: SearchFindings) -> dict[str, str]:
     study = findings.study
     kinds = study.trials().set_index("number")["failure"]
     return {
-        "trials.csv": search_table(study).join(kinds).to_csv(),
-        "importances.csv": study.importances().to_csv(index_label="loss"),
+        "trials.csv": csv_text(search_table(study).join(kinds)),
+        "importances.csv": csv_text(study.importances(), index_label="loss"),
     }
 
 
@@ -45,12 +46,12 @@ def _of_runs(findings: Findings) -> dict[str, str]:
     epochs = pd.concat([part.epochs for part in parts])
     errors = pd.concat([part.target_errors for part in parts])
     files = {
-        "runs.csv": runs.drop(columns=["run_id", "directory"]).join(drawn).to_csv(index=False),
-        "epochs.csv": epochs.to_csv(index=False),
-        "target_errors.csv": errors.to_csv(index=False),
+        "runs.csv": csv_text(runs.drop(columns=["run_id", "directory"]).join(drawn), index=False),
+        "epochs.csv": csv_text(epochs, index=False),
+        "target_errors.csv": csv_text(errors, index=False),
     }
     if findings.ablation is not None and len(findings.ablation.residuals):
-        files["residuals.csv"] = _residuals(findings.ablation.residuals).to_csv(index=False)
+        files["residuals.csv"] = csv_text(_residuals(findings.ablation.residuals), index=False)
     return files
 
 

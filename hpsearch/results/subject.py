@@ -39,11 +39,13 @@ def subject(store: StoreReader, name: str | None = None) -> Subject:
     last = store.find(name)
     if last.kind == "ablation":
         origin = _study_of(last.provenance)
-        known = origin is not None and store.experiment("study", origin) is not None
-        return Subject(origin if known else None, last.name)
+        # The study's present name, if it was renamed.
+        study = None if origin is None else store.experiment("study", origin)
+        return Subject(None if study is None else study.name, last.name)
     experiments = store.experiments()
     ablations = experiments[experiments["kind"] == "ablation"]
-    derived = ablations[ablations["provenance"].map(_study_of) == last.name]
+    names = (last.name, *last.former_names)
+    derived = ablations[ablations["provenance"].map(_study_of).isin(names)]
     return Subject(last.name, None if derived.empty else derived["name"].iloc[-1])
 
 

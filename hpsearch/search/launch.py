@@ -38,7 +38,7 @@ from hpsearch.search.terms import (
 )
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
-from hpsearch.store import Experiment, Store, experiment_folder
+from hpsearch.store import Experiment, Store, normal_form
 from hpsearch.system import failpoint
 
 DRAWS_TRIED = 1000
@@ -86,7 +86,10 @@ def launch_study(
         InputError: the name cannot be stored, the sampler is unknown, or the study was launched
             with another space, other molecules or another split. Nothing was written.
     """
-    name = store.launch_name("study", space.name if name is None else name)
+    asked = space.name if name is None else name
+    name = store.launch_name("study", asked)
+    if name != normal_form(asked):
+        say(f"the study '{asked}' was renamed to '{name}', and continues")
     check_budget(space, model)
     # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -99,7 +102,7 @@ def launch_study(
     experiment, forced = _record_terms(store, experiment, space, molecules, force=force)
     rows = TrialRows(store, name, sampler)
     rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
-    folder = runs_root.absolute() / experiment_folder(name, experiment.identity)
+    folder = runs_root.absolute() / experiment.folder_name
     files = TrialFiles(store, name, folder)
     at_start = _resume_or_end(rows, files, space, experiment.provenance)
     files.remove_unneeded(rows.states())

@@ -20,6 +20,7 @@ from hpsearch.store.records import (
     TrialState,
     check_name,
     experiment_folder,
+    normal_form,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "check_name",
     "default_url",
     "experiment_folder",
+    "normal_form",
 ]
 
 

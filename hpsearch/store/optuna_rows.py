@@ -25,6 +25,7 @@ from sqlalchemy import (
     or_,
     select,
     table,
+    update,
 )
 
 from hpsearch.store.records import LedgerTrial, TrialRecord, TrialState, local_time
@@ -89,6 +90,18 @@ def study_id_of(connection: Connection, study: str) -> int | None:
     """Return Optuna's key of the study; ``None`` if Optuna has no study of that name."""
     query = select(_studies.c.study_id).where(_studies.c.study_name == study)
     return connection.execute(query).scalar_one_or_none()
+
+
+def study_names(connection: Connection) -> dict[int, str]:
+    """Return the name of each of Optuna's studies by its key."""
+    query = select(_studies.c.study_id, _studies.c.study_name)
+    return {row.study_id: row.study_name for row in connection.execute(query)}
+
+
+def rename_in_optuna(connection: Connection, study_id: int, name: str) -> None:
+    """Replace the name in Optuna's row of the study."""
+    this = _studies.c.study_id == study_id
+    connection.execute(update(_studies).where(this).values(study_name=name))
 
 
 def trial_states(connection: Connection, study: str) -> list[TrialState] | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Kind = Literal["study", "ablation"]
 KINDS: tuple[Kind, ...] = ("study", "ablation")
 
+FORMER_NAMES = "former_names"
+"""The entry of an experiment's provenance for its names before it was renamed."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -41,6 +44,22 @@ class Experiment:
     provenance: dict[str, Any]
     created_at: datetime
     launched_at: datetime
+
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """The names that it had before it was renamed, the first one first."""
+        return former_names(self.provenance)
+
+    @property
+    def folder_name(self) -> str:
+        """Name of the folder of its runs; renaming the experiment does not change it."""
+        return experiment_folder((*self.former_names, self.name)[0], self.identity)
+
+
+def former_names(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names that an experiment had before it was renamed."""
+    names = provenance.get(FORMER_NAMES)
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 @dataclass(frozen=True)

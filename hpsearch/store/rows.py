@@ -24,7 +24,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
-from hpsearch.store.records import Experiment, Kind, RecordedRun, normal_form
+from hpsearch.store.records import (
+    FORMER_NAMES,
+    Experiment,
+    Kind,
+    RecordedRun,
+    former_names,
+    normal_form,
+)
 from hpsearch.store.tables import epochs, experiments, runs
 
 if TYPE_CHECKING:
@@ -60,12 +67,13 @@ def find_experiment(
 ) -> Experiment | None:
     """Return the experiment of these kinds launched last, called ``name`` if that is given.
 
-    The exact name is preferred to a name with the same normal form.
+    The exact name is preferred to a name with the same normal form, and that one to a former name.
     """
     if name is not None:
         # Compared here, because a typed text may have characters that the database cannot store.
         names = experiment_names(connection, kinds)
         same = [each for each in names if normal_form(each) == normal_form(name)]
+        same = same or _renamed_from(connection, kinds, name)
         if not same:
             return None
         name = name if name in same else same[-1]
@@ -102,6 +110,20 @@ def _provenance(kind: str, name: str, text: str) -> dict[str, Any]:
             f"'{one_line(str(text))}'; restore a backup of the store"
         )
     return provenance
+
+
+def _renamed_from(connection: Connection, kinds: Sequence[Kind], name: str) -> list[str]:
+    """Return the names of the experiments that were called ``name``; the last launched last."""
+    c = experiments.c
+    # Only few experiments are ever renamed, so that the texts of the others are not read.
+    renamed = select(c.kind, c.name, c.provenance).where(
+        c.kind.in_(kinds), c.provenance.contains(f'"{FORMER_NAMES}"')
+    )
+    return [
+        row.name
+        for row in connection.execute(renamed.order_by(c.launched_at, c.id))
+        if normal_form(name) in former_names(_provenance(row.kind, row.name, row.provenance))
+    ]
 
 
 def experiment_names(connection: Connection, kinds: Sequence[Kind]) -> list[str]:

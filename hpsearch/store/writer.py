@@ -18,12 +18,20 @@ from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.runs.record import result_digest, text_digest
 from hpsearch.store.address import Address, make_folder
 from hpsearch.store.engine import PATIENCE_SECONDS, Database, writer
-from hpsearch.store.lease import Lease
-from hpsearch.store.optuna_rows import forget_values
+from hpsearch.store.lease import Lease, find_holder
+from hpsearch.store.optuna_rows import forget_values, rename_in_optuna, study_names
 from hpsearch.store.optuna_storage import in_one_transaction, open_optuna_storage
 from hpsearch.store.reader import StoreReader
-from hpsearch.store.records import Experiment, Kind, StoredRun
+from hpsearch.store.records import (
+    FORMER_NAMES,
+    Experiment,
+    Kind,
+    StoredRun,
+    check_name,
+    normal_form,
+)
 from hpsearch.store.rows import (
+    experiment_names,
     find_experiment,
     finite,
     now,
@@ -187,6 +195,47 @@ class Store(StoreReader):
 
         return self._change_provenance(experiment_id, fill)
 
+    def rename_study(self, study_id: int, name: str) -> None:
+        """Rename a study, in Optuna's tables and in ours.
+
+        Optuna's dashboard would copy the trials into a new study, which our rows do not know. The
+        study is still found by its former names, as long as no other study has them.
+
+        Args:
+            study_id: Optuna's key of the study. The study need not be one of ours.
+            name: the new name.
+
+        Raises:
+            InputError: there is no such study, a launch drives it, another study has the name, or
+                the name cannot be stored.
+        """
+        name = check_name(name)
+
+        def work(connection: Connection) -> None:
+            present = study_names(connection)
+            if study_id not in present:
+                raise InputError(f"the store {self.label} has no study with the key {study_id}")
+            before = present.pop(study_id)
+            others = {*present.values(), *experiment_names(connection, ("study",))} - {before}
+            if name in map(normal_form, others):
+                raise InputError(
+                    f"the store {self.label} has another study '{name}'; choose another name"
+                )
+            experiment = find_experiment(connection, ("study",), before)
+            if experiment is not None and experiment.name == before:
+                holder = find_holder(connection, experiment.id)
+                if holder is not None and holder.drives:
+                    raise InputError(
+                        f"the study '{before}' cannot be renamed while a launch drives it "
+                        f"({holder}); wait for its end, or stop it"
+                    )
+                former = list(dict.fromkeys((*experiment.former_names, before)))
+                changed = {**experiment.provenance, FORMER_NAMES: former}
+                _update_experiment(connection, experiment.id, changed, name=name)
+            rename_in_optuna(connection, study_id, name)
+
+        self._write(work)
+
     def record_run(
         self, experiment_id: int, key: str, config: TrialConfig, directory: str
     ) -> StoredRun:
@@ -325,9 +374,7 @@ class Store(StoreReader):
 
         def work(connection: Connection) -> dict[str, Any]:
             changed = change(json.loads(connection.execute(query).scalar_one()))
-            text = to_json(changed)
-            values = {"provenance": text, "digest": text_digest(text)}
-            connection.execute(update(experiments).where(this).values(values))
+            _update_experiment(connection, experiment_id, changed)
             return changed
 
         return self._write(work)
@@ -338,6 +385,15 @@ class Store(StoreReader):
                 return work(connection)
 
         return self.wait(transaction)
+
+
+def _update_experiment(
+    connection: Connection, experiment_id: int, provenance: dict[str, Any], **more: Any
+) -> None:
+    """Replace the provenance, and with it its digest; ``more`` are further columns."""
+    text = to_json(provenance)
+    values = {"provenance": text, "digest": text_digest(text), **more}
+    connection.execute(update(experiments).where(experiments.c.id == experiment_id).values(values))
 
 
 def _last_digest(connection: Connection, run_id: int) -> str | None:

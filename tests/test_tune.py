@@ -843,7 +843,7 @@ def test_a_cluster_that_does_not_end_is_ended_by_force(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hpsearch.executor.cluster._connect", lambda *arguments: None)
-    monkeypatch.setattr("hpsearch.executor.cluster.GRACE_SECONDS", 0.3)
+    monkeypatch.setattr("hpsearch.executor.cluster.SHUTDOWN_SECONDS", 0.3)
     with (
         (tmp_path / "log").open("w") as log,
         subprocess.Popen(["sleep", "30"], stdout=log) as server,

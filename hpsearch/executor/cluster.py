@@ -27,7 +27,6 @@ from hpsearch.executor.ray_private import (
     without_unused_servers,
 )
 from hpsearch.executor.signals import (
-    GRACE_SECONDS,
     STARTING_GRACE_SECONDS,
     force_end,
     ignore_signals,
@@ -85,10 +84,17 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
                 ended.set()
 
 
+SHUTDOWN_SECONDS = 5.0
+"""Seconds that Ray has to end its processes; it needs about one.
+
+Less than the time that `force_end` gives, so that a launch whose Ray is gone still ends in order.
+"""
+
+
 @contextmanager
 def _ended_by_force(folder: Path) -> Iterator[None]:
     """Kill the cluster's processes if the block takes too long: Ray may wait for one for ever."""
-    timer = threading.Timer(GRACE_SECONDS, kill_all, (folder,))
+    timer = threading.Timer(SHUTDOWN_SECONDS, kill_all, (folder,))
     timer.daemon = True
     timer.start()
     try:

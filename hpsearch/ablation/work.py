@@ -131,6 +131,9 @@ class Ablation:
         """Record an epoch of the cell."""
         self._store.record_epoch(self._run_ids[key], metrics)
 
+    def paused(self, key: str, epoch: int) -> None:
+        """Do nothing: an assignment of an ablation has no pause."""
+
     def retried(self, key: str, failure: Failure) -> None:
         """Record nothing: only the last outcome of a cell is stored."""
 

@@ -48,7 +48,7 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
     """
     from hpsearch import executor
     from hpsearch.executor.attempts import Retried
-    from hpsearch.runs.messages import EpochEnded, Failure, Finished, Started
+    from hpsearch.runs.messages import EpochEnded, Failure, Finished, Paused, Started
     from hpsearch.system import failpoint
 
     if work.finished:
@@ -64,6 +64,8 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
                 progress.epoch(key, metrics)
             case Retried(key, failure, attempt):
                 progress.retried(key, failure, str(attempt))
+            case Paused(key, epoch):
+                progress.paused(key, epoch)
             case Finished(key, outcome):
                 progress.finished(key, outcome)
                 # Only the first one, because later failures usually have the same cause.

@@ -30,6 +30,7 @@ from hpsearch.errors import HpsearchError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
+    from hpsearch.cost.estimate import TimeLeft
     from hpsearch.data.molecule import Molecules
     from hpsearch.executor import Placement
     from hpsearch.search.costs import SearchCosts
@@ -267,20 +268,35 @@ def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) ->
 
 
 def _drive(search: Search, store: Store, request: _Request, out: Output, missing: int) -> None:
-    from hpsearch.cost.estimate import TimeLeft
-    from hpsearch.search.quote import usual_epochs
     from hpsearch.search.study import Study
 
     progress = make_progress(
         out,
         "trial",
-        TimeLeft([(None, usual_epochs(request.space), 1.0)] * missing),
+        _time_left(request.space, missing),
         total=request.space.trials,
         done=search.at_start.complete + search.at_start.pruned,
         best=Study.open(store, search.name).best(),
+        paused=search.paused_keys,
     )
+    search.on_promoted, search.on_stopped = progress.promoted, progress.stopped
     status = again_command(f"status {shlex.quote(search.name)}", request.storage)
     drive(search, progress, request.placement, status)
+
+
+def _time_left(space: SearchSpace, missing: int) -> TimeLeft:
+    """Return the estimate of the time left for ``missing`` trials."""
+    from hpsearch.cost.estimate import TimeLeft, promotion
+    from hpsearch.search.quote import planned_parts, usual_epochs
+
+    parts = planned_parts(space, missing, None)
+    if not parts:
+        return TimeLeft([(None, usual_epochs(space), 1.0)] * missing)
+    first, *others = parts
+    runs: list[tuple[str | None, float, float]] = [(None, first.end, 1.0)] * first.trials
+    for part in others:
+        runs += [(promotion(part.start), part.end - part.start, 1.0)] * part.trials
+    return TimeLeft(runs, [part.start for part in others])
 
 
 def _say_winner(study: Study, request: _Request, out: Output) -> None:

@@ -39,7 +39,8 @@ from hpsearch.config.run import (
     fingerprint,
     option,
 )
-from hpsearch.config.space_check import check
+from hpsearch.config.rungs import Rungs, default_rungs
+from hpsearch.config.space_check import check, check_rungs, schedules
 from hpsearch.config.targets import canonical_targets
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, parse_yaml, read_yaml
@@ -164,6 +165,7 @@ class SearchSpace(Strict):
         training: fixed values of the training, by field.
         data: the molecules.
         budget: limits of a trial; samples that exceed it are not trained.
+        rungs: when trials pause, and which go on; ``None`` trains every trial to its end.
         parameters: the searched parameters.
     """
 
@@ -180,6 +182,7 @@ class SearchSpace(Strict):
     data: DataConfig
     # Not dumped unless set, so that older spaces keep their hash.
     budget: Annotated[Budget | None, Field(exclude_if=lambda budget: budget is None)] = None
+    rungs: Annotated[Rungs | None, Field(exclude_if=lambda rungs: rungs is None)] = None
     parameters: dict[str, Annotated[Parameter, Field(discriminator="type")]]
     _text: str = PrivateAttr("")
 
@@ -215,6 +218,8 @@ class SearchSpace(Strict):
             )
         space = validate(cls, document)
         check(space.network, space.training, space.parameters, document)
+        if space.rungs is not None:
+            check_rungs(space.rungs, space.training, space.parameters, document)
         space._text = document.text
         return space
 
@@ -227,6 +232,13 @@ class SearchSpace(Strict):
     def hash(self) -> str:
         """SHA-256 of the content without comments, the order of keys and the description."""
         return content_hash(self.model_dump(mode="json"))
+
+    @property
+    def early_stopping(self) -> Rungs | None:
+        """The rungs of this space, the default ones included; ``None`` if no trial pauses."""
+        if self.rungs is None or not self.rungs.default:
+            return self.rungs
+        return default_rungs(self.training["epochs"], schedules(self.training, self.parameters))
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialConfig:
         """The configuration of ``trial``, with parameters from the study's sampler.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from hpsearch.config.parameters import (
     COMPOSITE_FIELDS,
@@ -19,6 +19,8 @@ from hpsearch.config.parameters import (
     adapter,
     draw_order,
 )
+from hpsearch.config.run import ScheduleName
+from hpsearch.config.rungs import Rungs, default_rungs, least_epoch
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, Position
 from hpsearch.errors import nearest, one_line
@@ -72,6 +74,76 @@ def check(
                 key=True,
             )
     _WidthCheck(fixed, parameters, document).run()
+
+
+def schedules(
+    training: Mapping[str, Any], parameters: Mapping[str, Parameter]
+) -> tuple[ScheduleName, ...]:
+    """The schedules that a trial of a space may have."""
+    searched = parameters.get("schedule")
+    names = searched.choices if isinstance(searched, CategoricalParameter) else None
+    return cast(tuple[ScheduleName, ...], names or (training["schedule"],))
+
+
+def check_rungs(
+    rungs: Rungs,
+    training: Mapping[str, Any],
+    parameters: Mapping[str, Parameter],
+    document: Document,
+) -> None:
+    """Check that the losses of all trials at a rung can be compared.
+
+    Args:
+        rungs: of the space.
+        training: fixed values of the training, by field.
+        parameters: the searched parameters.
+        document: the file they come from.
+
+    Raises:
+        InputError: the first error, in one line.
+    """
+    if "epochs" in parameters:
+        raise document.error(
+            ("parameters", "epochs"),
+            "epochs must be fixed in a space with rungs, because all trials at a rung must be on "
+            "the way to the same number of epochs, got a range; move it to training",
+            key=True,
+        )
+    epochs, names = training["epochs"], schedules(training, parameters)
+    if rungs.default:
+        if default_rungs(epochs, names) is None:
+            raise document.error(
+                ("rungs",),
+                f"rungs must be left out, because a trial's number of epochs ({epochs}) is too small "
+                "for the default rungs; delete the line, or train longer",
+                key=True,
+            )
+        return
+    if rungs.epochs is None:
+        if rungs.count >= epochs:
+            raise document.error(
+                ("rungs", "seconds"),
+                f"rungs.seconds must have fewer entries than a trial has epochs ({epochs}), got "
+                f"{rungs.count}; delete some",
+                key=True,
+            )
+        return
+    if rungs.epochs[-1] >= epochs:
+        raise document.error(
+            ("rungs", "epochs"),
+            f"rungs.epochs must all be below the {epochs} epochs of a trial, got "
+            f"{rungs.epochs[-1]}; delete it, or train longer",
+            key=True,
+        )
+    least = least_epoch(epochs, names)
+    if rungs.epochs[0] < least:
+        raise document.error(
+            ("rungs", "epochs"),
+            f"rungs.epochs must begin at epoch {least} or later with the schedule cosine, because "
+            f"earlier losses favour small learning rates, got {rungs.epochs[0]}; change it to "
+            f"{least}, or use another schedule",
+            key=True,
+        )
 
 
 class _NameCheck:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
@@ -31,8 +31,9 @@ class _Run:
     """A waiting or running run.
 
     Attributes:
-        total: the most epochs of the run.
+        total: the epochs to which it is trained now: its most, or those of its next rung.
         cost: cost of an epoch, relative to the other runs.
+        most: the most epochs of the run.
         is_any: whether it stands for any run; then a new run replaces it if it fails.
         usual: mean number of epochs of a run, for the run that replaces it.
         began: time at which its worker had built it.
@@ -43,6 +44,7 @@ class _Run:
 
     total: float
     cost: float
+    most: float = 0.0
     is_any: bool = False
     usual: float = 0.0
     began: float = 0.0
@@ -54,6 +56,14 @@ class _Run:
     def left(self) -> float:
         """Epochs still to train."""
         return max(self.total - self.done, 0)
+
+
+_PROMOTION = "promotion after "
+
+
+def promotion(epoch: int) -> str:
+    """Return the key of a run that goes on after ``epoch``, whichever it will be."""
+    return f"{_PROMOTION}{epoch}"
 
 
 RunState = Literal["waiting", "running", "ended"]
@@ -109,11 +119,18 @@ class TimeLeft:
     Args:
         runs: key, epochs and relative cost of an epoch of every run of the launch, in the order of
             their starts. The key ``None`` means any run; if that run fails, a new one follows. Its
-            epochs are then the mean of all runs.
+            epochs are then the mean of all runs. The key of :func:`promotion` means a run that goes
+            on from a rung.
+        rungs: the epochs after which every run pauses; empty if none does.
     """
 
-    def __init__(self, runs: Iterable[tuple[str | None, float, float]]) -> None:
-        self._waiting = [(key, _Run(total, cost, key is None, total)) for key, total, cost in runs]
+    def __init__(
+        self, runs: Iterable[tuple[str | None, float, float]], rungs: Sequence[int] = ()
+    ) -> None:
+        self._rungs = tuple(rungs)
+        self._waiting = [
+            (key, _Run(total, cost, total, key is None, total)) for key, total, cost in runs
+        ]
         self._running: dict[str, _Run] = {}
         self._seconds: dict[float, list[float]] = {}
         self._overheads: list[float] = []
@@ -132,20 +149,23 @@ class TimeLeft:
         """
         # Counted from the first start, because Ray's own start belongs to no run.
         self._began = now if self._began is None else self._began
-        run = self._running.get(key) or self._taken(key)
+        goes_on = done in self._rungs and key not in self._running
+        run = self._running.get(key) or self._taken(promotion(done) if goes_on else key)
         run.began = run.reported = now
         run.done = done
-        run.total = epochs or run.total
+        run.most = epochs or run.most
+        # A run with rungs is only a part of a run: up to its next pause.
+        run.total = next((rung for rung in self._rungs if rung > done), run.most)
         run.seconds.clear()
         self._running[key] = run
         self._places = max(self._places, len(self._running))
 
     def epochs(self, key: str) -> int:
         """Return the most epochs of a running run."""
-        return round(self._running[key].total) if key in self._running else 0
+        return round(self._running[key].most) if key in self._running else 0
 
     def _taken(self, key: str) -> _Run:
-        for wanted in (key, None):
+        for wanted in (key, None) if not key.startswith(_PROMOTION) else (key,):
             for index, (waiting, run) in enumerate(self._waiting):
                 if waiting == wanted:
                     del self._waiting[index]
@@ -179,7 +199,7 @@ class TimeLeft:
         if run.seconds:
             self._overheads.append(max(now - run.began - sum(run.seconds), 0.0))
         if failed and run.is_any:
-            self._waiting.append((None, _Run(run.usual, run.cost, True, run.usual)))
+            self._waiting.append((None, _Run(run.usual, run.cost, run.usual, True, run.usual)))
 
     def left(self, now: float) -> float | None:
         """Return the seconds until the last run ends; ``None`` before the first epoch has ended."""

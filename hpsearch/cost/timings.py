@@ -48,11 +48,11 @@ class Timing:
         """Seconds of an epoch, including its evaluation."""
         return self.steps * self.step_seconds + self.validation * self.evaluation_seconds
 
-    def run_seconds(self, epochs: int, *, tested: bool = True) -> float:
+    def run_seconds(self, epochs: float, *, tested: bool = True) -> float:
         """Return the seconds of a run of ``epochs``, from its start to its end.
 
         Args:
-            epochs: number of epochs.
+            epochs: number of epochs; a mean over several runs need not be whole.
             tested: whether the test molecules are evaluated at the end.
         """
         test = self.test * self.evaluation_seconds if tested else 0.0

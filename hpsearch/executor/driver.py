@@ -21,6 +21,7 @@ from hpsearch.runs.messages import (
     Failure,
     Finished,
     Outcome,
+    Paused,
     Report,
     Started,
     Work,
@@ -148,6 +149,10 @@ class Driver:
                     self.on_event(report)
                 case EpochEnded():
                     self.work.epoch(run.key, report.metrics)
+                    self.on_event(report)
+                case Paused():
+                    run.finished = True
+                    self.work.paused(run.key, report.epoch)
                     self.on_event(report)
                 case Finished():
                     self._finish(run, report.outcome)

@@ -29,6 +29,7 @@ from hpsearch.runs.messages import (
     Failure,
     FailureKind,
     Finished,
+    Paused,
     Report,
     Started,
     to_json,
@@ -74,7 +75,7 @@ class Worker(Trainable):  # type: ignore[misc]
         report = next(self._reports, None)
         if report is None:
             raise _RetiredError
-        if isinstance(report, Finished):
+        if isinstance(report, Finished | Paused):
             # Frees the network's memory: the process may stay idle while others share its GPU.
             self._reports = iter(())
         return {"report": to_json(report), "done": _may_take_another(report)}
@@ -86,6 +87,8 @@ def _may_take_another(report: Report) -> bool:
     A failure may have left the process in a bad state (a CUDA error, fragmented memory), so it
     ends. A divergence does no harm.
     """
+    if isinstance(report, Paused):
+        return True
     if not isinstance(report, Finished):
         return False
     return not isinstance(report.outcome, Failure) or report.outcome.kind == "diverged"
@@ -112,6 +115,9 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Repor
         facts = replace(training.facts, device=training.facts.device + _gpu())
         yield Started(assignment.key, facts, tuple(training.history))
         while not training.finished:
+            if assignment.until is not None and training.epochs_done >= assignment.until:
+                yield Paused(assignment.key, training.epochs_done)
+                return
             yield EpochEnded(assignment.key, training.run_epoch())
         completion = training.complete(assignment.evaluate_test)
         peak = peak_memory(device) if is_own_peak else None

@@ -235,7 +235,7 @@ def _study_seconds_left(
 ) -> float | None:
     """Return the time left, if trials to come have as many epochs as the others on average."""
     usual = mean(run.epochs for run in runs.values()) if runs else 0.0
-    missing = counts.wanted - counts.complete - counts.pruned - counts.running
+    missing = counts.wanted - counts.complete - counts.pruned - counts.paused - counts.running
     begun = (
         _so_far(run, 1.0, "running" if key in running else "ended") for key, run in runs.items()
     )

@@ -124,9 +124,9 @@ TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "re
 def search_table(study: Study) -> pd.DataFrame:
     """Return the trials of a study, by number.
 
-    Columns: state (complete, running, failed, refused, waiting or pruned), value (lowest validation
-    loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a refusal), and one
-    column per searched parameter. Unknown values are empty.
+    Columns: state (complete, running, paused, failed, refused, waiting or pruned), value (lowest
+    validation loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a
+    refusal), and one column per searched parameter. Unknown values are empty.
     """
     trials = study.trials().set_index("number").rename_axis("trial")
     table = trials.rename(columns={"failure_reason": "reason"})

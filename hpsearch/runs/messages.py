@@ -40,6 +40,7 @@ class Assignment:
         evaluate_test: whether the network is evaluated on the test set after training: in an
             ablation, and in a search that was launched with ``--open-test-set``.
         expected_split: hash that the worker's split must have; ``None`` accepts any.
+        until: the epoch after which the run pauses; ``None`` trains it to its end.
         pieces: micro-batches into which a batch is cut. Their gradients are added, which gives the
             same step up to rounding in less memory. There are at most as many as molecules.
     """
@@ -49,6 +50,7 @@ class Assignment:
     directory: str
     evaluate_test: bool = False
     expected_split: str | None = None
+    until: int | None = None
     pieces: int = 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,6 +203,19 @@ class EpochEnded:
 
 
 @dataclass(frozen=True)
+class Paused:
+    """The run has paused, because its assignment ends before the run does; its worker is free.
+
+    Attributes:
+        key: key of the assignment.
+        epoch: number of its last epoch.
+    """
+
+    key: str
+    epoch: int
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run has ended, with a result or a failure."""
 
@@ -208,7 +223,7 @@ class Finished:
     outcome: Outcome
 
 
-Report = Started | EpochEnded | Finished
+Report = Started | EpochEnded | Paused | Finished
 """A message from a worker to the driver."""
 
 
@@ -231,6 +246,8 @@ def from_json(text: str) -> Report:
             return Started(key, facts, tuple(EpochMetrics(**epoch) for epoch in values["epochs"]))
         case "EpochEnded":
             return EpochEnded(key, EpochMetrics(**values["metrics"]))
+        case "Paused":
+            return Paused(key, values["epoch"])
         case "Finished":
             return Finished(key, _outcome(values["outcome"]))
     raise ValueError(f"the type of a report must be one of those above, got {kind!r}")
@@ -267,6 +284,9 @@ class Work(Protocol):
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         """An epoch has ended; it is reported again if it is repeated after a failure."""
+
+    def paused(self, key: str, epoch: int) -> None:
+        """The run has paused after ``epoch``; another assignment may continue it."""
 
     def retried(self, key: str, failure: Failure) -> None:
         """The run failed and will resume from its last checkpoint; ``started`` is called again."""

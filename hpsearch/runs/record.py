@@ -96,6 +96,10 @@ class RunRecord:
         """The lowest recorded validation loss."""
         return min(self._losses.values(), default=None)
 
+    def lowest_loss_until(self, epoch: int) -> float | None:
+        """Return the lowest recorded validation loss of the epochs up to ``epoch``."""
+        return min((loss for e, loss in self._losses.items() if e <= epoch), default=None)
+
     @property
     def best_epoch(self) -> int | None:
         """The first epoch with the lowest validation loss."""

@@ -16,12 +16,14 @@ from pydantic import ValidationError
 
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import DataConfig
+from hpsearch.config.rungs import Rungs
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.model import CostModel, refusal
 from hpsearch.errors import InputError
 from hpsearch.search.failures import drop_attributes
 from hpsearch.search.quote import random_configs
 from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.terms import (
     changes,
     count_finished,
@@ -104,7 +106,8 @@ def launch_study(
     rows.describe({"space_hash": space.hash, "trials_wanted": space.trials})
     folder = runs_root.absolute() / experiment.folder_name
     files = TrialFiles(store, name, folder)
-    at_start = _resume_or_end(rows, files, space, experiment.provenance)
+    stopping = early_stopping(store, experiment, model)
+    at_start = _resume_or_end(rows, files, space, experiment.provenance, stopping)
     files.remove_unneeded(rows.states())
     return Search(
         store,
@@ -116,8 +119,23 @@ def launch_study(
         forced=forced,
         evaluate_test=evaluate_test,
         model=model,
+        stopping=stopping,
         say=say,
     )
+
+
+def early_stopping(
+    store: Store, experiment: Experiment, model: CostModel | None
+) -> EarlyStopping | None:
+    """Return the early stopping of a study; ``None`` if its trials are trained to their end.
+
+    The first launch records the rungs. Later launches keep them, because the recorded decisions
+    follow from them.
+    """
+    recorded = experiment.provenance.get("rungs")
+    if recorded is None:
+        return None
+    return EarlyStopping(Rungs.model_validate(recorded), store, experiment.id, model)
 
 
 def check_budget(space: SearchSpace, model: CostModel | None) -> None:
@@ -211,31 +229,47 @@ def _forced_terms(
 
 
 def _resume_or_end(
-    rows: TrialRows, files: TrialFiles, space: SearchSpace, provenance: Mapping[str, Any]
+    rows: TrialRows,
+    files: TrialFiles,
+    space: SearchSpace,
+    provenance: Mapping[str, Any],
+    stopping: EarlyStopping | None,
 ) -> StartCounts:
     """End the RUNNING rows that cannot be resumed; the search resumes the others.
+
+    A paused trial stays: what becomes of it is decided by its losses.
 
     Only the launch with the lease may call this: every RUNNING row is treated as abandoned.
     """
     states = rows.states()
-    room = max(space.trials - count_finished(states), 0)
+    waiting = () if stopping is None else set(stopping.paused)
+    paused = {row.number for row in states if row.state == "RUNNING" and str(row.number) in waiting}
+    room = max(space.trials - count_finished(states) - len(paused), 0)
     epochs: list[int] = []
     for row in states:
         if row.state != "RUNNING":
             continue
         failpoint.reach("reconciling")
         trial = rows.read(row.trial_id)
+        if stopping is not None and stopping.was_pruned(str(row.number)):
+            # The launch died between its decision and this.
+            rows.end_pruned(row.trial_id, stopping.pruned_loss(str(row.number)))
+            continue
         if trial is not None and "failure" in trial.user_attrs:
             # The trial failed, and the launch died before it ended the row.
             rows.fail(row.trial_id)
             continue
         if trial is not None and _used_other_molecules(trial, space, provenance):
             reason = "it was trained on other molecules or another split"
+        elif row.number in paused:
+            continue
         elif len(epochs) < room:
             epochs.append(0 if trial is None else len(trial.intermediate_values))
             continue
         else:
             reason = f"only {space.trials} trials are wanted now"
+        if stopping is not None:
+            stopping.end(str(row.number), "failed")
         rows.fail_because(row.trial_id, drop_attributes(reason))
         files.remove(row.number)
     return StartCounts(
@@ -243,6 +277,7 @@ def _resume_or_end(
         resumed=len(epochs),
         left=room - len(epochs),
         pruned=count_state(states, "PRUNED"),
+        paused=len(paused),
         epochs=tuple(epochs),
     )
 

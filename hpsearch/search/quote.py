@@ -18,6 +18,7 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.cost.estimate import makespan
 from hpsearch.cost.model import CostModel, refusal
 from hpsearch.cost.timings import Timing
+from hpsearch.search.rungs import Part, expected_epochs, expected_parts, most_paused
 from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.trials import KEPT_WEIGHTS
 
@@ -63,6 +64,21 @@ def usual_epochs(space: SearchSpace) -> float:
     return mean(config.training.epochs for config in configs)
 
 
+def planned_parts(space: SearchSpace, trials: int, epoch_seconds: float | None) -> list[Part]:
+    """Return the parts of the trials' training with early stopping; an empty list without it.
+
+    Args:
+        space: the search space.
+        trials: number of trials to draw.
+        epoch_seconds: usual seconds of an epoch, if they are known. Rungs in seconds need them.
+    """
+    rungs = space.early_stopping
+    if rungs is None or (rungs.seconds is not None and epoch_seconds is None):
+        return []
+    most = int(space.training["epochs"])
+    return expected_parts(rungs, rungs.epochs_of(most, epoch_seconds), most, trials)
+
+
 def choose_to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
     """Return :data:`TIMED` different configurations, or fewer if there are fewer, light to heavy.
 
@@ -100,6 +116,9 @@ class Quote:
         devices: number of cores, or GPUs, of each trial.
         timed: number of configurations to which the model was fitted.
         typical_error: the model's median relative error of the seconds per epoch.
+        epochs: epochs of all trials, if each is trained to its end.
+        planned_epochs: epochs of all trials with early stopping; ``None`` without it.
+        paused: the most trials that wait at a rung at once, whose checkpoints are kept.
     """
 
     configs: tuple[TrialConfig, ...]
@@ -116,6 +135,9 @@ class Quote:
     devices: float
     timed: int
     typical_error: float | None
+    epochs: float
+    planned_epochs: int | None
+    paused: int
 
     @classmethod
     def of(
@@ -143,11 +165,15 @@ class Quote:
         configs = draw_configs(space, max(DRAWS, space.trials))
         within = [config for config in configs if refusal(space.budget, config, model) is None]
         timings = [model.timing(config) for config in within]
+        trials = max(space.trials - done, 0)
+        usual = median(timing.epoch_seconds for timing in timings) if timings else None
+        parts = planned_parts(space, trials, usual)
+        # With early stopping, every trial counts with the epochs that a trial has on average.
+        planned = expected_epochs(parts) / trials if parts and trials else None
         runs = [
-            timing.run_seconds(config.training.epochs, tested=False)
+            timing.run_seconds(planned or config.training.epochs, tested=False)
             for config, timing in zip(within, timings, strict=True)
         ]
-        trials = max(space.trials - done, 0)
         known = runs[done : space.trials] if space.sampler == "random" else []
         taken = known if len(known) == trials else runs
         return cls(
@@ -165,6 +191,9 @@ class Quote:
             devices=gpus or cpus,
             timed=len(model.timed),
             typical_error=model.typical_error,
+            epochs=trials * usual_epochs(space),
+            planned_epochs=expected_epochs(parts) if parts else None,
+            paused=0 if (rungs := space.early_stopping) is None else most_paused(rungs, trials),
         )
 
     @property
@@ -181,10 +210,11 @@ class Quote:
 
     @property
     def disk_bytes(self) -> int:
-        """The most disk space of the running trials' checkpoints and the best trials' weights."""
+        """The most disk space of running and paused trials' checkpoints and the best's weights."""
         most = max(self.weights, default=0)
         kept = min(KEPT_WEIGHTS, self.trials)
-        return most * (_BYTES_A_WEIGHT * self.places + _KEPT_BYTES_A_WEIGHT * kept)
+        begun = self.places + self.paused
+        return most * (_BYTES_A_WEIGHT * begun + _KEPT_BYTES_A_WEIGHT * kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-safe summary."""
@@ -209,6 +239,9 @@ class Quote:
             f"{self.device.lower()}_hours": self.device_hours if self.timings else None,
             "timed": self.timed,
             "typical_error": self.typical_error,
+            "epochs": self.epochs,
+            "planned_epochs": self.planned_epochs,
+            "paused": self.paused,
         }
 
 

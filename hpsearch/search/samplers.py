@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import heapq
 import warnings
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
+from hpsearch.store import PAUSED
 
 TPE_LATEST = 250
 """Number of the latest finished trials that TPE sees, besides the best ones."""
@@ -82,7 +84,7 @@ class _ReadOnce:
 
     @cached_property
     def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return [_as_sampled(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -97,6 +99,19 @@ class _ReadOnce:
     ) -> list[FrozenTrial]:
         # Optuna's samplers read the history with this method, always without a copy.
         return self.get_trials(deepcopy, states)
+
+
+def _as_sampled(trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial as a sampler sees it: a paused one as pruned at its last rung.
+
+    TPE counts a running trial among the bad ones, whatever its losses. A pruned trial comes after
+    all complete ones, by its last rung and its loss there. ``gp`` and ``qmc`` leave it out.
+    """
+    if trial.state != TrialState.RUNNING or trial.user_attrs.get(PAUSED) is None:
+        return trial
+    shown = copy.copy(trial)
+    shown.state = TrialState.PRUNED
+    return shown
 
 
 class _PartOfStudy(_ReadOnce):

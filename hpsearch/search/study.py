@@ -40,13 +40,15 @@ class Counts:
         running: running now, or abandoned by a launch that died.
         failed: failed, and replaced by other trials.
         refused: not trained, because they exceed the budget; replaced too.
-        pruned: stopped early by a scheduler.
+        paused: waiting at a rung, for a decision on whether they go on.
+        pruned: stopped early.
         waiting: enqueued by hand.
         wanted: number of complete trials that the last launch wanted.
     """
 
     complete: int
     running: int
+    paused: int
     failed: int
     refused: int
     pruned: int
@@ -55,7 +57,7 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.complete} of {self.wanted} complete"]
-        for name in ("running", "failed", "refused", "pruned", "waiting"):
+        for name in ("running", "paused", "failed", "refused", "pruned", "waiting"):
             if number := getattr(self, name):
                 parts.append(f"{number} {name}")
         return ", ".join(parts)
@@ -151,6 +153,8 @@ class Study:
         if self._rows is None:
             refused = self._store.count_refused(self.name)
             found = Counter(row.state for row in self._store.trial_states(self.name) or [])
+            found["PAUSED"] = self._store.count_paused(self.name)
+            found["RUNNING"] -= found["PAUSED"]
         else:
             trials = self._rows.trials
             refused = sum(trial.facts.get("failure") == "refused" for trial in trials)
@@ -158,6 +162,7 @@ class Study:
         return Counts(
             complete=found["COMPLETE"],
             running=found["RUNNING"],
+            paused=found["PAUSED"],
             failed=found["FAIL"] - refused,
             refused=refused,
             pruned=found["PRUNED"],
@@ -192,7 +197,8 @@ class Study:
         Columns: number, state, value (lowest validation loss of a complete trial), epochs
         (recorded), last_loss, best_loss (so far), weights, host, device, seconds_per_epoch,
         started, ended (local time), zero_output_loss, failure (kind), failure_reason,
-        failure_traceback, and ``params_<name>`` for each parameter.
+        failure_traceback, stage (where it stands in a study with rungs), and ``params_<name>`` for
+        each parameter.
 
         Args:
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
@@ -377,6 +383,7 @@ _COLUMNS = (
     "failure",
     "failure_reason",
     "failure_traceback",
+    "stage",
 )
 
 

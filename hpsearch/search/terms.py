@@ -25,7 +25,9 @@ _KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
 
 def first_terms(space: SearchSpace) -> dict[str, Any]:
     """Return the provenance of a new study; its first run sets the hashes."""
-    return {"data_hash": None, "split_hash": None, **launch_terms(space)}
+    rungs = space.early_stopping
+    recorded = {} if rungs is None else {"rungs": rungs.model_dump(mode="json")}
+    return {"data_hash": None, "split_hash": None, **recorded, **launch_terms(space)}
 
 
 def launch_terms(space: SearchSpace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch import store
 from hpsearch.errors import HpsearchError
 from hpsearch.runs import checkpoint
+from hpsearch.store import PAUSED, STAGE
 
 Result = TypeVar("Result")
 
@@ -22,6 +23,9 @@ KEPT_WEIGHTS = 5
 
 The weights of a network of Table 3 take 40 to 150 MB. Those of the other trials are removed.
 """
+
+RUNGS = "rungs"
+"""The attribute with the epochs after which a trial pauses."""
 
 _GONE = (KeyError, UpdateFinishedTrialError)
 """Raised for a row that somebody has deleted or ended."""
@@ -47,7 +51,7 @@ class TrialRows:
                 study_name=name,
                 direction="minimize",
                 sampler=sampler,
-                # The paper's search stops no trial early.
+                # Our own rule stops trials early: see rungs.py.
                 pruner=optuna.pruners.NopPruner(),
                 load_if_exists=True,
             )
@@ -154,6 +158,13 @@ class TrialRows:
         """Set the row to COMPLETE with ``value``, unless it has ended already."""
         self._quietly(
             lambda: self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+        )
+
+    def end_pruned(self, trial_id: int, value: float) -> None:
+        """Set a paused row to PRUNED with its lowest loss, unless it has ended already."""
+        self.annotate(trial_id, {PAUSED: None, STAGE: "stopped at its rung"})
+        self._quietly(
+            lambda: self._storage.set_trial_state_values(trial_id, TrialState.PRUNED, [value])
         )
 
     def fail(self, trial_id: int) -> None:

@@ -20,7 +20,10 @@ The rules, beside those of one run (`hpsearch.runs.record.broken_rules`):
 - value: a COMPLETE trial's value is its lowest recorded validation loss, at the recorded best
   epoch;
 - best: the best trial by Optuna's values is also the best by the recorded epochs, and COMPLETE;
-- reason: a failed trial has a reason.
+- reason: a failed trial has a reason;
+- rungs: in a study with rungs, each decision follows from the epochs and decisions before it: a
+  pause has the lowest loss so far, a promoted trial was among those that go on, a stopped trial was
+  not, and every PRUNED trial was stopped by such a decision.
 """
 
 from __future__ import annotations
@@ -36,21 +39,31 @@ import optuna
 from optuna.trial import FixedTrial
 
 from hpsearch.config.run import TrialConfig
+from hpsearch.config.rungs import Rungs
 from hpsearch.config.space import SearchSpace, content_hash
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import record
 from hpsearch.runs.record import Breach, RunRecord, listed, same
+from hpsearch.search.rungs import Ladder
 from hpsearch.search.terms import last_wanted, most_wanted
-from hpsearch.store import Ledger, LedgerTrial, StoreReader
+from hpsearch.search.trials import RUNGS
+from hpsearch.store import Decision, Ledger, LedgerTrial, StoreReader
 
 RULES = (
     *("study", "provenance", "count", "terminal", "numbers", "twice", "run", "readable"),
     *("fingerprint", "facts", "parameters", "epochs", "targets", "digest", "length", "reported"),
-    *("value", "best", "reason"),
+    *("value", "best", "reason", "rungs"),
 )
 """The names of all rules."""
 
 _FINISHED = ("COMPLETE", "PRUNED")
+
+TRAINED_AGAIN = 1e-3
+"""Relative difference between a loss and that of the same epochs trained again elsewhere.
+
+A paused trial whose checkpoint is lost is trained again. On the same machine the losses are equal,
+on another one they differ by rounding, which grows from step to step.
+"""
 
 
 @dataclass(frozen=True)
@@ -187,6 +200,7 @@ class _Check:
         yield from self._numbers()
         yield from self._twice()
         yield from self._best()
+        yield from self._rungs()
         yield from self.of_trials()
 
     def of_export(self) -> Iterator[Breach]:
@@ -264,6 +278,35 @@ class _Check:
             f"is the best by its epochs ({by_epochs[0]!r}); by Optuna's values it is {best}",
         )
 
+    def _rungs(self) -> Iterator[Breach]:
+        """Follow the decisions of early stopping in their order."""
+        recorded = self._provenance.get("rungs")
+        if recorded is None:
+            if self._ledger.decisions:
+                yield Breach("rungs", None, "has decisions of early stopping, but no rungs")
+            return
+        try:
+            ladder = Ladder(Rungs.model_validate(recorded))
+        except ValueError:
+            yield Breach("provenance", None, "has rungs that cannot be read")
+            return
+        by_number = {trial.number: trial for trial in self._trials}
+        stopped: set[int | None] = set()
+        for decision in self._ledger.decisions:
+            number = _number(decision.key)
+            trial = None if number is None else by_number.get(number)
+            wrong = _not_admissible(ladder, decision, trial, self._by_key.get(decision.key))
+            if wrong is not None:
+                where = f"the {decision.kind} at rung {decision.rung + 1} (number "
+                yield Breach("rungs", number, f"{where}{decision.sequence}) {wrong}")
+                # What follows from a wrong decision would be wrong, too.
+                return
+            if decision.kind == "pruned":
+                stopped.add(number)
+        for trial in self._trials:
+            if trial.state == "PRUNED" and trial.number not in stopped:
+                yield Breach("rungs", trial.number, "is PRUNED without a decision to stop it")
+
     def _judged(self, trial: LedgerTrial) -> Iterator[tuple[str, str]]:
         run = self._by_key.get(str(trial.number))
         if run is None:
@@ -314,6 +357,29 @@ class _Check:
             return
         if drawn != stored:
             yield "parameters", "has another configuration than its parameters give"
+
+
+def _not_admissible(
+    ladder: Ladder, decision: Decision, trial: LedgerTrial | None, run: RunRecord | None
+) -> str | None:
+    """Return why a decision did not follow from the rows before it; apply it to ``ladder``."""
+    if decision.kind == "pause":
+        rungs = () if trial is None else trial.attributes.get(RUNGS, ())
+        planned = rungs[decision.rung] if 0 <= decision.rung < len(rungs) else None
+        if trial is not None and planned != decision.epoch:
+            return f"is at epoch {decision.epoch}, planned was {planned}"
+        lowest = None if run is None else run.lowest_loss_until(decision.epoch)
+        if run is not None and not same(decision.loss, lowest, TRAINED_AGAIN):
+            return f"has the loss {decision.loss!r}; the lowest of its epochs was {lowest!r}"
+    if decision.kind in ("promotion", "pruned") and ladder.is_paused(decision.key):
+        place = ladder.place(decision.key, last=True)
+        if place.goes_on != (decision.kind == "promotion"):
+            return f"was not admissible: it had {place}"
+    try:
+        ladder.apply(decision)
+    except (ValueError, LookupError):
+        return "cannot follow the trial's decisions before it"
+    return None
 
 
 def _space(provenance: Mapping[str, Any]) -> SearchSpace | None:

@@ -30,9 +30,11 @@ from hpsearch.search.failures import (
     failure_attributes,
     refusal_attributes,
 )
+from hpsearch.search.rungs import Place
+from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.terms import count_finished, count_state
-from hpsearch.search.trials import TrialFiles, TrialRows
-from hpsearch.store import ChangedRun, Experiment, Store, TrialState
+from hpsearch.search.trials import RUNGS, TrialFiles, TrialRows
+from hpsearch.store import PAUSED, STAGE, ChangedRun, Curve, Experiment, Store, TrialState
 from hpsearch.system import failpoint
 
 _USED = "its number was used before, by a trial that was deleted"
@@ -46,7 +48,8 @@ class StartCounts:
         complete: complete trials.
         resumed: unfinished trials of an earlier launch, which this launch resumes.
         left: trials still to be sampled.
-        pruned: trials that a scheduler stopped early.
+        pruned: trials that were stopped early.
+        paused: trials that wait at a rung.
         epochs: number of recorded epochs of each resumed trial.
     """
 
@@ -54,10 +57,12 @@ class StartCounts:
     resumed: int
     left: int
     pruned: int = 0
+    paused: int = 0
     epochs: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         pruned = f", {self.pruned} pruned" if self.pruned else ""
+        pruned += f", {self.paused} paused" if self.paused else ""
         resumed = f"{self.resumed} resumed{_from_epochs(self.epochs)}"
         return f"{self.complete} complete{pruned}, {resumed}, {self.left} left"
 
@@ -79,6 +84,7 @@ class RunningTrial:
         reported: the losses reported to Optuna, by epoch.
         retries: the reasons for new attempts, one line for each.
         digest: of the last recorded epoch; ``None`` if the worker sends none.
+        rungs: the epochs after which it pauses; empty without early stopping.
     """
 
     trial_id: int
@@ -86,6 +92,7 @@ class RunningTrial:
     reported: dict[int, float]
     retries: list[str] = field(default_factory=list)
     digest: str | None = None
+    rungs: tuple[int, ...] = ()
 
 
 @final
@@ -104,6 +111,8 @@ class Search:
         at_start: the numbers of trials when the launch began.
         breakdown: the reason why the launch ends early, or ``None``.
         forced: changes of space, molecules and split that ``--force`` accepted.
+        on_promoted: called with the key of each paused trial that goes on, and its place.
+        on_stopped: called with the key of each trial that is stopped, and its lowest loss.
     """
 
     def __init__(
@@ -118,6 +127,7 @@ class Search:
         forced: list[str],
         evaluate_test: bool,
         model: CostModel | None,
+        stopping: EarlyStopping | None,
         say: Callable[[str], None],
     ) -> None:
         """Store the arguments; nothing is read or written.
@@ -132,6 +142,7 @@ class Search:
             forced: changes that the launch accepted.
             evaluate_test: whether complete trials record their test loss.
             model: the cost model; ``None`` if nothing was timed.
+            stopping: decides which trials pause; ``None`` if every trial is trained to its end.
             say: called with each refused trial.
         """
         self.name = experiment.name
@@ -146,25 +157,44 @@ class Search:
         self._files = files
         self._evaluate_test = evaluate_test
         self._model = model
+        self._stopping = stopping
         self._say = say
         self._running: dict[str, RunningTrial] = {}
         self._failures = Failures(space.trials)
+        self.on_promoted: Callable[[str, str], None] = lambda key, place: None
+        self.on_stopped: Callable[[str, float], None] = lambda key, loss: None
         self._refused_in_a_row = 0
 
     # --- Work -------------------------------------------------------------------------------------
 
     def next(self) -> Assignment | None:
-        """Return an abandoned trial, else a new one if trials are missing, else ``None``."""
+        """Return the next trial to train, or ``None`` if there is none now.
+
+        An abandoned trial comes first, then a paused one that goes on, then a new one.
+        """
         while self.breakdown is None:
             rows = self._rows.states()
+            paused = self._paused(rows)
+            if self._stopping is not None and self._stop(
+                paused, self._stopping.hopeless(self.space.trials)
+            ):
+                continue
             abandoned = self._abandoned(rows)
-            running = count_state(rows, "RUNNING") - len(abandoned)
-            if count_finished(rows) + running >= self.space.trials:
+            held = count_state(rows, "RUNNING") - len(abandoned)
+            # No further trial will be drawn.
+            is_last = count_finished(rows) + held >= self.space.trials
+            if is_last:
                 for row in abandoned:
                     self._drop(row, "enough trials are complete without it")
-                return None
-            if abandoned:
+            assignment: Assignment | None
+            if abandoned and not is_last:
                 assignment = self._continue(abandoned[0])
+            elif paused and (chosen := self._promotable(paused, is_last)) is not None:
+                assignment = self._promote(*chosen)
+            elif is_last:
+                if not self._running:
+                    self._stop(paused, paused)
+                return None
             else:
                 trial = self._rows.ask(enqueued=count_state(rows, "WAITING") > 0)
                 failpoint.reach("asked")
@@ -180,7 +210,7 @@ class Search:
             return True
         rows = self._rows.states()
         enough = count_finished(rows) >= self.space.trials
-        return enough and not self._abandoned(rows)
+        return enough and not self._abandoned(rows) and not self._paused(rows)
 
     def started(self, key: str, facts: RunFacts) -> None:
         """Record the run's facts; the first run's data and split become the study's.
@@ -234,6 +264,26 @@ class Search:
             self._rows.report(trial.trial_id, metrics.epoch, loss)
             trial.reported[metrics.epoch] = loss
 
+    def paused(self, key: str, epoch: int) -> None:
+        """Record that the trial waits at a rung; its worker is free.
+
+        Its row stays RUNNING, because Optuna has no other state for it.
+        """
+        trial = self._running.get(key)
+        if trial is None or self._stopping is None:
+            return  # it has ended, here or in an earlier launch
+        rung = self._stopping.pause(key)
+        failpoint.reach("paused")
+        self._rows.annotate(
+            trial.trial_id,
+            {
+                PAUSED: epoch,
+                STAGE: f"paused at rung {rung + 1} of {len(trial.rungs)} (epoch {epoch})",
+                **_measured(self._store.curve(trial.run_id)),
+            },
+        )
+        self._running.pop(key, None)
+
     def retried(self, key: str, failure: Failure) -> None:
         """Record the reason for a new attempt."""
         trial = self._running.get(key)
@@ -259,9 +309,10 @@ class Search:
         curve = self._store.curve(trial.run_id)
         if isinstance(outcome, Completion) and curve.best_validation_loss is None:
             outcome = Failure("diverged", "no epoch has a finite validation loss")
-        facts = {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch}
         digest = {} if trial.digest is None else {"digest": trial.digest}
-        self._rows.annotate(trial.trial_id, facts | digest)
+        self._rows.annotate(trial.trial_id, _measured(curve) | digest)
+        if self._stopping is not None:
+            self._stopping.end(key, "complete" if isinstance(outcome, Completion) else "failed")
         if isinstance(outcome, Completion):
             assert curve.best_validation_loss is not None
             self._complete(trial.trial_id, outcome, curve.best_validation_loss)
@@ -283,6 +334,11 @@ class Search:
         self._rows.complete(trial_id, loss)
         self._failures.note_completion()
 
+    @property
+    def paused_keys(self) -> tuple[str, ...]:
+        """The keys of the paused trials."""
+        return () if self._stopping is None else tuple(self._stopping.paused)
+
     def keep_quote(self, quote: Mapping[str, Any]) -> None:
         """Store the estimate with the study; the first one stays."""
         self._store.fill_provenance(self._experiment_id, quote=dict(quote))
@@ -296,7 +352,14 @@ class Search:
         database was lost.
         """
         ours = {trial.trial_id for trial in self._running.values()}
-        return [row for row in rows if row.state == "RUNNING" and row.trial_id not in ours]
+        waiting = () if self._stopping is None else set(self._stopping.paused)
+        return [
+            row
+            for row in rows
+            if row.state == "RUNNING"
+            and row.trial_id not in ours
+            and str(row.number) not in waiting
+        ]
 
     def _continue(self, row: TrialState) -> Assignment | None:
         key = str(row.number)
@@ -321,8 +384,9 @@ class Search:
             # A run is recorded after all its parameters, so this run belongs to another row.
             self._drop(row, _USED)
             return None
+        rungs = tuple(frozen.user_attrs.get(RUNGS, ()))
         assignment = self._record_and_assign(
-            key, row.trial_id, run.config, frozen.intermediate_values
+            key, row.trial_id, run.config, frozen.intermediate_values, rungs
         )
         self._running[key].retries += frozen.user_attrs.get("retries", [])
         return assignment
@@ -349,18 +413,29 @@ class Search:
         return self._record_and_assign(key, trial_id, config, {})
 
     def _record_and_assign(
-        self, key: str, trial_id: int, config: TrialConfig, reported: dict[int, float]
+        self,
+        key: str,
+        trial_id: int,
+        config: TrialConfig,
+        reported: dict[int, float],
+        rungs: tuple[int, ...] = (),
     ) -> Assignment:
         directory = str(self._files.directory(key))
         run = self._store.record_run(self._experiment_id, key, config, directory)
-        self._rows.annotate(trial_id, _described(config) | self._quoted(config))
-        self._running[key] = RunningTrial(trial_id, run.id, dict(reported))
+        attributes, until = _described(config) | self._quoted(config), None
+        if self._stopping is not None:
+            rungs = rungs or self._stopping.rung_epochs(config)
+            until = self._stopping.until(key, rungs)
+            attributes |= {RUNGS: list(rungs), PAUSED: None}
+        self._rows.annotate(trial_id, attributes)
+        self._running[key] = RunningTrial(trial_id, run.id, dict(reported), rungs=rungs)
         return Assignment(
             key,
             config,
             directory,
             evaluate_test=self._evaluate_test,
             expected_split=self._split_hash,
+            until=until,
         )
 
     def _quoted(self, config: TrialConfig) -> dict[str, Any]:
@@ -373,10 +448,67 @@ class Search:
             "quoted_memory_bytes": timing.memory_bytes,
         }
 
+    # --- Early stopping ---------------------------------------------------------------------------
+
+    def _paused(self, rows: list[TrialState]) -> dict[str, TrialState]:
+        """Return the rows of the paused trials by key.
+
+        A paused trial whose row somebody has ended or deleted does not count at its rungs any more.
+        """
+        if self._stopping is None:
+            return {}
+        waiting = {str(row.number): row for row in rows if row.state == "RUNNING"}
+        found: dict[str, TrialState] = {}
+        for key in list(self._stopping.paused):
+            if key in waiting:
+                found[key] = waiting[key]
+            else:
+                self._stopping.end(key, "failed")
+                self._files.remove(int(key))
+        return found
+
+    def _promotable(
+        self, paused: Mapping[str, TrialState], is_last: bool
+    ) -> tuple[TrialState, Place] | None:
+        """Return the paused trial that goes on now, and its place."""
+        assert self._stopping is not None
+        chosen = self._stopping.next(last=is_last)
+        return None if chosen is None else (paused[chosen[0]], chosen[1])
+
+    def _promote(self, row: TrialState, place: Place) -> Assignment | None:
+        """Assign a paused trial again; its decision is stored first."""
+        assert self._stopping is not None
+        key = str(row.number)
+        failpoint.reach("promoting")
+        self._stopping.promote(key)
+        failpoint.reach("promoted")
+        self._rows.annotate(row.trial_id, {STAGE: f"promoted from rung {place.rung + 1}: {place}"})
+        self.on_promoted(key, f"from rung {place.rung + 1}, {place}")
+        return self._continue(row)
+
+    def _stop(self, paused: Mapping[str, TrialState], keys: Iterable[str]) -> bool:
+        """Stop paused trials for good; return whether there were any.
+
+        Each decision is stored before it takes effect.
+        """
+        stopped = list(keys)
+        for key in stopped:
+            assert self._stopping is not None
+            failpoint.reach("pruning")
+            self._stopping.end(key, "pruned")
+            failpoint.reach("pruned")
+            loss = self._stopping.pruned_loss(key)
+            self._rows.end_pruned(paused[key].trial_id, loss)
+            self._files.remove(int(key))
+            self.on_stopped(key, loss)
+        return bool(stopped)
+
     # --- Failures ---------------------------------------------------------------------------------
 
     def _drop(self, row: TrialState, reason: str) -> None:
         """End an abandoned row without resuming it."""
+        if self._stopping is not None:
+            self._stopping.end(str(row.number), "failed")
         self._rows.fail_because(row.trial_id, drop_attributes(reason))
         if str(row.number) not in self._running:
             self._files.remove(row.number)
@@ -399,6 +531,10 @@ class Search:
         if self.breakdown is not None:
             for row in self._abandoned(self._rows.states()):
                 self._drop(row, "the search ended before it could be resumed")
+
+
+def _measured(curve: Curve) -> dict[str, Any]:
+    return {"seconds_per_epoch": curve.seconds_per_epoch, "best_epoch": curve.best_epoch}
 
 
 def _described(config: TrialConfig) -> dict[str, Any]:

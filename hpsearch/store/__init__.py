@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.store.address import DEFAULT_URL, default_url
 from hpsearch.store.records import (
+    PAUSED,
+    STAGE,
     ChangedRun,
     Curve,
+    Decision,
+    DecisionKind,
     Experiment,
     Kind,
     Ledger,
@@ -29,8 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
+    "PAUSED",
+    "STAGE",
     "ChangedRun",
     "Curve",
+    "Decision",
+    "DecisionKind",
     "Experiment",
     "Kind",
     "Ledger",

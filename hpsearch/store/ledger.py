@@ -28,6 +28,7 @@ from hpsearch.store.optuna_rows import (
     study_id_of,
 )
 from hpsearch.store.records import Experiment, Ledger, LedgerVerdict
+from hpsearch.store.rows import read_decisions
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
 
 _FACTS = ("weights", "data_hash", "split_hash", "zero_output_loss", "digest")
@@ -60,6 +61,7 @@ def read_ledger(connection: Connection, experiment: Experiment, key: str | None 
         reading.runs(),
         read_trials(connection, study_id, None if key is None else int(key)),
         read_directions(connection, study_id),
+        decisions=tuple(read_decisions(connection, experiment.id, key)),
     )
 
 

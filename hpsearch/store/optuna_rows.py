@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -28,7 +28,14 @@ from sqlalchemy import (
     update,
 )
 
-from hpsearch.store.records import LedgerTrial, TrialRecord, TrialState, local_time
+from hpsearch.store.records import (
+    PAUSED,
+    STAGE,
+    LedgerTrial,
+    TrialRecord,
+    TrialState,
+    local_time,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -134,6 +141,20 @@ def count_refused(connection: Connection, study: str) -> int:
         .join(_studies, studies.study_id == trials.study_id)
         .where(studies.study_name == study)
         .where(attributes.key == "failure", attributes.value_json == json.dumps("refused"))
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def count_paused(connection: Connection, study: str) -> int:
+    """Return the number of the study's trials that wait at a rung."""
+    studies, trials, attributes = _studies.c, _trials.c, _attributes.c
+    query = (
+        select(func.count())
+        .select_from(_attributes)
+        .join(_trials, trials.trial_id == attributes.trial_id)
+        .join(_studies, studies.study_id == trials.study_id)
+        .where(studies.study_name == study, cast(trials.state, String) == "RUNNING")
+        .where(attributes.key == PAUSED, attributes.value_json != json.dumps(None))
     )
     return int(connection.execute(query).scalar_one())
 
@@ -260,7 +281,7 @@ FACTS = (
     *("weights", "host", "device", "zero_output_loss", "data_hash", "split_hash"),
     *("best_epoch", "test_loss", "seconds_per_epoch", "peak_memory_bytes"),
     *("quoted_epoch_seconds", "quoted_memory_bytes"),
-    *("failure", "failure_reason", "failure_traceback"),
+    *("failure", "failure_reason", "failure_traceback", PAUSED, STAGE),
 )
 """The attributes of a trial that `trial_records` reads: all but the largest, its configuration."""
 
@@ -303,7 +324,7 @@ def trial_records(
     return [
         TrialRecord(
             number,
-            state,
+            _shown_state(state, facts.get(trial_id, {})),
             _stored_number(value, kind),
             *losses.get(trial_id, (0, None, None)),
             started,
@@ -313,6 +334,11 @@ def trial_records(
         )
         for trial_id, number, state, value, kind, started, ended in _fetched(connection, query)
     ]
+
+
+def _shown_state(state: str, facts: Mapping[str, Any]) -> str:
+    """Return the state that a person sees: Optuna has none for a trial that waits at a rung."""
+    return "PAUSED" if state == "RUNNING" and facts.get(PAUSED) is not None else state
 
 
 def _read_losses(

@@ -20,6 +20,7 @@ from hpsearch.store.lease import Holder, find_holder
 from hpsearch.store.ledger import first_unreadable, read_ledger
 from hpsearch.store.optuna_rows import (
     best_trials,
+    count_paused,
     count_refused,
     count_trials,
     distributions_of,
@@ -31,6 +32,7 @@ from hpsearch.store.records import (
     KINDS,
     ChangedRun,
     Curve,
+    Decision,
     Experiment,
     Kind,
     Ledger,
@@ -44,6 +46,7 @@ from hpsearch.store.records import (
 from hpsearch.store.rows import (
     experiment_names,
     find_experiment,
+    read_decisions,
     read_recorded_runs,
     unpacked,
 )
@@ -225,6 +228,11 @@ class StoreReader:
         config = TrialConfig.from_dict(configuration)
         return StoredRun(row.id, key, config)
 
+    def run_id(self, experiment_id: int, key: str) -> int | None:
+        """Return the id of the run ``key`` of an experiment, or ``None``."""
+        query = select(runs.c.id).where(runs.c.experiment_id == experiment_id, runs.c.key == key)
+        return self._database.read(lambda connection: connection.execute(query).scalar())
+
     def trial_states(self, study: str) -> list[TrialState] | None:
         """Return Optuna's rows of the study by number; ``None`` if Optuna has no such study.
 
@@ -291,9 +299,17 @@ class StoreReader:
         """
         return self._database.read(lambda connection: read_ledger(connection, experiment, key))
 
+    def decisions(self, experiment_id: int) -> list[Decision]:
+        """Return the decisions of early stopping on an experiment's trials, in their order."""
+        return self._database.read(lambda connection: read_decisions(connection, experiment_id))
+
     def count_refused(self, study: str) -> int:
         """Return the number of trials that exceeded the budget; their rows are failed ones."""
         return self._database.read(lambda connection: count_refused(connection, study))
+
+    def count_paused(self, study: str) -> int:
+        """Return the number of the study's trials that wait at a rung."""
+        return self._database.read(lambda connection: count_paused(connection, study))
 
     def best_trials(self, study: str, count: int) -> set[int]:
         """Return the numbers of the ``count`` complete trials with the lowest values."""

@@ -153,7 +153,7 @@ class TrialRecord:
 
     Attributes:
         number: of the trial, from 0.
-        state: RUNNING, COMPLETE, PRUNED, FAIL or WAITING.
+        state: RUNNING, PAUSED (at a rung), COMPLETE, PRUNED, FAIL or WAITING.
         value: lowest validation loss of a complete trial; ``None`` if it has none.
         epochs: number of reported epochs.
         last_loss: loss of the last of them; ``None`` without one.
@@ -214,6 +214,36 @@ class LedgerTrial:
     damage: tuple[str, ...] = ()
 
 
+PAUSED = "paused_at_epoch"
+"""The attribute of a trial that waits at a rung: its last epoch."""
+
+STAGE = "stage"
+"""The attribute that says in words where a trial of a study with rungs stands."""
+
+DecisionKind = Literal["pause", "promotion", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision on a trial of a study with rungs.
+
+    Attributes:
+        sequence: its number among the study's epochs and decisions.
+        key: of the trial's run.
+        kind: the trial paused at a rung, was promoted from it, or has a verdict.
+        rung: the rung, from 0; of a verdict, the number of rungs that the trial had reached.
+        epoch: the trial's last epoch.
+        loss: its lowest validation loss so far; ``None`` if it has none.
+    """
+
+    sequence: int
+    key: str
+    kind: DecisionKind
+    rung: int
+    epoch: int
+    loss: float | None
+
+
 @dataclass(frozen=True)
 class LedgerVerdict:
     """The verdict of an ablation run.
@@ -238,6 +268,7 @@ class Ledger:
         trials: Optuna's trials by number; ``None`` if Optuna has no study of that name.
         directions: Optuna's direction of each objective.
         verdicts: of an ablation's runs, by key.
+        decisions: of early stopping, in their order.
     """
 
     provenance: str
@@ -246,6 +277,7 @@ class Ledger:
     trials: tuple[LedgerTrial, ...] | None = None
     directions: tuple[str, ...] = ()
     verdicts: dict[str, LedgerVerdict] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
 
 
 # --- Names ----------------------------------------------------------------------------------------

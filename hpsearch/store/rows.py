@@ -17,6 +17,7 @@ from sqlalchemy import (
     and_,
     cast,
     func,
+    inspect,
     select,
     type_coerce,
 )
@@ -26,13 +27,14 @@ from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
 from hpsearch.store.records import (
     FORMER_NAMES,
+    Decision,
     Experiment,
     Kind,
     RecordedRun,
     former_names,
     normal_form,
 )
-from hpsearch.store.tables import epochs, experiments, runs
+from hpsearch.store.tables import decisions, epochs, experiments, runs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,6 +208,24 @@ def _recorded(row: Row[Any], now: datetime) -> RecordedRun:
         # waiting for its database.
         silent_seconds=min(silent, row.mean_seconds) if row.mean_seconds is not None else 0.0,
     )
+
+
+def read_decisions(
+    connection: Connection, experiment_id: int, key: str | None = None
+) -> list[Decision]:
+    """Return the decisions on an experiment's trials in their order, or on the trial ``key``."""
+    if not inspect(connection).has_table(decisions.name):
+        return []  # the store has an older schema, which readers do not upgrade
+    d = decisions.c
+    query = (
+        select(d.sequence, runs.c.key, d.kind, d.rung, d.epoch, d.loss)
+        .join_from(decisions, runs, d.run_id == runs.c.id)
+        .where(d.experiment_id == experiment_id)
+        .order_by(d.sequence)
+    )
+    if key is not None:
+        query = query.where(runs.c.key == key)
+    return [Decision(*row) for row in connection.execute(query)]
 
 
 def packed(values: Sequence[float] | None) -> bytes | None:

@@ -13,7 +13,7 @@ from hpsearch.store.address import Address
 from hpsearch.store.tables import VERSION_TABLE
 from hpsearch.system.installation import folder
 
-READABLE = frozenset({"0001", "0002", "0003"})
+READABLE = frozenset({"0001", "0002", "0003", "0004"})
 """Older versions that readers can still read; `Store.create` upgrades them.
 
 Keep a version here if later migrations add only what readers do not need. Remove it if a migration

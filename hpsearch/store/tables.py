@@ -43,6 +43,8 @@ experiments = Table(
     Column("digest", String(64)),
     Column("created_at", DateTime, nullable=False),
     Column("launched_at", DateTime, nullable=False),
+    # The number of the last epoch or decision that was written. NULL before the first.
+    Column("last_sequence", BigInteger),
     UniqueConstraint("kind", "name"),
 )
 
@@ -78,6 +80,7 @@ epochs = Table(
     Column("validation_loss", Double),
     Column("digest", String(64)),
     Column("created_at", DateTime, nullable=False),
+    Column("sequence", BigInteger),
 )
 
 target_errors = Table(
@@ -91,6 +94,21 @@ target_errors = Table(
     ForeignKeyConstraint(
         ["run_id", "epoch"], [epochs.c.run_id, epochs.c.epoch], ondelete="CASCADE"
     ),
+)
+
+decisions = Table(
+    f"{PREFIX}decisions",
+    metadata,
+    Column("experiment_id", ForeignKey(experiments.c.id, ondelete="CASCADE"), primary_key=True),
+    # Increases with every epoch and decision of the experiment; no clock can change the order.
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", ForeignKey(runs.c.id, ondelete="CASCADE"), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("rung", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("loss", Double),
+    Column("created_at", DateTime, nullable=False),
+    UniqueConstraint("run_id", "kind", "rung"),
 )
 
 results = Table(

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from hpsearch.config.run import TrialConfig
 from hpsearch.errors import InputError
@@ -24,6 +24,7 @@ from hpsearch.store.optuna_storage import in_one_transaction, open_optuna_storag
 from hpsearch.store.reader import StoreReader
 from hpsearch.store.records import (
     FORMER_NAMES,
+    DecisionKind,
     Experiment,
     Kind,
     StoredRun,
@@ -42,7 +43,15 @@ from hpsearch.store.rows import (
     upsert,
 )
 from hpsearch.store.schema import make_tables
-from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+from hpsearch.store.tables import (
+    decisions,
+    epochs,
+    experiments,
+    results,
+    runs,
+    target_errors,
+    test_errors,
+)
 
 Result = TypeVar("Result")
 
@@ -315,6 +324,8 @@ class Store(StoreReader):
         measured = ("learning_rate", "seconds", "training_loss", "validation_loss", "digest")
 
         def work(connection: Connection) -> None:
+            # An epoch that is recorded again keeps its sequence number.
+            row["sequence"] = _next_sequence(connection, run_id)
             upsert(connection, epochs, [row], key=("run_id", "epoch"), replace=measured)
             upsert(
                 connection,
@@ -323,6 +334,31 @@ class Store(StoreReader):
                 key=("run_id", "epoch", "target"),
                 replace=("loss", "mae"),
             )
+
+        self._write(work)
+
+    def record_decision(
+        self, run_id: int, kind: DecisionKind, rung: int, epoch: int, loss: float | None
+    ) -> None:
+        """Record a decision on a trial, unless it is recorded already; see `Decision`."""
+        row = {
+            "run_id": run_id,
+            "kind": kind,
+            "rung": rung,
+            "epoch": epoch,
+            "loss": finite(loss),
+            "created_at": now(),
+        }
+        this = (decisions.c.run_id == run_id) & (decisions.c.kind == kind)
+
+        def work(connection: Connection) -> None:
+            found = select(decisions.c.sequence).where(this, decisions.c.rung == rung)
+            if connection.execute(found).scalar_one_or_none() is None:
+                sequence = _next_sequence(connection, run_id)
+                of_run = select(runs.c.experiment_id).where(runs.c.id == run_id)
+                experiment_id = connection.execute(of_run).scalar_one()
+                values = {**row, "experiment_id": experiment_id, "sequence": sequence}
+                connection.execute(insert(decisions).values(values))
 
         self._write(work)
 
@@ -394,6 +430,15 @@ def _update_experiment(
     text = to_json(provenance)
     values = {"provenance": text, "digest": text_digest(text), **more}
     connection.execute(update(experiments).where(experiments.c.id == experiment_id).values(values))
+
+
+def _next_sequence(connection: Connection, run_id: int) -> int:
+    """Return the next number of the run's experiment, in the same transaction as its use."""
+    c = experiments.c
+    of_run = c.id == select(runs.c.experiment_id).where(runs.c.id == run_id).scalar_subquery()
+    following = func.coalesce(c.last_sequence, 0) + 1
+    connection.execute(update(experiments).where(of_run).values(last_sequence=following))
+    return int(connection.execute(select(c.last_sequence).where(of_run)).scalar_one())
 
 
 def _last_digest(connection: Connection, run_id: int) -> str | None:

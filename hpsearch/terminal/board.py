@@ -92,6 +92,12 @@ class Board(Progress):
             self._rows[key].began = time.monotonic()
         self._estimate_time_left()
 
+    def paused(self, key: str, epoch: int) -> None:
+        """Remove a run that waits at a rung."""
+        super().paused(key, epoch)
+        self._rows.pop(key, None)
+        self._estimate_time_left()
+
     def finished(self, key: str, outcome: Outcome) -> None:
         """Remove a run that has ended."""
         super().finished(key, outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 from hpsearch.config.targets import target
@@ -52,6 +52,7 @@ class Progress:
         say: prints one line.
         follow: prints the lines on starts and epochs; by default ``say``.
         best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
+        paused: keys of the runs that an earlier launch paused.
         compares: whether the losses of different runs can be compared, so that one is the best.
 
     Attributes:
@@ -70,6 +71,7 @@ class Progress:
         follow: Callable[[str], None] | None = None,
         best: tuple[float, str] | None = None,
         compares: bool = True,
+        paused: Iterable[str] = (),
     ) -> None:
         self.noun = noun
         self._say = say
@@ -80,6 +82,7 @@ class Progress:
         self._failed = 0
         self._facts: dict[str, RunFacts] = {}
         self._running: set[str] = set()
+        self._paused: set[str] = set(paused)
         self.best = best
         self._compares = compares
         self._is_long = False
@@ -124,6 +127,27 @@ class Progress:
         """Report that a run has failed and is tried again."""
         self._say(f"{self.noun} {key}: {failure.kind}: {failure.message}; tried again {how}")
 
+    def paused(self, key: str, epoch: int) -> None:
+        """Report that a run waits at a rung."""
+        self._estimate.finished(key, time.monotonic())
+        self._running.discard(key)
+        self._paused.add(key)
+        self._follow(f"{self.noun} {key}: paused after epoch {epoch}")
+
+    def promoted(self, key: str, place: str) -> None:
+        """Report that a waiting run goes on."""
+        self._paused.discard(key)
+        self._follow(f"{self.noun} {key}: goes on {place}")
+
+    def stopped(self, key: str, loss: float) -> None:
+        """Report that a waiting run was stopped for good."""
+        self._paused.discard(key)
+        self._done += 1
+        self._say(
+            f"{self.noun} {key}: stopped early, best validation loss {loss:,.4g}"
+            f"{self._relative(key, loss)}; {self.counts_text}"
+        )
+
     def finished(self, key: str, outcome: Outcome) -> None:
         """Report that a run has ended."""
         failed = isinstance(outcome, Failure)
@@ -154,7 +178,8 @@ class Progress:
         if self._total == 0:
             return ""
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._done} of {self._total} done, {len(self._running)} running{failed}"
+        paused = f", {len(self._paused)} paused" if self._paused else ""
+        return f"{self._done} of {self._total} done, {len(self._running)} running{paused}{failed}"
 
     def epochs(self, key: str) -> int:
         """Return the largest number of epochs of a running run."""

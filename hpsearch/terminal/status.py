@@ -63,9 +63,11 @@ def _driver_line(of: Status) -> str | None:
     """Return the driver, or a line that there is none while runs wait; ``None`` otherwise."""
     if of.is_driven:
         return f"driven by {of.holder}"
+    was = f" ({of.holder} ended or stopped responding)" if of.holder else ""
+    if of.counts.get("paused") and not of.counts["running"]:
+        return f"no launch is active{was}: paused trials wait for the next launch"
     if not of.counts["running"]:
         return None
-    was = f" ({of.holder} ended or stopped responding)" if of.holder else ""
     return (
         f"no launch is active{was}: {of.noun}s marked running are paused, and resume from their "
         "last checkpoint with the next launch"
@@ -121,7 +123,7 @@ def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
         _number(row["best_loss"], ",.4g"),
         _number(row["seconds_per_epoch"], ".1f"),
         _number(row["weights"], ",.0f"),
-        row["failure_reason"] or "",
+        row["failure_reason"] or row["stage"] or "",
     )
 
 

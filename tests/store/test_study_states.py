@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -83,6 +83,12 @@ parameters:
 """,
     "states.yaml",
 )
+WITH_RUNGS = SearchSpace.parse(
+    SPACE.text.replace(
+        "parameters:\n", "rungs: {epochs: [1, 2], reduction: 2, tolerance: 0.0}\nparameters:\n"
+    ),
+    "states.yaml",
+)
 MOST_WANTED = 5
 MOST_RUNNING = 3
 FEW = st.integers(0, 3)
@@ -121,6 +127,11 @@ class Worker:
 
     @property
     def at_end(self) -> bool:
+        until = self.assignment.until
+        return self._is_complete or (until is not None and self.epochs_done >= until)
+
+    @property
+    def _is_complete(self) -> bool:
         return self.epochs_done >= last_epoch(self.assignment.config)
 
     def start(self, search: Search) -> None:
@@ -136,7 +147,11 @@ class Worker:
         self._report(search, epoch)
 
     def complete(self, search: Search) -> None:
-        search.finish(self.assignment.key, Completion(self.epochs_done, 1, 0.0))
+        """End the run, or the part of it that ends at a rung."""
+        if self._is_complete:
+            search.finish(self.assignment.key, Completion(self.epochs_done, 1, 0.0))
+        else:
+            search.paused(self.assignment.key, self.epochs_done)
 
     def _report(self, search: Search, epoch: int) -> None:
         search.epoch(self.assignment.key, metrics(epoch, loss(self.assignment.config, epoch)))
@@ -156,6 +171,7 @@ class States(RuleBasedStateMachine):
 
     template: Path
     root: Path
+    space: SearchSpace
     made = 0
 
     def __init__(self) -> None:
@@ -167,7 +183,7 @@ class States(RuleBasedStateMachine):
         self.url = f"sqlite:///{self.folder}/store.db"
         self.reader = Store.open(self.url)
         self.outside = optuna.storages.RDBStorage(self.url)  # plain Optuna, as a dashboard
-        self.wanted = SPACE.trials
+        self.wanted = self.space.trials
         self.driver: Driver | None = None
         self.silent: list[Driver] = []  # taken for dead; their late calls may still come
         self.checkpoints: dict[str, int] = {}
@@ -197,14 +213,15 @@ class States(RuleBasedStateMachine):
 
     def _die(self) -> None:
         if self.driver is not None:
-            self.driver.store.close()  # as the kernel does
+            with self._undisturbed():  # a process dies only once
+                self.driver.store.close()  # as the kernel does
             self.driver = None
 
     def _launch(self) -> None:
         with self._undisturbed():
             store = Store.open(self.url)  # the schema is there
         try:
-            space = SPACE.with_overrides(trials=self.wanted)
+            space = self.space.with_overrides(trials=self.wanted)
             self.driver = Driver(store, launch_study(store, space, "states", self.folder / "runs"))
         except Crash:
             store.close()
@@ -438,7 +455,9 @@ class States(RuleBasedStateMachine):
             if search.finished:
                 break
             assignment = search.next()
-            assert assignment is not None, "nothing to start, and not finished"
+            if assignment is None:
+                assert search.finished, "nothing to start, and not finished"
+                break
             worker = Worker(assignment, self.checkpoints)
             worker.start(search)
             while not worker.at_end:
@@ -457,17 +476,21 @@ class States(RuleBasedStateMachine):
                 continue
             run = self.reader.run(study.experiment_id, str(trial.number))
             assert run is not None
-            assert run.config == SPACE.suggest(FixedTrial(dict(trial.parameters), trial.number))
+            assert run.config == self.space.suggest(
+                FixedTrial(dict(trial.parameters), trial.number)
+            )
             configurations.append(run.config)
         assert all(config not in configurations[:i] for i, config in enumerate(configurations))
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[States]:
+@pytest.fixture(params=[SPACE, WITH_RUNGS], ids=["trained to the end", "with rungs"])
+def machine(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> type[States]:
     monkeypatch.setattr(installation, "_git_commit", lambda: None)  # a process for every launch
     template = tmp_path / "template.db"
     Store.create(f"sqlite:///{template}").close()
-    values: dict[str, Any] = {"template": template, "root": tmp_path}
+    values: dict[str, Any] = {"template": template, "root": tmp_path, "space": request.param}
     return type("States", (States,), values)
 
 
@@ -483,5 +506,6 @@ def test_any_order_of_events_keeps_the_invariant(machine: type[States]) -> None:
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
+            phases=[Phase.generate] if os.environ.get("NOSHRINK") else list(Phase),
         ),
     )

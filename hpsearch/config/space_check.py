@@ -114,8 +114,8 @@ def check_rungs(
         if default_rungs(epochs, names) is None:
             raise document.error(
                 ("rungs",),
-                f"rungs must be left out, because a trial's number of epochs ({epochs}) is too small "
-                "for the default rungs; delete the line, or train longer",
+                "rungs must be left out, because a trial's number of epochs "
+                f"({epochs}) is too small for the default rungs; delete the line, or train longer",
                 key=True,
             )
         return

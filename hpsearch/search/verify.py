@@ -364,10 +364,10 @@ def _not_admissible(
 ) -> str | None:
     """Return why a decision did not follow from the rows before it; apply it to ``ladder``."""
     if decision.kind == "pause":
-        rungs = () if trial is None else trial.attributes.get(RUNGS, ())
-        planned = rungs[decision.rung] if 0 <= decision.rung < len(rungs) else None
-        if trial is not None and planned != decision.epoch:
-            return f"is at epoch {decision.epoch}, planned was {planned}"
+        rungs = None if trial is None else trial.attributes.get(RUNGS)
+        # A trial that was deleted may have left its number to another one.
+        if rungs is not None and decision.epoch != dict(enumerate(rungs)).get(decision.rung):
+            return f"is at epoch {decision.epoch}; the trial pauses after the epochs {rungs}"
         lowest = None if run is None else run.lowest_loss_until(decision.epoch)
         if run is not None and not same(decision.loss, lowest, TRAINED_AGAIN):
             return f"has the loss {decision.loss!r}; the lowest of its epochs was {lowest!r}"

@@ -29,6 +29,7 @@ CONTENTS = """
 :hidden:
 
 docs/tutorial
+docs/search
 docs/questions
 docs/glossary
 docs/commands

@@ -112,7 +112,9 @@ def mixed(short_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Mixed
     )
     last = Assignment("tested", tiny(1), str(runs / "tested"), evaluate_test=True)
     elsewhere = Assignment("elsewhere", tiny(1), str(runs / "elsewhere"), expected_split="0123abc")
-    work.assignments += [elsewhere, last]
+    # Two parts of the run that "good" is in one piece.
+    parts = [Assignment("parts", tiny(3), str(runs / "parts"), until=end) for end in (1, None)]
+    work.assignments = [parts[0], *work.assignments, elsewhere, last, parts[1]]
     events: list[Event] = []
     environments: list[dict[str, str]] = []
     written = bytearray()
@@ -176,6 +178,23 @@ def test_a_good_run_reports_facts_every_epoch_and_its_end(mixed: Mixed) -> None:
         "EpochEnded",
         "Finished",
     ]
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_is_the_same_run(mixed: Mixed) -> None:
+    """It pauses after its first part, frees its worker, and goes on to the same bits."""
+    work = mixed.work
+    assert work.pauses == {"parts": [1]}
+    assert [type(event).__name__ for event in mixed.events if event.key == "parts"] == [
+        *("Started", "EpochEnded", "Paused"),
+        *("Started", "EpochEnded", "EpochEnded", "Finished"),
+    ]
+    assert work.facts["parts"].resumed_from == 1
+    parts = {metrics.epoch: metrics for metrics in work.epochs["parts"]}
+    for whole in work.epochs["good"]:
+        assert replace(parts[whole.epoch], seconds=whole.seconds) == whole
+    completion = replace(work.completion("parts"), peak_memory_bytes=None)
+    assert completion == replace(work.completion("good"), peak_memory_bytes=None)
 
 
 @pytest.mark.slow

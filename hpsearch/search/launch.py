@@ -95,6 +95,8 @@ def launch_study(
     check_budget(space, model)
     # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if force:
+        space = _with_recorded_rungs(store, space, name, say)
     sampler = SeededPerTrial(space)
     require_consistent(store, space, name, molecules, force=force)
     experiment = store.begin_experiment("study", name, first_terms(space))
@@ -136,6 +138,20 @@ def early_stopping(
     if recorded is None:
         return None
     return EarlyStopping(Rungs.model_validate(recorded), store, experiment.id, model)
+
+
+def _with_recorded_rungs(
+    store: Store, space: SearchSpace, name: str, say: Callable[[str], None]
+) -> SearchSpace:
+    """Return the space with the rungs of the study, because its decisions follow from them."""
+    experiment = store.experiment("study", name)
+    if experiment is None:
+        return space
+    recorded = experiment.provenance["space"]["content"].get("rungs")
+    rungs = None if recorded is None else Rungs.model_validate(recorded)
+    if rungs != space.rungs:
+        say("the study keeps its rungs, which cannot change within a study")
+    return space.model_copy(update={"rungs": rungs})
 
 
 def check_budget(space: SearchSpace, model: CostModel | None) -> None:

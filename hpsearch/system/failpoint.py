@@ -24,6 +24,11 @@ NAMES = (
     "inside-commit",
     "reconciling",
     "exit",
+    "paused",
+    "promoting",
+    "promoted",
+    "pruning",
+    "pruned",
 )
 """In this order:
 
@@ -33,7 +38,10 @@ NAMES = (
 - before a verdict is given to Optuna;
 - within a transaction that writes, before its commit;
 - while a launch cleans up after an earlier one;
-- after the last verdict, before the process ends.
+- after the last verdict, before the process ends;
+- after the decision on a pause, before Optuna's row says so;
+- before the decision on a promotion, and after it, before the trial is assigned;
+- before the decision to stop a trial, and after it, before Optuna's row has the verdict.
 """
 
 _LONGEST_SECONDS = 120.0

@@ -40,7 +40,7 @@ class Fault:
         return self.run.__name__
 
 
-MODULES = ("kills", "drivers", "files", "inputs")
+MODULES = ("kills", "drivers", "files", "inputs", "rungs")
 """Where the scenarios stand, in the order of the table."""
 
 _entered: list[Fault] = []

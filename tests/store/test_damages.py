@@ -138,7 +138,7 @@ DAMAGES: dict[str, tuple[str, ...]] = {
     ),
     "an epoch added": (
         "INSERT INTO hpsearch_epochs SELECT run_id, 6, learning_rate, seconds, training_loss, "
-        "validation_loss, digest, created_at FROM hpsearch_epochs WHERE run_id = {R4} "
+        "validation_loss, digest, created_at, sequence FROM hpsearch_epochs WHERE run_id = {R4} "
         "AND epoch = 5",
     ),
     "a loss as text": (of_epoch("validation_loss = 'low'", 4, 2),),

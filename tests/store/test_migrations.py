@@ -39,7 +39,7 @@ def test_optuna_stands_beside(store: Store) -> None:
     tables = _tables(store)
     assert {"studies", "trials", "alembic_version"} <= tables
     with store._database.engine.connect() as connection:
-        assert schema.current(connection) == "0004"
+        assert schema.current(connection) == "0005"
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
         assert versions.one() == store.optuna_storage.get_head_version()
 

@@ -43,6 +43,7 @@ class Listed:
     epochs: dict[str, list[EpochMetrics]] = field(default_factory=dict)
     retries: dict[str, list[Failure]] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    pauses: dict[str, list[int]] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     most_running: int = 0
 
@@ -63,6 +64,10 @@ class Listed:
 
     def epoch(self, key: str, metrics: EpochMetrics) -> None:
         self.epochs.setdefault(key, []).append(metrics)
+
+    def paused(self, key: str, epoch: int) -> None:
+        self.running.discard(key)
+        self.pauses.setdefault(key, []).append(epoch)
 
     def retried(self, key: str, failure: Failure) -> None:
         self.retries.setdefault(key, []).append(failure)

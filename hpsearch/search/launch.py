@@ -93,6 +93,7 @@ def launch_study(
     if name != normal_form(asked):
         say(f"the study '{asked}' was renamed to '{name}', and continues")
     check_budget(space, model)
+    check_rungs(space, model)
     # The launch prints each trial's result; Optuna would log it again.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if force:
@@ -138,6 +139,23 @@ def early_stopping(
     if recorded is None:
         return None
     return EarlyStopping(Rungs.model_validate(recorded), store, experiment.id, model)
+
+
+def check_rungs(space: SearchSpace, model: CostModel | None) -> None:
+    """Raise an error if the rungs are in seconds and nothing was timed.
+
+    Args:
+        space: the search space.
+        model: the cost model; ``None`` if nothing was timed.
+
+    Raises:
+        InputError: the rungs need timings.
+    """
+    if space.rungs is not None and space.rungs.seconds is not None and model is None:
+        raise InputError(
+            "rungs in seconds need timings of this machine, got none; make them with: hpsearch "
+            "launch SPACE --dry-run"
+        )
 
 
 def _with_recorded_rungs(

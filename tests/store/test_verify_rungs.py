@@ -187,6 +187,12 @@ def test_edited_rungs_are_refused_and_force_keeps_the_recorded_ones(
     assert forced.space.rungs == space().rungs
 
 
+def test_rungs_in_seconds_need_timings(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="rungs in seconds need timings of this machine"):
+        launch(store, tmp_path, space=space("{seconds: [30, 90]}"))
+    assert store.experiment("study", "rungs") is None
+
+
 def edit(*statements: str) -> Callable[[Store], None]:
     def damage(store: Store) -> None:
         with store._writer.begin() as connection:

@@ -61,7 +61,7 @@ def search_quote_lines(quote: Quote) -> Iterator[str]:
     yield f"  memory    {memory['least'] / 1e9:.1f}-{memory['most'] / 1e9:.1f} GB per trial{fits}"
     yield f"  disk      at most {quote.disk_bytes / 1e9:.2g} GB of checkpoints and weights"
     if quote.planned_epochs is not None:
-        share = f"{quote.planned_epochs / quote.epochs:.0%} of {quote.epochs:,.0f}"
+        share = f"{100 * quote.planned_epochs / quote.epochs:.0f} % of the {quote.epochs:,.0f}"
         yield f"  epochs    about {quote.planned_epochs:,} with early stopping, {share} without it"
     if quote.done:
         yield f"  done      {quote.done} of {quote.done + quote.trials}"

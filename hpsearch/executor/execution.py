@@ -11,7 +11,13 @@ from ray.tune.search import Searcher
 
 from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Event
-from hpsearch.executor.cluster import cluster, machines_up, scratch_folder
+from hpsearch.executor.cluster import (
+    cluster,
+    machines_up,
+    scratch_folder,
+    unusable_for_temporary_files,
+    writing_failed,
+)
 from hpsearch.executor.driver import Driver, Stop
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.placement import NO_LIMIT, Placement
@@ -32,6 +38,7 @@ def train(
         cluster(placement.address, folder, placement.cpus_per_run) as on_signal,
         memory_kills_as_lost_workers(),
     ):
+        driver.folder = folder
         end_at_signals(driver, on_signal)
         placement.require_room(machines_up())
         try:
@@ -41,6 +48,8 @@ def train(
         except (HpsearchError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if (unwritten := writing_failed(error)) is not None:
+                raise unusable_for_temporary_files(folder.parent, unwritten) from error
             raise HpsearchError(f"Ray Tune failed: {one_line(error)}") from error
 
 

@@ -98,7 +98,23 @@ class Driver:
     _to_retry: list[ActiveRun] = field(default_factory=list)
     _ask_again: float = 0.0
     _checked: float = field(default_factory=time.monotonic)
+    _asks_work: bool = False
     _folder_checked: float = field(default_factory=time.monotonic)
+
+    @property
+    def ray_is_silent_for(self) -> float:
+        """Seconds since Ray last gave back control; 0 while the Work is called."""
+        return 0.0 if self._asks_work else time.monotonic() - self._checked
+
+    @contextmanager
+    def _asking_work(self) -> Iterator[None]:
+        """Call the Work, whose errors pass through Tune."""
+        self._asks_work = True
+        try:
+            with passing_errors():
+                yield
+        finally:
+            self._checked, self._asks_work = time.monotonic(), False
 
     def next(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next run for Tune; ``None`` if there is no run or no room now."""
@@ -122,7 +138,7 @@ class Driver:
     def _next_of_work(self) -> ActiveRun | None:
         if time.monotonic() < self._ask_again:
             return None
-        with passing_errors():
+        with self._asking_work():
             assignment = self.work.next()
         if assignment is None:
             # Tune asks ten times a second, and the Work may have to read a database. So it is
@@ -136,7 +152,7 @@ class Driver:
         """Whether no run is active and none is left to start."""
         if self._runs or self._to_retry:
             return False
-        with passing_errors():
+        with self._asking_work():
             return self.work.finished
 
     def placed(self, trial: Any) -> None:
@@ -148,7 +164,7 @@ class Driver:
         """Give a worker's report to the Work."""
         run = self._runs[trial_id]
         run.last_report = time.monotonic()
-        with passing_errors():
+        with self._asking_work():
             match report:
                 case Started():
                     self.work.started(run.key, report.facts)
@@ -179,7 +195,7 @@ class Driver:
                     f"the run sent no report for {self.placement.deadline_seconds:g} s, so its "
                     "worker was killed",
                 )
-            with passing_errors():
+            with self._asking_work():
                 self._finish(run, failure)
         self.ended(trial.trial_id)
 

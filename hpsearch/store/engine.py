@@ -35,6 +35,7 @@ _SQLITE_FULL = 13
 _SQLITE_NOT_A_DATABASE = 26
 _SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
 _POSTGRESQL_FULL = "53100"
+_POSTGRESQL_LACKS = ("42703", "42P01")  # a column, a table
 _POSTGRESQL_LOCKED = "55P03"  # lock_timeout
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
@@ -271,6 +272,11 @@ def _permanent(address: Address, error: BaseException, reason: str) -> HpsearchE
             advice = "; check the disk that holds it"
         else:
             kind, advice = InputError, f"; {found}"
+    elif _has_other_tables(error):
+        advice = (
+            "; its tables were changed, perhaps by a newer hpsearch that has upgraded them: use "
+            "that version"
+        )
     again = "; then run the same command again to continue" if advice else ""
     return kind(f"the store {address.label} failed: {reason}{advice}{again}")
 
@@ -422,6 +428,15 @@ def has_no_connection(error: BaseException) -> bool:
     """Whether PostgreSQL answers, but has no free connection."""
     found = driver_error(error)
     return found is not None and any(words in str(found.orig) for words in _NO_FREE_CONNECTION)
+
+
+def _has_other_tables(error: BaseException) -> bool:
+    """Whether the database lacks a table or a column that this code uses."""
+    found = getattr(driver_error(error), "orig", None)
+    lacks = ("no such table", "no such column", "has no column named")  # SQLite has no code for it
+    return getattr(found, "sqlstate", None) in _POSTGRESQL_LACKS or (
+        hasattr(found, "sqlite_errorcode") and any(words in str(found) for words in lacks)
+    )
 
 
 def _is_of_files(error: BaseException) -> bool:

@@ -122,14 +122,19 @@ class Address:
 
         def connect() -> Any:
             connection: Any = dialect.connect(*arguments, **options)
-            connection.autocommit = True
-            if limits_locks:
-                connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-            if writes:
-                connection.execute(_DURABLE)
-            connection.autocommit = False
-            if not writes:
-                connection.read_only = True
+            try:
+                connection.autocommit = True
+                if limits_locks:
+                    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+                if writes:
+                    connection.execute(_DURABLE)
+                connection.autocommit = False
+                if not writes:
+                    connection.read_only = True
+            except Exception:
+                # The server may end just now; the caller tries again with a new connection.
+                connection.close()
+                raise
             return connection
 
         return connect

@@ -277,7 +277,7 @@ def _permanent(address: Address, error: BaseException, reason: str) -> HpsearchE
             "; its tables were changed, perhaps by a newer hpsearch that has upgraded them: use "
             "that version"
         )
-    again = "; then run the same command again to continue" if advice else ""
+    again = ", then run the same command again to continue" if advice else ""
     return kind(f"the store {address.label} failed: {reason}{advice}{again}")
 
 

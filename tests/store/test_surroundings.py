@@ -32,7 +32,7 @@ def test_a_read_only_file_system_is_named_with_the_way_out(tmp_path: Path, creat
             assert str(refused.value) == (
                 f"the store {disk.folder}/s.db failed: unable to open database file; its folder "
                 "must be writable, also to read the store, got: Read-only file system; make it "
-                "writable, or copy the store to a folder that is; then run the same command again "
+                "writable, or copy the store to a folder that is, then run the same command again "
                 "to continue"
             )
         with pytest.raises(InputError, match=r"cannot be made: Read-only .*; choose another"):
@@ -53,7 +53,7 @@ def test_a_file_system_that_becomes_read_only_ends_a_launch_in_words(
             store.begin_experiment("study", "s", {})
         words = "its folder must be writable, also to read the store, got: Read-only file system"
         assert words in str(failed.value)
-        assert str(failed.value).endswith("; then run the same command again to continue")
+        assert str(failed.value).endswith(", then run the same command again to continue")
         disk.allow("rw")
         store.begin_experiment("study", "s", {})
         store.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _LONGEST_SHOWN = 60
@@ -57,6 +59,21 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def or_inodes(path: Path | str) -> str:
+    """Return a hint for the message of a full disk: that it has space, but no inodes.
+
+    Empty if the file system of ``path`` has inodes, or if its folders cannot be looked at.
+    """
+    place = Path(path).absolute()
+    with suppress(OSError):
+        while not place.exists():
+            place = place.parent
+        room = os.statvfs(place)
+        if room.f_files and not room.f_favail and room.f_bavail:
+            return " (it has no inodes left: delete some files)"
+    return ""
+
+
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
@@ -67,7 +84,9 @@ def unwritable(path: Path | str, error: OSError) -> HpsearchError:
     """
     kind = HpsearchError if error.errno in _DISK_ERRORS else InputError
     reason = error.strerror or error
-    fix = "free space or choose another place" if disk_full(error) else "choose another place"
+    fix = "choose another place"
+    if disk_full(error):
+        fix = f"free space{or_inodes(path)} or choose another place"
     return kind(f"'{path}' must be writable, got: {reason}; {fix}")
 
 

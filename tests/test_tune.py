@@ -22,19 +22,20 @@ from typing import Any
 
 import pytest
 from support.listed_work import SECRET, Listed, listed, tiny
+from support.mounts import mounted
 
 from hpsearch import executor
 from hpsearch.config.run import DataConfig
 from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.executor.attempts import LOST_WORKERS, Event, Retried
-from hpsearch.executor.cluster import cluster, scratch_folder
-from hpsearch.executor.driver import Driver
+from hpsearch.executor.cluster import _check_shared_memory, cluster, scratch_folder
+from hpsearch.executor.driver import Driver, Stop
 from hpsearch.executor.execution import DriverCallback, WorkSearcher
 from hpsearch.executor.failures import failure_from_tune
 from hpsearch.executor.leftovers import kill_all, processes_of, remove
 from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import memory_kills_as_lost_workers
-from hpsearch.executor.signals import end_at_signals, restored_handlers, signals_delayed
+from hpsearch.executor.signals import ended_by_signals, restored_handlers, signals_delayed
 from hpsearch.executor.worker import _check_split, _molecules, diagnosis
 from hpsearch.runs.messages import (
     Assignment,
@@ -471,6 +472,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from support.listed_work import listed, tiny
+from support.mounts import mounted
 from hpsearch import executor
 work = listed(Path({runs!r}), only=tiny(1))
 executor.run(work, executor.Placement())
@@ -512,7 +514,7 @@ import json, os, sys
 from pathlib import Path
 import ray
 sys.path.insert(0, {tests!r})
-from hpsearch.executor.cluster import cluster, scratch_folder
+from hpsearch.executor.cluster import _check_shared_memory, cluster, scratch_folder
 
 with scratch_folder(None) as folder, cluster(None, folder, 1):
     token = os.environ["RAY_AUTH_TOKEN"]
@@ -797,8 +799,7 @@ def test_a_second_signal_while_ray_starts_interrupts_at_once() -> None:
 def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Signals) -> None:
     driver = Driver(Listed([]), lambda event: None, Placement())
     seen: queue.SimpleQueue[int] = queue.SimpleQueue()
-    with restored_handlers():
-        end_at_signals(driver, seen.put)
+    with restored_handlers(), ended_by_signals(driver, seen.put):
         os.kill(os.getpid(), signal.SIGTERM)
         assert driver.interrupted == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt) as interrupt:
@@ -1049,3 +1050,94 @@ def test_a_cluster_has_no_spare_processes_and_its_agents_do_not_outlive_its_serv
         timeout=100,
     )
     assert (done.returncode, done.stdout) == (0, "2 []\n[]\n"), done.stderr
+
+
+HELD_IN_C = """
+import ctypes, sys, threading
+from pathlib import Path
+from hpsearch.executor import execution, signals
+from hpsearch.executor.cluster import scratch_folder
+from hpsearch.executor.driver import Driver
+from hpsearch.executor.placement import Placement
+execution._SILENT_SECONDS, signals.GRACE_SECONDS = 0.5, 0.5
+driver = Driver(None, lambda event: None, Placement())
+ended = threading.Event()
+end = lambda number: signals.force_end(Path(sys.argv[1]), ended, number)
+with signals.ended_by_signals(driver, end), execution._silence_reported(driver):
+    # A call that never returns, as one of Ray to a server that is stopped.
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+
+
+def test_a_call_of_ray_that_never_returns_is_reported_and_ended_by_a_signal(
+    tmp_path: Path,
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD_IN_C, str(scratch)], stderr=subprocess.PIPE, text=True
+    ) as held:
+        try:
+            assert held.stderr is not None
+            assert held.stderr.readline().startswith("hpsearch: Ray has not responded for")
+            held.send_signal(signal.SIGINT)
+            assert held.wait(20) == 128 + signal.SIGINT
+            assert held.stderr.readline().startswith("hpsearch: interrupted; Ray did not respond")
+        finally:
+            held.kill()
+    assert not scratch.exists()
+
+
+def test_the_time_in_the_work_is_no_silence_of_ray() -> None:
+    driver = Driver(Listed([]), lambda event: None, Placement())
+    driver._checked -= 60
+    assert driver.ray_is_silent_for > 59
+    with driver._asking_work():
+        assert driver.ray_is_silent_for == 0
+    assert driver.ray_is_silent_for < 5
+
+
+class Waits:
+    """A Work that has one run, which no worker ever starts."""
+
+    finished = False
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+
+    def next(self) -> Assignment:
+        return self._assignment
+
+
+def test_a_full_temporary_folder_ends_a_launch_that_waits_for_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.executor.driver._FOLDER_SECONDS", 0)
+    monkeypatch.setattr("hpsearch.executor.driver.machines_up", lambda: [{"CPU": 2.0}])
+    with mounted(tmp_path / "disk", "size=1m,nr_inodes=20,mode=0777") as disk:
+        scratch = disk.folder / "scratch"
+        scratch.mkdir()
+        [assignment] = listed(tmp_path, only=tiny()).assignments
+        work: Any = Waits(assignment)
+        driver = Driver(work, lambda event: None, Placement(), folder=scratch)
+        assert driver.next("trial") is not None
+        driver.check()
+        disk.exhaust()
+        with pytest.raises(Stop) as stopped:
+            driver.check()
+        assert str(stopped.value).startswith(
+            f"the folder for temporary files, {disk.folder}, must be writable, got: No space left "
+        )
+        assert "no inodes left" in str(stopped.value)
+        disk.free()
+        driver.check()
+
+
+def test_shared_memory_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk") as disk:
+        _check_shared_memory(disk.folder)
+        disk.allow("ro")
+        with pytest.raises(InputError, match=r"must be writable for Ray, .*; mount it writable"):
+            _check_shared_memory(disk.folder)

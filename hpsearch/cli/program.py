@@ -109,10 +109,10 @@ def main() -> None:
         hint = f"; see: {context.command_path} --help" if context else ""
         click.echo(f"hpsearch: {_printable(error.format_message().rstrip('.'))}{hint}", err=True)
         code = 2
-    except OSError as error:  # standard output: a full disk, a pipe whose reader has ended
+    except OSError as error:
         if debug:
             traceback.print_exc()
-        code = _unwritten(error)
+        code = _unwritten(error) if error.filename is None else _unusable(error)
     except SystemExit:
         # Where the reader of a pipe has ended, click replaces the stream and ends with 1.
         if sys.stdout is output:
@@ -140,8 +140,24 @@ def _open_closed_streams() -> None:
             setattr(sys, name, stream)
 
 
+def _unusable(error: OSError) -> int:
+    """Report a file that a command could not use, and return the exit code.
+
+    The packages report their own files, so this is a file that none of them expected to fail.
+    """
+    name = _printable(os.fsdecode(error.filename))
+    click.echo(
+        f"hpsearch: '{name}' could not be used: {error.strerror or error}; mend this, then type "
+        "the same command again to continue",
+        err=True,
+    )
+    return 1
+
+
 def _unwritten(error: OSError) -> int:
     """Report that standard output cannot be written; return the exit code.
+
+    The error has no file name: it comes from a full disk, or a pipe whose reader has ended.
 
     A pipe whose reader has ended gives the code of SIGPIPE. A person who types ``| head`` expects
     that, so only a command that trains reports it. No code is 1, because `hpsearch verify` returns

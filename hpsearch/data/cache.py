@@ -16,7 +16,7 @@ import numpy as np
 
 from hpsearch.config.targets import TARGETS
 from hpsearch.data.molecule import UNITS, Molecules
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
 
 FORMAT = 1
 
@@ -110,9 +110,11 @@ def write_table(molecules: Molecules, folder: Path, source: str) -> None:
             _move_into_place(fresh, folder, Path(staging), content_hash)
     except OSError as error:
         needed = sum(getattr(molecules, name).nbytes for name in _COLUMNS) / 1e6
-        raise HpsearchError(
+        kind = HpsearchError if disk_full(error) else InputError
+        free = f"free space there{or_inodes(folder)} or " if disk_full(error) else ""
+        raise kind(
             f"the cache of molecules ({needed:.0f} MB) cannot be written to '{folder}': "
-            f"{error.strerror or error}; free space there or set HPSEARCH_CACHE to another folder"
+            f"{error.strerror or error}; {free}set HPSEARCH_CACHE to another folder"
         ) from error
 
 

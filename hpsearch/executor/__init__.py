@@ -37,7 +37,7 @@ os.environ.update(
     TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
     RAY_AIR_NEW_OUTPUT="0",
     TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-    # Tune's handler waits up to 15 s for running epochs; `signals.end_at_signals` does not.
+    # Tune's handler waits up to 15 s for running epochs; `signals.ended_by_signals` does not.
     TUNE_DISABLE_SIGINT_HANDLER="1",
     # Practically never: nothing is restored from snapshots of Tune's state.
     TUNE_GLOBAL_CHECKPOINT_S=str(10**9),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import Any
 
 import ray
 
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.leftovers import kill_all, kill_remaining, remove, watched
 from hpsearch.executor.placement import Placement
@@ -24,6 +25,7 @@ from hpsearch.executor.ray_private import (
     private_cluster,
     resources_of_this_machine,
     without_rays_handlers,
+    without_spilled_objects,
     without_unused_servers,
 )
 from hpsearch.executor.signals import (
@@ -48,14 +50,36 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
         # Resolved, because the processes of a cluster are recognised by the kernel's paths.
         folder = Path(tempfile.mkdtemp(prefix="hps", dir=parent)).resolve()
     except OSError as error:
-        raise InputError(
-            f"the folder for temporary files, {parent}, must be writable: {error.strerror}"
-        ) from None
+        raise unusable_for_temporary_files(parent, error) from None
     with watched(folder):
         try:
             yield folder
         finally:
             remove(folder)
+
+
+def unusable_for_temporary_files(folder: Path, error: OSError) -> HpsearchError:
+    """Return the error for a folder into which a launch cannot write its temporary files."""
+    full = disk_full(error)
+    free = f"free some space{or_inodes(folder)}" if full else "make it writable"
+    return (HpsearchError if full else InputError)(
+        f"the folder for temporary files, {folder}, must be writable, got: "
+        f"{error.strerror or error}; {free} or set TMPDIR to another folder, then run the same "
+        "command again to continue"
+    )
+
+
+def writing_failed(error: BaseException) -> OSError | None:
+    """Return ``error`` or its cause that means a full disk or a folder that may not be written."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _CANNOT_WRITE:
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 @contextmanager
@@ -77,7 +101,7 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
         finally:
             ignore_signals()
             try:
-                with _ended_by_force(folder):
+                with _ended_by_force(folder), without_spilled_objects():
                     ray.shutdown()
                 kill_remaining(folder)
             finally:
@@ -143,6 +167,7 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
             # The smallest size that Ray accepts: reports are short, and no data is sent.
             "object_store_memory": 80 * 2**20,
         }
+        _check_shared_memory()
         # Temporary files of torch and others are removed together with the cluster.
         environment["TMPDIR"] = str(folder)
     _check_reachable(address)
@@ -157,9 +182,20 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
                 **own,
             )
     except Exception as error:  # Ray raises plain Exception if its servers do not start
+        if (unwritten := writing_failed(error)) is not None:
+            raise unusable_for_temporary_files(folder.parent, unwritten) from error
         if address is None:
             raise HpsearchError(f"Ray could not be started: {one_line(error)}") from error
         raise _unreachable(address, error) from None
+
+
+def _check_shared_memory(folder: Path = Path("/dev/shm")) -> None:
+    """Refuse shared memory that cannot be written; Ray would try for 40 s. It may be full."""
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise InputError(
+            f"the folder {folder} must be writable for Ray, got one that is not; mount it writable "
+            "(in a container: a tmpfs), then run the same command again to continue"
+        )
 
 
 def _check_reachable(address: str | None) -> None:

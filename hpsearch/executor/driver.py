@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, assert_never
 
 from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Attempt, Event, Retried, final_failure, next_attempt
-from hpsearch.executor.cluster import free_resources, machines_up
+from hpsearch.executor.cluster import free_resources, machines_up, unusable_for_temporary_files
 from hpsearch.executor.failures import failure_from_tune, tune_error
 from hpsearch.executor.placement import Placement
 from hpsearch.executor.ray_private import kill_worker
@@ -72,6 +74,10 @@ _BLOCKED_SECONDS = 5.0
 """If two checks are further apart than this, the driver itself was blocked."""
 
 
+_FOLDER_SECONDS = 5.0
+"""Time between two checks of the folder for temporary files."""
+
+
 @dataclass
 class Driver:
     """Gives runs of the Work to Tune, and the workers' reports to the Work.
@@ -81,16 +87,35 @@ class Driver:
         on_event: called for each event after the Work.
         placement: what each run is given, and how many runs train at a time.
         interrupted: number of the signal that came; 0 if none has.
+        folder: for temporary files; ``None`` if it need not be checked.
     """
 
     work: Work
     on_event: Callable[[Event], None]
     placement: Placement
     interrupted: int = 0
+    folder: Path | None = None
     _runs: dict[str, ActiveRun] = field(default_factory=dict)
     _to_retry: list[ActiveRun] = field(default_factory=list)
     _ask_again: float = 0.0
     _checked: float = field(default_factory=time.monotonic)
+    _asks_work: bool = False
+    _folder_checked: float = field(default_factory=time.monotonic)
+
+    @property
+    def ray_is_silent_for(self) -> float:
+        """Seconds since Ray last gave back control; 0 while the Work is called."""
+        return 0.0 if self._asks_work else time.monotonic() - self._checked
+
+    @contextmanager
+    def _asking_work(self) -> Iterator[None]:
+        """Call the Work, whose errors pass through Tune."""
+        self._asks_work = True
+        try:
+            with passing_errors():
+                yield
+        finally:
+            self._checked, self._asks_work = time.monotonic(), False
 
     def next(self, trial_id: str) -> dict[str, Any] | None:
         """Return the next run for Tune; ``None`` if there is no run or no room now."""
@@ -114,7 +139,7 @@ class Driver:
     def _next_of_work(self) -> ActiveRun | None:
         if time.monotonic() < self._ask_again:
             return None
-        with passing_errors():
+        with self._asking_work():
             assignment = self.work.next()
         if assignment is None:
             # Tune asks ten times a second, and the Work may have to read a database. So it is
@@ -128,7 +153,7 @@ class Driver:
         """Whether no run is active and none is left to start."""
         if self._runs or self._to_retry:
             return False
-        with passing_errors():
+        with self._asking_work():
             return self.work.finished
 
     def placed(self, trial: Any) -> None:
@@ -140,7 +165,7 @@ class Driver:
         """Give a worker's report to the Work."""
         run = self._runs[trial_id]
         run.last_report = time.monotonic()
-        with passing_errors():
+        with self._asking_work():
             match report:
                 case Started():
                     self.work.started(run.key, report.facts)
@@ -175,12 +200,16 @@ class Driver:
                     f"the run sent no report for {self.placement.deadline_seconds:g} s, so its "
                     "worker was killed",
                 )
-            with passing_errors():
+            with self._asking_work():
                 self._finish(run, failure)
         self.ended(trial.trial_id)
 
     def check(self) -> None:
-        """Raise ``KeyboardInterrupt`` after a signal, and kill workers that hang."""
+        """Raise ``KeyboardInterrupt`` after a signal, and kill workers that hang.
+
+        Raises:
+            Stop: Ray cannot start a worker.
+        """
         if self.interrupted:
             raise KeyboardInterrupt(self.interrupted)
         # No report could arrive while this process was blocked or suspended, so that time does
@@ -190,6 +219,7 @@ class Driver:
         if blocked > _BLOCKED_SECONDS:
             for run in self._runs.values():
                 run.last_report += blocked
+        self._check_folder(now)
         if self.placement.deadline_seconds is None:
             return
         for run in self._runs.values():
@@ -197,6 +227,24 @@ class Driver:
             if run.trial and not run.overdue and silent > self.placement.deadline_seconds:
                 run.overdue = True
                 kill_worker(run.trial)
+
+    def _check_folder(self, now: float) -> None:
+        """End the launch if a run waits and no temporary file can be written.
+
+        Ray cannot start a worker then, and would try for ever without a word.
+
+        Raises:
+            Stop: the disk is full, or the folder cannot be written.
+        """
+        waits = any(not run.trial for run in self._runs.values())
+        if self.folder is None or not waits or now - self._folder_checked < _FOLDER_SECONDS:
+            return
+        self._folder_checked = now
+        try:
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(bytes(4096))
+        except OSError as error:
+            raise Stop(unusable_for_temporary_files(self.folder.parent, error)) from None
 
     def _finish(self, run: ActiveRun, outcome: Outcome) -> None:
         run.finished = True

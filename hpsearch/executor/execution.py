@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,18 @@ from ray.tune.search import Searcher
 
 from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Event
-from hpsearch.executor.cluster import cluster, machines_up, scratch_folder
+from hpsearch.executor.cluster import (
+    cluster,
+    machines_up,
+    scratch_folder,
+    unusable_for_temporary_files,
+    writing_failed,
+)
 from hpsearch.executor.driver import Driver, Stop
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.placement import NO_LIMIT, Placement
 from hpsearch.executor.ray_private import memory_kills_as_lost_workers
-from hpsearch.executor.signals import end_at_signals, restored_handlers
+from hpsearch.executor.signals import ended_by_signals, restored_handlers
 from hpsearch.executor.worker import Worker
 from hpsearch.runs.messages import Work, from_json
 
@@ -32,16 +42,55 @@ def train(
         cluster(placement.address, folder, placement.cpus_per_run) as on_signal,
         memory_kills_as_lost_workers(),
     ):
-        end_at_signals(driver, on_signal)
-        placement.require_room(machines_up())
+        driver.folder = folder
         try:
-            _tuner(driver, folder).fit()
+            with ended_by_signals(driver, on_signal), _silence_reported(driver):
+                placement.require_room(machines_up())
+                _tuner(driver, folder).fit()
         except Stop as stop:
             raise stop.error from None
         except (HpsearchError, KeyboardInterrupt):
             raise
         except Exception as error:
+            if (unwritten := writing_failed(error)) is not None:
+                raise unusable_for_temporary_files(folder.parent, unwritten) from error
             raise HpsearchError(f"Ray Tune failed: {one_line(error)}") from error
+
+
+_SILENT_SECONDS = 30.0
+"""A longer silence of Ray is reported."""
+
+
+@contextmanager
+def _silence_reported(driver: Driver) -> Iterator[None]:
+    """Report if Ray does not return from a call: its servers may hang, or be stopped."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        said, looked = False, time.monotonic()
+        while not ended.wait(_SILENT_SECONDS / 30):
+            # After a longer pause this process was suspended itself, so Ray had no time to answer.
+            suspended = time.monotonic() - looked > _SILENT_SECONDS / 2
+            looked = time.monotonic()
+            silent = driver.ray_is_silent_for > _SILENT_SECONDS and not suspended
+            if silent and not said:
+                with suppress(OSError):
+                    os.write(2, _SILENT_WORDS.encode())
+            said = silent
+
+    thread = threading.Thread(target=watch, daemon=True, name="silence of Ray")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+_SILENT_WORDS = (
+    f"hpsearch: Ray has not responded for {_SILENT_SECONDS:.0f} s; the launch waits for it; end it "
+    "with Ctrl-C, and the same command continues\n"
+)
 
 
 def _tuner(driver: Driver, folder: Path) -> Tuner:

@@ -14,6 +14,8 @@ The private interfaces, and why they are needed:
 - ``Node.start_monitor``, ``start_log_monitor`` and ``start_api_server``: three servers of Ray that
   a launch does not use. ``ray.init`` has no option for the first two, and with
   ``include_dashboard=False`` it still starts the third.
+- ``Node.destroy_external_storage``: makes a folder when Ray is shut down. If the disk is full that
+  fails, and Ray's processes are not ended.
 - ``ray_constants.ENABLE_RAY_CLUSTER``: Ray's servers listen on all addresses of a machine unless
   this is false.
 - ``authentication_token_setup``: Ray reads its token once, when it is imported. Without one it
@@ -131,6 +133,21 @@ def without_unused_servers() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(Node, name, original)
+
+
+@contextmanager
+def without_spilled_objects() -> Iterator[None]:
+    """Let Ray shut down without removing the objects that it has moved to disk.
+
+    There are none, and the scratch folder is removed anyway. Ray would first make the folder of
+    these objects, which fails on a full disk.
+    """
+    original = Node.destroy_external_storage
+    Node.destroy_external_storage = lambda node: None
+    try:
+        yield
+    finally:
+        Node.destroy_external_storage = original
 
 
 _TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def restored_handlers() -> Iterator[None]:
-    """Restore the signal handlers that Ray, Tune and :func:`end_at_signals` replace."""
+    """Restore the signal handlers that Ray, Tune and :func:`ended_by_signals` replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,26 +41,30 @@ class Interruptible(Protocol):
     interrupted: int
 
 
-def end_at_signals(driver: Interruptible, on_signal: Callable[[int], None]) -> None:
+@contextmanager
+def ended_by_signals(driver: Interruptible, on_signal: Callable[[int], None]) -> Iterator[None]:
     """Install handlers: the first signal interrupts between two calls of the Work.
 
-    A second signal interrupts at once. The first signal also starts ``on_signal`` in a thread. Call
-    this after Ray has started, because it replaces Ray's handler of SIGTERM, which prints a stack
-    and leaves Ray's processes and files.
+    A second signal interrupts at once. The first signal also starts ``on_signal`` in a thread, even
+    if Ray never returns from a call. Call this after Ray has started, because it replaces Ray's
+    handler of SIGTERM, which prints a stack and leaves Ray's processes and files. The handlers
+    stay; `restored_handlers` puts the earlier ones back.
     """
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
 
     def between_calls(number: int, frame: Any) -> None:
         if driver.interrupted:
             raise KeyboardInterrupt(number)
         driver.interrupted = number
-        threading.Thread(target=on_signal, args=(number,), daemon=True).start()
 
-    for name in SIGNALS:
-        # `nohup` ignores SIGHUP, which must stay ignored.
-        if signal.getsignal(name) is not signal.SIG_IGN:
-            signal.signal(name, between_calls)
+    # `nohup` ignores SIGHUP, which must stay ignored.
+    heeded = [name for name in SIGNALS if signal.getsignal(name) is not signal.SIG_IGN]
+    for name in heeded:
+        signal.signal(name, between_calls)
+    with _called_at_once(heeded, on_signal):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import HpsearchError, disk_full
+from hpsearch.errors import HpsearchError, disk_full, or_inodes
 from hpsearch.system import failpoint
 from hpsearch.system.files import PARTIAL, write_atomically
 
@@ -62,8 +62,8 @@ def write(
         reason = f"cannot write the checkpoint {path}: {error.strerror or error}"
         if disk_full(error):
             raise DiskFull(
-                f"{reason}; free space and run the same command again: it resumes from the epoch "
-                "before"
+                f"{reason}; free space{or_inodes(directory)} and run the same command again: it "
+                "resumes from the epoch before"
             ) from error
         raise HpsearchError(
             f"{reason}; make the folder writable or choose another (--runs)"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, disk_full, or_inodes
 from hpsearch.system import credentials
 from hpsearch.system.file_system import network_type
 
@@ -121,14 +122,19 @@ class Address:
 
         def connect() -> Any:
             connection: Any = dialect.connect(*arguments, **options)
-            connection.autocommit = True
-            if limits_locks:
-                connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-            if writes:
-                connection.execute(_DURABLE)
-            connection.autocommit = False
-            if not writes:
-                connection.read_only = True
+            try:
+                connection.autocommit = True
+                if limits_locks:
+                    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+                if writes:
+                    connection.execute(_DURABLE)
+                connection.autocommit = False
+                if not writes:
+                    connection.read_only = True
+            except Exception:
+                # The server may end just now; the caller tries again with a new connection.
+                connection.close()
+                raise
             return connection
 
         return connect
@@ -158,13 +164,41 @@ def make_folder(address: Address) -> None:
         address.path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"the folder of the store {address.label} cannot be made: {error.strerror}"
+            f"the folder of the store {address.label} cannot be made: {error.strerror}; choose "
+            "another place with --storage sqlite:////FOLDER/hpsearch.db"
         ) from None
+
+
+def obstacle(path: Path) -> str | None:
+    """Return what keeps this user from a SQLite file, and the way to mend it, if that is found.
+
+    The files themselves are not opened: closing one would drop SQLite's locks on it.
+    """
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        fix = "make it writable, or copy the store to a folder that is"
+        if disk_full(error):
+            fix = f"free some space{or_inodes(path.parent)}"
+        return f"its folder must be writable, also to read the store, got: {error.strerror}; {fix}"
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+            return f"{file.name} must be readable and writable for this user; change its mode"
+    return None
 
 
 def require_file(address: Address) -> None:
     """Raise an error if the SQLite file does not exist: connecting would create an empty one."""
-    if address.path is not None and not address.path.is_file():
+    if address.path is None:
+        return
+    try:
+        exists = address.path.is_file()
+    except OSError as error:
+        raise InputError(
+            f"the store {address.label} must be in a folder that this user may enter, got: "
+            f"{error.strerror}; change the folder's mode"
+        ) from None
+    if not exists:
         raise InputError(f"no study store at {address.label}; `hpsearch launch` makes one")
 
 

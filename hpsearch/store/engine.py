@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TypeVar, final
 
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.store.address import Address
+from hpsearch.store.address import Address, obstacle
 from hpsearch.system import failpoint
 
 Result = TypeVar("Result")
@@ -27,10 +28,14 @@ LONGEST_PAUSE_SECONDS = 5.0
 
 _SQLITE_BUSY = 5
 _SQLITE_LOCKED = 6
+_SQLITE_OF_FILES = (3, 8, 10, 14)
+"""No permission, a read-only database, a failed read or write, a file that cannot be opened."""
+
 _SQLITE_FULL = 13
 _SQLITE_NOT_A_DATABASE = 26
 _SQLITE_IOERR_SHMSIZE = 10 | 19 << 8
 _POSTGRESQL_FULL = "53100"
+_POSTGRESQL_LACKS = ("42703", "42P01")  # a column, a table
 _POSTGRESQL_LOCKED = "55P03"  # lock_timeout
 _POSTGRESQL_TRANSIENT = (
     "08",  # connection exceptions
@@ -46,6 +51,13 @@ _POSTGRESQL_TRANSIENT = (
     "57P03",  # starting up
     "57P05",  # idle_session_timeout
 )
+
+_NO_FREE_CONNECTION = (
+    "too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for ",
+)
+"""What a full PostgreSQL answers to a new connection. libpq passes on no code, only the text."""
 
 _WRITES = "hpsearch_writes"
 """Execution option: the connection will write."""
@@ -124,15 +136,18 @@ class Database:
 
     def wait(self, action: Callable[[], Result]) -> Result:
         """Call ``action``; repeat it while the database is unavailable: see :func:`wait_for`."""
-        with self._reporter.watching() if self._reporter else nullcontext():
+        if self._reporter is None:
             return wait_for(action, self.address, self.patience_seconds)
+        with self._reporter.watching() as failed:
+            return wait_for(action, self.address, self.patience_seconds, failed)
 
     def _first_use_of_server(self, action: Callable[[], None]) -> None:
         try:
             action()
         except database_errors() as error:
-            # The server was reached: another process makes the tables, or holds a lock.
-            if not is_locked(error):
+            # The server was reached. Another process makes the tables or holds a lock, or the
+            # server has no free connection.
+            if not (is_locked(error) or has_no_connection(error)):
                 raise
             self.wait(action)
 
@@ -191,7 +206,8 @@ def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) 
         if connection.dialect.name == "sqlite":
             # A transaction that reads and then writes fails, whatever the timeout, if another
             # one wrote in between. With the lock from the start it waits instead.
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+            with _asking_for_lock() if writes else nullcontext():
+                connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
         if writes and not options.get(_UNFENCED, False):
             fence(connection)
 
@@ -203,7 +219,12 @@ def set_beginning(engine: Engine, fence: Fence, *, always_writes: bool = False) 
 # --- Waiting for a database that is locked, restarting or unreachable -----------------------------
 
 
-def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> Result:
+def wait_for(
+    action: Callable[[], Result],
+    address: Address,
+    seconds: float,
+    failed: Callable[[str], None] = lambda reason: None,
+) -> Result:
     """Call ``action``; repeat it while the database is unavailable.
 
     ``action`` must be safe to repeat: a commit may have succeeded although its reply was lost.
@@ -212,9 +233,11 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
         action: one or more complete transactions.
         address: names the store in the error message.
         seconds: longest time to wait after the first failure.
+        failed: called with the reason each time that ``action`` fails and will be repeated.
 
     Raises:
-        HpsearchError: the error is permanent, or lasted longer than ``seconds``.
+        HpsearchError: the error is permanent, or lasted longer than ``seconds``. It is an
+            `InputError` if this user cannot use the file.
     """
     deadline: float | None = None
     pause = FIRST_PAUSE_SECONDS
@@ -224,12 +247,7 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
         except database_errors() as error:
             reason = address.one_line(driver_error(error) or error)
             if not is_transient(error):
-                advice = ""
-                if is_full(error):
-                    advice = "; free some space, then run the same command again to continue"
-                raise HpsearchError(
-                    f"the store {address.label} failed: {reason}{advice}"
-                ) from error
+                raise _permanent(address, error, reason) from error
             now = time.monotonic()
             deadline = now + seconds if deadline is None else deadline
             if now >= deadline:
@@ -237,58 +255,138 @@ def wait_for(action: Callable[[], Result], address: Address, seconds: float) -> 
                     f"the store {address.label} could not be used for {seconds:.0f} s: {reason}; "
                     "run the same command again to continue"
                 ) from error
+            failed(reason)
             # Random, so that several processes do not retry at the same moment.
             time.sleep(min(pause, deadline - now) * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
+def _permanent(address: Address, error: BaseException, reason: str) -> HpsearchError:
+    """Return the error to raise for one that waiting does not end, with the way to mend it."""
+    kind, advice = HpsearchError, ""
+    if is_full(error):
+        advice = "; free some space"
+    elif _is_of_files(error) and address.path is not None:
+        found = obstacle(address.path)
+        if found is None:
+            advice = "; check the disk that holds it"
+        else:
+            kind, advice = InputError, f"; {found}"
+    elif _has_other_tables(error):
+        advice = (
+            "; its tables were changed, perhaps by a newer hpsearch that has upgraded them: use "
+            "that version"
+        )
+    again = ", then run the same command again to continue" if advice else ""
+    return kind(f"the store {address.label} failed: {reason}{advice}{again}")
+
+
+_asked: dict[int, float] = {}
+"""Since when a thread has asked for SQLite's write lock, by the thread's number."""
+
+
+@contextmanager
+def _asking_for_lock() -> Iterator[None]:
+    """Note that this thread asks for the write lock: see :class:`_WaitReporter`."""
+    thread = threading.get_ident()
+    _asked[thread] = time.monotonic()
+    try:
+        yield
+    finally:
+        del _asked[thread]
+
+
+@dataclass
+class _WatchedCall:
+    """A call of the store that is being watched.
+
+    Attributes:
+        thread: the number of the thread that calls.
+        began: when it began (monotonic seconds).
+        failure: why it failed last and is repeated; ``None`` if it has not failed.
+        said: the lines about it.
+    """
+
+    thread: int
+    began: float
+    failure: str | None = None
+    said: list[str] = field(default_factory=list)
+
+    def failed(self, reason: str) -> None:
+        """Note that the call failed and is repeated."""
+        self.failure = reason
+
+    def why(self) -> str | None:
+        """Return why the call takes long, ``slow`` if it just does; ``None`` if not known yet."""
+        now = time.monotonic()
+        if now - self.began < SILENT_SECONDS:
+            return None
+        if self.failure is not None:
+            return self.failure
+        asked = _asked.get(self.thread)
+        if asked is None:
+            return _SLOW
+        return "it is locked" if now - asked >= SILENT_SECONDS else None
+
+
+_SLOW = "slow"
+
+
 @final
 class _WaitReporter:
-    """Reports a call that waits for long, and the end of the wait.
+    """Reports a call that takes long, and its end.
 
     One thread watches all calls. A thread for each call would cost as much as the call.
     """
 
     def __init__(self, say: Callable[[str], None], address: Address, patience: float) -> None:
         self._say = say
-        self._waiting = (
-            f"waiting for the store {address.label}, which is locked or does not answer; "
-            f"this lasts {patience:.0f} s at most"
-        )
+        self._label = address.label
+        self._patience = patience
         self._watched = threading.Lock()
         self._state = threading.Lock()
-        self._began: float | None = None
-        self._said = False
+        self._call: _WatchedCall | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True, name="store waits")
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch a call. Calls may be nested or come from two threads: one of them is watched."""
+    def watching(self) -> Iterator[Callable[[str], None]]:
+        """Watch a call. Calls may be nested or come from two threads: one of them is watched.
+
+        Yields:
+            A function to call with the reason when the call fails and is repeated.
+        """
         if not self._watched.acquire(blocking=False):
-            yield
+            yield lambda reason: None
             return
         if not self._thread.is_alive():
             self._thread.start()
-        began = self._began = time.monotonic()
-        said = False
+        call = self._call = _WatchedCall(threading.get_ident(), time.monotonic())
         try:
-            yield
+            yield call.failed
         finally:
             with self._state:
-                said, self._said, self._began = self._said, False, None
+                self._call = None
             self._watched.release()
-        if said:
-            self._say(f"the store answers again, after {time.monotonic() - began:.0f} s")
+        if call.said:
+            self._say(f"the store answers again, after {time.monotonic() - call.began:.0f} s")
 
     def _watch(self) -> None:
         while True:
             time.sleep(SILENT_SECONDS / 10)
             with self._state:
-                began = self._began
-                if began is None or self._said or time.monotonic() - began < SILENT_SECONDS:
-                    continue
-                self._said = True
-                self._say(self._waiting)
+                if self._call is not None and (why := self._call.why()) is not None:
+                    self._say_once(self._call, why)
+
+    def _say_once(self, call: _WatchedCall, why: str) -> None:
+        """Say that the call is slow, or that it waits; each of them once, a wait last."""
+        line = f"the store {self._label} takes long to answer"
+        if why != _SLOW:
+            line = f"waiting for the store {self._label} for {self._patience:.0f} s at most: {why}"
+        waits = any(earlier.startswith("waiting") for earlier in call.said)
+        if waits or line in call.said:
+            return
+        call.said.append(line)
+        self._say(line)
 
 
 def database_errors(*others: type[Exception]) -> tuple[type[Exception], ...]:
@@ -326,6 +424,27 @@ def is_locked(error: BaseException) -> bool:
     return getattr(getattr(found, "orig", None), "sqlstate", None) == _POSTGRESQL_LOCKED
 
 
+def has_no_connection(error: BaseException) -> bool:
+    """Whether PostgreSQL answers, but has no free connection."""
+    found = driver_error(error)
+    return found is not None and any(words in str(found.orig) for words in _NO_FREE_CONNECTION)
+
+
+def _has_other_tables(error: BaseException) -> bool:
+    """Whether the database lacks a table or a column that this code uses."""
+    found = getattr(driver_error(error), "orig", None)
+    lacks = ("no such table", "no such column", "has no column named")  # SQLite has no code for it
+    return getattr(found, "sqlstate", None) in _POSTGRESQL_LACKS or (
+        hasattr(found, "sqlite_errorcode") and any(words in str(found) for words in lacks)
+    )
+
+
+def _is_of_files(error: BaseException) -> bool:
+    """Whether SQLite could not open, read or write a file."""
+    code = getattr(getattr(driver_error(error), "orig", None), "sqlite_errorcode", 0)
+    return code & 0xFF in _SQLITE_OF_FILES
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same call can succeed later."""
     found = driver_error(error)
@@ -356,6 +475,11 @@ def refusal(address: Address, error: BaseException) -> InputError:
     reason = address.one_line(found)
     if address.path is not None:
         return InputError(f"the store {address.label} cannot be opened: {reason}")
+    if has_no_connection(error):
+        return InputError(
+            f"the store {address.label} had no free connection for a long time: {reason}; end some "
+            "of its sessions or raise its max_connections, then run the same command again"
+        )
     return InputError(
         f"the store {address.label} cannot be reached: {reason}; start its server or correct the "
         "URL (--storage or HPSEARCH_STORAGE)"

@@ -339,6 +339,9 @@ def _joins(name: str, place: int) -> bool:
 _MADE_BY = {"study": "launch", "ablation": "ablate"}
 
 
+_MOST_NAMES = 20
+
+
 def unknown_experiment(
     label: str, kinds: Sequence[Kind], name: str | None, names: Sequence[str]
 ) -> InputError:
@@ -355,8 +358,11 @@ def unknown_experiment(
         return InputError(f"the store {label} has no {kinds[0]}; {made}")
     a_what = " or ".join({"study": "a study", "ablation": "an ablation"}[kind] for kind in kinds)
     close = close_to(name, names)
+    shown = ", ".join(names[-_MOST_NAMES:])
+    if len(names) > _MOST_NAMES:
+        shown = f"{len(names)} names, the last {_MOST_NAMES} of them {shown}"
     return InputError(
-        f"{a_what} must be one of those in the store {label}: {', '.join(names)}; got '{name}'"
+        f"{a_what} must be one of those in the store {label}: {shown}; got '{name}'"
         + (f"; did you mean '{close}'?" if close else "")
     )
 

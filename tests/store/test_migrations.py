@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from support.store_examples import CONFIG, metrics
 
-from hpsearch.errors import InputError
-from hpsearch.store import Store, schema
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.store import Store, StoreReader, schema
 from hpsearch.store.tables import PREFIX, VERSION_TABLE, metadata
 
 
@@ -81,6 +82,34 @@ def test_an_older_schema_is_upgraded_by_create(
         Store.open(url)
     created(url)
     Store.open(url).close()
+
+
+def test_a_reader_that_is_open_reads_on_while_a_launch_upgrades_the_store(
+    store: Store, url: str, created: Any
+) -> None:
+    experiment = store.begin_experiment("study", "s", {})
+    run = store.record_run(experiment.id, "0", CONFIG, "d")
+    store.record_epoch(run.id, metrics(1, 2.0))
+    with store._writer.begin() as connection:
+        command.downgrade(schema.configuration(connection), "0002")
+    with StoreReader.open(url) as reader:
+        before = (reader.find("s"), reader.run(experiment.id, "0"), reader.curve(run.id))
+        created(url)
+        with store._database.engine.connect() as connection:
+            assert schema.current(connection) == "0004"
+        assert (reader.find("s"), reader.run(experiment.id, "0"), reader.curve(run.id)) == before
+        assert set(reader.recorded_runs(experiment.id)) == {"0"}
+
+
+@pytest.mark.parametrize("change", ["RENAME COLUMN seconds TO duration", "RENAME TO later"])
+def test_a_driver_whose_tables_a_later_version_changes_says_so(store: Store, change: str) -> None:
+    experiment = store.begin_experiment("study", "s", {})
+    run = store.record_run(experiment.id, "0", CONFIG, "d")
+    with store._writer.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE hpsearch_epochs {change}")
+    _set_version(store, "9999")
+    with pytest.raises(HpsearchError, match=r"perhaps by a newer hpsearch .*: use that version"):
+        store.record_epoch(run.id, metrics(1, 2.0))
 
 
 def _set_version(store: Store, version: str) -> None:

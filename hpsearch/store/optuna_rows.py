@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -204,7 +204,7 @@ def read_trials(
         _parameters, p.param_name, p.param_value, p.distribution_json
     ):
         try:
-            parameters[trial_id][name] = _distribution(text).to_external_repr(value)
+            parameters[trial_id][name] = _reads_value(text)(value)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             damage[trial_id].append(f"has a parameter {name} that cannot be read")
     rows = connection.execute(
@@ -224,6 +224,25 @@ def read_trials(
         )
         for trial_id, number, state in rows
     )
+
+
+@functools.cache
+def _reads_value(distribution: str) -> Callable[[float], Any]:
+    """Return the function that makes a parameter's value of its stored number, as Optuna does.
+
+    Args:
+        distribution: as Optuna stores it. Optuna itself takes long to load.
+    """
+    stored = json.loads(distribution)
+    kind, attributes = stored["name"], stored["attributes"]
+    if kind == "FloatDistribution":
+        return float
+    if kind == "IntDistribution":
+        return int
+    if kind == "CategoricalDistribution":
+        choices = tuple(attributes["choices"])
+        return lambda number: choices[int(number)]
+    raise ValueError(f"Optuna has no {kind}")
 
 
 @functools.cache
@@ -319,17 +338,17 @@ def _read_losses(
     connection: Connection, these: ColumnElement[bool]
 ) -> dict[int, tuple[int, float | None, float | None]]:
     """Return number, last and lowest of the losses reported for these trials, by their ids."""
-    r = _reported.c
+    r, trial_id = _reported.c, _trials.c.trial_id
     ends = (
         select(
-            r.trial_id,
+            trial_id,
             func.count().label("epochs"),
             func.min(r.intermediate_value).label("lowest"),
             func.max(r.step).label("last"),
         )
-        .join_from(_reported, _trials, r.trial_id == _trials.c.trial_id)
+        .join_from(_trials, _reported, r.trial_id == trial_id)
         .where(these)
-        .group_by(r.trial_id)
+        .group_by(trial_id)
         .subquery()
     )
     query = select(
@@ -350,9 +369,8 @@ def _read_facts(connection: Connection, these: ColumnElement[bool]) -> dict[int,
     a = _attributes.c
     decoded: dict[str, Any] = {}  # most texts occur in many trials
     found = {}
-    for trial_id, *texts in _side_by_side(
-        connection, a.trial_id, a.key, a.value_json, FACTS, these
-    ):
+    these = and_(these, a.key.in_(FACTS))
+    for trial_id, *texts in _side_by_side(connection, a.trial_id, a.key, a.value_json, FACTS, these):
         facts = found[trial_id] = dict[str, Any]()
         for key, text in zip(FACTS, texts, strict=True):
             if text is not None:
@@ -367,22 +385,27 @@ def _sampled_values(
 ) -> dict[int, dict[str, Any]]:
     """Return the parameters of these trials, by the trials' ids."""
     p = _parameters.c
-    # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
-    kinds = (
-        select(p.param_name, func.min(p.distribution_json))
-        .join_from(_parameters, _trials, p.trial_id == _trials.c.trial_id)
+    first = (
+        select(func.min(p.param_id).label("param_id"))
+        .join_from(_trials, _parameters, p.trial_id == _trials.c.trial_id)
         .where(these)
         .group_by(p.param_name)
-        .order_by(func.min(p.param_id))
+        .subquery()
     )
-    distributions = {name: _distribution(text) for name, text in connection.execute(kinds)}
+    # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
+    kinds = (
+        select(p.param_name, p.distribution_json)
+        .join_from(first, _parameters, p.param_id == first.c.param_id)
+        .order_by(p.param_id)
+    )
+    readers = {name: _reads_value(text) for name, text in connection.execute(kinds)}
     rows = _side_by_side(
-        connection, p.trial_id, p.param_name, p.param_value, tuple(distributions), these
+        connection, p.trial_id, p.param_name, p.param_value, tuple(readers), these
     )
     return {
         trial_id: {
-            name: distribution.to_external_repr(value)
-            for (name, distribution), value in zip(distributions.items(), values, strict=True)
+            name: read(value)
+            for (name, read), value in zip(readers.items(), values, strict=True)
             if value is not None
         }
         for trial_id, *values in rows
@@ -404,12 +427,13 @@ def _side_by_side(
     if not keys:
         return
     columns = [func.max(case((key == name, value))).label(f"v{n}") for n, name in enumerate(keys)]
-    wanted: list[Any] = [trial_id, *columns]
+    # The trials' own id: SQLite reads the trials by it, and need not sort the values.
+    wanted: list[Any] = [_trials.c.trial_id, *columns]
     query = (
         select(*wanted)
         .join(_trials, trial_id == _trials.c.trial_id)
-        .where(these, key.in_(keys))
-        .group_by(trial_id)
+        .where(these)
+        .group_by(_trials.c.trial_id)
     )
     yield from _fetched(connection, query)
 

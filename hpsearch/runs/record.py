@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hpsearch.config.run import fingerprint
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import EpochMetrics, RunFacts
 
@@ -305,6 +304,9 @@ def broken_rules(run: RunRecord) -> Iterator[tuple[str, str]]:
     - digest: the facts and every epoch have the digest of their numbers, and the epochs are those
       in the run's kept files, if there are any.
     """
+    # Imported here, because it loads pydantic, which a reader of a study's status does not need.
+    from hpsearch.config.run import fingerprint
+
     for what in run.damage:
         yield "readable", what
     if run.configuration and fingerprint(run.configuration) != run.fingerprint:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
-from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
@@ -19,10 +18,12 @@ from hpsearch.search.terms import last_wanted
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
 
-if TYPE_CHECKING:  # `hpsearch status` needs neither, and both take long to load
+if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long to load
     import optuna
     import pandas as pd
     from optuna.distributions import BaseDistribution
+
+    from hpsearch.config.export import Winner
 
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
@@ -329,6 +330,8 @@ class Study:
         curve: Curve,
         selected_on: Literal["validation", "test"],
     ) -> Winner:
+        from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
+
         stored = self.provenance
         maes = self._store.maes(run.id, curve.best_epoch)
         facts = trial.facts

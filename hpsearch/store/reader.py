@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, final
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.config.run import TrialConfig, fingerprint
 from hpsearch.errors import HpsearchError
 from hpsearch.store import frames
 from hpsearch.store.address import Address, require_file
@@ -209,6 +208,9 @@ class StoreReader:
         Raises:
             ChangedRun: its configuration is not the one that was recorded.
         """
+        # Imported here, because it loads pydantic, which most reading does not need.
+        from hpsearch.config.run import TrialConfig, fingerprint
+
         query = select(runs.c.id, runs.c.configuration, runs.c.fingerprint).where(
             runs.c.experiment_id == experiment_id, runs.c.key == key
         )

@@ -248,7 +248,11 @@ def _stored(value: float | None) -> float | None:
 
 
 def _digest(values: list[Any]) -> str:
-    return text_digest(json.dumps(values, separators=(",", ":"), allow_nan=False))
+    return text_digest(_as_json(values))
+
+
+# Made once, because `verify` computes a digest for each of many epochs.
+_as_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def text_digest(text: str) -> str:

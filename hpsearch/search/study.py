@@ -260,7 +260,8 @@ class Study:
         Of more than :data:`MOST_TRIALS` complete trials it uses an even sample, because the time
         grows with them.
         """
-        complete = [t.number for t in self.records(parameters=False) if t.state == "COMPLETE"]
+        states = self._store.trial_states(self.name) if self._rows is None else self._rows.trials
+        complete = [trial.number for trial in states or () if trial.state == "COMPLETE"]
         numbers = evenly(complete, MOST_TRIALS)
         trials, by_target = self.records(numbers=numbers), self.target_losses(numbers)
         whole = {trial.number: trial.value for trial in trials if trial.value is not None}
@@ -470,21 +471,31 @@ def _study_of(
 ) -> optuna.Study:
     """Return a study in memory with these trials, numbered by their place."""
     import optuna
+    from optuna.trial import FrozenTrial, TrialState
+
+    from hpsearch.search.samplers import PartOfStudy
 
     # Otherwise Optuna logs a line for every study that it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
-    study.add_trials(
+    return PartOfStudy.of(
+        optuna.create_study(),
         [
-            optuna.trial.create_trial(
+            FrozenTrial(
+                number=place,
+                trial_id=place,
+                state=TrialState.COMPLETE,
                 value=0.0,
+                datetime_start=trial.started_utc,
+                datetime_complete=trial.ended_utc,
                 params=dict(trial.parameters),
                 distributions=dict(distributions.get(trial.number, {})),
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
             )
-            for trial in trials
-        ]
+            for place, trial in enumerate(trials)
+        ],
     )
-    return study
 
 
 def _importances(study: optuna.Study, losses: Sequence[float]) -> dict[str, float]:

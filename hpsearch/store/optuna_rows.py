@@ -182,7 +182,7 @@ def read_trials(
     def of_trials(table: TableClause, *columns: Any) -> Iterator[Any]:
         query = select(table.c.trial_id, *columns)
         joined = query.join_from(table, _trials, table.c.trial_id == t.trial_id).where(these)
-        yield from connection.execute(joined)
+        yield from fetched(connection, joined)
 
     values: dict[int, float | None] = {}
     for trial_id, objective, value in of_trials(_values, _values.c.objective, _values.c.value):
@@ -191,8 +191,8 @@ def read_trials(
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
     r = _reported.c
     for trial_id, step, value in of_trials(_reported, r.step, r.intermediate_value):
-        what = f"an intermediate value {step}"
-        if (finite := number_or(value, damage[trial_id], what)) is not None:
+        finite = number_or(value, damage[trial_id], "an intermediate value {}", step)
+        if finite is not None:
             reported[trial_id][step] = finite
     attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     a = _attributes.c
@@ -262,14 +262,20 @@ def json_or(default: Any, text: Any, damage: list[str], what: str) -> Any:
         return default
 
 
-def number_or(value: Any, damage: list[str], what: str) -> float | None:
+def number_or(value: Any, damage: list[str], what: str, *which: Any) -> float | None:
     """Return ``value`` as a number; if it is none, note that in ``damage`` and return ``None``.
 
     SQLite stores any text in a column of numbers.
+
+    Args:
+        value: as stored.
+        damage: of the trial or run.
+        what: what the value is, with a ``{}`` for each of ``which``.
+        which: put into ``what`` only for a damaged value, because a store has millions of values.
     """
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, (int, float)):
         return value
-    damage.append(f"has {what} that is no number")
+    damage.append(f"has {what.format(*which)} that is no number")
     return None
 
 
@@ -330,7 +336,7 @@ def trial_records(
             facts.get(trial_id, {}),
             sampled.get(trial_id, {}),
         )
-        for trial_id, number, state, value, kind, started, ended in _fetched(connection, query)
+        for trial_id, number, state, value, kind, started, ended in fetched(connection, query)
     ]
 
 
@@ -360,7 +366,7 @@ def _read_losses(
     ).join_from(ends, _reported, and_(r.trial_id == ends.c.trial_id, r.step == ends.c.last))
     return {
         trial_id: (epochs, _stored_number(last, kind), lowest)
-        for trial_id, epochs, lowest, last, kind in _fetched(connection, query)
+        for trial_id, epochs, lowest, last, kind in fetched(connection, query)
     }
 
 
@@ -370,7 +376,9 @@ def _read_facts(connection: Connection, these: ColumnElement[bool]) -> dict[int,
     decoded: dict[str, Any] = {}  # most texts occur in many trials
     found = {}
     these = and_(these, a.key.in_(FACTS))
-    for trial_id, *texts in _side_by_side(connection, a.trial_id, a.key, a.value_json, FACTS, these):
+    for trial_id, *texts in _side_by_side(
+        connection, a.trial_id, a.key, a.value_json, FACTS, these
+    ):
         facts = found[trial_id] = dict[str, Any]()
         for key, text in zip(FACTS, texts, strict=True):
             if text is not None:
@@ -399,9 +407,7 @@ def _sampled_values(
         .order_by(p.param_id)
     )
     readers = {name: _reads_value(text) for name, text in connection.execute(kinds)}
-    rows = _side_by_side(
-        connection, p.trial_id, p.param_name, p.param_value, tuple(readers), these
-    )
+    rows = _side_by_side(connection, p.trial_id, p.param_name, p.param_value, tuple(readers), these)
     return {
         trial_id: {
             name: read(value)
@@ -435,7 +441,7 @@ def _side_by_side(
         .where(these)
         .group_by(_trials.c.trial_id)
     )
-    yield from _fetched(connection, query)
+    yield from fetched(connection, query)
 
 
 def distributions_of(
@@ -450,7 +456,7 @@ def distributions_of(
     return {by_id[trial_id]: distributions for trial_id, distributions in found.items()}
 
 
-def _fetched(connection: Connection, query: Select[Any]) -> Iterator[Any]:
+def fetched(connection: Connection, query: Select[Any]) -> Iterator[Any]:
     """Yield the rows, fetched many at a time, which takes half as long as one by one."""
     for part in connection.execute(query).partitions(10_000):
         yield from part
@@ -469,7 +475,7 @@ def _read_parameters(
     )
     values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     distributions: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-    for trial_id, name, value, text in _fetched(connection, query):
+    for trial_id, name, value, text in fetched(connection, query):
         distribution = _distribution(text)
         values[trial_id][name] = distribution.to_external_repr(value)
         distributions[trial_id][name] = distribution
@@ -488,7 +494,7 @@ def _read_attributes(
     )
     found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     decoded: dict[str, Any] = {}  # most texts occur in many trials
-    for trial_id, key, text in _fetched(connection, query):
+    for trial_id, key, text in fetched(connection, query):
         value = decoded.get(text)
         if value is None:
             value = json.loads(text)
@@ -542,7 +548,7 @@ def frozen_trials(
         .order_by(t.trial_id)
     ).all()
     values: defaultdict[int, list[float]] = defaultdict(list)
-    for trial_id, value, kind in _fetched(
+    for trial_id, value, kind in fetched(
         connection,
         select(v.trial_id, v.value, v.value_type)
         .join_from(_values, _trials, v.trial_id == t.trial_id)
@@ -551,7 +557,7 @@ def frozen_trials(
     ):
         values[trial_id].append(_stored_number(value, kind))
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for trial_id, step, value, kind in _fetched(
+    for trial_id, step, value, kind in fetched(
         connection,
         select(r.trial_id, r.step, r.intermediate_value, r.intermediate_value_type)
         .join_from(_reported, _trials, r.trial_id == t.trial_id)

@@ -171,19 +171,25 @@ class Study:
         return self._store.holder(self._experiment.id)
 
     def records(
-        self, *, numbers: Collection[int] | None = None, parameters: bool = True
+        self,
+        *,
+        numbers: Collection[int] | None = None,
+        facts: bool = True,
+        parameters: bool = True,
     ) -> list[TrialRecord]:
         """Return the trials by number.
 
         Args:
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            facts: whether the records need the trials' facts and reported losses.
             parameters: whether the records need the trials' parameters, which take longest to read.
         """
         if self._rows is not None:
             trials = self._rows.trials
             return [trial for trial in trials if numbers is None or trial.number in numbers]
-        wanted: dict[str, Any] = {"numbers": numbers, "parameters": parameters}
-        return self._store.trial_records(self._study_id, **wanted)
+        return self._store.trial_records(
+            self._study_id, numbers=numbers, facts=facts, parameters=parameters
+        )
 
     def trials(
         self, *, numbers: Collection[int] | None = None, parameters: bool = True
@@ -299,7 +305,8 @@ class Study:
             InputError: ``select_on`` is ``test``, and test losses were not recorded.
             HpsearchError: no trial is complete.
         """
-        trials = self.records(parameters=False)
+        # The facts of every trial take long to read.
+        trials = self.records(facts=select_on == "test", parameters=False)
         complete = [trial for trial in trials if trial.state == "COMPLETE"]
         rank = {trial.number: trial.value or 0.0 for trial in complete}
         if select_on == "test":
@@ -310,15 +317,19 @@ class Study:
                     f"{len(complete) - len(rank)} of {len(complete)} have none; launch a study "
                     "with --open-test-set"
                 )
-        for trial in sorted(complete, key=lambda trial: (rank[trial.number], trial.number)):
-            run = self._store.run(self._experiment.id, str(trial.number))
-            if run is None or trial.value is None or "zero_output_loss" not in trial.facts:
+        for number in sorted(rank, key=lambda number: (rank[number], number)):
+            run = self._store.run(self._experiment.id, str(number))
+            found = self.records(numbers=[number], parameters=False)
+            trial = next((each for each in found if each.state == "COMPLETE"), None)
+            if run is None or trial is None or trial.value is None:
+                continue
+            if "zero_output_loss" not in trial.facts:
                 continue
             curve = self._store.curve(run.id)
             best = curve.best_validation_loss
             if best is not None and math.isclose(best, trial.value, rel_tol=1e-12):
                 return self._export(trial, run, curve, select_on)
-        reason = most_common_failure(trials)
+        reason = most_common_failure(self.records(parameters=False))
         raise HpsearchError(
             f"the study '{self.name}' has no winner: {self.counts()}"
             + (f"; most frequent failure: {reason}" if reason else "")

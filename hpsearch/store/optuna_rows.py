@@ -295,6 +295,7 @@ def trial_records(
     study_id: int,
     *,
     numbers: Collection[int] | None = None,
+    facts: bool = True,
     parameters: bool = True,
 ) -> list[TrialRecord]:
     """Return a study's trials by number. The number of rows read does not grow with the epochs.
@@ -303,7 +304,8 @@ def trial_records(
         connection: to the store.
         study_id: Optuna's key of the study.
         numbers: of the wanted trials, a few thousand at most; ``None`` for all.
-        parameters: whether the parameters are read; without, the records have none.
+        facts: whether the facts and the reported losses are read; without, the records have none.
+        parameters: the same for the parameters.
     """
     t, v = _trials.c, _values.c
     these = t.study_id == study_id
@@ -323,7 +325,8 @@ def trial_records(
         .where(these)
         .order_by(t.number, t.trial_id)
     )
-    losses, facts = _read_losses(connection, these), _read_facts(connection, these)
+    losses = _read_losses(connection, these) if facts else {}
+    known = _read_facts(connection, these) if facts else {}
     sampled = _sampled_values(connection, these) if parameters else {}
     return [
         TrialRecord(
@@ -333,7 +336,7 @@ def trial_records(
             *losses.get(trial_id, (0, None, None)),
             started,
             ended,
-            facts.get(trial_id, {}),
+            known.get(trial_id, {}),
             sampled.get(trial_id, {}),
         )
         for trial_id, number, state, value, kind, started, ended in fetched(connection, query)

@@ -244,6 +244,7 @@ class StoreReader:
         study_id: int,
         *,
         numbers: Collection[int] | None = None,
+        facts: bool = True,
         parameters: bool = True,
     ) -> list[TrialRecord]:
         """Return what Optuna's tables have of a study's trials, by number.
@@ -251,17 +252,19 @@ class StoreReader:
         Args:
             study_id: Optuna's key of the study.
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            facts: whether the records have the trials' facts and reported losses.
             parameters: whether the records have the trials' parameters.
         """
+        parts = {"facts": facts, "parameters": parameters}
 
         def work(connection: Connection) -> list[TrialRecord]:
-            return trial_records(connection, study_id, numbers=numbers, parameters=parameters)
+            return trial_records(connection, study_id, numbers=numbers, **parts)
 
         what = ("trial records", study_id, _hashable(numbers))
-        found = self.once((*what, parameters), lambda: self._database.read(work))
+        found = self.once((*what, facts, parameters), lambda: self._database.read(work))
         if parameters:
             # A snapshot gives these records to callers that need no parameters, too.
-            self.once((*what, False), lambda: found)
+            self.once((*what, facts, False), lambda: found)
         return found
 
     def distributions(

@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
+
 from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
 from hpsearch.store.records import (

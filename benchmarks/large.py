@@ -7,6 +7,8 @@ SQLite file and in a PostgreSQL server. Each command runs in a fresh process, as
 The pages come from `hpsearch dashboard` over HTTP. The first ask is the first trial of a launch
 that continues the study with the TPE sampler.
 
+With --keep FOLDER the studies are made once and used again.
+
 Then one driver records the reports of simulated runs. Another process sends each report at its
 time, as the text that a worker sends. The driver's thread gives it to the Work of a real search,
 which writes it to the store. Ray is not part of this measurement.
@@ -29,7 +31,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -61,6 +62,8 @@ GOALS = {
 """Most seconds and most megabytes of a command; ``None`` for no limit."""
 
 PAGE_SECONDS = 3.0
+
+ROWS = (*GOALS, "pages", "driver")
 
 RUNS, PERIOD_SECONDS = 200, 5.0
 """Simulated runs at a time, and the seconds between two reports of one."""
@@ -139,16 +142,30 @@ def measured(what: str, command: list[str], url: str, folder: Path) -> Measured:
 # --- A large study --------------------------------------------------------------------------------
 
 
-def commands(url: str, folder: Path) -> Iterator[Measured]:
-    """Measure every command that reads the study, and the first ask."""
-    hpsearch = str(HPSEARCH)
-    yield measured("status", [hpsearch, "status"], url, folder)
-    yield measured("status --json", [hpsearch, "status", "--json"], url, folder)
-    yield measured("export-best", [hpsearch, "export-best", "-o", "best.yaml"], url, folder)
-    yield measured("verify", [hpsearch, "verify"], url, folder)
-    yield measured("report", [hpsearch, "report", "-o", "report"], url, folder)
-    # The last, because it adds a trial.
-    yield measured("first ask", [sys.executable, "-c", ASK], url, folder)
+COMMANDS = {
+    "status": ("status",),
+    "status --json": ("status", "--json"),
+    "export-best": ("export-best", "-o", "best.yaml"),
+    "verify": ("verify",),
+    "report": ("report", "-o", "report"),
+}
+
+
+def made_large(stores: Stores, kind: str, trials: int, folder: Path) -> str:
+    """Return the URL of a store with a study of so many trials; it is made if it is missing."""
+    url, is_new = stores.kept(kind)
+    if not is_new:
+        return url
+    started = time.perf_counter()
+    with Store.create(url) as store:
+        space = table3("tpe").with_overrides(trials=trials)
+        launch_study(store, space, "large", folder / "runs")
+        fill(store, "large", made_up_trials(table3("random"), trials))
+        hashes = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
+        store.fill_provenance(store.find("large").id, **hashes)
+    seconds = time.perf_counter() - started
+    print(f"{kind}, {trials:,} trials of {EPOCHS} epochs, built in {seconds:.0f} s", flush=True)
+    return url
 
 
 ASK = """
@@ -268,14 +285,21 @@ def main() -> int:
     """Measure and print; return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stores", nargs="+", default=["sqlite", "postgresql"])
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS, help="to measure")
     parser.add_argument("--trials", type=int, default=10_000, help="of the large study")
     parser.add_argument("--runs", type=int, default=RUNS, help="simulated at a time")
     parser.add_argument("--run-epochs", type=int, default=8, help="reports of each of them")
     parser.add_argument("--folder", type=Path, help="for the stores; the system's temporary one")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for the large studies, which are used again next time"
+    )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
+    kept = arguments.keep
+    folder = kept or Path(tempfile.mkdtemp(prefix="hpsearch-bench-", dir=arguments.folder))
+    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # PostgreSQL may run as another user
     about = {**machine(), **about_the_store(folder)}
     print(
@@ -286,58 +310,52 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     missed: list[str] = []
     try:
-        trials = made_up_trials(table3("random"), arguments.trials)
         for kind in arguments.stores:
-            url = stores.new(kind)
-            started = time.perf_counter()
-            with Store.create(url) as store:
-                space = table3("tpe").with_overrides(trials=arguments.trials)
-                launch_study(store, space, "large", folder / "runs")
-                fill(store, "large", trials)
-                hashes = {"data_hash": FACTS.data_hash, "split_hash": FACTS.split_hash}
-                store.fill_provenance(store.find("large").id, **hashes)
-            built = time.perf_counter() - started
-            print(f"{kind}, {len(trials):,} trials of {EPOCHS} epochs, built in {built:.0f} s")
-            found = []
-            for each in commands(url, folder):
+            url = made_large(stores, kind, arguments.trials, folder)
+            result: dict[str, Any] = {"store": kind, "trials": arguments.trials, "commands": []}
+            results.append(result)
+            for what in GOALS:
+                if what not in arguments.rows:
+                    continue
+                if what == "first ask":
+                    # In a copy, because it adds a trial.
+                    command = [sys.executable, "-c", ASK]
+                    each = measured(what, command, stores.copy(kind), folder)
+                else:
+                    each = measured(what, [str(HPSEARCH), *COMMANDS[what]], url, folder)
                 print(each, flush=True)
-                found.append(vars(each))
+                result["commands"].append(vars(each))
                 missed += [f"{kind}: {words}" for words in each.missed()]
-            seconds, megabytes = pages(url, folder)
-            for page, taken in seconds.items():
-                print(f"  page {page:18}{taken:7.2f} s   goal {PAGE_SECONDS:g} s", flush=True)
-                if taken > PAGE_SECONDS:
-                    missed.append(f"{kind}: the page {page} takes {taken:.1f} s")
-            print(f"  the dashboard takes {megabytes:.0f} MB")
-            driven = many_runs(stores.new(kind), folder, arguments.runs, arguments.run_epochs)
-            print(
-                f"  a driver of {driven['runs']} runs that report every {PERIOD_SECONDS:g} s: its "
-                f"thread is {100 * driven['busy']:.0f} % busy ({100 * driven['busy_cpu']:.0f} % on "
-                f"the CPU), {driven['median_milliseconds']:.1f} ms a report, the latest after "
-                f"{driven['latest_seconds']:.2f} s; goal {100 * MOST_BUSY:.0f} %, "
-                f"{MOST_LATE_SECONDS:g} s\n"
-                f"  half busy it serves {driven['gpus_at_5_seconds']:,} GPUs with a run each of "
-                f"epochs of 5 s, {driven['gpus_at_60_seconds']:,} with epochs of 60 s",
-                flush=True,
-            )
-            if driven["busy"] > MOST_BUSY:
-                missed.append(f"{kind}: the driver's thread is {100 * driven['busy']:.0f} % busy")
-            if driven["latest_seconds"] > MOST_LATE_SECONDS:
-                missed.append(f"{kind}: a report is {driven['latest_seconds']:.1f} s late")
-            results.append(
-                {
-                    "store": kind,
-                    "trials": len(trials),
-                    "built_seconds": built,
-                    "commands": found,
-                    "pages": seconds,
-                    "dashboard_megabytes": megabytes,
-                    "driver": driven,
-                }
-            )
+            if "pages" in arguments.rows:
+                result["pages"], result["dashboard_megabytes"] = pages(url, folder)
+                for page, taken in result["pages"].items():
+                    print(f"  page {page:18}{taken:7.2f} s   goal {PAGE_SECONDS:g} s", flush=True)
+                    if taken > PAGE_SECONDS:
+                        missed.append(f"{kind}: the page {page} takes {taken:.1f} s")
+                print(f"  the dashboard takes {result['dashboard_megabytes']:.0f} MB")
+            if "driver" in arguments.rows:
+                driven = many_runs(stores.new(kind), folder, arguments.runs, arguments.run_epochs)
+                result["driver"] = driven
+                print(
+                    f"  a driver of {driven['runs']} runs that report every {PERIOD_SECONDS:g} s: "
+                    f"its thread is {100 * driven['busy']:.0f} % busy "
+                    f"({100 * driven['busy_cpu']:.0f} % on the CPU), "
+                    f"{driven['median_milliseconds']:.1f} ms a report, the latest after "
+                    f"{driven['latest_seconds']:.2f} s; goal {100 * MOST_BUSY:.0f} %, "
+                    f"{MOST_LATE_SECONDS:g} s\n"
+                    f"  half busy it serves {driven['gpus_at_5_seconds']:,} GPUs with a run each "
+                    f"of epochs of 5 s, {driven['gpus_at_60_seconds']:,} with epochs of 60 s",
+                    flush=True,
+                )
+                if driven["busy"] > MOST_BUSY:
+                    busy = f"{100 * driven['busy']:.0f} %"
+                    missed.append(f"{kind}: the driver's thread is {busy} busy")
+                if driven["latest_seconds"] > MOST_LATE_SECONDS:
+                    missed.append(f"{kind}: a report is {driven['latest_seconds']:.1f} s late")
     finally:
         stores.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        if kept is None:
+            shutil.rmtree(folder, ignore_errors=True)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": about, "results": results}, indent=1))
     print("every goal is met" if not missed else "missed: " + "; ".join(missed))

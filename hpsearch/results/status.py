@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, final
 
-from hpsearch.config.architecture import relative_work
-from hpsearch.config.run import TrialConfig
 from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.estimate import RunSoFar, RunState, left_by_record
 from hpsearch.search.study import Counts, Study, table_columns, table_row
@@ -256,6 +254,10 @@ def _ablation_seconds_left(
     states: Mapping[str, str],
     runs: Mapping[str, RecordedRun],
 ) -> float | None:
+    # Imported here, because they load pydantic, which the status of a study does not need.
+    from hpsearch.config.architecture import relative_work
+    from hpsearch.config.run import TrialConfig
+
     stored = store.runs(experiment.id)
     costs = {
         str(key): relative_work(TrialConfig.from_dict(configuration))

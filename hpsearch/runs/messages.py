@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from hpsearch.config.run import TrialConfig
+if TYPE_CHECKING:  # it loads pydantic, which most reading of a store does not need
+    from hpsearch.config.run import TrialConfig
 
 FailureKind = Literal[
     "diverged",
@@ -60,6 +61,8 @@ class Assignment:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Assignment:
         """The assignment from the output of :meth:`to_dict`."""
+        from hpsearch.config.run import TrialConfig
+
         return cls(**{**values, "config": TrialConfig.from_dict(values["config"])})
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hpsearch.config.run import fingerprint
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import EpochMetrics, RunFacts
 
@@ -253,7 +252,11 @@ def _stored(value: float | None) -> float | None:
 
 
 def _digest(values: list[Any]) -> str:
-    return text_digest(json.dumps(values, separators=(",", ":"), allow_nan=False))
+    return text_digest(_as_json(values))
+
+
+# Made once, because `verify` computes a digest for each of many epochs.
+_as_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def text_digest(text: str) -> str:
@@ -309,6 +312,9 @@ def broken_rules(run: RunRecord) -> Iterator[tuple[str, str]]:
     - digest: the facts and every epoch have the digest of their numbers, and the epochs are those
       in the run's kept files, if there are any.
     """
+    # Imported here, because it loads pydantic, which a reader of a study's status does not need.
+    from hpsearch.config.run import fingerprint
+
     for what in run.damage:
         yield "readable", what
     if run.configuration and fingerprint(run.configuration) != run.fingerprint:

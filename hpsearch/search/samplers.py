@@ -69,7 +69,7 @@ class RecentTPE(optuna.samplers.TPESampler):
     def _limited(self, study: optuna.Study) -> optuna.Study:
         if self._seen is None:
             trials = study.get_trials(deepcopy=False)
-            self._seen = cast(optuna.Study, _PartOfStudy(study, best_and_latest(trials)))
+            self._seen = PartOfStudy.of(study, best_and_latest(trials))
         return self._seen
 
 
@@ -114,12 +114,17 @@ def _as_sampled(trial: FrozenTrial) -> FrozenTrial:
     return shown
 
 
-class _PartOfStudy(_ReadOnce):
-    """A study that shows a sampler only some of its trials."""
+class PartOfStudy(_ReadOnce):
+    """A study that shows Optuna's samplers and importances only these trials."""
 
     def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
         super().__init__(study)
         self._trials = trials
+
+    @classmethod
+    def of(cls, study: optuna.Study, trials: list[FrozenTrial]) -> optuna.Study:
+        """Return ``study`` with these trials; Optuna would copy each trial that is added."""
+        return cast(optuna.Study, cls(study, trials))
 
 
 def best_and_latest(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

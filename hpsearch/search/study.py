@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
-from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
 from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
@@ -19,10 +18,12 @@ from hpsearch.search.terms import last_wanted
 from hpsearch.store import Curve, Experiment, StoredRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
 
-if TYPE_CHECKING:  # `hpsearch status` needs neither, and both take long to load
+if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long to load
     import optuna
     import pandas as pd
     from optuna.distributions import BaseDistribution
+
+    from hpsearch.config.export import Winner
 
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
@@ -175,19 +176,25 @@ class Study:
         return self._store.holder(self._experiment.id)
 
     def records(
-        self, *, numbers: Collection[int] | None = None, parameters: bool = True
+        self,
+        *,
+        numbers: Collection[int] | None = None,
+        facts: bool = True,
+        parameters: bool = True,
     ) -> list[TrialRecord]:
         """Return the trials by number.
 
         Args:
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            facts: whether the records need the trials' facts and reported losses.
             parameters: whether the records need the trials' parameters, which take longest to read.
         """
         if self._rows is not None:
             trials = self._rows.trials
             return [trial for trial in trials if numbers is None or trial.number in numbers]
-        wanted: dict[str, Any] = {"numbers": numbers, "parameters": parameters}
-        return self._store.trial_records(self._study_id, **wanted)
+        return self._store.trial_records(
+            self._study_id, numbers=numbers, facts=facts, parameters=parameters
+        )
 
     def trials(
         self, *, numbers: Collection[int] | None = None, parameters: bool = True
@@ -265,7 +272,8 @@ class Study:
         Of more than :data:`MOST_TRIALS` complete trials it uses an even sample, because the time
         grows with them.
         """
-        complete = [t.number for t in self.records(parameters=False) if t.state == "COMPLETE"]
+        states = self._store.trial_states(self.name) if self._rows is None else self._rows.trials
+        complete = [trial.number for trial in states or () if trial.state == "COMPLETE"]
         numbers = evenly(complete, MOST_TRIALS)
         trials, by_target = self.records(numbers=numbers), self.target_losses(numbers)
         whole = {trial.number: trial.value for trial in trials if trial.value is not None}
@@ -303,7 +311,8 @@ class Study:
             InputError: ``select_on`` is ``test``, and test losses were not recorded.
             HpsearchError: no trial is complete.
         """
-        trials = self.records(parameters=False)
+        # The facts of every trial take long to read.
+        trials = self.records(facts=select_on == "test", parameters=False)
         complete = [trial for trial in trials if trial.state == "COMPLETE"]
         rank = {trial.number: trial.value or 0.0 for trial in complete}
         if select_on == "test":
@@ -314,15 +323,19 @@ class Study:
                     f"{len(complete) - len(rank)} of {len(complete)} have none; launch a study "
                     "with --open-test-set"
                 )
-        for trial in sorted(complete, key=lambda trial: (rank[trial.number], trial.number)):
-            run = self._store.run(self._experiment.id, str(trial.number))
-            if run is None or trial.value is None or "zero_output_loss" not in trial.facts:
+        for number in sorted(rank, key=lambda number: (rank[number], number)):
+            run = self._store.run(self._experiment.id, str(number))
+            found = self.records(numbers=[number], parameters=False)
+            trial = next((each for each in found if each.state == "COMPLETE"), None)
+            if run is None or trial is None or trial.value is None:
+                continue
+            if "zero_output_loss" not in trial.facts:
                 continue
             curve = self._store.curve(run.id)
             best = curve.best_validation_loss
             if best is not None and math.isclose(best, trial.value, rel_tol=1e-12):
                 return self._export(trial, run, curve, select_on)
-        reason = most_common_failure(trials)
+        reason = most_common_failure(self.records(parameters=False))
         raise HpsearchError(
             f"the study '{self.name}' has no winner: {self.counts()}"
             + (f"; most frequent failure: {reason}" if reason else "")
@@ -335,6 +348,8 @@ class Study:
         curve: Curve,
         selected_on: Literal["validation", "test"],
     ) -> Winner:
+        from hpsearch.config.export import MeanAbsoluteError, Provenance, Winner
+
         stored = self.provenance
         maes = self._store.maes(run.id, curve.best_epoch)
         facts = trial.facts
@@ -474,21 +489,31 @@ def _study_of(
 ) -> optuna.Study:
     """Return a study in memory with these trials, numbered by their place."""
     import optuna
+    from optuna.trial import FrozenTrial, TrialState
+
+    from hpsearch.search.samplers import PartOfStudy
 
     # Otherwise Optuna logs a line for every study that it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
-    study.add_trials(
+    return PartOfStudy.of(
+        optuna.create_study(),
         [
-            optuna.trial.create_trial(
+            FrozenTrial(
+                number=place,
+                trial_id=place,
+                state=TrialState.COMPLETE,
                 value=0.0,
+                datetime_start=trial.started_utc,
+                datetime_complete=trial.ended_utc,
                 params=dict(trial.parameters),
                 distributions=dict(distributions.get(trial.number, {})),
+                user_attrs={},
+                system_attrs={},
+                intermediate_values={},
             )
-            for trial in trials
-        ]
+            for place, trial in enumerate(trials)
+        ],
     )
-    return study
 
 
 def _importances(study: optuna.Study, losses: Sequence[float]) -> dict[str, float]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
 from hpsearch.system import installation
 
 if TYPE_CHECKING:
+    from hpsearch.config.space import SearchSpace
     from hpsearch.store import StoreReader, TrialState
 
 _FREE = ("trials", "description")

@@ -166,6 +166,7 @@ class _Check:
         self._provenance = provenance
         self._finished = sum(trial.state in _FINISHED for trial in self._trials)
         self._space = _space(provenance)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             self.wanted, self._most = last_wanted(provenance), most_wanted(provenance)
         except (LookupError, TypeError, ValueError):
@@ -402,7 +403,6 @@ def _damage_of_space(provenance: Mapping[str, Any]) -> str | None:
 
 def _drawn(space: SearchSpace, trial: LedgerTrial) -> TrialConfig:
     """Return the configuration that the space makes of the trial's parameters."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return space.suggest(FixedTrial(trial.parameters, trial.number))
 
 

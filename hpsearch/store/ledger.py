@@ -21,6 +21,7 @@ from sqlalchemy import (
 from hpsearch.errors import one_line
 from hpsearch.runs.record import EpochRecord, RunRecord
 from hpsearch.store.optuna_rows import (
+    fetched,
     json_or,
     number_or,
     read_directions,
@@ -30,6 +31,9 @@ from hpsearch.store.optuna_rows import (
 from hpsearch.store.records import Experiment, Ledger, LedgerVerdict
 from hpsearch.store.rows import read_decisions
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+
+_Errors = tuple[dict[str, float | None], dict[str, float | None]]
+"""The losses and the mean absolute errors of an epoch, by target."""
 
 _FACTS = ("weights", "data_hash", "split_hash", "zero_output_loss", "digest")
 
@@ -137,14 +141,17 @@ class _Reading:
         }
 
     def _epochs(self, damage: dict[int, list[str]]) -> dict[int, dict[int, EpochRecord]]:
-        losses: defaultdict[tuple[int, int], dict[str, float | None]] = defaultdict(dict)
-        maes: defaultdict[tuple[int, int], dict[str, float | None]] = defaultdict(dict)
+        errors: defaultdict[tuple[int, int], _Errors] = defaultdict(lambda: ({}, {}))
         e = target_errors.c
         columns = (e.run_id, e.epoch, e.target, e.loss, e.mae)
+        what = "an error of {} at epoch {}"
+        kept: dict[str, str] = {}
         for run_id, epoch, target, loss, mae in self._of_runs(target_errors, *columns):
-            what = f"an error of {target} at epoch {epoch}"
-            losses[run_id, epoch][target] = number_or(loss, damage[run_id], what)
-            maes[run_id, epoch][target] = number_or(mae, damage[run_id], what)
+            losses, maes = errors[run_id, epoch]
+            # A million rows have only a dozen different names, which are kept once.
+            name, broken = kept.setdefault(target, target), damage[run_id]
+            losses[name] = number_or(loss, broken, what, name, epoch)
+            maes[name] = number_or(mae, broken, what, name, epoch)
         known = self._known(epochs)
         found: defaultdict[int, dict[int, EpochRecord]] = defaultdict(dict)
         names = ("learning_rate", "training_loss", "validation_loss")
@@ -152,19 +159,18 @@ class _Reading:
             epochs, epochs.c.run_id, epochs.c.epoch, known["digest"], *(known[n] for n in names)
         ):
             rate, training, validation = (
-                number_or(value, damage[run_id], f"a {name.replace('_', ' ')} at epoch {epoch}")
+                number_or(value, damage[run_id], "a {} at epoch {}", name.replace("_", " "), epoch)
                 for name, value in zip(names, numbers, strict=True)
             )
-            where = (run_id, epoch)
             found[run_id][epoch] = EpochRecord(
-                rate, training, validation, losses.get(where, {}), maes.get(where, {}), digest
+                rate, training, validation, *errors.get((run_id, epoch), ({}, {})), digest
             )
         return found
 
     def _of_runs(self, table: FromClause, *columns: Any) -> Iterator[Any]:
         """Yield ``columns`` of the rows of ``table`` that belong to the experiment's runs."""
         joined = select(*columns).join_from(table, runs, table.c.run_id == runs.c.id)
-        yield from self._connection.execute(joined.where(self._these))
+        yield from fetched(self._connection, joined.where(self._these))
 
     def _known(self, table: Table) -> dict[str, ColumnElement[Any]]:
         """Return the columns of ``table`` by name; NULL for one that the database lacks."""

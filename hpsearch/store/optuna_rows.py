@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -203,7 +203,7 @@ def read_trials(
     def of_trials(table: TableClause, *columns: Any) -> Iterator[Any]:
         query = select(table.c.trial_id, *columns)
         joined = query.join_from(table, _trials, table.c.trial_id == t.trial_id).where(these)
-        yield from connection.execute(joined)
+        yield from fetched(connection, joined)
 
     values: dict[int, float | None] = {}
     for trial_id, objective, value in of_trials(_values, _values.c.objective, _values.c.value):
@@ -212,8 +212,8 @@ def read_trials(
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
     r = _reported.c
     for trial_id, step, value in of_trials(_reported, r.step, r.intermediate_value):
-        what = f"an intermediate value {step}"
-        if (finite := number_or(value, damage[trial_id], what)) is not None:
+        finite = number_or(value, damage[trial_id], "an intermediate value {}", step)
+        if finite is not None:
             reported[trial_id][step] = finite
     attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     a = _attributes.c
@@ -225,7 +225,7 @@ def read_trials(
         _parameters, p.param_name, p.param_value, p.distribution_json
     ):
         try:
-            parameters[trial_id][name] = _distribution(text).to_external_repr(value)
+            parameters[trial_id][name] = _reads_value(text)(value)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError):
             damage[trial_id].append(f"has a parameter {name} that cannot be read")
     rows = connection.execute(
@@ -248,6 +248,25 @@ def read_trials(
 
 
 @functools.cache
+def _reads_value(distribution: str) -> Callable[[float], Any]:
+    """Return the function that makes a parameter's value of its stored number, as Optuna does.
+
+    Args:
+        distribution: as Optuna stores it. Optuna itself takes long to load.
+    """
+    stored = json.loads(distribution)
+    kind, attributes = stored["name"], stored["attributes"]
+    if kind == "FloatDistribution":
+        return float
+    if kind == "IntDistribution":
+        return int
+    if kind == "CategoricalDistribution":
+        choices = tuple(attributes["choices"])
+        return lambda number: choices[int(number)]
+    raise ValueError(f"Optuna has no {kind}")
+
+
+@functools.cache
 def _distribution(text: str) -> BaseDistribution:
     """Return the distribution in ``text``; most texts occur in many trials."""
     from optuna.distributions import json_to_distribution
@@ -264,14 +283,20 @@ def json_or(default: Any, text: Any, damage: list[str], what: str) -> Any:
         return default
 
 
-def number_or(value: Any, damage: list[str], what: str) -> float | None:
+def number_or(value: Any, damage: list[str], what: str, *which: Any) -> float | None:
     """Return ``value`` as a number; if it is none, note that in ``damage`` and return ``None``.
 
     SQLite stores any text in a column of numbers.
+
+    Args:
+        value: as stored.
+        damage: of the trial or run.
+        what: what the value is, with a ``{}`` for each of ``which``.
+        which: put into ``what`` only for a damaged value, because a store has millions of values.
     """
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, (int, float)):
         return value
-    damage.append(f"has {what} that is no number")
+    damage.append(f"has {what.format(*which)} that is no number")
     return None
 
 
@@ -291,6 +316,7 @@ def trial_records(
     study_id: int,
     *,
     numbers: Collection[int] | None = None,
+    facts: bool = True,
     parameters: bool = True,
 ) -> list[TrialRecord]:
     """Return a study's trials by number. The number of rows read does not grow with the epochs.
@@ -299,7 +325,9 @@ def trial_records(
         connection: to the store.
         study_id: Optuna's key of the study.
         numbers: of the wanted trials, a few thousand at most; ``None`` for all.
-        parameters: whether the parameters are read; without, the records have none.
+        facts: whether the facts and the reported losses are read; without, the records have none, and
+            a paused trial counts as running.
+        parameters: the same for the parameters.
     """
     t, v = _trials.c, _values.c
     these = t.study_id == study_id
@@ -319,20 +347,21 @@ def trial_records(
         .where(these)
         .order_by(t.number, t.trial_id)
     )
-    losses, facts = _read_losses(connection, these), _read_facts(connection, these)
+    losses = _read_losses(connection, these) if facts else {}
+    known = _read_facts(connection, these) if facts else {}
     sampled = _sampled_values(connection, these) if parameters else {}
     return [
         TrialRecord(
             number,
-            _shown_state(state, facts.get(trial_id, {})),
+            _shown_state(state, known.get(trial_id, {})),
             _stored_number(value, kind),
             *losses.get(trial_id, (0, None, None)),
             started,
             ended,
-            facts.get(trial_id, {}),
+            known.get(trial_id, {}),
             sampled.get(trial_id, {}),
         )
-        for trial_id, number, state, value, kind, started, ended in _fetched(connection, query)
+        for trial_id, number, state, value, kind, started, ended in fetched(connection, query)
     ]
 
 
@@ -345,17 +374,17 @@ def _read_losses(
     connection: Connection, these: ColumnElement[bool]
 ) -> dict[int, tuple[int, float | None, float | None]]:
     """Return number, last and lowest of the losses reported for these trials, by their ids."""
-    r = _reported.c
+    r, trial_id = _reported.c, _trials.c.trial_id
     ends = (
         select(
-            r.trial_id,
+            trial_id,
             func.count().label("epochs"),
             func.min(r.intermediate_value).label("lowest"),
             func.max(r.step).label("last"),
         )
-        .join_from(_reported, _trials, r.trial_id == _trials.c.trial_id)
+        .join_from(_trials, _reported, r.trial_id == trial_id)
         .where(these)
-        .group_by(r.trial_id)
+        .group_by(trial_id)
         .subquery()
     )
     query = select(
@@ -367,7 +396,7 @@ def _read_losses(
     ).join_from(ends, _reported, and_(r.trial_id == ends.c.trial_id, r.step == ends.c.last))
     return {
         trial_id: (epochs, _stored_number(last, kind), lowest)
-        for trial_id, epochs, lowest, last, kind in _fetched(connection, query)
+        for trial_id, epochs, lowest, last, kind in fetched(connection, query)
     }
 
 
@@ -376,6 +405,7 @@ def _read_facts(connection: Connection, these: ColumnElement[bool]) -> dict[int,
     a = _attributes.c
     decoded: dict[str, Any] = {}  # most texts occur in many trials
     found = {}
+    these = and_(these, a.key.in_(FACTS))
     for trial_id, *texts in _side_by_side(
         connection, a.trial_id, a.key, a.value_json, FACTS, these
     ):
@@ -393,22 +423,25 @@ def _sampled_values(
 ) -> dict[int, dict[str, Any]]:
     """Return the parameters of these trials, by the trials' ids."""
     p = _parameters.c
-    # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
-    kinds = (
-        select(p.param_name, func.min(p.distribution_json))
-        .join_from(_parameters, _trials, p.trial_id == _trials.c.trial_id)
+    first = (
+        select(func.min(p.param_id).label("param_id"))
+        .join_from(_trials, _parameters, p.trial_id == _trials.c.trial_id)
         .where(these)
         .group_by(p.param_name)
-        .order_by(func.min(p.param_id))
+        .subquery()
     )
-    distributions = {name: _distribution(text) for name, text in connection.execute(kinds)}
-    rows = _side_by_side(
-        connection, p.trial_id, p.param_name, p.param_value, tuple(distributions), these
+    # Any of a parameter's distributions: Optuna keeps their kind, their choices and so the values.
+    kinds = (
+        select(p.param_name, p.distribution_json)
+        .join_from(first, _parameters, p.param_id == first.c.param_id)
+        .order_by(p.param_id)
     )
+    readers = {name: _reads_value(text) for name, text in connection.execute(kinds)}
+    rows = _side_by_side(connection, p.trial_id, p.param_name, p.param_value, tuple(readers), these)
     return {
         trial_id: {
-            name: distribution.to_external_repr(value)
-            for (name, distribution), value in zip(distributions.items(), values, strict=True)
+            name: read(value)
+            for (name, read), value in zip(readers.items(), values, strict=True)
             if value is not None
         }
         for trial_id, *values in rows
@@ -430,14 +463,15 @@ def _side_by_side(
     if not keys:
         return
     columns = [func.max(case((key == name, value))).label(f"v{n}") for n, name in enumerate(keys)]
-    wanted: list[Any] = [trial_id, *columns]
+    # The trials' own id: SQLite reads the trials by it, and need not sort the values.
+    wanted: list[Any] = [_trials.c.trial_id, *columns]
     query = (
         select(*wanted)
         .join(_trials, trial_id == _trials.c.trial_id)
-        .where(these, key.in_(keys))
-        .group_by(trial_id)
+        .where(these)
+        .group_by(_trials.c.trial_id)
     )
-    yield from _fetched(connection, query)
+    yield from fetched(connection, query)
 
 
 def distributions_of(
@@ -452,7 +486,7 @@ def distributions_of(
     return {by_id[trial_id]: distributions for trial_id, distributions in found.items()}
 
 
-def _fetched(connection: Connection, query: Select[Any]) -> Iterator[Any]:
+def fetched(connection: Connection, query: Select[Any]) -> Iterator[Any]:
     """Yield the rows, fetched many at a time, which takes half as long as one by one."""
     for part in connection.execute(query).partitions(10_000):
         yield from part
@@ -471,7 +505,7 @@ def _read_parameters(
     )
     values: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     distributions: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-    for trial_id, name, value, text in _fetched(connection, query):
+    for trial_id, name, value, text in fetched(connection, query):
         distribution = _distribution(text)
         values[trial_id][name] = distribution.to_external_repr(value)
         distributions[trial_id][name] = distribution
@@ -490,7 +524,7 @@ def _read_attributes(
     )
     found: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     decoded: dict[str, Any] = {}  # most texts occur in many trials
-    for trial_id, key, text in _fetched(connection, query):
+    for trial_id, key, text in fetched(connection, query):
         value = decoded.get(text)
         if value is None:
             value = json.loads(text)
@@ -544,7 +578,7 @@ def frozen_trials(
         .order_by(t.trial_id)
     ).all()
     values: defaultdict[int, list[float]] = defaultdict(list)
-    for trial_id, value, kind in _fetched(
+    for trial_id, value, kind in fetched(
         connection,
         select(v.trial_id, v.value, v.value_type)
         .join_from(_values, _trials, v.trial_id == t.trial_id)
@@ -553,7 +587,7 @@ def frozen_trials(
     ):
         values[trial_id].append(_stored_number(value, kind))
     reported: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    for trial_id, step, value, kind in _fetched(
+    for trial_id, step, value, kind in fetched(
         connection,
         select(r.trial_id, r.step, r.intermediate_value, r.intermediate_value_type)
         .join_from(_reported, _trials, r.trial_id == t.trial_id)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, final
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.config.run import TrialConfig, fingerprint
 from hpsearch.errors import HpsearchError
 from hpsearch.store import frames
 from hpsearch.store.address import Address, require_file
@@ -212,6 +211,9 @@ class StoreReader:
         Raises:
             ChangedRun: its configuration is not the one that was recorded.
         """
+        # Imported here, because it loads pydantic, which most reading does not need.
+        from hpsearch.config.run import TrialConfig, fingerprint
+
         query = select(runs.c.id, runs.c.configuration, runs.c.fingerprint).where(
             runs.c.experiment_id == experiment_id, runs.c.key == key
         )
@@ -250,6 +252,7 @@ class StoreReader:
         study_id: int,
         *,
         numbers: Collection[int] | None = None,
+        facts: bool = True,
         parameters: bool = True,
     ) -> list[TrialRecord]:
         """Return what Optuna's tables have of a study's trials, by number.
@@ -257,17 +260,19 @@ class StoreReader:
         Args:
             study_id: Optuna's key of the study.
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
+            facts: whether the records have the trials' facts and reported losses.
             parameters: whether the records have the trials' parameters.
         """
+        parts = {"facts": facts, "parameters": parameters}
 
         def work(connection: Connection) -> list[TrialRecord]:
-            return trial_records(connection, study_id, numbers=numbers, parameters=parameters)
+            return trial_records(connection, study_id, numbers=numbers, **parts)
 
         what = ("trial records", study_id, _hashable(numbers))
-        found = self.once((*what, parameters), lambda: self._database.read(work))
+        found = self.once((*what, facts, parameters), lambda: self._database.read(work))
         if parameters:
             # A snapshot gives these records to callers that need no parameters, too.
-            self.once((*what, False), lambda: found)
+            self.once((*what, facts, False), lambda: found)
         return found
 
     def distributions(

@@ -21,7 +21,6 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
@@ -39,6 +38,7 @@ from hpsearch.store.tables import decisions, epochs, experiments, runs
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from sqlalchemy.dialects import postgresql, sqlite
 
 
 def upsert(
@@ -52,9 +52,8 @@ def upsert(
     """Insert ``rows``; for a row whose ``key`` exists, update only the columns in ``replace``."""
     if not rows:
         return
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     # The rows are no part of the statement, so that SQLAlchemy compiles it only once.
-    statement = insert(into)
+    statement = _insert(connection, into)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=list(key),
@@ -62,6 +61,17 @@ def upsert(
         ),
         list(rows),
     )
+
+
+def _insert(connection: Connection, into: Table) -> sqlite.Insert | postgresql.Insert:
+    """Return an INSERT that can update. Only the database's own dialect is loaded."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(into)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(into)
 
 
 def find_experiment(

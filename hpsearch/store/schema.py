@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, String, column, inspect, select, table, text
 
 from hpsearch.errors import InputError, TablesNotReady
 from hpsearch.store.address import Address
 from hpsearch.store.tables import VERSION_TABLE
 from hpsearch.system.installation import folder
+
+if TYPE_CHECKING:  # only a launch migrates tables, and Alembic takes long to load
+    from alembic.config import Config
 
 READABLE = frozenset({"0001", "0002", "0003", "0004"})
 """Older versions that readers can still read; `Store.create` upgrades them.
@@ -30,7 +31,7 @@ def make_tables(address: Address, engine: Engine) -> None:
     from hpsearch.store.optuna_storage import make_optuna_tables
 
     with engine.connect() as connection:
-        refuse_newer(current(connection), scripts(connection), address.label)
+        refuse_newer(current(connection), address.label)
     make_optuna_tables(address)
     # Ours come last: if they have a version, all tables exist.
     with engine.begin() as connection:
@@ -45,21 +46,30 @@ def check_tables(address: Address, engine: Engine) -> None:
 
 def configuration(connection: Connection) -> Config:
     """Return Alembic's configuration for ``storage/env.py``, on an open connection."""
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(folder("storage")).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
 
 
-def scripts(connection: Connection) -> ScriptDirectory:
-    """Return the migrations in ``storage/versions``."""
-    return ScriptDirectory.from_config(configuration(connection))
+def versions() -> list[str]:
+    """Return the versions that the migrations in ``storage/versions`` create, the newest last.
+
+    The names of their files begin with them.
+    """
+    files = (folder("storage") / "versions").glob("[0-9]*_*.py")
+    return sorted(file.name.partition("_")[0] for file in files)
 
 
 def current(connection: Connection) -> str | None:
     """Return the version of our tables; ``None`` if there are none."""
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-    return context.get_current_revision()
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version = column("version_num", String)
+    query = select(version).select_from(table(VERSION_TABLE))
+    return connection.execute(query).scalar_one_or_none()
 
 
 def upgrade(connection: Connection, label: str) -> None:
@@ -68,10 +78,12 @@ def upgrade(connection: Connection, label: str) -> None:
     Raises:
         InputError: this code does not know the tables' version.
     """
+    from alembic import command
+
     if connection.dialect.name == "postgresql":
         # Two launches must not migrate at once. On SQLite the write lock prevents it.
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-    refuse_newer(current(connection), scripts(connection), label)
+    refuse_newer(current(connection), label)
     command.upgrade(configuration(connection), "head")
 
 
@@ -85,19 +97,20 @@ def check(connection: Connection, label: str) -> None:
     found = current(connection)
     if found is None:
         raise TablesNotReady(f"{label} is not a study store; `hpsearch launch` makes one")
-    known = scripts(connection)
-    refuse_newer(found, known, label)
-    if found != known.get_current_head() and found not in READABLE:
+    refuse_newer(found, label)
+    newest = versions()[-1]
+    if found != newest and found not in READABLE:
         raise TablesNotReady(
             f"the store {label} has the older schema {found}; `hpsearch launch` upgrades it to "
-            f"{known.get_current_head()}"
+            f"{newest}"
         )
 
 
-def refuse_newer(found: str | None, known: ScriptDirectory, label: str) -> None:
-    """Raise an error if none of the ``known`` migrations creates the version ``found``."""
-    if found is not None and found not in {step.revision for step in known.walk_revisions()}:
+def refuse_newer(found: str | None, label: str) -> None:
+    """Raise an error if none of our migrations creates the version ``found``."""
+    known = versions()
+    if found is not None and found not in known:
         raise InputError(
             f"the store {label} has the schema {found} of a newer hpsearch; this one knows the "
-            f"schemas up to {known.get_current_head()}; upgrade hpsearch"
+            f"schemas up to {known[-1]}; upgrade hpsearch"
         )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import make_url
 from support.damaged import SPACE, Rows, fill
 from support.store_examples import FACTS, drop_database, new_database
@@ -402,10 +403,12 @@ def test_readers_refuse_a_store_that_they_could_not_read(
         Store.open(url)
 
 
-def test_readable_versions_are_steps(rows: Rows) -> None:
+def test_the_files_of_the_steps_begin_with_their_versions(rows: Rows) -> None:
     with rows.store._database.engine.connect() as connection:
-        steps = {step.revision for step in schema.scripts(connection).walk_revisions()}
-    assert steps >= schema.READABLE
+        scripts = ScriptDirectory.from_config(schema.configuration(connection))
+    steps = [step.revision for step in scripts.walk_revisions()]
+    assert schema.versions() == steps[::-1]
+    assert set(steps) >= schema.READABLE
 
 
 def test_facts_of_other_data_end_a_launch_and_are_named(rows: Rows, tmp_path: Path) -> None:

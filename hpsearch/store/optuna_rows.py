@@ -325,8 +325,8 @@ def trial_records(
         connection: to the store.
         study_id: Optuna's key of the study.
         numbers: of the wanted trials, a few thousand at most; ``None`` for all.
-        facts: whether the facts and the reported losses are read; without, the records have none, and
-            a paused trial counts as running.
+        facts: whether the facts and the reported losses are read; without, the records have none,
+            and a paused trial counts as running.
         parameters: the same for the parameters.
     """
     t, v = _trials.c, _values.c

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, String, column, inspect, select, table, text
@@ -48,7 +49,8 @@ def configuration(connection: Connection) -> Config:
     """Return Alembic's configuration for ``storage/env.py``, on an open connection."""
     from alembic.config import Config
 
-    config = Config()
+    # Otherwise Alembic keeps the output that there was when it was imported.
+    config = Config(stdout=sys.stdout)
     config.set_main_option("script_location", str(folder("storage")).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config

@@ -23,7 +23,7 @@ READS = {
     *("label", "open", "close", "wait", "optuna_reader", "holder", "revision"),
     *("best_target_errors", "distributions", "maes", "recorded_runs", "study_id", "trial_records"),
     *("find", "experiment", "launch_name", "latest", "run", "curve", "ledger", "once", "snapshot"),
-    *("trial_states", "count_refused", "best_trials"),
+    *("trial_states", "count_refused", "count_paused", "best_trials", "decisions", "run_id"),
     *("experiments", "runs", "epochs", "target_errors", "results", "test_errors", "test_residuals"),
 }
 """All that a reader offers. A name that joins them must not write."""
@@ -31,7 +31,8 @@ READS = {
 WRITES = {
     *("reader", "create", "drive", "leave", "optuna_storage", "optuna_by_hand", "one_transaction"),
     *("begin_experiment", "update_provenance", "fill_provenance", "forget_epochs"),
-    *("record_run", "record_facts", "record_epoch", "record_result"),
+    *("record_run", "record_facts", "record_epoch", "record_result", "record_decision"),
+    "rename_study",
 }
 
 

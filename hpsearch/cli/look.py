@@ -1,4 +1,4 @@
-"""The commands that read a store: status, verify, report, export-best, dashboard."""
+"""The commands that read a store: status, verify, replay, report, export-best, dashboard."""
 
 from __future__ import annotations
 
@@ -99,6 +99,84 @@ def verify(name: str | None, storage: str | None, as_json: bool) -> None:
             raise HpsearchError(what)
         if not as_json:
             click.echo(what)
+
+
+@click.command(epilog=example("hpsearch replay quick --plan 2,4/2"))
+@click.argument("name", required=False, shell_complete=complete_experiment("study"))
+@storage_option
+@click.option(
+    "--plan",
+    "texts",
+    multiple=True,
+    metavar="EPOCHS/REDUCTION",
+    help="Another plan, such as 1,3/3: pause after the epochs 1 and 3, one of 3 goes on.",
+)
+@click.option(
+    "--workers",
+    multiple=True,
+    type=int,
+    default=(1, 16),
+    show_default=True,
+    metavar="N",
+    help="Number of trials at a time; several are allowed.",
+)
+@click.option(
+    "--replays",
+    type=int,
+    default=200,
+    show_default=True,
+    metavar="N",
+    help="Number of replays of each plan.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def replay(
+    name: str | None,
+    storage: str | None,
+    texts: tuple[str, ...],
+    workers: tuple[int, ...],
+    replays: int,
+    as_json: bool,
+) -> None:
+    """Say what early stopping would have saved, and lost.
+
+    It plays plans of early stopping on a study that was trained to its end. It says how many epochs
+    each plan would have trained, and how much worse its winner would have been. Nothing is trained.
+    Each replay draws the trials again, with replacement, in a random order. NAME is a study; the
+    default is the one launched last.
+    """
+    for what, values in (("--workers", workers), ("--replays", (replays,))):
+        if min(values) < 1:
+            raise InputError(f"{what} must be at least 1, got {min(values)}")
+    url = require_store(storage)
+    from hpsearch.search.replay import (
+        parse_plan,
+        recorded_curves,
+        schedules_of,
+        summarise,
+        usual_plans,
+    )
+    from hpsearch.store import StoreReader
+    from hpsearch.terminal.replay import replay_lines
+
+    own = [parse_plan(text) for text in texts]
+    with StoreReader.open(url, say=say_on_stderr) as store:
+        curves = recorded_curves(store, name)
+        schedules = schedules_of(store, name)
+    longest = max(len(curve.losses) for curve in curves)
+    for plan in own:
+        if plan.rungs is not None and max(plan.rungs.epochs or ()) >= longest:
+            raise InputError(
+                f"a plan must pause before the last epoch ({longest}), got '{plan.name}'"
+            )
+    plans = [*usual_plans(longest, len(curves), schedules), *own]
+    found = [summarise(curves, plan, n, replays) for n in workers for plan in plans]
+    if as_json:
+        print_json(
+            {"trials": len(curves), "replays": replays, "plans": [s.to_dict() for s in found]}
+        )
+        return
+    for line in replay_lines(found, len(curves), longest, replays, terminal_columns()):
+        click.echo(line)
 
 
 @click.command(epilog=example("hpsearch dashboard --port 8080"))

@@ -203,13 +203,15 @@ class Ladder:
         """Return the paused trial to promote now, or ``None``: the best of the highest rung.
 
         Args:
-            last: as for :meth:`place`.
+            last: as for :meth:`place`. The trials that go on in any case come after all others,
+                because better ones may still come from a lower rung.
         """
-        for number in reversed(range(len(self._rungs))):
-            for loss, _, key in self._rungs[number].paused[:1]:
-                # If the best one does not go on, no other one of its rung does.
-                if self._place(number, loss, last=last).goes_on:
-                    return key
+        for in_any_case in (False, True) if last else (False,):
+            for number in reversed(range(len(self._rungs))):
+                for loss, _, key in self._rungs[number].paused[:1]:
+                    # If the best one does not go on, no other one of its rung does.
+                    if self._place(number, loss, last=in_any_case).goes_on:
+                        return key
         return None
 
     def hopeless(self, wanted: int) -> Iterator[str]:

@@ -1,0 +1,141 @@
+"""Replays of plans of early stopping on recorded curves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from support.made_up import run_search
+
+from hpsearch.config.rungs import Rungs
+from hpsearch.errors import InputError
+from hpsearch.search.replay import (
+    Plan,
+    RecordedCurve,
+    Replayed,
+    parse_plan,
+    play,
+    recorded_curves,
+    summarise,
+    upper_bound,
+    usual_plans,
+)
+from hpsearch.store import Store
+from hpsearch.terminal.replay import replay_lines
+
+RUNGS = Rungs(epochs=(1, 2), reduction=2, tolerance=0.0)
+
+
+def curve(number: int, *losses: float, seconds: float = 10.0) -> RecordedCurve:
+    return RecordedCurve(number, losses, seconds)
+
+
+BY_HAND = [
+    curve(0, 8.0, 7.0, 6.0, 5.0),
+    curve(1, 4.0, 3.5, 3.0, 2.9),
+    curve(2, 6.0, 2.0, 1.5, 1.0),  # a late bloomer
+    curve(3, 9.0, 8.0, 7.0, 6.0),
+]
+
+
+def test_an_example_by_hand() -> None:
+    """One worker, one of two goes on, with promotion.
+
+    0 and 1 pause (8, 4). 1 is the better one, and goes on to epoch 2. At the second rung it is
+    alone, and of one trial none goes on. 2 pauses (6): of three trials one goes on, and 1 is
+    better. 3 pauses (9): of four trials two go on, 2 among them, to epoch 2 (loss 2). Of two trials
+    one goes on: 2, to its end. No trial is left to draw, and no other one goes on.
+    """
+    result = play(BY_HAND, Plan("", RUNGS), workers=1)
+    epochs = 1 + 1 + 1 + 1 + 1 + 1 + 2  # 0, 1, 1 again, 2, 3, 2 again, 2 to its end
+    assert result == Replayed(epochs, 10.0 * epochs, winner=2, complete=1)
+
+
+def test_full_training_trains_everything() -> None:
+    assert play(BY_HAND, Plan("", None), workers=1) == Replayed(16, 160.0, winner=2, complete=4)
+    assert play(BY_HAND, Plan("", None), workers=4) == Replayed(16, 40.0, winner=2, complete=4)
+    # Three workers: the fourth trial starts when the first one ends.
+    assert play(BY_HAND, Plan("", None), workers=3).seconds == 80.0
+
+
+def test_decided_at_once_the_order_matters() -> None:
+    plan = Plan("", RUNGS, "stopping")
+    # 1 comes before 2, which is worse at the first rung: of three trials only one goes on.
+    assert play(BY_HAND, plan, workers=1).winner == 1
+    late_first = [BY_HAND[2], *BY_HAND[:2], BY_HAND[3]]
+    assert play(late_first, plan, workers=1).winner == 0
+
+
+def test_a_curve_that_ended_early_counts_at_later_rungs() -> None:
+    short = [curve(0, 1.0), *BY_HAND[1:]]
+    result = play(short, Plan("", RUNGS), workers=1)
+    assert result.winner == 0
+    assert result.complete >= 1
+
+
+def test_the_best_k_after_all() -> None:
+    plan = next(plan for plan in usual_plans(4, 4, ["plateau"]) if plan.name.startswith("the best"))
+    result = play(BY_HAND, plan, workers=2)
+    # Four first epochs, then only trial 1, the best after one epoch, to its end.
+    assert (result.epochs, result.winner, result.complete) == (4 + 3, 1, 1)
+
+
+def test_many_replays_are_summed_up() -> None:
+    full = summarise(BY_HAND, Plan("full", None), 1, replays=50)
+    assert (full.share, full.regret, full.lost, full.rank) == (1.0, 0.0, 0.0, 1.0)
+    assert full.epochs == 16
+    assert full.lost_at_most == pytest.approx(1 - 0.05 ** (1 / 50))
+    early = summarise(BY_HAND, Plan("early", RUNGS), 1, replays=50)
+    assert early.share < 0.8
+    assert early.regret_ends[0] >= 0.0
+    assert early == summarise(BY_HAND, Plan("early", RUNGS), 1, replays=50), "the seed decides"
+    lines = list(replay_lines([full, early], 4, 4, 50, None))
+    assert lines[0] == "50 replays of 4 trials of 4 epochs, drawn with replacement"
+    assert any(line.startswith("early") and "1, 2" in line for line in lines)
+
+
+def test_an_upper_bound() -> None:
+    assert upper_bound(0, 100) == pytest.approx(0.0295, abs=1e-4)  # the rule of three: about 3/100
+    assert upper_bound(100, 100) == 1.0
+    assert upper_bound(5, 100) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,3/3", None),
+        ("2", None),
+        ("3,1/3", "must grow"),
+        ("a/3", "invalid literal"),
+        ("1/1", "greater than or equal to 2"),
+        ("", "invalid literal"),
+    ],
+)
+def test_a_plan_is_read(text: str, message: str | None) -> None:
+    if message is None:
+        rungs = parse_plan(text).rungs
+        assert rungs is not None
+        assert rungs.reduction == 3
+        return
+    with pytest.raises(InputError, match=message) as error:
+        parse_plan(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_gives_its_curves(tmp_path: Path) -> None:
+    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
+        run_search(store, trials=6)
+        curves = recorded_curves(store)
+        assert [each.number for each in curves] == [1, 2, 3, 4, 5, 6]
+        assert curves[1] == RecordedCurve(2, (1.0, 0.5), 2.5)
+        assert all(math.isfinite(loss) for each in curves for loss in each.losses)
+
+
+def test_too_few_trials_are_refused(tmp_path: Path) -> None:
+    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
+        run_search(store, trials=3)
+        with pytest.raises(
+            InputError, match="at least 5 complete trials, the study 'made-up' has 3"
+        ):
+            recorded_curves(store)

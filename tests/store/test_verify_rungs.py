@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,16 +253,33 @@ DAMAGES: dict[str, tuple[Callable[[Store], None], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a study that has been searched."""
+    folder = tmp_path_factory.mktemp("searched")
+    with Store.create(f"sqlite:///{folder}/s.db") as store:
+        run(launch(store, folder))
+    return folder / "s.db"
+
+
+@pytest.fixture
+def copied(template: Path, tmp_path: Path) -> Iterator[Store]:
+    shutil.copy(template, tmp_path / "s.db")
+    with Store.open(f"sqlite:///{tmp_path}/s.db") as store:
+        yield store
+
+
 @pytest.mark.parametrize(("damage", "named"), DAMAGES.values(), ids=DAMAGES)
 def test_a_changed_decision_is_named(
-    searched: Store, damage: Callable[[Store], None], named: str
+    copied: Store, damage: Callable[[Store], None], named: str
 ) -> None:
-    damage(searched)
-    found = [str(breach) for breach in verify(searched).breaches]
+    assert not verify(copied).breaches
+    damage(copied)
+    found = [str(breach) for breach in verify(copied).breaches]
     assert any(named in line for line in found), found
 
 
-def test_a_launch_on_damaged_decisions_says_so(searched: Store, tmp_path: Path) -> None:
-    edit(f"DELETE FROM hpsearch_decisions WHERE kind = 'pause' AND {OF.format(4)}")(searched)
+def test_a_launch_on_damaged_decisions_says_so(copied: Store, tmp_path: Path) -> None:
+    edit(f"DELETE FROM hpsearch_decisions WHERE kind = 'pause' AND {OF.format(4)}")(copied)
     with pytest.raises(HpsearchError, match="hpsearch verify names the damage"):
-        launch(searched, tmp_path)
+        launch(copied, tmp_path)

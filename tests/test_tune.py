@@ -254,7 +254,7 @@ def test_another_split_than_planned_is_refused_with_both_hashes(mixed: Mixed) ->
 @pytest.mark.slow
 def test_every_run_finishes_once(mixed: Mixed) -> None:
     assert {key: len(outcomes) for key, outcomes in mixed.work.outcomes.items()} == dict.fromkeys(
-        ["good", "diverging", "greedy", "huge", "elsewhere", "tested"], 1
+        ["good", "diverging", "greedy", "huge", "elsewhere", "tested", "parts"], 1
     )
 
 

@@ -24,6 +24,7 @@ from hpsearch.executor.ray_private import (
     files_in,
     private_cluster,
     resources_of_this_machine,
+    servers_in_own_groups,
     without_rays_handlers,
     without_spilled_objects,
     without_unused_servers,
@@ -173,7 +174,12 @@ def _connect(address: str | None, folder: Path, cpus: float) -> None:
     _check_reachable(address)
     try:
         # No passwords: Ray's processes and the workers inherit the environment.
-        with credentials.withheld(), without_rays_handlers(), without_unused_servers():
+        with (
+            credentials.withheld(),
+            without_rays_handlers(),
+            without_unused_servers(),
+            servers_in_own_groups(),
+        ):
             ray.init(
                 address=address or "local",
                 logging_level=logging.CRITICAL,

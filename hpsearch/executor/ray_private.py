@@ -14,6 +14,7 @@ The private interfaces, and why they are needed:
 - ``Node.start_monitor``, ``start_log_monitor`` and ``start_api_server``: three servers of Ray that
   a launch does not use. ``ray.init`` has no option for the first two, and with
   ``include_dashboard=False`` it still starts the third.
+- ``ray._private.services.ConsolePopen``: starts Ray's servers, in the process group of the launch.
 - ``Node.destroy_external_storage``: makes a folder when Ray is shut down. If the disk is full that
   fails, and Ray's processes are not ended.
 - ``ray_constants.ENABLE_RAY_CLUSTER``: Ray's servers listen on all addresses of a machine unless
@@ -24,6 +25,7 @@ The private interfaces, and why they are needed:
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import signal
@@ -34,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.authentication import authentication_token_setup as authentication
 from ray._private.node import Node
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
@@ -133,6 +135,21 @@ def without_unused_servers() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(Node, name, original)
+
+
+@contextmanager
+def servers_in_own_groups() -> Iterator[None]:
+    """Start each server of Ray in a process group of its own.
+
+    A terminal or a batch system sends a signal to the whole group of the launch. Ray's GCS would
+    stop answering then, and the driver would wait for it in a call that never returns.
+    """
+    original = services.ConsolePopen
+    services.ConsolePopen = functools.partial(original, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = original
 
 
 @contextmanager

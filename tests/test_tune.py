@@ -1025,7 +1025,9 @@ with cluster(None, folder, 1.0):
     unused = ("monitor.py", "dashboard.py", "default_worker.py", "ray::IDLE")
     others = [title(one) for one in ours if one not in servers]
     spare = [one for one in others if any(name in one for name in unused)]
-    print(len(servers), spare, flush=True)
+    # A signal to this process's group must not reach them.
+    apart = all(os.getpgid(one) != os.getpgrp() for one in servers)
+    print(len(servers), apart, spare, flush=True)
     for one in servers:
         os.kill(one, signal.SIGKILL)
 deadline = time.monotonic() + 5
@@ -1049,7 +1051,7 @@ def test_a_cluster_has_no_spare_processes_and_its_agents_do_not_outlive_its_serv
         text=True,
         timeout=100,
     )
-    assert (done.returncode, done.stdout) == (0, "2 []\n[]\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "2 True []\n[]\n"), done.stderr
 
 
 HELD_IN_C = """

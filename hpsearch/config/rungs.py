@@ -116,7 +116,7 @@ def default_rungs(epochs: int, schedules: Sequence[ScheduleName]) -> Rungs | Non
     """Return the default rungs for runs of ``epochs``; ``None`` if they are too short for any.
 
     A third of the trials goes on at each rung. The rungs are at a third, a ninth and a
-    twenty-seventh of the length. (The bank of recorded curves in docs/search.md supports it.)
+    twenty-seventh of the length.
 
     Args:
         epochs: largest number of epochs of a trial.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpsearch.config.run import ScheduleName
 from hpsearch.config.rungs import Rungs, default_rungs
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import InputError
 from hpsearch.search.rungs import Ladder, expected_epochs, expected_parts, most_paused
-from hpsearch.store import Decision
+from hpsearch.store import Decision, DecisionKind
 from hpsearch.system.installation import find_space
 
 # --- An example by hand ---------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def test_a_trial_that_ended_before_a_rung_counts_there() -> None:
     ladder.pause("a", 3.0)
     ladder.complete("b", 1.0)
     assert str(ladder.place("a", last=False)) == "place 2 of 2, 1 go on"
-    ladder.promote("a") if ladder.next(last=True) else None
+    assert ladder.next(last=True) is None
     ladder.pause("c", 0.5)
     ladder.promote("c")
     ladder.pause("c", 0.4)
@@ -187,7 +189,7 @@ def test_it_decides_as_its_definition_says(data: st.DataObject, rungs: Rungs) ->
 @given(st.lists(LOSSES, min_size=1, max_size=60), RULES, st.integers(1, 64), st.randoms())
 @settings(max_examples=100, deadline=None)
 def test_a_whole_search_ends_with_the_best_finished(
-    losses: list[float], rungs: Rungs, workers: int, order: object
+    losses: list[float], rungs: Rungs, workers: int, order: Random
 ) -> None:
     """Trials whose losses never change their order: the best ones are trained to their end."""
     ladder = Ladder(rungs)
@@ -208,7 +210,7 @@ def test_a_whole_search_ends_with_the_best_finished(
             running.append(key)
         if not running:
             break
-        key = running.pop(order.randrange(len(running)))  # type: ignore[attr-defined]
+        key = running.pop(order.randrange(len(running)))
         epochs += 1
         if ladder.reached(key) < rungs.count:
             ladder.pause(key, losses[int(key)])
@@ -226,10 +228,10 @@ def test_a_whole_search_ends_with_the_best_finished(
     ("kind", "rung"),
     [("promotion", 0), ("pruned", 1), ("pause", 1), ("pause", -1), ("complete", 0)],
 )
-def test_a_decision_that_cannot_follow_is_refused(kind: str, rung: int) -> None:
+def test_a_decision_that_cannot_follow_is_refused(kind: DecisionKind, rung: int) -> None:
     ladder = Ladder(Rungs(epochs=(1,)))
     with pytest.raises((ValueError, LookupError)):
-        ladder.apply(Decision(1, "a", kind, rung, 1, None if kind == "complete" else 2.0))  # type: ignore[arg-type]
+        ladder.apply(Decision(1, "a", kind, rung, 1, None if kind == "complete" else 2.0))
 
 
 # --- What it spends -------------------------------------------------------------------------------
@@ -263,8 +265,9 @@ def test_the_default_plan_keeps_its_promise(most: int) -> None:
 
 @pytest.mark.parametrize("most", range(1, 60))
 def test_default_rungs_fit_any_length(most: int) -> None:
-    for schedule in ("plateau", "cosine"):
-        rungs = default_rungs(most, [schedule])  # type: ignore[list-item]
+    schedules: tuple[ScheduleName, ...] = ("plateau", "cosine")
+    for schedule in schedules:
+        rungs = default_rungs(most, [schedule])
         if rungs is None:
             assert most == 1
             continue

@@ -173,7 +173,7 @@ def launch(
 
 def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) -> None:
     """Create or continue the study, and train its missing trials."""
-    from hpsearch.search.launch import check_budget, check_rungs, launch_study
+    from hpsearch.search.launch import check_budget, check_rung_seconds, launch_study
     from hpsearch.search.study import Study
     from hpsearch.store import Store
     from hpsearch.terminal.quotes import accuracy_lines
@@ -186,7 +186,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
         costs = _measured(costs, out)
     # Before the store is created: a search that cannot have a trial leaves nothing behind.
     check_budget(space, costs.model)
-    check_rungs(space, costs.model)
+    check_rung_seconds(space, costs.model)
     with Store.create(url_of(storage), say=out.say) as store:
         search = launch_study(
             store,

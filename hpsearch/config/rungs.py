@@ -10,9 +10,6 @@ from pydantic import AfterValidator, Field, model_serializer, model_validator
 
 from hpsearch.config.run import PositiveCount, ScheduleName, Strict
 
-WARM_UP_FRACTION = 0.05
-"""Fraction of the steps of a ``cosine`` schedule in which the learning rate rises."""
-
 COSINE_FRACTION = 0.25
 """Least fraction of a ``cosine`` schedule before the first rung.
 

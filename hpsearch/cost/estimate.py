@@ -58,12 +58,9 @@ class _Run:
         return max(self.total - self.done, 0)
 
 
-_PROMOTION = "promotion after "
-
-
 def promotion(epoch: int) -> str:
     """Return the key of a run that goes on after ``epoch``, whichever it will be."""
-    return f"{_PROMOTION}{epoch}"
+    return f"promotion after {epoch}"
 
 
 RunState = Literal["waiting", "running", "ended"]
@@ -150,7 +147,7 @@ class TimeLeft:
         # Counted from the first start, because Ray's own start belongs to no run.
         self._began = now if self._began is None else self._began
         goes_on = done in self._rungs and key not in self._running
-        run = self._running.get(key) or self._taken(promotion(done) if goes_on else key)
+        run = self._running.get(key) or self._taken((promotion(done),) if goes_on else (key, None))
         run.began = run.reported = now
         run.done = done
         run.most = epochs or run.most
@@ -164,8 +161,8 @@ class TimeLeft:
         """Return the most epochs of a running run."""
         return round(self._running[key].most) if key in self._running else 0
 
-    def _taken(self, key: str) -> _Run:
-        for wanted in (key, None) if not key.startswith(_PROMOTION) else (key,):
+    def _taken(self, keys: Sequence[str | None]) -> _Run:
+        for wanted in keys:
             for index, (waiting, run) in enumerate(self._waiting):
                 if waiting == wanted:
                     del self._waiting[index]

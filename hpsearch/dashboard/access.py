@@ -122,7 +122,7 @@ class Guard:
 
         if self._token is None:
             if not is_loopback(_host_name(environment.get("HTTP_HOST", ""))):
-                return _refuse(
+                return refuse(
                     environment,
                     guarded,
                     "403 Forbidden",
@@ -132,7 +132,7 @@ class Guard:
             guarded("303 See Other", [("Location", "/"), self._cookie(environment), *_empty()])
             return []
         elif not self._is_known(environment):
-            return _refuse(
+            return refuse(
                 environment,
                 guarded,
                 "401 Unauthorized",
@@ -142,11 +142,11 @@ class Guard:
             )
         if environment["REQUEST_METHOD"] not in READING:
             if self._read_only:
-                return _refuse(
+                return refuse(
                     environment, guarded, "403 Forbidden", "the dashboard was started --read-only"
                 )
             if _is_cross_site(environment):
-                return _refuse(
+                return refuse(
                     environment,
                     guarded,
                     "403 Forbidden",
@@ -214,7 +214,7 @@ def _empty() -> list[tuple[str, str]]:
     return [("Content-Length", "0"), ("Cache-Control", "no-store")]
 
 
-def _refuse(
+def refuse(
     environment: Environment,
     respond: Respond,
     status: str,

@@ -19,7 +19,7 @@ from hpsearch.dashboard.documents import (
     list_document,
     page_document,
 )
-from hpsearch.dashboard.optuna_requests import OptunaRequests, whole_answer
+from hpsearch.dashboard.optuna_requests import OptunaRequests, changed_answer
 from hpsearch.errors import HpsearchError
 from hpsearch.pages.figures import plotly_script
 from hpsearch.pages.files import load_page, page_files
@@ -179,15 +179,9 @@ def _with_link(
     """Answer with Optuna's document and a link to our pages."""
     # Never answer 304: a browser's cached copy may lack the link.
     request = {k: v for k, v in environment.items() if k != "HTTP_IF_MODIFIED_SINCE"}
-    status, headers, body = whole_answer(optuna_app, request)
-    given = {name.lower(): value for name, value in headers}
-    if status.startswith("200") and given.get("content-type", "").startswith("text/html"):
-        body = body.replace(b"</body>", _LINK.encode() + b"</body>")
-        others = [pair for pair in headers if pair[0].lower() not in _REPLACED_HEADERS]
-        headers = [*others, ("Content-Length", str(len(body))), ("Cache-Control", "no-store")]
-    respond(status, headers)
-    return [body]
 
+    def add_link(document: bytes) -> bytes:
+        return document.replace(b"</body>", _LINK.encode() + b"</body>")
 
-_REPLACED_HEADERS = ("content-length", "last-modified", "etag", "accept-ranges", "cache-control")
-"""Headers that describe Optuna's file, which differs from our document."""
+    never_cached = ("Cache-Control", "no-store")
+    return changed_answer(optuna_app, request, respond, "text/html", add_link, never_cached)

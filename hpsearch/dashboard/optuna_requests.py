@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol, final
 from urllib.parse import parse_qs
 
-from hpsearch.dashboard.access import READING, Application, Environment, Respond
+from hpsearch.dashboard.access import READING, Application, Environment, Respond, refuse
 from hpsearch.errors import InputError
 from hpsearch.results.csv_text import inert
 
@@ -67,7 +67,7 @@ class OptunaRequests:
             if renamed and self._rename and environment["REQUEST_METHOD"] == "POST":
                 return self._renamed(int(renamed[1]), body, environment, respond)
         except _BadRequest as error:
-            return _answer(respond, error.status, {"reason": error.reason})
+            return refuse(environment, respond, error.status, error.reason)
         if path.startswith("/csv/"):
             return self._csv(environment, respond)
         answered: Iterable[bytes] = self._application(environment, respond)
@@ -107,28 +107,19 @@ class OptunaRequests:
             raise _BadRequest("400 Bad Request", str(error)) from None
         # The answer that Optuna's page expects is the study's entry in this list.
         asked = {**environment, "REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
-        _, _, listed = whole_answer(self._application, asked)
+        _, _, listed = _whole_answer(self._application, asked)
         studies = json.loads(listed)["study_summaries"]
         entry = next(each for each in studies if each["study_id"] == study)
-        return _answer(respond, "201 Created", entry)
+        content = json.dumps(entry).encode()
+        length = ("Content-Length", str(len(content)))
+        respond("201 Created", [("Content-Type", "application/json"), length])
+        return [content]
 
     def _csv(self, environment: Environment, respond: Respond) -> Iterable[bytes]:
         """Answer with Optuna's CSV file, without cells that a spreadsheet would run."""
-        status, headers, body = whole_answer(self._application, environment)
-        kind = next((value for name, value in headers if name.lower() == "content-type"), "")
-        if status.startswith("200") and kind.startswith("text/csv"):
-            text = io.StringIO(newline="")
-            rows = csv.reader(io.StringIO(body.decode(), newline=""))
-            csv.writer(text).writerows([inert(cell) for cell in row] for row in rows)
-            body = text.getvalue().encode()
-            # Optuna's value names an encoding that it does not use.
-            headers = [pair for pair in headers if pair[0].lower() not in _REPLACED]
-            headers += [
-                ("Content-Type", "text/csv; charset=utf-8"),
-                ("Content-Length", str(len(body))),
-            ]
-        respond(status, headers)
-        return [body]
+        # Optuna's value names an encoding that it does not use.
+        kind = ("Content-Type", "text/csv; charset=utf-8")
+        return changed_answer(self._application, environment, respond, "text/csv", _inert_csv, kind)
 
 
 _LONGEST_KEY = 10
@@ -139,8 +130,6 @@ _STUDY = re.compile(
 )
 _TRIAL = re.compile(r"/api/trials/(?P<trial>-?\d+)(?:/|$)")
 _RENAME = re.compile(r"/api/studies/(\d+)/rename")
-
-_REPLACED = ("content-type", "content-length")
 
 
 def _check_query(environment: Environment) -> None:
@@ -202,7 +191,47 @@ def _body(environment: Environment) -> dict[str, Any]:
     return body
 
 
-def whole_answer(
+def _inert_csv(content: bytes) -> bytes:
+    text = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    csv.writer(text).writerows([inert(cell) for cell in row] for row in rows)
+    return text.getvalue().encode()
+
+
+def changed_answer(
+    application: Application,
+    environment: Environment,
+    respond: Respond,
+    kind: str,
+    change: Callable[[bytes], bytes],
+    header: tuple[str, str],
+) -> Iterable[bytes]:
+    """Answer with the application's document, changed if it is of the wanted media type.
+
+    Args:
+        application: makes the document.
+        environment: of the request.
+        respond: begins the answer.
+        kind: the media type.
+        change: returns the changed content.
+        header: replaces the header of that name.
+    """
+    status, headers, body = _whole_answer(application, environment)
+    given = {name.lower(): value for name, value in headers}
+    if status.startswith("200") and given.get("content-type", "").startswith(kind):
+        body = change(body)
+        lost = {*_OF_THE_DOCUMENT, header[0].lower()}
+        others = [pair for pair in headers if pair[0].lower() not in lost]
+        headers = [*others, ("Content-Length", str(len(body))), header]
+    respond(status, headers)
+    return [body]
+
+
+_OF_THE_DOCUMENT = ("content-length", "last-modified", "etag", "accept-ranges")
+"""Headers that describe the application's document, which differs from the changed one."""
+
+
+def _whole_answer(
     application: Application, environment: Environment
 ) -> tuple[str, list[tuple[str, str]], bytes]:
     """Return the status, the headers and the body of an answer."""
@@ -214,9 +243,3 @@ def whole_answer(
         body = b"".join(parts)
     status, headers = begun
     return status, headers, body
-
-
-def _answer(respond: Respond, status: str, content: Any) -> Iterable[bytes]:
-    body = json.dumps(content).encode()
-    respond(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
-    return [body]

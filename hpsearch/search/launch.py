@@ -92,12 +92,12 @@ def launch_study(
     name = store.launch_name("study", asked)
     if name != normal_form(asked):
         say(f"the study '{asked}' was renamed to '{name}', and continues")
-    check_budget(space, model)
-    check_rungs(space, model)
-    # The launch prints each trial's result; Optuna would log it again.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if force:
         space = _with_recorded_rungs(store, space, name, say)
+    check_budget(space, model)
+    check_rung_seconds(space, model)
+    # The launch prints each trial's result; Optuna would log it again.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space)
     require_consistent(store, space, name, molecules, force=force)
     experiment = store.begin_experiment("study", name, first_terms(space))
@@ -141,7 +141,7 @@ def early_stopping(
     return EarlyStopping(Rungs.model_validate(recorded), store, experiment.id, model)
 
 
-def check_rungs(space: SearchSpace, model: CostModel | None) -> None:
+def check_rung_seconds(space: SearchSpace, model: CostModel | None) -> None:
     """Raise an error if the rungs are in seconds and nothing was timed.
 
     Args:

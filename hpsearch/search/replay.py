@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -288,18 +287,17 @@ def recorded_curves(store: StoreReader, name: str | None = None) -> list[Recorde
             were stopped early.
     """
     study = Study.open(store, name)
-    trials = study.records(parameters=False)
-    states = Counter(trial.state for trial in trials)
-    if stopped := states["PRUNED"] + states["PAUSED"]:
+    counts, trials = study.counts(), store.trial_states(study.name) or []
+    if stopped := counts.pruned + counts.paused:
         raise InputError(
             f"a replay needs trials that were trained to their end; of the study '{study.name}' "
-            f"{stopped} of {states.total()} were stopped early, so nobody knows what they would "
+            f"{stopped} of {len(trials)} were stopped early, so nobody knows what they would "
             "have reached; replay a study without rungs"
         )
-    if states["COMPLETE"] < LEAST_TRIALS:
+    if counts.complete < LEAST_TRIALS:
         raise InputError(
             f"a replay needs at least {LEAST_TRIALS} complete trials, the study '{study.name}' has "
-            f"{states['COMPLETE']}; wait for more, or replay another study"
+            f"{counts.complete}; wait for more, or replay another study"
         )
     complete = {trial.number for trial in trials if trial.state == "COMPLETE"}
     epochs = store.epochs(study.experiment_id).sort_values(["key", "epoch"])

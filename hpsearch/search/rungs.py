@@ -223,7 +223,7 @@ class Ladder:
         for number, rung in enumerate(self._rungs):
             most = max(wanted, len(rung.losses))
             enough = max(most // self._rule.reduction, self._rule.always_finish)
-            for loss, _, key in reversed(list(rung.paused)):
+            for loss, _, key in reversed(rung.paused):
                 if self._better(number, loss) < enough:
                     break
                 yield key

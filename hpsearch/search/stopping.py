@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Sequence
 from typing import final
 
 from hpsearch.config.run import TrialConfig
@@ -57,7 +57,7 @@ class EarlyStopping:
     # --- Where trials stand -----------------------------------------------------------------------
 
     @property
-    def paused(self) -> Collection[str]:
+    def paused(self) -> list[str]:
         """The keys of the paused trials."""
         return self._ladder.paused
 
@@ -77,7 +77,7 @@ class EarlyStopping:
             seconds = self._model.timing(config).epoch_seconds
         return self._rungs.epochs_of(config.training.epochs, seconds)
 
-    def until(self, key: str, epochs: Collection[int]) -> int | None:
+    def until(self, key: str, epochs: Sequence[int]) -> int | None:
         """Return the epoch after which the trial pauses next; ``None`` trains it to its end.
 
         Args:
@@ -85,7 +85,7 @@ class EarlyStopping:
             epochs: the epochs of its rungs.
         """
         reached = self._ladder.reached(key)
-        return tuple(epochs)[reached] if reached < len(epochs) else None
+        return epochs[reached] if reached < len(epochs) else None
 
     def next(self, *, last: bool) -> tuple[str, Place] | None:
         """Return the paused trial that goes on now, and its place; ``None`` if none does.
@@ -96,9 +96,9 @@ class EarlyStopping:
         key = self._ladder.next(last=last)
         return None if key is None else (key, self._ladder.place(key, last=last))
 
-    def hopeless(self, wanted: int) -> Iterator[str]:
-        """Yield the paused trials that cannot go on any more, in a study of ``wanted`` trials."""
-        yield from list(self._ladder.hopeless(wanted))
+    def hopeless(self, wanted: int) -> list[str]:
+        """Return the paused trials that cannot go on any more, in a study of ``wanted`` trials."""
+        return list(self._ladder.hopeless(wanted))
 
     # --- Decisions --------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -459,7 +459,7 @@ class Search:
             return {}
         waiting = {str(row.number): row for row in rows if row.state == "RUNNING"}
         found: dict[str, TrialState] = {}
-        for key in list(self._stopping.paused):
+        for key in self._stopping.paused:
             if key in waiting:
                 found[key] = waiting[key]
             else:
@@ -486,13 +486,12 @@ class Search:
         self.on_promoted(key, f"from rung {place.rung + 1}, {place}")
         return self._continue(row)
 
-    def _stop(self, paused: Mapping[str, TrialState], keys: Iterable[str]) -> bool:
+    def _stop(self, paused: Mapping[str, TrialState], keys: Collection[str]) -> bool:
         """Stop paused trials for good; return whether there were any.
 
         Each decision is stored before it takes effect.
         """
-        stopped = list(keys)
-        for key in stopped:
+        for key in keys:
             assert self._stopping is not None
             failpoint.reach("pruning")
             self._stopping.end(key, "pruned")
@@ -501,7 +500,7 @@ class Search:
             self._rows.end_pruned(paused[key].trial_id, loss)
             self._files.remove(int(key))
             self.on_stopped(key, loss)
-        return bool(stopped)
+        return bool(keys)
 
     # --- Failures ---------------------------------------------------------------------------------
 

@@ -133,28 +133,28 @@ def count_trials(connection: Connection) -> list[tuple[str, int]]:
 
 def count_refused(connection: Connection, study: str) -> int:
     """Return the number of the study's trials that exceeded its budget."""
-    studies, trials, attributes = _studies.c, _trials.c, _attributes.c
-    query = (
-        select(func.count())
-        .select_from(_attributes)
-        .join(_trials, trials.trial_id == attributes.trial_id)
-        .join(_studies, studies.study_id == trials.study_id)
-        .where(studies.study_name == study)
-        .where(attributes.key == "failure", attributes.value_json == json.dumps("refused"))
-    )
-    return int(connection.execute(query).scalar_one())
+    refused = _attributes.c.value_json == json.dumps("refused")
+    return _count_attributes(connection, study, "failure", refused)
 
 
 def count_paused(connection: Connection, study: str) -> int:
     """Return the number of the study's trials that wait at a rung."""
+    waits = cast(_trials.c.state, String) == "RUNNING"
+    known = _attributes.c.value_json != json.dumps(None)
+    return _count_attributes(connection, study, PAUSED, and_(waits, known))
+
+
+def _count_attributes(
+    connection: Connection, study: str, key: str, those: ColumnElement[bool]
+) -> int:
+    """Return how many of the study's trials have the attribute ``key`` and are among ``those``."""
     studies, trials, attributes = _studies.c, _trials.c, _attributes.c
     query = (
         select(func.count())
         .select_from(_attributes)
         .join(_trials, trials.trial_id == attributes.trial_id)
         .join(_studies, studies.study_id == trials.study_id)
-        .where(studies.study_name == study, cast(trials.state, String) == "RUNNING")
-        .where(attributes.key == PAUSED, attributes.value_json != json.dumps(None))
+        .where(studies.study_name == study, attributes.key == key, those)
     )
     return int(connection.execute(query).scalar_one())
 

@@ -325,7 +325,7 @@ class Store(StoreReader):
 
         def work(connection: Connection) -> None:
             # An epoch that is recorded again keeps its sequence number.
-            row["sequence"] = _next_sequence(connection, run_id)
+            _, row["sequence"] = _next_sequence(connection, run_id)
             upsert(connection, epochs, [row], key=("run_id", "epoch"), replace=measured)
             upsert(
                 connection,
@@ -354,9 +354,7 @@ class Store(StoreReader):
         def work(connection: Connection) -> None:
             found = select(decisions.c.sequence).where(this, decisions.c.rung == rung)
             if connection.execute(found).scalar_one_or_none() is None:
-                sequence = _next_sequence(connection, run_id)
-                of_run = select(runs.c.experiment_id).where(runs.c.id == run_id)
-                experiment_id = connection.execute(of_run).scalar_one()
+                experiment_id, sequence = _next_sequence(connection, run_id)
                 values = {**row, "experiment_id": experiment_id, "sequence": sequence}
                 connection.execute(insert(decisions).values(values))
 
@@ -432,13 +430,14 @@ def _update_experiment(
     connection.execute(update(experiments).where(experiments.c.id == experiment_id).values(values))
 
 
-def _next_sequence(connection: Connection, run_id: int) -> int:
-    """Return the next number of the run's experiment, in the same transaction as its use."""
+def _next_sequence(connection: Connection, run_id: int) -> tuple[int, int]:
+    """Return the run's experiment and its next number, in the same transaction as its use."""
     c = experiments.c
     of_run = c.id == select(runs.c.experiment_id).where(runs.c.id == run_id).scalar_subquery()
     following = func.coalesce(c.last_sequence, 0) + 1
     connection.execute(update(experiments).where(of_run).values(last_sequence=following))
-    return int(connection.execute(select(c.last_sequence).where(of_run)).scalar_one())
+    experiment_id, sequence = connection.execute(select(c.id, c.last_sequence).where(of_run)).one()
+    return experiment_id, sequence
 
 
 def _last_digest(connection: Connection, run_id: int) -> str | None:

@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -506,6 +506,5 @@ def test_any_order_of_events_keeps_the_invariant(machine: type[States]) -> None:
             database=None,
             suppress_health_check=list(HealthCheck),
             print_blob=True,
-            phases=[Phase.generate] if os.environ.get("NOSHRINK") else list(Phase),
         ),
     )

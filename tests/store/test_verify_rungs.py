@@ -105,7 +105,9 @@ def test_the_best_goes_on_and_the_others_are_stopped(searched: Store) -> None:
         3: "COMPLETE",
     }
     assert study.best() == (1.0 / 7, "3")
-    assert study.winner().provenance.trial == 3  # type: ignore[union-attr]
+    origin = study.winner().provenance
+    assert origin is not None
+    assert origin.trial == 3
     # A stopped trial has its lowest loss as its value, for samplers and dashboards.
     assert study.records(numbers=[1])[0].value == 3.0 / 4
     assert not verify(searched).breaches

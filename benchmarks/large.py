@@ -208,7 +208,7 @@ def pages(url: str, folder: Path) -> tuple[dict[str, float], float]:
             if text != b"null":
                 seconds[path.stem] = time.perf_counter() - started
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # a job in the background ignores SIGINT
         _, _, used = os.wait4(process.pid, 0)
         process.returncode = 0
     return seconds, used.ru_maxrss / 1_024

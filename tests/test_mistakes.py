@@ -34,6 +34,10 @@ MISTAKES = {
     "launch quick --study x\u202e": "must not contain formatting characters",
     "launch quick --runs /proc/none": "'/proc/none' must be writable",
     "launch quick --storage mysql://host/name": "a store must be SQLite or PostgreSQL",
+    "launch quick --enqueue missing.yaml": "a configuration must be a file that export-best wrote",
+    "launch quick --enqueue quick": "must be an exported configuration, got a search space",
+    "launch quick --enqueue paper_l1net": "embedding_size must be from 32 to 64, got 112",
+    "launch quick --enqueue starts.yaml": "a study to start from must be in the store: no study",
     "launch quick --json": "--json must come with --dry-run",
     "launch quick --trails 3": "No such option '--trails'",
     "ablate missing.yaml": "a configuration must be a file that export-best wrote",
@@ -46,7 +50,7 @@ MISTAKES = {
     "ablate paper_l1net --test-size 999999": "must fit the 130,831 molecules",
     "train missing.yaml": "a configuration must be a file that export-best wrote",
     "train export.yaml": "export.yaml:18: confg must be a known key",
-    "train paper_l1net --schedule slow": "--schedule must be 'plateau' or 'cosine'",
+    "train paper_l1net --schedule slow": "--schedule must be 'plateau', 'cosine' or",
     "train paper_l1net --device tpu": "the device must be cpu or cuda",
     "train paper_l1net -o /proc/none": "'/proc/none' must be writable",
     "status": "no study store at",
@@ -98,6 +102,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "large.yaml").write_text(quick.replace("train_size: ", "train_size: 999"))
     export = (FOLDER / "paper_l1net.yaml").read_text()
     (folder / "export.yaml").write_text(export.replace("\nconfig:", "\nconfg:"))
+    (folder / "starts.yaml").write_text("start_with: [{study: first, best: 1}]\n")
     return folder
 
 

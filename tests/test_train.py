@@ -66,7 +66,7 @@ def without_seconds(history):
     return [{**vars(metrics), "seconds": None} for metrics in history]
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+@pytest.mark.parametrize("schedule", ["plateau", "cosine", "constant_cooldown"])
 def test_a_continued_run_equals_an_uninterrupted_one_bit_for_bit(molecules, tmp_path, schedule):
     # So fast that the loss rises in the second epoch: the plateau is part of what is continued.
     settings = {"schedule": schedule, "epochs": 4, "learning_rate": 0.4, "seed": 1}
@@ -514,6 +514,27 @@ def test_an_epoch_s_rate_is_the_one_before_a_plateau_lowers_it(molecules, tmp_pa
     losses = [metrics.validation_loss for metrics in training.history]
     assert losses[1] > losses[0]
     assert [m.learning_rate for m in training.history] == pytest.approx([0.4, 0.4, 0.04])
+
+
+@pytest.mark.parametrize("epochs", [5, 10])
+def test_the_constant_rate_does_not_depend_on_the_epochs_until_the_cooldown(
+    molecules, tmp_path, epochs
+):
+    # Four steps an epoch, of which two warm up. The last fifth of the steps cools down.
+    settings = config(schedule="constant_cooldown", epochs=epochs, minimum_learning_rate=1e-5)
+    training = Training.begin(settings, molecules, tmp_path)
+    assert training.steps_per_epoch == 4
+    rates = []
+    for _ in range(4 * epochs):
+        rates.append(training._optimizer.param_groups[0]["lr"] / PAPERS_RATE)
+        training._optimizer.step()
+        training._schedule.after_step()
+    lowest, cooldown = 1e-5 / PAPERS_RATE, 4 * epochs // 5
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert rates[3 : -cooldown + 1] == pytest.approx([1.0] * (3 * epochs + epochs // 5 - 2))
+    for step, rate in enumerate(rates[-cooldown:]):
+        assert rate == pytest.approx(1 - (1 - lowest) * math.sqrt(step / cooldown))
+    assert training._optimizer.param_groups[0]["lr"] == pytest.approx(1e-5)
 
 
 def test_an_epoch_s_rate_is_that_of_its_last_cosine_step(molecules, tmp_path):

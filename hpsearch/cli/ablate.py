@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hpsearch.cli.drive import drive, make_progress
-from hpsearch.cli.inputs import check_before_writing, load_molecules, read_winner, url_of
+from hpsearch.cli.inputs import check_before_writing, load_molecules, url_of
 from hpsearch.cli.options import (
     at_least,
     complete_choice,
@@ -156,10 +156,11 @@ def ablate(
     from hpsearch import executor
     from hpsearch.ablation.declared import declared_variants
     from hpsearch.ablation.plan import AblationPlan
+    from hpsearch.config.export import find_configuration
     from hpsearch.config.run import Overrides
 
     require_dry_run(dry_run, as_json)
-    winner = read_winner(file)
+    winner = find_configuration(str(file))
     plan = AblationPlan.make(
         winner,
         targets=targets,

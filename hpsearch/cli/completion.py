@@ -18,7 +18,7 @@ from hpsearch.system.credentials import STORAGE_VARIABLE
 # Repeated here, because the modules that define them take seconds to import. A test compares them.
 STORE = "sqlite:///storage/hpsearch.db"
 SAMPLERS = ("random", "tpe", "gp", "qmc")
-SCHEDULES = ("plateau", "cosine")
+SCHEDULES = ("plateau", "cosine", "constant_cooldown")
 VARIANTS = ("L1Net", "L0Net", "L0NetDeep", "L0NetOutdeep", "L0NetBothDeep")
 FORMATS = ("html", "csv", "md", "latex")
 TARGETS = (*TARGET_NAMES, "all")

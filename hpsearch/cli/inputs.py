@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from hpsearch.errors import InputError, unwritable
 
 if TYPE_CHECKING:
-    from hpsearch.config.export import Winner
     from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
     from hpsearch.store import Kind
@@ -137,20 +136,3 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
             raise
         raise read_yaml(file).error(("data",), str(error), key=True) from None
     return {"data_hash": molecules.content_hash, "split_hash": split.hash}
-
-
-def read_winner(file: Path) -> Winner:
-    """Read the configuration in ``file``, a path or the name of a shipped configuration."""
-    from hpsearch.config.export import Winner
-    from hpsearch.errors import one_line
-    from hpsearch.system.installation import find_space
-
-    try:
-        path = find_space(str(file))
-    except InputError:
-        raise InputError(
-            "a configuration must be a file that export-best wrote, or paper_l1net, got "
-            f"'{one_line(str(file), longest=300)}', which is no file; write one with: "
-            "hpsearch export-best -o best.yaml"
-        ) from None
-    return Winner.read(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpsearch.cli.drive import drive, make_progress
-from hpsearch.cli.inputs import check_before_writing, check_molecules, load_molecules, url_of
+from hpsearch.cli.inputs import (
+    check_before_writing,
+    check_molecules,
+    load_molecules,
+    require_store,
+    url_of,
+)
 from hpsearch.cli.options import (
     at_least,
     complete_choice,
     complete_experiment,
+    complete_export,
     complete_space,
     epochs_option,
     example,
@@ -26,7 +33,7 @@ from hpsearch.cli.options import (
     targets_option,
 )
 from hpsearch.cli.output import Output, again_command, print_json
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from hpsearch.executor import Placement
     from hpsearch.search.costs import SearchCosts
     from hpsearch.search.quote import Quote
+    from hpsearch.search.start import KnownTrial
     from hpsearch.search.study import Study
     from hpsearch.search.work import Search
     from hpsearch.store import Store
@@ -55,6 +63,7 @@ class _Request:
         places: number of trials that run at the same time.
         molecules: the whole data set.
         hashes: of the data and the split.
+        known: trials with known configurations, which come first.
     """
 
     space: SearchSpace
@@ -66,6 +75,7 @@ class _Request:
     places: int
     molecules: Molecules
     hashes: dict[str, str]
+    known: list[KnownTrial]
 
     def costs(self) -> SearchCosts:
         """Return the cost of the search, from the timings of this machine."""
@@ -105,6 +115,14 @@ class _Request:
     help="random, tpe, gp or qmc.",
 )
 @click.option(
+    "--enqueue",
+    multiple=True,
+    metavar="FILE",
+    shell_complete=complete_export,
+    help="Start with this known configuration: an export, or the shipped paper_l1net. Or a file "
+    "with start_with, as a space has. May be given several times.",
+)
+@click.option(
     "--open-test-set",
     is_flag=True,
     help="Also record every trial's test loss, as the paper did. Then the test set is no longer "
@@ -131,6 +149,7 @@ def launch(
     study: str | None,
     storage: str | None,
     runs: Path | None,
+    enqueue: tuple[str, ...],
     open_test_set: bool,
     force: bool,
     targets: tuple[str, ...],
@@ -154,6 +173,7 @@ def launch(
     file = find_space(space)
     as_written = SearchSpace.load(file)
     chosen = as_written.with_overrides(**overrides, targets=targets or None)
+    known = _known_trials(chosen, enqueue, storage)
     given_file = file if chosen.data == as_written.data else None
     folder = None if dry_run else check_before_writing(storage, runs, study, "study")
     out = Output.beside_json(as_json)
@@ -163,12 +183,36 @@ def launch(
     places = executor.count_places(placement)
     keep_trials = overrides["trials"] is None
     request = _Request(
-        chosen, study, storage, force, keep_trials, placement, places, molecules, hashes
+        chosen, study, storage, force, keep_trials, placement, places, molecules, hashes, known
     )
     if folder is None:
         _quote(request, out, as_json)
     else:
         _run(request, folder, evaluate_test=open_test_set, wait=if_held == "wait")
+
+
+def _known_trials(
+    space: SearchSpace, enqueue: Sequence[str], storage: str | None
+) -> list[KnownTrial]:
+    """Return the trials with known configurations, of the space and of ``--enqueue``."""
+    if not space.start_with and not enqueue:
+        return []
+    from hpsearch.config.start import read_starts
+    from hpsearch.search.start import known_trials
+
+    starts = [*space.start_with, *(start for text in enqueue for start in read_starts(text))]
+    if all(start.study is None for start in starts):
+        return known_trials(space, starts, None)
+    from hpsearch.store import StoreReader
+
+    try:
+        url = require_store(storage)
+    except InputError as error:
+        raise InputError(
+            f"start_with: a study to start from must be in the store: {error}"
+        ) from None
+    with StoreReader.open(url) as store:
+        return known_trials(space, starts, store)
 
 
 def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) -> None:
@@ -200,6 +244,7 @@ def _run(request: _Request, folder: Path, *, evaluate_test: bool, wait: bool) ->
             say=out.say,
             molecules=request.hashes,
             model=costs.model,
+            known=request.known,
         )
         request = replace(request, space=search.space)
         costs = replace(costs, space=search.space)
@@ -270,6 +315,7 @@ def _short_quote_lines(costs: SearchCosts, quote: Quote | None, missing: int) ->
 
 def _drive(search: Search, store: Store, request: _Request, out: Output, missing: int) -> None:
     from hpsearch.search.study import Study
+    from hpsearch.store import ORIGIN
 
     progress = make_progress(
         out,
@@ -279,6 +325,7 @@ def _drive(search: Search, store: Store, request: _Request, out: Output, missing
         done=search.at_start.complete + search.at_start.pruned,
         best=Study.open(store, search.name).best(),
         paused=search.paused_keys,
+        origins={str(n): text for n, text in store.attribute_values(search.name, ORIGIN).items()},
     )
     search.on_promoted, search.on_stopped = progress.promoted, progress.stopped
     status = again_command(f"status {shlex.quote(search.name)}", request.storage)
@@ -301,14 +348,17 @@ def _time_left(space: SearchSpace, missing: int) -> TimeLeft:
 
 
 def _say_winner(study: Study, request: _Request, out: Output) -> None:
+    from hpsearch.store import ORIGIN
     from hpsearch.terminal.lines import winner_lines
 
     winner = study.winner()
+    assert winner.provenance is not None
+    facts = study.records(numbers=[winner.provenance.trial], parameters=False)[0].facts
     out.say(f"{study.counts()}")
     if any(trial for trial in study.trials()["failure_traceback"].dropna()):
         again = again_command(f"status {shlex.quote(study.name)}", request.storage)
         out.say(f"the traceback of the first failure:\n  {again} --traceback")
-    for line in winner_lines(winner, request.molecules):
+    for line in winner_lines(winner, request.molecules, facts.get(ORIGIN)):
         out.say_folded(line)
     out.say(f"\nnext: {again_command('export-best', request.storage)} -o best.yaml")
 
@@ -316,6 +366,7 @@ def _say_winner(study: Study, request: _Request, out: Output) -> None:
 def _quote(request: _Request, out: Output, as_json: bool) -> None:
     """Estimate the cost of a launch."""
     from hpsearch.search.costs import trials_done
+    from hpsearch.search.start import missing_trials, start_lines
     from hpsearch.search.terms import with_trials
     from hpsearch.terminal.progress import A_DAY
     from hpsearch.terminal.quotes import search_quote_lines, shorter_line
@@ -337,6 +388,8 @@ def _quote(request: _Request, out: Output, as_json: bool) -> None:
             "--trials extends the study"
         )
         return
+    for line in start_lines(space, missing_trials(request.known, ())):
+        out.say(line)
     out.say("timing configurations, from small to large (62x0+0x1 = 62 scalars, 0 vectors):")
     costs = _measured(costs, out)
     quote = costs.quote(missing)

@@ -191,7 +191,7 @@ schedule_option = click.option(
     "--schedule",
     metavar="NAME",
     shell_complete=complete_choice("SCHEDULES"),
-    help="plateau (the paper's) or cosine (short runs).",
+    help="plateau (the paper's), cosine (short runs) or constant_cooldown (early stopping).",
 )
 
 

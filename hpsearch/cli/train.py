@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from hpsearch.cli.drive import make_progress
-from hpsearch.cli.inputs import load_molecules, read_winner, require_writable
+from hpsearch.cli.inputs import load_molecules, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
@@ -61,9 +61,10 @@ def train(
     training runs in this process, on all CPU cores. The same command again resumes it. The weights
     of the best epoch are in the folder, as safetensors.
     """
+    from hpsearch.config.export import find_configuration
     from hpsearch.config.run import Overrides
 
-    winner = read_winner(file)
+    winner = find_configuration(str(file))
     config = Overrides(**overrides).apply_to_run(winner.config, targets)
     output = output or Path(f"{file.stem}-train")
     require_writable(output)

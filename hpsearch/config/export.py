@@ -16,6 +16,7 @@ from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
 from hpsearch.errors import InputError, nearest, one_line, unwritable
 from hpsearch.system.files import write_atomically
+from hpsearch.system.installation import find_space
 
 FORMAT = "hpsearch-winner/1"
 
@@ -222,6 +223,23 @@ _UNITS = {
     "provenance.edited": "whether config was edited after the export",
     "provenance.zero_output_loss": "the loss of predicting zero, that is the mean",
 }
+
+
+def find_configuration(text: str) -> Winner:
+    """The configuration that ``text`` names: a path, or the name of a shipped configuration.
+
+    Raises:
+        InputError: there is no such file, or it is not an export.
+    """
+    try:
+        path = find_space(text)
+    except InputError:
+        raise InputError(
+            "a configuration must be a file that export-best wrote, or paper_l1net, got "
+            f"'{one_line(text, longest=300)}', which is no file; write one with: "
+            "hpsearch export-best -o best.yaml"
+        ) from None
+    return Winner.read(path)
 
 
 def _lines(winner: Winner) -> Iterator[str]:

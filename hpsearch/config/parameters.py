@@ -101,6 +101,10 @@ class FloatParameter(_Conditional):
         # A sampler's exp(log(high)) may round to just above high.
         return float(min(max(drawn, self.low), self.high))
 
+    def can_be(self, value: Scalar) -> bool:
+        """Whether ``value`` may be drawn."""
+        return type(value) in (int, float) and self.low <= value <= self.high  # type: ignore[operator]
+
     @property
     def ends(self) -> dict[Position, Scalar]:
         """The values to check, with their places in the file: if they are valid, all are."""

@@ -28,7 +28,7 @@ from hpsearch.errors import InputError
 Config = TypeVar("Config", bound=BaseModel)
 
 RadialBasisName = Literal["cosine", "gaussian", "bessel"]
-ScheduleName = Literal["plateau", "cosine"]
+ScheduleName = Literal["plateau", "cosine", "constant_cooldown"]
 
 
 class Strict(BaseModel):
@@ -106,13 +106,16 @@ class TrainingConfig(Strict):
         batch_size: molecules per step.
         learning_rate: Adam's initial learning rate.
         epochs: maximum number of epochs.
-        schedule: ``plateau`` or ``cosine``. ``plateau`` is the paper's: the learning rate is
-            multiplied by ``plateau_factor`` after ``plateau_patience`` epochs without a lower
-            validation loss. ``cosine`` warms up over the first twentieth of the steps and then
-            follows a half cosine to ``minimum_learning_rate``; it suits short runs.
+        schedule: ``plateau``, ``cosine`` or ``constant_cooldown``. ``plateau`` is the paper's: the
+            learning rate is multiplied by ``plateau_factor`` after ``plateau_patience`` epochs
+            without a lower validation loss. ``cosine`` warms up over the first twentieth of the
+            steps and then follows a half cosine to ``minimum_learning_rate``; it suits short runs.
+            ``constant_cooldown`` warms up over half an epoch, stays at the learning rate, and falls
+            to ``minimum_learning_rate`` in the last fifth of the epochs. Before that it does not
+            depend on ``epochs``, so trials can be compared early.
         plateau_factor: factor on the learning rate at a plateau.
         plateau_patience: epochs without improvement before the factor applies.
-        minimum_learning_rate: lowest learning rate of both schedules.
+        minimum_learning_rate: lowest learning rate of all schedules.
         early_stopping_patience: epochs without improvement after which training ends.
         seed: seed of the initial weights and of the order of the molecules.
     """

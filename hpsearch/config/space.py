@@ -42,6 +42,7 @@ from hpsearch.config.run import (
 )
 from hpsearch.config.rungs import Rungs, default_rungs
 from hpsearch.config.space_check import check, check_rungs, schedules
+from hpsearch.config.start import Start, find_starts
 from hpsearch.config.targets import canonical_targets
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, parse_yaml, read_yaml
@@ -155,7 +156,7 @@ class SearchSpace(Strict):
     Attributes:
         version: version of the file format.
         name: name of the space, and default name of its study.
-        description: free text; the only key that does not enter the hash.
+        description: free text; it does not enter the hash.
         trials: number of trials to finish.
         sampler: ``random``, ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process)
             or ``qmc`` (quasi-Monte Carlo).
@@ -167,6 +168,7 @@ class SearchSpace(Strict):
         data: the molecules.
         budget: limits of a trial; samples that exceed it are not trained.
         rungs: when trials pause, and which go on; ``None`` trains every trial to its end.
+        start_with: known configurations that are the first trials; they do not enter the hash.
         parameters: the searched parameters.
     """
 
@@ -184,6 +186,9 @@ class SearchSpace(Strict):
     # Not dumped unless set, so that older spaces keep their hash.
     budget: Annotated[Budget | None, Field(exclude_if=lambda budget: budget is None)] = None
     rungs: Annotated[Rungs | None, Field(exclude_if=lambda rungs: rungs is None)] = None
+    start_with: Annotated[
+        tuple[Start, ...], Field(strict=False, exclude_if=lambda starts: not starts)
+    ] = ()
     parameters: dict[str, Annotated[Parameter, Field(discriminator="type")]]
     _text: str = PrivateAttr("")
 
@@ -194,9 +199,12 @@ class SearchSpace(Strict):
         Raises:
             InputError: the file is not a space, or could give an invalid configuration.
         """
-        space = cls._read(read_yaml(path))
+        space, folder = cls._read(read_yaml(path)), Path(path).parent
         return space.model_copy(
-            update={"data": space.data.with_absolute_split_file(Path(path).parent)}
+            update={
+                "data": space.data.with_absolute_split_file(folder),
+                "start_with": find_starts(folder, space.start_with),
+            }
         )
 
     @classmethod
@@ -231,7 +239,7 @@ class SearchSpace(Strict):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content without comments, the order of keys and the description."""
+        """SHA-256 of the content without comments, order of keys, description and start_with."""
         return content_hash(self.model_dump(mode="json"))
 
     @property
@@ -333,9 +341,13 @@ class SearchSpace(Strict):
         return cls._read(Document("the stored space", content, text))
 
 
+_NOT_HASHED = ("description", "start_with")
+"""Keys of a space that do not change what its trials may be."""
+
+
 def content_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a space's content as JSON, without the description."""
-    return fingerprint({key: value for key, value in content.items() if key != "description"})
+    """SHA-256 of a space's content as JSON, without description and start_with."""
+    return fingerprint({key: value for key, value in content.items() if key not in _NOT_HASHED})
 
 
 def _by_option(message: str, places: Mapping[str, str]) -> str:

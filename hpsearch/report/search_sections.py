@@ -26,7 +26,7 @@ def search_sections(study: Study) -> list[Section]:
         Section(
             f"The trials of {study.name}",
             (counted,) if accuracy is None else (counted, f"{str(accuracy).capitalize()}."),
-            ("Trial", "State", "Loss", "Epochs", "Weights", "Seconds per epoch", "Reason"),
+            ("Trial", "State", "Loss", "Epochs", "Weights", "Seconds per epoch", "Remark"),
             tuple(_trial(trial, row) for trial, row in table.iterrows()),
         ),
         Section(
@@ -49,8 +49,15 @@ def _trial(trial: object, row: pd.Series[Any]) -> tuple[str, ...]:
         value(row["epochs"]),
         value(row["weights"]),
         number(row["seconds_per_epoch"]),
-        value(row["reason"]),
+        _remark(row),
     )
+
+
+def _remark(row: pd.Series[Any]) -> str:
+    """Return where a known configuration comes from, and why the trial failed."""
+    known = [] if pd.isna(row["origin"]) else [f"starts from {row['origin']}"]
+    reason = [] if pd.isna(row["reason"]) else [row["reason"]]
+    return "; ".join([*known, *reason]) or value(None)
 
 
 def _winner(study: Study) -> Section:

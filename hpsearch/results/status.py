@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, final
 
 from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.estimate import RunSoFar, RunState, left_by_record
 from hpsearch.search.study import Counts, Study, table_columns, table_row
-from hpsearch.store import Experiment, RecordedRun, StoreReader, TrialRecord
+from hpsearch.store import ORIGIN, Experiment, RecordedRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
 
 MOST_ENDED = 200
@@ -57,6 +57,7 @@ class Status:
         quote_accuracy: the error of a search's estimate; ``None`` if it had no estimate.
         best_zero_output: the loss of predicting zero in the best trial; ``None`` if not known.
         left_out: number of ended runs that are not among the rows.
+        origins: where known configurations come from, by the keys of their runs.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Status:
     quote_accuracy: QuoteAccuracy | None = None
     best_zero_output: float | None = None
     left_out: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_driven(self) -> bool:
@@ -153,6 +155,7 @@ def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
         quote_accuracy=study.quote_accuracy(trials),
         best_zero_output=None if best is None else _zero_output_loss(trials, int(best[1])),
         left_out=0 if complete else len(ended) - len(shown),
+        origins={str(t.number): t.facts[ORIGIN] for t in trials if ORIGIN in t.facts},
     )
 
 

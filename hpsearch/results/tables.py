@@ -118,7 +118,7 @@ def weights_of(cells: pd.DataFrame, arm: str) -> int | None:
 
 # --- The search ----------------------------------------------------------------------------------
 
-TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "reason")
+TRIAL_COLUMNS = ("state", "value", "epochs", "weights", "seconds_per_epoch", "reason", "origin")
 
 
 def search_table(study: Study) -> pd.DataFrame:
@@ -126,7 +126,8 @@ def search_table(study: Study) -> pd.DataFrame:
 
     Columns: state (complete, running, paused, failed, refused, waiting or pruned), value (lowest
     validation loss, Eq. 18), epochs, weights, seconds_per_epoch, reason (of a failure or a
-    refusal), and one column per searched parameter. Unknown values are empty.
+    refusal), origin (of a known configuration), and one column per searched parameter. Unknown
+    values are empty.
     """
     trials = study.trials().set_index("number").rename_axis("trial")
     table = trials.rename(columns={"failure_reason": "reason"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from hpsearch.config.architecture import count_weights
@@ -23,6 +22,7 @@ from hpsearch.errors import InputError
 from hpsearch.search.failures import drop_attributes
 from hpsearch.search.quote import random_configs
 from hpsearch.search.samplers import SeededPerTrial
+from hpsearch.search.start import ORIGIN_KEY, KnownTrial, missing_trials, start_lines
 from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.terms import (
     changes,
@@ -40,7 +40,7 @@ from hpsearch.search.terms import (
 )
 from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
-from hpsearch.store import Experiment, Store, normal_form
+from hpsearch.store import Experiment, Store, StoreReader, normal_form
 from hpsearch.system import failpoint
 
 DRAWS_TRIED = 1000
@@ -62,6 +62,7 @@ def launch_study(
     say: Callable[[str], None] = lambda line: None,
     molecules: Mapping[str, str] = MappingProxyType({}),
     model: CostModel | None = None,
+    known: Sequence[KnownTrial] = (),
 ) -> Search:
     """Create the study called ``name``, or continue it.
 
@@ -82,11 +83,13 @@ def launch_study(
             the study keeps, and with each refused trial.
         molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
         model: the cost model, needed if the space limits memory or seconds.
+        known: trials with known configurations, which come first.
 
     Raises:
         LeaseHeld: another launch drives the study, and ``wait`` is not set.
-        InputError: the name cannot be stored, the sampler is unknown, or the study was launched
-            with another space, other molecules or another split. Nothing was written.
+        InputError: the name cannot be stored, the sampler is unknown, the study was launched with
+            another space, other molecules or another split, or it has no trials left for the known
+            ones. Nothing was written.
     """
     asked = space.name if name is None else name
     name = store.launch_name("study", asked)
@@ -100,6 +103,7 @@ def launch_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = SeededPerTrial(space)
     require_consistent(store, space, name, molecules, force=force)
+    require_room(store, space, name, known, keep_trials=keep_trials)
     experiment = store.begin_experiment("study", name, first_terms(space))
     store.drive(experiment, wait=wait, say=say)
     if keep_trials:
@@ -110,6 +114,9 @@ def launch_study(
     folder = runs_root.absolute() / experiment.folder_name
     files = TrialFiles(store, name, folder)
     stopping = early_stopping(store, experiment, model)
+    failpoint.reach("enqueuing")
+    for line in start_lines(space, rows.enqueue(known)):
+        say(line)
     at_start = _resume_or_end(rows, files, space, experiment.provenance, stopping)
     files.remove_unneeded(rows.states())
     return Search(
@@ -170,6 +177,43 @@ def _with_recorded_rungs(
     if rungs != space.rungs:
         say("the study keeps its rungs, which cannot change within a study")
     return space.model_copy(update={"rungs": rungs})
+
+
+def require_room(
+    store: StoreReader,
+    space: SearchSpace,
+    name: str,
+    known: Sequence[KnownTrial],
+    *,
+    keep_trials: bool = True,
+) -> None:
+    """Raise an error if the study cannot train all known trials; only read the store.
+
+    Args:
+        store: the store that may have the study.
+        space: the space of the launch.
+        name: of the study.
+        known: the known trials.
+        keep_trials: whether an existing study keeps its larger number of trials.
+
+    Raises:
+        InputError: fewer trials are left than would be enqueued.
+    """
+    enqueued = store.attribute_values(name, ORIGIN_KEY) if known else {}
+    missing = missing_trials(known, enqueued.values())
+    experiment = store.experiment("study", name) if missing else None
+    wanted, begun = space.trials, 0
+    if experiment is not None:
+        wanted = max(wanted, last_wanted(experiment.provenance) if keep_trials else 0)
+        states = store.trial_states(name) or []
+        begun = sum(count_state(states, state) for state in ("RUNNING", "WAITING"))
+        begun += count_finished(states)
+    if missing and begun + len(missing) > wanted:
+        raise InputError(
+            f"the study '{name}' must have a trial for each of {len(missing)} known "
+            f"configurations, got {max(wanted - begun, 0)} of {wanted} trials left; use --trials "
+            f"{begun + len(missing)}"
+        )
 
 
 def check_budget(space: SearchSpace, model: CostModel | None) -> None:
@@ -280,24 +324,27 @@ def _resume_or_end(
     paused = {row.number for row in states if row.state == "RUNNING" and str(row.number) in waiting}
     room = max(space.trials - count_finished(states) - len(paused), 0)
     epochs: list[int] = []
+    # Read at once, because many trials may be paused.
+    known = rows.running_attributes("failure", "config", *_HASHES)
     for row in states:
         if row.state != "RUNNING":
             continue
         failpoint.reach("reconciling")
-        trial = rows.read(row.trial_id)
+        attributes = known.get(row.trial_id, {})
         if stopping is not None and stopping.was_pruned(str(row.number)):
             # The launch died between its decision and this.
             rows.end_pruned(row.trial_id, stopping.pruned_loss(str(row.number)))
             continue
-        if trial is not None and "failure" in trial.user_attrs:
+        if "failure" in attributes:
             # The trial failed, and the launch died before it ended the row.
             rows.fail(row.trial_id)
             continue
-        if trial is not None and _used_other_molecules(trial, space, provenance):
+        if _used_other_molecules(attributes, space, provenance):
             reason = "it was trained on other molecules or another split"
         elif row.number in paused:
             continue
         elif len(epochs) < room:
+            trial = rows.read(row.trial_id)
             epochs.append(0 if trial is None else len(trial.intermediate_values))
             continue
         else:
@@ -316,19 +363,28 @@ def _resume_or_end(
     )
 
 
+_HASHES = ("data_hash", "split_hash")
+
+
 def _used_other_molecules(
-    trial: FrozenTrial, space: SearchSpace, provenance: Mapping[str, Any]
+    attributes: Mapping[str, Any], space: SearchSpace, provenance: Mapping[str, Any]
 ) -> bool:
-    """Whether a run used, or would use, other molecules than the study's present ones."""
-    hashes = {key: provenance[key] for key in ("data_hash", "split_hash")}
+    """Whether a run used, or would use, other molecules than the study's present ones.
+
+    Args:
+        attributes: of the trial.
+        space: of the launch.
+        provenance: of the study.
+    """
+    hashes = {key: provenance[key] for key in _HASHES}
     if any(
-        trial.user_attrs.get(key, accepted) != accepted
+        attributes.get(key, accepted) != accepted
         for key, accepted in hashes.items()
         if accepted is not None
     ):
         return True
     try:
-        data = DataConfig.model_validate(trial.user_attrs["config"]["data"])
+        data = DataConfig.model_validate(attributes["config"]["data"])
     except (KeyError, ValidationError):
         return False  # not sampled yet, or the error is reported when the trial is resumed
     return data != space.data

@@ -15,7 +15,7 @@ from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
 from hpsearch.search.terms import last_wanted
-from hpsearch.store import Curve, Experiment, StoredRun, StoreReader, TrialRecord
+from hpsearch.store import ORIGIN, Curve, Experiment, StoredRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
 
 if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long to load
@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long t
     from optuna.distributions import BaseDistribution
 
     from hpsearch.config.export import Winner
+    from hpsearch.config.run import TrialConfig
 
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
@@ -204,8 +205,8 @@ class Study:
         Columns: number, state, value (lowest validation loss of a complete trial), epochs
         (recorded), last_loss, best_loss (so far), weights, host, device, seconds_per_epoch,
         started, ended (local time), zero_output_loss, failure (kind), failure_reason,
-        failure_traceback, stage (where it stands in a study with rungs), and ``params_<name>`` for
-        each parameter.
+        failure_traceback, stage (where it stands in a study with rungs), origin (of a known
+        configuration), and ``params_<name>`` for each parameter.
 
         Args:
             numbers: of the wanted trials, a few thousand at most; ``None`` for all.
@@ -341,6 +342,11 @@ class Study:
             + (f"; most frequent failure: {reason}" if reason else "")
         )
 
+    def config(self, number: int) -> TrialConfig | None:
+        """Return the configuration of a trial; ``None`` if it has none, or does not exist."""
+        run = self._store.run(self._experiment.id, str(number))
+        return None if run is None else run.config
+
     def _export(
         self,
         trial: TrialRecord,
@@ -399,6 +405,7 @@ _COLUMNS = (
     "failure_reason",
     "failure_traceback",
     "stage",
+    ORIGIN,
 )
 
 

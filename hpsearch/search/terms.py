@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace
     from hpsearch.store import StoreReader, TrialState
 
-_FREE = ("trials", "description")
+_FREE = ("trials", "description", "start_with")
 """Entries of the space that may differ between launches of a study."""
 
 _SHOWN = 6

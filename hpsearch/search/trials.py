@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch import store
 from hpsearch.errors import HpsearchError
 from hpsearch.runs import checkpoint
+from hpsearch.search.start import ORIGIN_KEY, KnownTrial, missing_trials
 from hpsearch.store import PAUSED, STAGE
 
 Result = TypeVar("Result")
@@ -68,13 +69,30 @@ class TrialRows:
         Raises:
             HpsearchError: the study was deleted.
         """
-        found = self._store.trial_states(self.name)
-        if found is None:
+        return self._found(self._store.trial_states(self.name))
+
+    def open(self, expected: Sequence[int]) -> store.OpenTrials:
+        """Return the number of rows in each state, and the RUNNING ones.
+
+        Args:
+            expected: ids of the rows that should be RUNNING. If they are, they are not returned.
+
+        Raises:
+            HpsearchError: the study was deleted.
+        """
+        return self._found(self._store.open_trials(self.name, expected))
+
+    def _found(self, result: Result | None) -> Result:
+        if result is None:
             raise HpsearchError(
                 f"the study '{self.name}' was deleted from the store {self._store.label} while it "
                 "was searched; launch it under another name"
             )
-        return found
+        return result
+
+    def running_attributes(self, *keys: str) -> dict[int, dict[str, Any]]:
+        """Return those attributes of the RUNNING rows that are in ``keys``, by the rows' ids."""
+        return self._store.running_attributes(self.name, keys)
 
     def read(self, trial_id: int) -> FrozenTrial | None:
         """Return a complete row; ``None`` if it was deleted."""
@@ -82,6 +100,30 @@ class TrialRows:
             return self._wait(lambda: self._storage.get_trial(trial_id))
         except KeyError:
             return None
+
+    def enqueue(self, known: Sequence[KnownTrial]) -> list[KnownTrial]:
+        """Enqueue the known trials that the study does not have yet, and return them.
+
+        They are enqueued in one transaction. Trials that are there already are not enqueued again,
+        so a repeated launch changes nothing.
+        """
+
+        def attempt() -> list[KnownTrial]:
+            # Read again for every attempt: if only the reply to a commit was lost, all are there.
+            missing = self._missing(known)
+            with self._store.one_transaction():
+                for trial in missing:
+                    self._study.enqueue_trial(
+                        trial.parameters, {store.ORIGIN: trial.origin, ORIGIN_KEY: trial.key}
+                    )
+            return missing
+
+        return self._wait(attempt)
+
+    def _missing(self, known: Sequence[KnownTrial]) -> list[KnownTrial]:
+        if not known:
+            return []
+        return missing_trials(known, self._store.attribute_values(self.name, ORIGIN_KEY).values())
 
     def ask(self, *, enqueued: bool) -> Trial:
         """Return a new RUNNING row, whose parameters are not sampled yet.

@@ -32,9 +32,17 @@ from hpsearch.search.failures import (
 )
 from hpsearch.search.rungs import Place
 from hpsearch.search.stopping import EarlyStopping
-from hpsearch.search.terms import count_finished, count_state
 from hpsearch.search.trials import RUNGS, TrialFiles, TrialRows
-from hpsearch.store import PAUSED, STAGE, ChangedRun, Curve, Experiment, Store, TrialState
+from hpsearch.store import (
+    PAUSED,
+    STAGE,
+    ChangedRun,
+    Curve,
+    Experiment,
+    OpenTrials,
+    Store,
+    TrialState,
+)
 from hpsearch.system import failpoint
 
 _USED = "its number was used before, by a trial that was deleted"
@@ -160,6 +168,7 @@ class Search:
         self._stopping = stopping
         self._say = say
         self._running: dict[str, RunningTrial] = {}
+        self._waiting: dict[str, TrialState] = {}
         self._failures = Failures(space.trials)
         self.on_promoted: Callable[[str, str], None] = lambda key, place: None
         self.on_stopped: Callable[[str, float], None] = lambda key, loss: None
@@ -173,30 +182,28 @@ class Search:
         An abandoned trial comes first, then a paused one that goes on, then a new one.
         """
         while self.breakdown is None:
-            rows = self._rows.states()
-            paused = self._paused(rows)
+            rows, abandoned = self._look()
             if self._stopping is not None and self._stop(
-                paused, self._stopping.hopeless(self.space.trials)
+                self._stopping.hopeless(self.space.trials)
             ):
                 continue
-            abandoned = self._abandoned(rows)
-            held = count_state(rows, "RUNNING") - len(abandoned)
+            held = rows.counts.get("RUNNING", 0) - len(abandoned)
             # No further trial will be drawn.
-            is_last = count_finished(rows) + held >= self.space.trials
+            is_last = rows.finished + held >= self.space.trials
             if is_last:
                 for row in abandoned:
                     self._drop(row, "enough trials are complete without it")
             assignment: Assignment | None
             if abandoned and not is_last:
                 assignment = self._continue(abandoned[0])
-            elif paused and (chosen := self._promotable(paused, is_last)) is not None:
+            elif (chosen := self._promotable(is_last)) is not None:
                 assignment = self._promote(*chosen)
             elif is_last:
                 if not self._running:
-                    self._stop(paused, paused)
+                    self._stop(self.paused_keys)
                 return None
             else:
-                trial = self._rows.ask(enqueued=count_state(rows, "WAITING") > 0)
+                trial = self._rows.ask(enqueued=rows.waiting > 0)
                 failpoint.reach("asked")
                 assignment = self._draw_and_assign(trial, new=True)
             if assignment is not None:
@@ -208,9 +215,8 @@ class Search:
         """Whether all wanted trials are complete, or the launch ends early."""
         if self.breakdown is not None:
             return True
-        rows = self._rows.states()
-        enough = count_finished(rows) >= self.space.trials
-        return enough and not self._abandoned(rows) and not self._paused(rows)
+        rows, abandoned = self._look()
+        return rows.finished >= self.space.trials and not abandoned and not self._waiting
 
     def started(self, key: str, facts: RunFacts) -> None:
         """Record the run's facts; the first run's data and split become the study's.
@@ -282,6 +288,7 @@ class Search:
                 **_measured(self._store.curve(trial.run_id)),
             },
         )
+        self._waiting[key] = TrialState(int(key), trial.trial_id, "RUNNING")
         self._running.pop(key, None)
 
     def retried(self, key: str, failure: Failure) -> None:
@@ -345,20 +352,29 @@ class Search:
 
     # --- Assigning --------------------------------------------------------------------------------
 
-    def _abandoned(self, rows: list[TrialState]) -> list[TrialState]:
-        """Return the RUNNING rows that no worker trains.
+    def _look(self) -> tuple[OpenTrials, list[TrialState]]:
+        """Return the numbers of rows, and the RUNNING rows that no worker trains.
 
-        An earlier launch has abandoned them, or a row was created twice because the reply of the
-        database was lost.
+        An earlier launch has abandoned these rows, or a row was created twice because the reply of
+        the database was lost. A paused trial whose row somebody has ended or deleted does not count
+        at its rungs any more.
         """
         ours = {trial.trial_id for trial in self._running.values()}
-        waiting = () if self._stopping is None else set(self._stopping.paused)
-        return [
+        rows = self._rows.open([*ours, *(row.trial_id for row in self._waiting.values())])
+        if rows.running is None:
+            return rows, []
+        if self._stopping is not None:
+            running = {str(row.number): row for row in rows.running}
+            paused = self._stopping.paused
+            self._waiting = {key: running[key] for key in paused if key in running}
+            for key in paused:
+                if key not in running:
+                    self._stopping.end(key, "failed")
+                    self._files.remove(int(key))
+        return rows, [
             row
-            for row in rows
-            if row.state == "RUNNING"
-            and row.trial_id not in ours
-            and str(row.number) not in waiting
+            for row in rows.running
+            if row.trial_id not in ours and str(row.number) not in self._waiting
         ]
 
     def _continue(self, row: TrialState) -> Assignment | None:
@@ -450,30 +466,12 @@ class Search:
 
     # --- Early stopping ---------------------------------------------------------------------------
 
-    def _paused(self, rows: list[TrialState]) -> dict[str, TrialState]:
-        """Return the rows of the paused trials by key.
-
-        A paused trial whose row somebody has ended or deleted does not count at its rungs any more.
-        """
-        if self._stopping is None:
-            return {}
-        waiting = {str(row.number): row for row in rows if row.state == "RUNNING"}
-        found: dict[str, TrialState] = {}
-        for key in self._stopping.paused:
-            if key in waiting:
-                found[key] = waiting[key]
-            else:
-                self._stopping.end(key, "failed")
-                self._files.remove(int(key))
-        return found
-
-    def _promotable(
-        self, paused: Mapping[str, TrialState], is_last: bool
-    ) -> tuple[TrialState, Place] | None:
+    def _promotable(self, is_last: bool) -> tuple[TrialState, Place] | None:
         """Return the paused trial that goes on now, and its place."""
-        assert self._stopping is not None
+        if self._stopping is None:
+            return None
         chosen = self._stopping.next(last=is_last)
-        return None if chosen is None else (paused[chosen[0]], chosen[1])
+        return None if chosen is None else (self._waiting[chosen[0]], chosen[1])
 
     def _promote(self, row: TrialState, place: Place) -> Assignment | None:
         """Assign a paused trial again; its decision is stored first."""
@@ -481,12 +479,13 @@ class Search:
         key = str(row.number)
         failpoint.reach("promoting")
         self._stopping.promote(key)
+        del self._waiting[key]
         failpoint.reach("promoted")
         self._rows.annotate(row.trial_id, {STAGE: f"promoted from rung {place.rung + 1}: {place}"})
         self.on_promoted(key, f"from rung {place.rung + 1}, {place}")
         return self._continue(row)
 
-    def _stop(self, paused: Mapping[str, TrialState], keys: Collection[str]) -> bool:
+    def _stop(self, keys: Collection[str]) -> bool:
         """Stop paused trials for good; return whether there were any.
 
         Each decision is stored before it takes effect.
@@ -497,7 +496,7 @@ class Search:
             self._stopping.end(key, "pruned")
             failpoint.reach("pruned")
             loss = self._stopping.pruned_loss(key)
-            self._rows.end_pruned(paused[key].trial_id, loss)
+            self._rows.end_pruned(self._waiting.pop(key).trial_id, loss)
             self._files.remove(int(key))
             self.on_stopped(key, loss)
         return bool(keys)
@@ -528,7 +527,7 @@ class Search:
         self._rows.fail_because(trial_id, failure_attributes(failure))
         self.breakdown = self.breakdown or self._failures.note(failure)
         if self.breakdown is not None:
-            for row in self._abandoned(self._rows.states()):
+            for row in self._look()[1]:
                 self._drop(row, "the search ended before it could be resumed")
 
 

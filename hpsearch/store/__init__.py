@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpsearch.store.address import DEFAULT_URL, default_url
 from hpsearch.store.records import (
+    ORIGIN,
     PAUSED,
     STAGE,
     ChangedRun,
@@ -18,6 +19,7 @@ from hpsearch.store.records import (
     Ledger,
     LedgerTrial,
     LedgerVerdict,
+    OpenTrials,
     RecordedRun,
     StoredRun,
     TrialRecord,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_URL",
+    "ORIGIN",
     "PAUSED",
     "STAGE",
     "ChangedRun",
@@ -44,6 +47,7 @@ __all__ = [
     "Ledger",
     "LedgerTrial",
     "LedgerVerdict",
+    "OpenTrials",
     "RecordedRun",
     "Store",
     "StoreReader",

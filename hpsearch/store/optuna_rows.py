@@ -29,9 +29,11 @@ from sqlalchemy import (
 )
 
 from hpsearch.store.records import (
+    ORIGIN,
     PAUSED,
     STAGE,
     LedgerTrial,
+    OpenTrials,
     TrialRecord,
     TrialState,
     local_time,
@@ -124,6 +126,40 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
     return [TrialState(*row) for row in connection.execute(query)]
 
 
+def open_trials(connection: Connection, study: str, expected: Sequence[int]) -> OpenTrials | None:
+    """Return the number of the study's trials in each state, and the RUNNING ones.
+
+    Args:
+        connection: to the store.
+        study: name of the study.
+        expected: ids of the trials that should be RUNNING. If they are, their rows are not read.
+
+    Returns:
+        The trials; ``None`` if Optuna has no such study.
+    """
+    trials, study_id = _trials.c, study_id_of(connection, study)
+    if study_id is None:
+        return None
+    state, sum_of_ids = cast(trials.state, String), func.sum(trials.trial_id)
+    query = (
+        select(state, func.count(), sum_of_ids)
+        .where(trials.study_id == study_id)
+        .group_by(trials.state)
+    )
+    found = {name: (count, int(ids)) for name, count, ids in connection.execute(query)}
+    counts = {name: count for name, (count, _) in found.items()}
+    # A row that has left makes the number smaller. If another one has come, which has a larger id,
+    # the sum is larger. So the same number and the same sum mean the same rows.
+    if found.get("RUNNING", (0, 0)) == (len(expected), sum(expected)):
+        return OpenTrials(counts, None)
+    rows = connection.execute(
+        select(trials.number, trials.trial_id)
+        .where(trials.study_id == study_id, state == "RUNNING")
+        .order_by(trials.number, trials.trial_id)
+    )
+    return OpenTrials(counts, tuple(TrialState(*row, "RUNNING") for row in rows))
+
+
 def count_trials(connection: Connection) -> list[tuple[str, int]]:
     """Return the number of Optuna's rows in each state, over all studies."""
     state = _trials.c.state
@@ -142,6 +178,39 @@ def count_paused(connection: Connection, study: str) -> int:
     waits = cast(_trials.c.state, String) == "RUNNING"
     known = _attributes.c.value_json != json.dumps(None)
     return _count_attributes(connection, study, PAUSED, and_(waits, known))
+
+
+def attribute_values(connection: Connection, study: str, key: str) -> dict[int, Any]:
+    """Return the attribute ``key`` of the study's trials that have it, by the trial's number."""
+    studies, trials, attributes = _studies.c, _trials.c, _attributes.c
+    query = (
+        select(trials.number, attributes.value_json)
+        .select_from(_attributes)
+        .join(_trials, trials.trial_id == attributes.trial_id)
+        .join(_studies, studies.study_id == trials.study_id)
+        .where(studies.study_name == study, attributes.key == key)
+        .order_by(trials.number)
+    )
+    return {number: json.loads(text) for number, text in connection.execute(query)}
+
+
+def running_attributes(
+    connection: Connection, study: str, keys: Collection[str]
+) -> dict[int, dict[str, Any]]:
+    """Return those attributes of the study's RUNNING trials that are in ``keys``, by their ids."""
+    studies, trials, attributes = _studies.c, _trials.c, _attributes.c
+    query = (
+        select(attributes.trial_id, attributes.key, attributes.value_json)
+        .select_from(_attributes)
+        .join(_trials, trials.trial_id == attributes.trial_id)
+        .join(_studies, studies.study_id == trials.study_id)
+        .where(studies.study_name == study, attributes.key.in_(keys))
+        .where(cast(trials.state, String) == "RUNNING")
+    )
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    for trial_id, key, text in fetched(connection, query):
+        found[trial_id][key] = json.loads(text)
+    return found
 
 
 def _count_attributes(
@@ -306,7 +375,7 @@ FACTS = (
     *("weights", "host", "device", "zero_output_loss", "data_hash", "split_hash"),
     *("best_epoch", "test_loss", "seconds_per_epoch", "peak_memory_bytes"),
     *("quoted_epoch_seconds", "quoted_memory_bytes"),
-    *("failure", "failure_reason", "failure_traceback", PAUSED, STAGE),
+    *("failure", "failure_reason", "failure_traceback", PAUSED, STAGE, ORIGIN),
 )
 """The attributes of a trial that `trial_records` reads: all but the largest, its configuration."""
 

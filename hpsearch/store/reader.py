@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, final
 
@@ -18,11 +18,14 @@ from hpsearch.store.engine import PATIENCE_SECONDS, Database
 from hpsearch.store.lease import Holder, find_holder
 from hpsearch.store.ledger import first_unreadable, read_ledger
 from hpsearch.store.optuna_rows import (
+    attribute_values,
     best_trials,
     count_paused,
     count_refused,
     count_trials,
     distributions_of,
+    open_trials,
+    running_attributes,
     study_id_of,
     trial_records,
     trial_states,
@@ -35,6 +38,7 @@ from hpsearch.store.records import (
     Experiment,
     Kind,
     Ledger,
+    OpenTrials,
     RecordedRun,
     StoredRun,
     TrialRecord,
@@ -243,6 +247,19 @@ class StoreReader:
         """
         return self._database.read(lambda connection: trial_states(connection, study))
 
+    def open_trials(self, study: str, expected: Sequence[int] = ()) -> OpenTrials | None:
+        """Return the number of trials in each state, and the RUNNING ones.
+
+        Args:
+            study: name of the study.
+            expected: ids of the trials that should be RUNNING. If they are, their rows are not
+                read, because thousands may be paused.
+
+        Returns:
+            The trials; ``None`` if Optuna has no such study.
+        """
+        return self._database.read(lambda connection: open_trials(connection, study, expected))
+
     def study_id(self, study: str) -> int | None:
         """Return Optuna's key of the study; ``None`` if Optuna has no study of that name."""
         return self._database.read(lambda connection: study_id_of(connection, study))
@@ -315,6 +332,14 @@ class StoreReader:
     def count_paused(self, study: str) -> int:
         """Return the number of the study's trials that wait at a rung."""
         return self._database.read(lambda connection: count_paused(connection, study))
+
+    def attribute_values(self, study: str, key: str) -> dict[int, Any]:
+        """Return the attribute ``key`` of the study's trials that have it, by their numbers."""
+        return self._database.read(lambda connection: attribute_values(connection, study, key))
+
+    def running_attributes(self, study: str, keys: Collection[str]) -> dict[int, dict[str, Any]]:
+        """Return those attributes of the study's RUNNING trials that are in ``keys``, by ids."""
+        return self._database.read(lambda connection: running_attributes(connection, study, keys))
 
     def best_trials(self, study: str, count: int) -> set[int]:
         """Return the numbers of the ``count`` complete trials with the lowest values."""

@@ -147,6 +147,29 @@ class TrialState:
     state: str
 
 
+@dataclass(frozen=True)
+class OpenTrials:
+    """The number of a study's trials in each state, and the RUNNING ones.
+
+    Attributes:
+        counts: number of trials by state.
+        running: the RUNNING ones by number; ``None`` if they are those that were expected.
+    """
+
+    counts: Mapping[str, int]
+    running: tuple[TrialState, ...] | None
+
+    @property
+    def finished(self) -> int:
+        """The number of trials that are complete or pruned."""
+        return self.counts.get("COMPLETE", 0) + self.counts.get("PRUNED", 0)
+
+    @property
+    def waiting(self) -> int:
+        """The number of enqueued trials."""
+        return self.counts.get("WAITING", 0)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """A trial with what is stored of it in Optuna's tables.
@@ -216,6 +239,9 @@ class LedgerTrial:
 
 PAUSED = "paused_at_epoch"
 """The attribute of a trial that waits at a rung: its last epoch."""
+
+ORIGIN = "origin"
+"""The attribute of a trial with a known configuration: where that comes from, in words."""
 
 STAGE = "stage"
 """The attribute that says in words where a trial of a study with rungs stands."""

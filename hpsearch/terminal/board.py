@@ -122,7 +122,7 @@ class Board(Progress):
         table.add_column(last, no_wrap=True, overflow="ellipsis")
         shown = max(self._console.height - _AROUND, 1)
         for key, row in list(self._rows.items())[:shown]:
-            table.add_row(key, *self._cells(row))
+            table.add_row(self.named(key), *self._cells(row))
         for _ in range(not self._rows):
             table.add_row("", "starting", "", "", "", "", "")
         if len(self._rows) > shown:

@@ -19,6 +19,7 @@ from hpsearch.data.statistics import TargetStatistics
 from hpsearch.report.render import Section, plain
 from hpsearch.report.text import compared_loss
 from hpsearch.terminal.columns import cut
+from hpsearch.terminal.progress import named
 
 WIDEST_MOLECULE_ANGSTROM = 12.04
 """Largest distance between two atoms of one molecule in QM9."""
@@ -87,12 +88,20 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def winner_lines(winner: Winner, molecules: Molecules) -> Iterator[str]:
-    """Yield the winner's validation errors next to those of two naive predictions."""
+def winner_lines(
+    winner: Winner, molecules: Molecules, started_from: str | None = None
+) -> Iterator[str]:
+    """Yield the winner's validation errors next to those of two naive predictions.
+
+    Args:
+        winner: of a study.
+        molecules: the whole data set.
+        started_from: where its configuration comes from, if the study started with it.
+    """
     origin = winner.provenance
     assert origin is not None
     yield (
-        f"winner: trial {origin.trial}, validation loss "
+        f"winner: trial {named(str(origin.trial), started_from)}, validation loss "
         f"{compared_loss(origin.validation_loss, origin.zero_output_loss)}"
     )
     split = make_split(molecules, winner.config.data)

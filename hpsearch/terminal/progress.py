@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Self
 
 from hpsearch.config.targets import target
@@ -41,6 +42,11 @@ def live_cells(
     return epoch, f"{loss:,.4g}", share(loss, zero), seconds, f"{weights:,}", where
 
 
+def named(key: str, origin: str | None) -> str:
+    """Return the key of a run, with the origin of a known configuration in brackets."""
+    return key if origin is None else f"{key} ({origin})"
+
+
 class Progress:
     """Prints the events of the runs, their counts and the time left.
 
@@ -53,6 +59,7 @@ class Progress:
         follow: prints the lines on starts and epochs; by default ``say``.
         best: lowest validation loss of earlier launches and its run's key; ``None`` for none.
         paused: keys of the runs that an earlier launch paused.
+        origins: where known configurations come from, by the keys of their runs.
         compares: whether the losses of different runs can be compared, so that one is the best.
 
     Attributes:
@@ -72,6 +79,7 @@ class Progress:
         best: tuple[float, str] | None = None,
         compares: bool = True,
         paused: Iterable[str] = (),
+        origins: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.noun = noun
         self._say = say
@@ -85,6 +93,7 @@ class Progress:
         self._paused: set[str] = set(paused)
         self.best = best
         self._compares = compares
+        self._origins = origins
         self._is_long = False
 
     def __enter__(self) -> Self:
@@ -104,7 +113,8 @@ class Progress:
         self._running.add(key)
         after = f", resumed from epoch {facts.resumed_from}" if facts.resumed_from else ""
         self._follow(
-            f"{self.noun} {key}: started, {facts.weights:,} weights on {facts.device}{after}"
+            f"{self.noun} {self.named(key)}: started, {facts.weights:,} weights on "
+            f"{facts.device}{after}"
         )
         if facts.damaged:
             files = ", ".join(facts.damaged)
@@ -144,7 +154,7 @@ class Progress:
         self._paused.discard(key)
         self._done += 1
         self._say(
-            f"{self.noun} {key}: stopped early, best validation loss {loss:,.4g}"
+            f"{self.noun} {self.named(key)}: stopped early, best validation loss {loss:,.4g}"
             f"{self._relative(key, loss)}; {self.counts_text}"
         )
 
@@ -161,7 +171,7 @@ class Progress:
             relative_loss = self._relative(key, outcome.best_validation_loss)
             ending = f"{_completed(outcome, relative_loss)}{self._compare(key, outcome)}"
         counts = f"; {self.counts_text}{_left(self.seconds_left)}" if self.counts_text else ""
-        self._say(f"{self.noun} {key}: {ending}{counts}")
+        self._say(f"{self.noun} {self.named(key)}: {ending}{counts}")
 
     def ended(self) -> None:
         """Report how accurate the estimates were, at the end of the launch."""
@@ -189,6 +199,10 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Seconds until the last run ends; ``None`` before the first epoch ends."""
         return self._estimate.left(time.monotonic())
+
+    def named(self, key: str) -> str:
+        """Return the run's key, and where its configuration comes from if it is a known one."""
+        return named(key, self._origins.get(key))
 
     def _relative(self, key: str, loss: float) -> str:
         """Return the loss relative to the zero output of the run, in brackets."""

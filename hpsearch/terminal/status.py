@@ -11,7 +11,7 @@ from hpsearch.report.text import ZERO_OUTPUT_LEGEND, compared_loss, duration
 from hpsearch.results.status import Status
 from hpsearch.store import RecordedRun
 from hpsearch.terminal.columns import columns, hanging
-from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells
+from hpsearch.terminal.progress import LIVE_COLUMNS, live_cells, named
 
 
 def status_lines(of: Status, where: str, again: str, width: int | None = None) -> Iterator[str]:
@@ -30,8 +30,8 @@ def status_lines(of: Status, where: str, again: str, width: int | None = None) -
             yield from hanging("", line, width)
     if of.live:
         yield ""
-        rows = [(of.noun, *LIVE_COLUMNS), *map(_live_row, of.live)]
-        yield from columns(rows, width, left=_left(of))
+        rows = [_live_row(run, of.origins.get(run.key)) for run in of.live]
+        yield from columns([(of.noun, *LIVE_COLUMNS), *rows], width, left=_left(of))
         yield from hanging("", ZERO_OUTPUT_LEGEND, width)
     ended = ended_rows(of)
     if len(ended) > 1:
@@ -92,14 +92,15 @@ def _left(of: Status) -> tuple[int, ...]:
     return (0,) if of.kind == "ablation" else ()
 
 
-def _live_row(run: RecordedRun) -> tuple[str, ...]:
+def _live_row(run: RecordedRun, origin: str | None) -> tuple[str, ...]:
+    key = named(run.key, origin)
     if run.weights is None:
-        return (run.key, "starting", *[""] * (len(LIVE_COLUMNS) - 1))
+        return (key, "starting", *[""] * (len(LIVE_COLUMNS) - 1))
     seconds = "-" if run.last_seconds is None else f"{run.last_seconds:.1f}"
     where = f"{run.device} {run.host}"
     zero = run.zero_output_loss
     done = f"{run.epoch}/{run.epochs}"
-    return (run.key, *live_cells(done, run.loss, zero, seconds, run.weights, where))
+    return (key, *live_cells(done, run.loss, zero, seconds, run.weights, where))
 
 
 _TRIAL_COLUMNS = ("trial", "state", "epochs", "best loss", "s/epoch", "weights", "")
@@ -116,6 +117,7 @@ def ended_rows(of: Status) -> list[tuple[str, ...]]:
 
 
 def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
+    remarks = (_starts_from(row["origin"]), row["failure_reason"] or row["stage"])
     return (
         str(row["number"]),
         "refused" if row["failure"] == "refused" else row["state"].lower(),
@@ -123,8 +125,12 @@ def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
         _number(row["best_loss"], ",.4g"),
         _number(row["seconds_per_epoch"], ".1f"),
         _number(row["weights"], ",.0f"),
-        row["failure_reason"] or row["stage"] or "",
+        "; ".join(remark for remark in remarks if remark),
     )
+
+
+def _starts_from(origin: str | None) -> str | None:
+    return None if origin is None else f"starts from {origin}"
 
 
 def _ended_cell(row: dict[str, Any]) -> tuple[str, ...]:

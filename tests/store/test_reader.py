@@ -23,7 +23,17 @@ READS = {
     *("label", "open", "close", "wait", "optuna_reader", "holder", "revision"),
     *("best_target_errors", "distributions", "maes", "recorded_runs", "study_id", "trial_records"),
     *("find", "experiment", "launch_name", "latest", "run", "curve", "ledger", "once", "snapshot"),
-    *("trial_states", "count_refused", "count_paused", "best_trials", "decisions", "run_id"),
+    *(
+        "attribute_values",
+        "open_trials",
+        "running_attributes",
+        "trial_states",
+        "count_refused",
+        "count_paused",
+        "best_trials",
+        "decisions",
+        "run_id",
+    ),
     *("experiments", "runs", "epochs", "target_errors", "results", "test_errors", "test_residuals"),
 }
 """All that a reader offers. A name that joins them must not write."""
@@ -66,6 +76,18 @@ def look(store: StoreReader) -> None:
     found = store.run(store.find("s").id, "0")
     assert found is not None and store.curve(found.id).epochs == 1
     assert len(store.trial_states("s") or []) == 1
+    opened = store.open_trials("s")
+    assert opened is not None
+    assert opened.running is not None
+    assert [row.trial_id for row in opened.running] == [
+        row.trial_id for row in store.trial_states("s") or [] if row.state == "RUNNING"
+    ]
+    expected = store.open_trials("s", [row.trial_id for row in opened.running])
+    assert expected is not None
+    assert (expected.counts, expected.running) == (opened.counts, None)
+    assert store.open_trials("nothing") is None
+    assert store.running_attributes("s", ["weights"]) == {}
+    assert store.attribute_values("s", "origin") == {}
     assert (store.count_refused("s"), store.best_trials("s", 5)) == (0, set())
     assert store.optuna_reader.get_all_studies()[0].study_name == "s"
     assert {breach.rule for breach in verify(store).breaches} == {"count", "provenance", "terminal"}

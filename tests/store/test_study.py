@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from support.launches import QUICK, Launches, complete, loss_of, space, train
 from support.store_examples import FACTS, metrics, new_url
 
 from hpsearch.cli.inputs import check_before_writing
@@ -31,61 +31,9 @@ from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Store
-from hpsearch.system import installation
 
-QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
 DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step=7)
 BROKEN = Failure("exception", "ValueError: bad shape 3", "Traceback: the first one")
-
-
-def space(trials: int = 3, **changes: Any) -> SearchSpace:
-    return QUICK.with_overrides(trials=trials, **{"sampler": "random", **changes})
-
-
-def loss_of(assignment: Assignment, epoch: int) -> float:
-    """Falls, then rises: the lowest is not the last."""
-    return 10.0 + int(assignment.key) % 7 + abs(epoch - 2)
-
-
-def train(search: Search, assignment: Assignment, epochs: int = 3, first: int = 1) -> None:
-    search.started(assignment.key, FACTS)
-    for epoch in range(first, epochs + 1):
-        targets = dict.fromkeys(assignment.config.targets, 1.0)
-        search.epoch(
-            assignment.key,
-            metrics(epoch, loss_of(assignment, epoch), target_losses=targets, target_maes=targets),
-        )
-
-
-def complete(search: Search, assignment: Assignment) -> None:
-    train(search, assignment)
-    search.finish(assignment.key, Completion(3, 2, loss_of(assignment, 2)))
-
-
-@dataclass
-class Launches:
-    """Launches of one study, each as a process of its own would make it."""
-
-    store: Store
-    root: Path
-
-    def __call__(
-        self, searched: SearchSpace | None = None, name: str | None = None, **options: Any
-    ) -> Search:
-        return launch_study(self.store, searched or space(), name, self.root, **options)
-
-    def run_out(self, search: Search) -> None:
-        while not search.finished:
-            assignment = search.next()
-            assert assignment is not None, "nothing to start, and not finished"
-            complete(search, assignment)
-
-    def states(self, name: str = "quick") -> Counter[str]:
-        return Counter(row.state for row in self.store.trial_states(name) or [])
-
-    def trial(self, number: int, name: str = "quick") -> optuna.trial.FrozenTrial:
-        study = optuna.load_study(study_name=name, storage=self.store.optuna_reader)
-        return study.get_trials()[number]
 
 
 BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)

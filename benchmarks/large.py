@@ -174,7 +174,9 @@ from pathlib import Path
 from hpsearch.config.space import SearchSpace
 from hpsearch.search.launch import launch_study
 from hpsearch.store import Store
+from hpsearch.system.collector import collect_seldom
 from hpsearch.system.installation import find_space
+collect_seldom()  # as the command does
 with Store.create(os.environ["HPSEARCH_STORAGE"]) as store:
     count = len(store.trial_states("large"))
     space = SearchSpace.load(find_space("table3")).with_overrides(trials=count + 1, sampler="tpe")

@@ -28,6 +28,7 @@ from hpsearch.cli.look import dashboard, export_best, replay, report, status, ve
 from hpsearch.cli.train import data, dipoles, train
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.system import credentials
+from hpsearch.system.collector import collect_seldom
 
 _TRAINING = {"launch", "ablate", "train"}
 
@@ -83,6 +84,7 @@ def cli(debug: bool) -> None:
 def main() -> None:
     """Run a command; errors are one line on standard error and an exit code."""
     debug = "--debug" in sys.argv[1:]
+    collect_seldom()
     _open_closed_streams()
     output = sys.stdout
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

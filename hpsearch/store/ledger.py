@@ -146,12 +146,15 @@ class _Reading:
         columns = (e.run_id, e.epoch, e.target, e.loss, e.mae)
         what = "an error of {} at epoch {}"
         kept: dict[str, str] = {}
+        # Most values are numbers, and a million calls that return them unchanged take a second.
         for run_id, epoch, target, loss, mae in self._of_runs(target_errors, *columns):
             losses, maes = errors[run_id, epoch]
             # A million rows have only a dozen different names, which are kept once.
             name, broken = kept.setdefault(target, target), damage[run_id]
-            losses[name] = number_or(loss, broken, what, name, epoch)
-            maes[name] = number_or(mae, broken, what, name, epoch)
+            losses[name] = (
+                loss if type(loss) is float else number_or(loss, broken, what, name, epoch)
+            )
+            maes[name] = mae if type(mae) is float else number_or(mae, broken, what, name, epoch)
         known = self._known(epochs)
         found: defaultdict[int, dict[int, EpochRecord]] = defaultdict(dict)
         names = ("learning_rate", "training_loss", "validation_loss")

@@ -132,7 +132,8 @@ def signals(case: Case) -> None:
                 time.sleep(case.random.uniform(0, 0.3))
                 launch.signal(number)
             case.hit(f"{name}{' twice' if twice else ''}")
-            assert launch.wait() == 128 + number, launch.said()
+            code = launch.wait()
+            assert code == 128 + number, f"{code}: {launch.said()}"
             assert re.fullmatch(r"\n?hpsearch: interrupted; [^\n]+\n", launch.errors), launch.errors
             case.check_leftovers()
     case.finish()

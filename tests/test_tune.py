@@ -808,6 +808,51 @@ def test_a_second_signal_while_runs_go_on_interrupts_at_once(second: signal.Sign
     assert seen.get(timeout=5) == signal.SIGTERM
 
 
+ENDING = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from hpsearch.executor.cluster import cluster, scratch_folder
+from hpsearch.executor.signals import restored_handlers
+import ray
+
+def storm():
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+
+shut_down = ray.shutdown
+
+def shutdown():
+    threading.Thread(target=storm, daemon=True).start()
+    shut_down()
+    time.sleep(0.5)  # kill_remaining and the removal of files take as long on a slow disk
+
+with restored_handlers(), scratch_folder(Path(sys.argv[1])) as folder:
+    with cluster(None, folder, 1.0):
+        ray.shutdown = shutdown
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ended in order", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_signals_while_ray_ends_do_not_end_the_process_before_its_files_are_removed(
+    tmp_path: Path,
+) -> None:
+    """Ray's end puts the system's default in place of our handler of SIGTERM."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+        done = subprocess.run(
+            [sys.executable, "-c", ENDING, scratch],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
+        assert (done.returncode, done.stdout) == (0, "ended in order\n"), done.stderr[-500:]
+        assert list(Path(scratch).iterdir()) == []
+
+
 STUCK = """
 import signal, subprocess, sys, threading, time
 from pathlib import Path

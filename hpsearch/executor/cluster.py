@@ -6,6 +6,7 @@ import errno
 import functools
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -33,6 +34,7 @@ from hpsearch.executor.signals import (
     STARTING_GRACE_SECONDS,
     force_end,
     ignore_signals,
+    kept,
     restored_handlers,
     signals_delayed,
 )
@@ -102,7 +104,7 @@ def cluster(address: str | None, folder: Path, cpus: float) -> Iterator[Callable
         finally:
             ignore_signals()
             try:
-                with _ended_by_force(folder), without_spilled_objects():
+                with _ended_by_force(folder), without_spilled_objects(), kept(signal.SIGTERM):
                     ray.shutdown()
                 kill_remaining(folder)
             finally:

@@ -1,0 +1,264 @@
+"""The trials at their rungs; for a search without rungs, what early stopping would have saved."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hpsearch.config.rungs import Rungs
+from hpsearch.errors import InputError
+from hpsearch.pages import NEUTRAL, PALETTE, log_axis, study_of, thinned, thinned_note
+from hpsearch.report.render import Section
+from hpsearch.search.replay import (
+    RecordedCurve,
+    Summary,
+    recorded_curves,
+    schedules_of,
+    summarise,
+    usual_plans,
+)
+from hpsearch.search.rungs import Ladder
+from hpsearch.search.study import Study
+from hpsearch.store import StoreReader
+
+TITLE = "Early stopping"
+KIND = "study"
+
+MOST = 300
+"""Most trials drawn, to keep the page fast."""
+
+MOST_DECISIONS = 500
+"""Most decisions in the table, the last ones."""
+
+REPLAYS, MOST_REPLAYED = 100, 100
+"""Number of replays of each plan, and the most trials in each. `hpsearch replay` plays more."""
+
+COLOURS = {
+    "complete": PALETTE[2],
+    "goes on": PALETTE[0],
+    "paused": PALETTE[1],
+    "stopped": NEUTRAL,
+    "failed": PALETTE[3],
+}
+
+WORDS = {
+    "pause": "paused",
+    "promotion": "goes on",
+    "pruned": "stopped",
+    "complete": "complete",
+    "failed": "failed",
+}
+
+
+def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
+    """Draw a line per trial from rung to rung, or the plans of a replay."""
+    rows, study = frame(store, name), study_of(store, name)
+    if rows is None or study is None:
+        return None
+    return _rungs(study, rows) if "stands" in rows else _plans(study, rows)
+
+
+def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
+    """Return a row per trial and rung, or a row per replayed plan."""
+    study = study_of(store, name)
+    if study is None:
+        return None
+    if study.provenance.get("rungs") is not None:
+        return _losses_at_rungs(store, study)
+    found = _replayed(store, study)
+    return pd.DataFrame([summary.to_dict() for summary in found]) if found else None
+
+
+def tables(store: StoreReader, name: str | None = None) -> list[Section]:
+    """Return the decisions in their order, or the plans of a replay."""
+    study = study_of(store, name)
+    if study is None:
+        return []
+    if study.provenance.get("rungs") is not None:
+        return [_decisions(store, study)]
+    found = _replayed(store, study)
+    return [_plan_table(found)] if found else []
+
+
+# --- A search with rungs --------------------------------------------------------------------------
+
+
+def _losses_at_rungs(store: StoreReader, study: Study) -> pd.DataFrame | None:
+    decisions = store.decisions(study.experiment_id)
+    if not decisions:
+        return None
+    stands = {decision.key: WORDS[decision.kind] for decision in decisions}
+    points = {
+        (int(decision.key), decision.epoch): decision.loss
+        for decision in decisions
+        if decision.loss is not None
+    }
+    rows = pd.DataFrame(
+        [
+            {"trial": trial, "epoch": epoch, "loss": loss, "stands": stands[str(trial)]}
+            for (trial, epoch), loss in points.items()
+        ]
+    )
+    return None if rows.empty else rows.sort_values(["trial", "epoch"], ignore_index=True)
+
+
+def _rungs(study: Study, rows: pd.DataFrame) -> go.Figure:
+    best = rows.groupby("trial")["loss"].min().sort_values()
+    shown = thinned(best.to_frame(), MOST).index
+    drawn, in_legend = go.Figure(), set[str]()
+    # The complete ones last, above the others.
+    for stands in reversed(COLOURS):
+        those = rows[(rows["stands"] == stands) & rows["trial"].isin(shown)]
+        for trial, points in those.groupby("trial"):
+            drawn.add_trace(
+                go.Scatter(
+                    x=points["epoch"].tolist(),
+                    y=points["loss"].tolist(),
+                    mode="lines+markers",
+                    marker={"size": 7},
+                    line={"color": COLOURS[stands], "width": 1.5},
+                    opacity=0.5 if stands == "stopped" else 1.0,
+                    name=stands,
+                    legendgroup=stands,
+                    showlegend=stands not in in_legend,
+                    hovertemplate=f"trial {trial}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+                )
+            )
+            in_legend.add(stands)
+    counts = rows.drop_duplicates("trial")["stands"].value_counts()
+    words = ", ".join(f"{counts[stands]} {stands}" for stands in COLOURS if stands in counts)
+    drawn.update_layout(
+        title=f"{study.name}: lowest loss at each rung; {words}"
+        + thinned_note(len(shown), len(best))
+    )
+    drawn.update_xaxes(**log_axis(rows["epoch"], "epoch"))
+    drawn.update_yaxes(**log_axis(rows["loss"], "lowest validation loss so far (Eq. 18)"))
+    return drawn
+
+
+def _decisions(store: StoreReader, study: Study) -> Section:
+    rungs = Rungs.model_validate(study.provenance["rungs"])
+    decisions = store.decisions(study.experiment_id)
+    rows = list(_decision_rows(store, study, rungs))
+    return Section(
+        "The decisions in their order",
+        (
+            f"A trial pauses after the epochs {', '.join(map(str, rungs.epochs or ()))}. "
+            f"One of {rungs.reduction} goes on."
+            if rungs.epochs
+            else f"One of {rungs.reduction} trials goes on at each rung.",
+            "The place is that among the trials that had reached the rung by then. Losses that "
+            f"differ by less than {100 * rungs.tolerance:g} % count as equal.",
+            *(
+                [f"The last {MOST_DECISIONS} of {len(decisions)} decisions."]
+                if len(rows) > MOST_DECISIONS
+                else []
+            ),
+        ),
+        ("Trial", "Decision", "Rung", "Epoch", "Lowest loss", "Place"),
+        tuple(rows[-MOST_DECISIONS:]),
+    )
+
+
+def _decision_rows(store: StoreReader, study: Study, rungs: Rungs) -> Iterator[tuple[str, ...]]:
+    ladder = Ladder(rungs)
+    for decision in store.decisions(study.experiment_id):
+        place = "–"
+        try:
+            if decision.kind == "pause":
+                ladder.apply(decision)
+            if ladder.is_paused(decision.key):
+                found = ladder.place(decision.key, last=False)
+                place = f"{found.better + 1} of {found.trials}"
+            if decision.kind != "pause":
+                ladder.apply(decision)
+        except (ValueError, LookupError):
+            place = "?"  # damaged rows, which `hpsearch verify` names
+        reached = decision.kind in ("pause", "promotion") or place != "–"
+        rung = decision.rung + (decision.kind in ("pause", "promotion"))
+        yield (
+            decision.key,
+            WORDS[decision.kind],
+            str(rung) if reached else "–",
+            str(decision.epoch),
+            "–" if decision.loss is None else f"{decision.loss:,.4g}",
+            place,
+        )
+
+
+# --- A search without rungs -----------------------------------------------------------------------
+
+
+def _replayed(store: StoreReader, study: Study) -> list[Summary]:
+    """Return what the usual plans would have done; nothing if the study cannot be replayed."""
+
+    def played() -> list[Summary]:
+        try:
+            curves = recorded_curves(store, study.name)
+        except InputError:
+            return []
+        longest = max(len(curve.losses) for curve in curves)
+        curves = _evenly(curves)
+        plans = usual_plans(longest, len(curves), schedules_of(store, study.name))
+        return [summarise(curves, plan, 1, REPLAYS) for plan in plans] if len(plans) > 1 else []
+
+    return store.once(("early stopping", study.experiment_id), played)
+
+
+def _evenly(curves: list[RecordedCurve]) -> list[RecordedCurve]:
+    step = -(-len(curves) // MOST_REPLAYED)
+    return curves[::step]
+
+
+def _plans(study: Study, rows: pd.DataFrame) -> go.Figure:
+    low, high = zip(*rows["regret_ends"], strict=True)
+    middle = rows["regret"]
+    drawn = go.Figure(
+        go.Scatter(
+            x=(100 * rows["share"]).tolist(),
+            y=(100 * middle).tolist(),
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": (100 * (pd.Series(high) - middle)).tolist(),
+                "arrayminus": (100 * (middle - pd.Series(low))).tolist(),
+                "color": NEUTRAL,
+            },
+            mode="markers+text",
+            text=rows["plan"].tolist(),
+            textposition="top right",
+            marker={"size": 10, "color": PALETTE[0]},
+            hovertemplate="%{text}: %{x:.0f} % of the epochs, %{y:.1f} % higher<extra></extra>",
+        )
+    )
+    drawn.update_layout(
+        title=f"{study.name}: what early stopping would have saved, and lost; median and 5 to 95 %"
+    )
+    drawn.update_xaxes(title="trained epochs (% of full training)", range=[0, 125])
+    drawn.update_yaxes(title="how much higher the winner's loss is (%)", rangemode="tozero")
+    return drawn
+
+
+def _plan_table(found: list[Summary]) -> Section:
+    return Section(
+        "Plans of early stopping, replayed on this search",
+        (
+            f"{REPLAYS} replays of each plan with one worker, on trials drawn again from this "
+            "search. Nothing was trained. `hpsearch replay` plays your own plans and more workers.",
+        ),
+        ("Plan", "Pauses after", "Epochs", "Of full training", "Regret", "5 to 95 %", "Best lost"),
+        tuple(
+            (
+                summary.plan.name,
+                "–"
+                if summary.plan.rungs is None
+                else ", ".join(map(str, summary.plan.rungs.epochs or ())),
+                f"{summary.epochs:,.0f}",
+                f"{100 * summary.share:.0f} %",
+                f"{100 * summary.regret:.1f} %",
+                f"{100 * summary.regret_ends[0]:.1f} to {100 * summary.regret_ends[1]:.1f} %",
+                f"{100 * summary.lost:.0f} % (at most {100 * summary.lost_at_most:.0f} %)",
+            )
+            for summary in found
+        ),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
@@ -211,31 +212,32 @@ def _evenly(curves: list[RecordedCurve]) -> list[RecordedCurve]:
 
 
 def _plans(study: Study, rows: pd.DataFrame) -> go.Figure:
-    low, high = zip(*rows["regret_ends"], strict=True)
-    middle = rows["regret"]
-    drawn = go.Figure(
-        go.Scatter(
-            x=(100 * rows["share"]).tolist(),
-            y=(100 * middle).tolist(),
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": (100 * (pd.Series(high) - middle)).tolist(),
-                "arrayminus": (100 * (middle - pd.Series(low))).tolist(),
-                "color": NEUTRAL,
-            },
-            mode="markers+text",
-            text=rows["plan"].tolist(),
-            textposition="top right",
-            marker={"size": 10, "color": PALETTE[0]},
-            hovertemplate="%{text}: %{x:.0f} % of the epochs, %{y:.1f} % higher<extra></extra>",
-        )
+    """Draw two panels with a line per plan: its epochs, and how much worse its winner is."""
+    low, high = (100 * pd.Series(ends) for ends in zip(*rows["regret_ends"], strict=True))
+    plans, share, regret = rows["plan"].tolist(), 100 * rows["share"], 100 * rows["regret"]
+    drawn = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
+    bars = go.Bar(x=share.tolist(), y=plans, orientation="h", marker={"color": PALETTE[0]})
+    ends = {"array": (high - regret).tolist(), "arrayminus": (regret - low).tolist()}
+    markers = go.Scatter(
+        x=regret.tolist(),
+        y=plans,
+        mode="markers",
+        marker={"size": 10, "color": PALETTE[1]},
+        error_x={"type": "data", "symmetric": False, "color": NEUTRAL, **ends},
     )
+    drawn.add_trace(bars, row=1, col=1)
+    drawn.add_trace(markers, row=1, col=2)
+    drawn.update_xaxes(title="trained epochs (% of full training)", row=1, col=1)
+    drawn.update_xaxes(
+        title="how much higher the winner's loss is (%): median, 5 to 95 %",
+        rangemode="tozero",
+        row=1,
+        col=2,
+    )
+    drawn.update_yaxes(autorange="reversed")
     drawn.update_layout(
-        title=f"{study.name}: what early stopping would have saved, and lost; median and 5 to 95 %"
+        title=f"{study.name}: what early stopping would have saved, and lost", showlegend=False
     )
-    drawn.update_xaxes(title="trained epochs (% of full training)", range=[0, 125])
-    drawn.update_yaxes(title="how much higher the winner's loss is (%)", rangemode="tozero")
     return drawn
 
 

@@ -10,7 +10,9 @@ from support.made_up import run_search
 
 from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
+from hpsearch.pages.files import folder, load_page
 from hpsearch.search.replay import (
+    LEAST_TRIALS,
     Plan,
     RecordedCurve,
     Replayed,
@@ -139,3 +141,30 @@ def test_too_few_trials_are_refused(tmp_path: Path) -> None:
             InputError, match="at least 5 complete trials, the study 'made-up' has 3"
         ):
             recorded_curves(store)
+
+
+def test_the_page_of_a_search_without_rungs_shows_what_plans_would_have_done(
+    tmp_path: Path,
+) -> None:
+    page = load_page(folder() / "early_stopping.py")
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        run_search(store, 12)
+        drawn, rows = page.figure(store, "made-up"), page.frame(store, "made-up")
+        (section,) = page.tables(store, "made-up")
+    assert drawn is not None
+    assert rows is not None
+    bars, markers = drawn.data
+    assert bars.y[0] == "full training"
+    assert list(bars.x) == pytest.approx(list(100 * rows["share"]))
+    assert list(markers.x) == pytest.approx(list(100 * rows["regret"]))
+    assert [row[0] for row in section.rows] == list(bars.y)
+    full = section.rows[0]
+    assert (full[3], full[4]) == ("100 %", "0.0 %")
+
+
+def test_a_search_too_short_for_a_replay_has_no_page(tmp_path: Path) -> None:
+    page = load_page(folder() / "early_stopping.py")
+    with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
+        run_search(store, LEAST_TRIALS - 1)
+        assert page.figure(store, "made-up") is None
+        assert page.tables(store, "made-up") == []

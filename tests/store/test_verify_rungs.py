@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from support.store_examples import FACTS
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.pages.files import folder, load_page
 from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Assignment, Completion, Failure
 from hpsearch.search.launch import launch_study
@@ -111,6 +113,27 @@ def test_the_best_goes_on_and_the_others_are_stopped(searched: Store) -> None:
     # A stopped trial has its lowest loss as its value, for samplers and dashboards.
     assert study.records(numbers=[1])[0].value == 3.0 / 4
     assert not verify(searched).breaches
+
+
+def test_the_page_shows_each_trial_at_its_rungs_and_each_decision(searched: Store) -> None:
+    page = load_page(folder() / "early_stopping.py")
+    drawn = page.figure(searched, "rungs")
+    assert drawn is not None
+    lines = {trace.hovertemplate.partition(",")[0]: trace for trace in drawn.data}
+    stands = {name.removeprefix("trial "): trace.name for name, trace in lines.items()}
+    verdicts = {d.key: d.kind for d in searched.decisions(searched.find("rungs").id)}
+    assert stands == {k: {"pruned": "stopped"}.get(kind, kind) for k, kind in verdicts.items()}
+    best = lines["trial 3"]
+    assert (list(best.x), list(best.y)) == ([2, 4, 7], [1 / 2, 1 / 4, 1 / 7])
+    assert [each.name for each in drawn.data][-1] == "complete", "the others are drawn below"
+    counts = Counter(stands.values())
+    assert f"{counts['complete']} complete, {counts['stopped']} stopped" in drawn.layout.title.text
+    (section,) = page.tables(searched, "rungs")
+    assert [row[0] for row in section.rows] == [key for key, *_ in decided(searched)]
+    assert section.rows[0] == ("0", "paused", "1", "2", "2.5", "1 of 1")
+    goes_on = [row for row in section.rows if row[1] == "goes on"]
+    assert goes_on, "nobody was promoted"
+    assert all(row[5].startswith("1 of") or row[5].startswith("2 of") for row in goes_on)
 
 
 def test_a_stopped_trial_stays_stopped_when_the_study_is_extended(

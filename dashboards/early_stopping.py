@@ -10,7 +10,7 @@ from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
 from hpsearch.pages import NEUTRAL, PALETTE, log_axis, study_of, thinned, thinned_note
 from hpsearch.report.render import Section
-from hpsearch.search.replay import (
+from hpsearch.results.replay import (
     RecordedCurve,
     Summary,
     recorded_curves,

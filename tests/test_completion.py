@@ -53,7 +53,7 @@ def offered(folder: Path, words: str, **variables: str) -> set[str]:
         ("hpsearch train best.yaml --targets U0,U,U", set()),
         ("hpsearch ablate x --variants L1Net,L0NetB", {"plain,L1Net,L0NetBothDeep"}),
         ("hpsearch launch quick --sampler t", {"plain,tpe"}),
-        ("hpsearch train best.yaml --schedule c", {"plain,cosine"}),
+        ("hpsearch train best.yaml --schedule c", {"plain,cosine", "plain,constant_cooldown"}),
         ("hpsearch report -o x --format html,l", {"plain,html,latex"}),
     ],
 )

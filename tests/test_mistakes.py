@@ -135,4 +135,4 @@ def test_a_mistake_is_answered_before_anything_heavy_is_imported(
 
 def test_nothing_is_written_for_a_mistake(answers: dict[str, Any], folder: Path) -> None:
     written = {path.name for path in folder.iterdir()}
-    assert written == {"export.yaml", "key.yaml", "large.yaml", "value.yaml"}
+    assert written == {"export.yaml", "key.yaml", "large.yaml", "starts.yaml", "value.yaml"}

@@ -286,7 +286,7 @@ def test_an_export_edited_into_nonsense_is_refused(store: Path, kind: str) -> No
         ([*ABLATE, "--name", ""], ["name of an ablation must not be empty"]),
         ([*ABLATE, "--train-size", "130831"], ["130,831 molecules"]),
         ([*ABLATE, "--gpus-per-run", "1000"], ["one GPU at most", "1000", "--gpus-per-run"]),
-        ([*ABLATE, "--schedule", "linear"], ["'plateau' or 'cosine'", "'linear'"]),
+        ([*ABLATE, "--schedule", "linear"], ["'plateau', 'cosine' or", "'linear'"]),
         (["status", "nope"], ["quick", "'nope'"]),
         (["export-best", "nope", "-o", "x.yaml"], ["quick", "'nope'"]),
         (["export-best"], ["--output"]),

@@ -11,7 +11,7 @@ from support.made_up import run_search
 from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
 from hpsearch.pages.files import folder, load_page
-from hpsearch.search.replay import (
+from hpsearch.results.replay import (
     LEAST_TRIALS,
     Plan,
     RecordedCurve,

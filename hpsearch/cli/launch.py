@@ -203,14 +203,15 @@ def _known_trials(
     starts = [*space.start_with, *(start for text in enqueue for start in read_starts(text))]
     if all(start.study is None for start in starts):
         return known_trials(space, starts, None)
-    from hpsearch.store import StoreReader
-
     try:
         url = require_store(storage)
     except InputError as error:
         raise InputError(
             f"start_with: a study to start from must be in the store: {error}"
         ) from None
+    # Imported only if there may be a store, because it loads SQLAlchemy.
+    from hpsearch.store import StoreReader
+
     with StoreReader.open(url) as store:
         return known_trials(space, starts, store)
 

@@ -148,7 +148,7 @@ def replay(
         if min(values) < 1:
             raise InputError(f"{what} must be at least 1, got {min(values)}")
     url = require_store(storage)
-    from hpsearch.search.replay import (
+    from hpsearch.results.replay import (
         parse_plan,
         recorded_curves,
         schedules_of,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hpsearch.search.replay import Summary
+from hpsearch.results.replay import Summary
 from hpsearch.terminal.columns import columns, hanging
 
 _HEAD = (

@@ -65,6 +65,7 @@ bench: install
 bench-service: install
 	$(BIN)/python benchmarks/service.py --json bench-service.json
 	$(BIN)/python benchmarks/large.py --json bench-large.json
+	$(BIN)/python benchmarks/decisions.py --json bench-decisions.json
 
 bench-quote: install
 	$(BIN)/python benchmarks/quote.py --json bench-quote.json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, final
@@ -143,7 +143,9 @@ def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
         summary=str(counts),
         holder=holder,
         best=best,
-        seconds_left=_study_seconds_left(counts, runs, running) if _is_driven(holder) else None,
+        seconds_left=_study_seconds_left(study, counts, runs, running)
+        if _is_driven(holder)
+        else None,
         live=tuple(runs[key] for key in running if key in runs),
         failures=tuple(
             _failed_run(trial)
@@ -232,15 +234,45 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
 
 
 def _study_seconds_left(
-    counts: Counts, runs: Mapping[str, RecordedRun], running: Container[str]
+    study: Study, counts: Counts, runs: Mapping[str, RecordedRun], running: Collection[str]
 ) -> float | None:
     """Return the time left, if trials to come have as many epochs as the others on average."""
+    rungs = study.provenance.get("rungs")
+    if rungs is not None and runs:
+        return left_by_record(_planned_rest(rungs, counts.wanted, runs, running))
     usual = mean(run.epochs for run in runs.values()) if runs else 0.0
     missing = counts.wanted - counts.complete - counts.pruned - counts.paused - counts.running
     begun = (
         _so_far(run, 1.0, "running" if key in running else "ended") for key, run in runs.items()
     )
     return left_by_record([*begun, *[RunSoFar(usual, 1.0, "waiting")] * max(missing, 0)])
+
+
+def _planned_rest(
+    recorded: Mapping[str, Any],
+    wanted: int,
+    runs: Mapping[str, RecordedRun],
+    running: Collection[str],
+) -> Iterator[RunSoFar]:
+    """Yield the runs of a study with rungs, and as many parts as the plan's epochs still need."""
+    # Imported here, because they load pydantic, which the status of most studies does not need.
+    from hpsearch.config.rungs import Rungs
+    from hpsearch.search.rungs import expected_epochs, expected_parts
+
+    rungs, most = Rungs.model_validate(recorded), max(run.epochs for run in runs.values())
+    known = [run.mean_seconds for run in runs.values() if run.mean_seconds]
+    if rungs.seconds is not None and not known:
+        return
+    ends = (*rungs.epochs_of(most, mean(known) if known else None), most)
+    planned = expected_epochs(expected_parts(rungs, ends[:-1], most, wanted))
+    rest = planned - sum(run.epoch for run in runs.values())
+    for key, run in runs.items():
+        end = next((end for end in ends if end > run.epoch), most)
+        if key in running:
+            rest -= end - run.epoch
+        yield _so_far(run, 1.0, "running" if key in running else "ended", end)
+    # A part that begins now has as many epochs as the first one.
+    yield from [RunSoFar(ends[0], 1.0, "waiting")] * max(round(rest / ends[0]), 0)
 
 
 _RUN_STATES: Mapping[str, RunState] = {
@@ -271,10 +303,10 @@ def _ablation_seconds_left(
     )
 
 
-def _so_far(run: RecordedRun, cost: float, state: RunState) -> RunSoFar:
+def _so_far(run: RecordedRun, cost: float, state: RunState, end: int | None = None) -> RunSoFar:
     # The mean for each epoch: the estimate uses no more of them.
     seconds = (run.mean_seconds or 0.0,) * run.timed
-    return RunSoFar(run.epochs, cost, state, seconds, run.silent_seconds)
+    return RunSoFar(end or run.epochs, cost, state, seconds, run.silent_seconds)
 
 
 def _live_values(run: RecordedRun | None) -> dict[str, Any]:

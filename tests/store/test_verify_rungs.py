@@ -15,6 +15,7 @@ from support.made_up import metrics
 from support.store_examples import FACTS
 
 from hpsearch.config.space import SearchSpace
+from hpsearch.cost.estimate import FIRST_RUN_SECONDS
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.pages.files import folder, load_page
 from hpsearch.results.status import read_status
@@ -134,6 +135,19 @@ def test_the_page_shows_each_trial_at_its_rungs_and_each_decision(searched: Stor
     goes_on = [row for row in section.rows if row[1] == "goes on"]
     assert goes_on, "nobody was promoted"
     assert all(row[5].startswith("1 of") or row[5].startswith("2 of") for row in goes_on)
+
+
+def test_the_time_left_counts_the_parts_that_the_plan_needs(store: Store, tmp_path: Path) -> None:
+    """Of six trials all train two epochs, three of them two more, and one its last three: 21."""
+    search = launch(store, tmp_path)
+    run(search, 1)
+    running = search.next()
+    assert running is not None
+    search.started(running.key, FACTS)
+    search.epoch(running.key, metrics(1, running.config, 3.0))
+    left = read_status(store).seconds_left
+    # Three epochs of 2.5 s are done; one runs, and 17 come in eight parts, rounded to two each.
+    assert left == pytest.approx(17 * 2.5 + 9 * FIRST_RUN_SECONDS, rel=0.02)
 
 
 def test_a_stopped_trial_stays_stopped_when_the_study_is_extended(

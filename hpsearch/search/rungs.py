@@ -19,6 +19,13 @@ from typing import final
 from hpsearch.config.rungs import Rungs
 from hpsearch.store import Decision
 
+TRAINED_AGAIN = 1e-3
+"""Relative difference between a loss and that of the same epochs trained again elsewhere.
+
+A paused trial whose checkpoint is lost is trained again. On the same machine the losses are equal,
+on another one they differ by rounding, which grows from step to step.
+"""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -175,6 +182,10 @@ class Ladder:
     def reached(self, key: str) -> int:
         """Return the number of rungs that a trial has reached."""
         return len(self._trials[key].losses) if key in self._trials else 0
+
+    def judged(self, key: str) -> tuple[float, ...]:
+        """Return the lowest loss so far by which a trial was judged at each of its rungs."""
+        return tuple(self._trials[key].losses) if key in self._trials else ()
 
     @property
     def paused(self) -> list[str]:

@@ -69,6 +69,10 @@ class EarlyStopping:
         """Return the lowest loss of a trial that was stopped."""
         return self._pruned[key]
 
+    def judged(self, key: str) -> tuple[float, ...]:
+        """Return the lowest loss so far by which a trial was judged at each of its rungs."""
+        return self._ladder.judged(key)
+
     def rung_epochs(self, config: TrialConfig) -> tuple[int, ...]:
         """Return the epochs after which a new trial pauses."""
         seconds = None

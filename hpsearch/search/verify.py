@@ -44,7 +44,7 @@ from hpsearch.config.space import SearchSpace, content_hash
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import record
 from hpsearch.runs.record import Breach, RunRecord, listed, same
-from hpsearch.search.rungs import Ladder
+from hpsearch.search.rungs import TRAINED_AGAIN, Ladder
 from hpsearch.search.terms import last_wanted, most_wanted
 from hpsearch.search.trials import RUNGS
 from hpsearch.store import Decision, Ledger, LedgerTrial, StoreReader
@@ -57,13 +57,6 @@ RULES = (
 """The names of all rules."""
 
 _FINISHED = ("COMPLETE", "PRUNED")
-
-TRAINED_AGAIN = 1e-3
-"""Relative difference between a loss and that of the same epochs trained again elsewhere.
-
-A paused trial whose checkpoint is lost is trained again. On the same machine the losses are equal,
-on another one they differ by rounding, which grows from step to step.
-"""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from hpsearch.search.failures import (
     failure_attributes,
     refusal_attributes,
 )
-from hpsearch.search.rungs import Place
+from hpsearch.search.rungs import TRAINED_AGAIN, Place
 from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.trials import RUNGS, TrialFiles, TrialRows
 from hpsearch.store import (
@@ -269,6 +269,22 @@ class Search:
         if math.isfinite(loss) and trial.reported.get(metrics.epoch) != loss:
             self._rows.report(trial.trial_id, metrics.epoch, loss)
             trial.reported[metrics.epoch] = loss
+        self._compare_with_before(key, trial, metrics.epoch)
+
+    def _compare_with_before(self, key: str, trial: RunningTrial, epoch: int) -> None:
+        """Say if a trial that is trained again has another loss at a rung than it was judged by.
+
+        Its checkpoint was lost. The decisions stay, because they were right for what was known.
+        """
+        if self._stopping is None or epoch not in trial.rungs:
+            return
+        judged, rung = self._stopping.judged(key), trial.rungs.index(epoch)
+        lowest = min((v for e, v in trial.reported.items() if e <= epoch), default=math.nan)
+        if rung < len(judged) and not math.isclose(lowest, judged[rung], rel_tol=TRAINED_AGAIN):
+            self._say(
+                f"trial {key}: trained again, its lowest loss at rung {rung + 1} is {lowest:,.6g}, "
+                f"but it was judged by {judged[rung]:,.6g}; the decision stays"
+            )
 
     def paused(self, key: str, epoch: int) -> None:
         """Record that the trial waits at a rung; its worker is free.

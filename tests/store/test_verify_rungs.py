@@ -192,6 +192,29 @@ def test_a_trial_of_an_earlier_launch_comes_before_paused_ones(
     assert again.next() == interrupted
 
 
+@pytest.mark.parametrize(("again", "lines"), [(3.0, 0), (3.001, 0), (3.1, 1)])
+def test_a_trial_that_is_trained_again_is_compared_with_what_it_was_judged_by(
+    store: Store, tmp_path: Path, again: float, lines: int
+) -> None:
+    said: list[str] = []
+    search = launch(store, tmp_path, say=said.append)
+    run(search, 2)
+    promoted = search.next()
+    assert promoted is not None
+    assert (promoted.key, promoted.until) == ("1", 4)
+    # Its checkpoint is gone, so it begins at the first epoch.
+    search.started(promoted.key, FACTS)
+    for epoch in range(1, 5):
+        search.epoch(promoted.key, metrics(epoch, promoted.config, again))
+    assert (
+        said
+        == [
+            "trial 1: trained again, its lowest loss at rung 1 is 1.55, but it was judged by 1.5; the "
+            "decision stays"
+        ][:lines]
+    )
+
+
 def test_a_failed_trial_frees_its_place(store: Store, tmp_path: Path) -> None:
     search = launch(store, tmp_path)
     run(search, 2)

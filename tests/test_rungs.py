@@ -18,6 +18,7 @@ from hpsearch.errors import InputError
 from hpsearch.search.rungs import Ladder, expected_epochs, expected_parts, most_paused
 from hpsearch.store import Decision, DecisionKind
 from hpsearch.system.installation import find_space
+from hpsearch.terminal.lines import no_rungs_line
 
 # --- An example by hand ---------------------------------------------------------------------------
 
@@ -349,6 +350,12 @@ def test_rungs_need_a_fixed_number_of_epochs() -> None:
         SearchSpace.parse(text, "x.yaml")
 
 
-def test_a_run_that_is_too_short_has_no_default() -> None:
-    with pytest.raises(InputError, match=r"number of epochs \(1\) is too small for the"):
-        space("rungs: default").with_overrides(epochs=1)
+def test_a_run_that_is_too_short_for_the_default_is_trained_to_its_end() -> None:
+    """So a person may shorten a space with --epochs 1."""
+    short = space("rungs: default").with_overrides(epochs=1)
+    assert short.early_stopping is None
+    assert no_rungs_line(short) == (
+        "trials of 1 epoch are too short for the default rungs: every trial is trained to its end"
+    )
+    assert no_rungs_line(space("rungs: default")) is None
+    assert no_rungs_line(space("# none")) is None

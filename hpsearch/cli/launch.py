@@ -279,14 +279,15 @@ def _measured(costs: SearchCosts, out: Output) -> SearchCosts:
 
 def _say_beginning(search: Search, store: Store, request: _Request, out: Output) -> None:
     from hpsearch.report.text import ZERO_OUTPUT_LEGEND
-    from hpsearch.terminal.lines import idle_line
+    from hpsearch.terminal.lines import idle_line, no_rungs_line
 
     out.say(f"study {search.name} in {store.label}")
     for change in search.forced:
         out.say(f"forced: {change}")
     out.say(f"so far: {search.at_start}")
-    if (idle := idle_line(request.space)) is not None:
-        out.say(idle)
+    for line in (idle_line(request.space), no_rungs_line(request.space)):
+        if line is not None:
+            out.say(line)
     out.say(f"watch it with: {again_command('dashboard', request.storage)}")
     if search.at_start.left + search.at_start.resumed:
         out.say(ZERO_OUTPUT_LEGEND)

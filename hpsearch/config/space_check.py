@@ -20,7 +20,7 @@ from hpsearch.config.parameters import (
     draw_order,
 )
 from hpsearch.config.run import ScheduleName
-from hpsearch.config.rungs import Rungs, default_rungs, least_epoch
+from hpsearch.config.rungs import Rungs, least_epoch
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, Position
 from hpsearch.errors import nearest, one_line
@@ -111,14 +111,7 @@ def check_rungs(
         )
     epochs, names = training["epochs"], schedules(training, parameters)
     if rungs.default:
-        if default_rungs(epochs, names) is None:
-            raise document.error(
-                ("rungs",),
-                "rungs must be left out, because a trial's number of epochs "
-                f"({epochs}) is too small for the default rungs; delete the line, or train longer",
-                key=True,
-            )
-        return
+        return  # they fit any number of epochs; a very small one has none
     if rungs.epochs is None:
         if rungs.count >= epochs:
             raise document.error(

@@ -42,6 +42,17 @@ def idle_line(space: SearchSpace) -> str | None:
     )
 
 
+def no_rungs_line(space: SearchSpace) -> str | None:
+    """Return a line if the space asks for the default rungs, but its trials are too short."""
+    if space.rungs is None or space.early_stopping is not None:
+        return None
+    epochs = space.training["epochs"]
+    return (
+        f"trials of {epochs} epoch{'s' if epochs > 1 else ''} are too short for the default rungs: "
+        "every trial is trained to its end"
+    )
+
+
 def _possible(space: SearchSpace, name: str) -> set[Any]:
     """Return the field's fixed value, or the ends or choices of its range."""
     if name not in space.parameters:

@@ -206,13 +206,11 @@ def test_a_trial_that_is_trained_again_is_compared_with_what_it_was_judged_by(
     search.started(promoted.key, FACTS)
     for epoch in range(1, 5):
         search.epoch(promoted.key, metrics(epoch, promoted.config, again))
-    assert (
-        said
-        == [
-            "trial 1: trained again, its lowest loss at rung 1 is 1.55, but it was judged by 1.5; the "
-            "decision stays"
-        ][:lines]
+    line = (
+        "trial 1: trained again, its lowest loss at rung 1 is 1.55, but it was judged by 1.5; "
+        "the decision stays"
     )
+    assert said == [line] * lines
 
 
 def test_a_failed_trial_frees_its_place(store: Store, tmp_path: Path) -> None:

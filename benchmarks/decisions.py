@@ -28,6 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import optuna
 from machine import machine
 from optuna.trial import FrozenTrial
 from service import FACTS, Stores, about_the_store, fill, made_up_trials, table3
@@ -202,6 +203,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
     results, missed = [], []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="hpsearch-bench-", dir=arguments.folder) as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may run as another user

@@ -17,6 +17,7 @@ from pathlib import Path
 VARIABLE = "HPSEARCH_FAILPOINTS"
 
 NAMES = (
+    "enqueuing",
     "asked",
     "mid-epoch",
     "checkpoint-renamed",
@@ -32,6 +33,7 @@ NAMES = (
 )
 """In this order:
 
+- before the known configurations are enqueued;
 - after Optuna was asked for a new trial;
 - between two steps of training;
 - after a checkpoint was renamed to its final name;

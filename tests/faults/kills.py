@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 
-from faults.case import Case
+from faults.case import STUDY, Case
 from faults.cluster import Cluster
 from faults.launch import LONGEST_SECONDS, Launch
 from faults.processes import kill, wait_until
@@ -18,6 +18,7 @@ LONGEST_PAUSE = 1.5
 DRIVER = "kill -9 of the driver"
 WORKER = "kill -9 of a worker, the raylet or a node"
 DATABASE = "database killed and restarted, or locked"
+ENQUEUED = "kill while known configurations are enqueued"
 UNTOLD = "kill between checkpoint and tell"
 
 
@@ -67,16 +68,46 @@ def driver_at_failpoints(case: Case) -> None:
     case.finish()
 
 
+@fault(ENQUEUED, seconds=70, hits={"enqueuing": 1, "inside-commit": 1, "asked": 1})
+def known_configurations(case: Case) -> None:
+    """Each is trained once and comes first, whenever the driver dies."""
+    case.trials = 6
+    source = case.launch("--study", "first", "--trials", "2")
+    assert source.wait() == 0, source.said()
+    listed = case.folder / "starts.yaml"
+    listed.write_text("start_with: [{study: first, best: 2, repeats: 2}]\n")
+    enqueue = ("--enqueue", str(listed))
+    launch, _ = case.stopped_at("enqueuing", *enqueue)
+    case.kill_driver(launch, "enqueuing")
+    launch, _ = case.stopped_at("enqueuing", *enqueue)
+    into_the_commit(case, launch, "enqueuing")
+    case.kill_driver(launch, "inside-commit")
+    assert known(case) == [], "some of the trials were enqueued without the others"
+    launch, _ = case.stopped_at("asked", *enqueue)
+    case.kill_driver(launch, "asked")
+    case.finish(*enqueue)
+    assert known(case) == [0, 1, 2, 3]
+
+
+def known(case: Case) -> list[int]:
+    """The trials of the study that have a known configuration."""
+    query = (
+        "SELECT t.number FROM trial_user_attributes a JOIN trials t USING (trial_id) "
+        "JOIN studies s USING (study_id) WHERE s.study_name = ? AND a.key = 'origin'"
+    )
+    return sorted(int(str(number)) for (number,) in case.store.rows(query, STUDY))
+
+
 def inside_tell(case: Case) -> tuple[Launch, int]:
     """A driver that has written a verdict and is about to commit it."""
     launch, _ = case.stopped_at("before-tell")
-    return launch, into_the_tell(case, launch)
+    return launch, into_the_commit(case, launch, "before-tell")
 
 
-def into_the_tell(case: Case, launch: Launch) -> int:
-    """Let a driver that stands before a tell go on to its commit; the process."""
+def into_the_commit(case: Case, launch: Launch, name: str) -> int:
+    """Let a driver that stands at ``name`` go on to its next commit; the process."""
     case.failpoints.arm("inside-commit")
-    for path in case.failpoints.folder.glob("hit before-tell *"):
+    for path in case.failpoints.folder.glob(f"hit {name} *"):
         path.unlink()
     return launch.reach(case.failpoints, "inside-commit")
 
@@ -239,7 +270,7 @@ def kill_database_in_tell(case: Case, launch: Launch) -> None:
     case.failpoints.arm("before-tell")
     launch.reach(case.failpoints, "before-tell")
     if not isinstance(case.store, Sqlite):
-        into_the_tell(case, launch)
+        into_the_commit(case, launch, "before-tell")
         kill_database(case, "inside-tell")
         return
     # Whoever is inside has the lock: so the neighbour dies with it while the driver waits for it.

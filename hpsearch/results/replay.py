@@ -287,19 +287,20 @@ def recorded_curves(store: StoreReader, name: str | None = None) -> list[Recorde
             were stopped early.
     """
     study = Study.open(store, name)
-    counts, trials = study.counts(), store.trial_states(study.name) or []
-    if stopped := counts.pruned + counts.paused:
+    # The table that the pages use too, so that a report reads it once.
+    trials = study.trials(parameters=False)
+    complete = set(trials.loc[trials["state"] == "COMPLETE", "number"])
+    if stopped := int(trials["state"].isin(["PRUNED", "PAUSED"]).sum()):
         raise InputError(
             f"a replay needs trials that were trained to their end; of the study '{study.name}' "
             f"{stopped} of {len(trials)} were stopped early, so nobody knows what they would "
             "have reached; replay a study without rungs"
         )
-    if counts.complete < LEAST_TRIALS:
+    if len(complete) < LEAST_TRIALS:
         raise InputError(
             f"a replay needs at least {LEAST_TRIALS} complete trials, the study '{study.name}' has "
-            f"{counts.complete}; wait for more, or replay another study"
+            f"{len(complete)}; wait for more, or replay another study"
         )
-    complete = {trial.number for trial in trials if trial.state == "COMPLETE"}
     epochs = store.epochs(study.experiment_id).sort_values(["key", "epoch"])
     curves = []
     for key, rows in epochs.groupby("key", sort=False):

@@ -5,6 +5,7 @@ Nothing that starts Ray belongs here: it would stay in the process for the tests
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -25,6 +26,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["hpsearch", *arguments]
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     printed, said, code = io.StringIO(), io.StringIO(), None
+    collector = gc.get_threshold()  # a command makes it rare, which later tests would feel
     try:
         with (
             chdir(folder),
@@ -37,6 +39,7 @@ def typed(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     except SystemExit as end:
         code = end.code
     finally:
+        gc.set_threshold(*collector)
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert isinstance(code, int), f"{command} ended with {code!r}"

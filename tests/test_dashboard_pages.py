@@ -379,7 +379,7 @@ def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Opened) -> N
     with served(long_store) as site:
         address = f"http://127.0.0.1:{site.port}"
         pages = [page for page in load_pages()[0] if page.kind != "ablation"]
-        assert len(pages) == 7
+        assert len(pages) == 8
         for page in pages:
             with opened(f"{address}/pages/{page.name}?study=made-up") as seen:
                 seen.wait_for_selector("#figure .main-svg")

@@ -75,7 +75,7 @@ def test_a_launch_that_has_ended_is_sent_no_signal(monkeypatch: pytest.MonkeyPat
     assert sent == [signal.SIGTERM]
 
 
-ROWS = 23
+ROWS = 24
 """Of the table of faults that the project was given."""
 
 

@@ -22,7 +22,7 @@ from hpsearch.errors import InputError
 from hpsearch.search.failures import drop_attributes
 from hpsearch.search.quote import random_configs
 from hpsearch.search.samplers import SeededPerTrial
-from hpsearch.search.start import ORIGIN_KEY, KnownTrial, missing_trials, start_lines
+from hpsearch.search.start import KnownTrial, not_enqueued, start_lines
 from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.terms import (
     changes,
@@ -199,15 +199,13 @@ def require_room(
     Raises:
         InputError: fewer trials are left than would be enqueued.
     """
-    enqueued = store.attribute_values(name, ORIGIN_KEY) if known else {}
-    missing = missing_trials(known, enqueued.values())
+    missing = not_enqueued(store, name, known)
     experiment = store.experiment("study", name) if missing else None
     wanted, begun = space.trials, 0
     if experiment is not None:
         wanted = max(wanted, last_wanted(experiment.provenance) if keep_trials else 0)
-        states = store.trial_states(name) or []
-        begun = sum(count_state(states, state) for state in ("RUNNING", "WAITING"))
-        begun += count_finished(states)
+        trials = store.open_trials(name)
+        begun = 0 if trials is None else trials.finished + trials.running_count + trials.waiting
     if missing and begun + len(missing) > wanted:
         raise InputError(
             f"the study '{name}' must have a trial for each of {len(missing)} known "

@@ -135,6 +135,13 @@ def missing_trials(known: Sequence[KnownTrial], enqueued: Iterable[str]) -> list
     ]
 
 
+def not_enqueued(store: StoreReader, study: str, known: Sequence[KnownTrial]) -> list[KnownTrial]:
+    """Return the known trials that the study called ``study`` does not have yet."""
+    if not known:
+        return []
+    return missing_trials(known, store.attribute_values(study, ORIGIN_KEY).values())
+
+
 def start_lines(space: SearchSpace, trials: Sequence[KnownTrial]) -> Iterator[str]:
     """Yield a line for each known configuration, with the terms that the study changes.
 

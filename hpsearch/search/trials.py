@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpsearch import store
 from hpsearch.errors import HpsearchError
 from hpsearch.runs import checkpoint
-from hpsearch.search.start import ORIGIN_KEY, KnownTrial, missing_trials
+from hpsearch.search.start import ORIGIN_KEY, KnownTrial, not_enqueued
 from hpsearch.store import PAUSED, STAGE
 
 Result = TypeVar("Result")
@@ -71,11 +71,12 @@ class TrialRows:
         """
         return self._found(self._store.trial_states(self.name))
 
-    def open(self, expected: Sequence[int]) -> store.OpenTrials:
+    def open(self, expected: Sequence[int] | None) -> store.OpenTrials:
         """Return the number of rows in each state, and the RUNNING ones.
 
         Args:
             expected: ids of the rows that should be RUNNING. If they are, they are not returned.
+                ``None`` if that is not known.
 
         Raises:
             HpsearchError: the study was deleted.
@@ -110,7 +111,7 @@ class TrialRows:
 
         def attempt() -> list[KnownTrial]:
             # Read again for every attempt: if only the reply to a commit was lost, all are there.
-            missing = self._missing(known)
+            missing = not_enqueued(self._store, self.name, known)
             with self._store.one_transaction():
                 for trial in missing:
                     self._study.enqueue_trial(
@@ -119,11 +120,6 @@ class TrialRows:
             return missing
 
         return self._wait(attempt)
-
-    def _missing(self, known: Sequence[KnownTrial]) -> list[KnownTrial]:
-        if not known:
-            return []
-        return missing_trials(known, self._store.attribute_values(self.name, ORIGIN_KEY).values())
 
     def ask(self, *, enqueued: bool) -> Trial:
         """Return a new RUNNING row, whose parameters are not sampled yet.

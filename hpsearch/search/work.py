@@ -187,7 +187,7 @@ class Search:
                 self._stopping.hopeless(self.space.trials)
             ):
                 continue
-            held = rows.counts.get("RUNNING", 0) - len(abandoned)
+            held = rows.running_count - len(abandoned)
             # No further trial will be drawn.
             is_last = rows.finished + held >= self.space.trials
             if is_last:
@@ -376,12 +376,15 @@ class Search:
         at its rungs any more.
         """
         ours = {trial.trial_id for trial in self._running.values()}
-        rows = self._rows.open([*ours, *(row.trial_id for row in self._waiting.values())])
+        paused = self.paused_keys
+        # At first, the rows of the trials that an earlier launch has paused are not known.
+        is_known = len(paused) == len(self._waiting)
+        waiting = [row.trial_id for row in self._waiting.values()]
+        rows = self._rows.open([*ours, *waiting] if is_known else None)
         if rows.running is None:
             return rows, []
         if self._stopping is not None:
             running = {str(row.number): row for row in rows.running}
-            paused = self._stopping.paused
             self._waiting = {key: running[key] for key in paused if key in running}
             for key in paused:
                 if key not in running:

@@ -126,13 +126,16 @@ def trial_states(connection: Connection, study: str) -> list[TrialState] | None:
     return [TrialState(*row) for row in connection.execute(query)]
 
 
-def open_trials(connection: Connection, study: str, expected: Sequence[int]) -> OpenTrials | None:
+def open_trials(
+    connection: Connection, study: str, expected: Sequence[int] | None
+) -> OpenTrials | None:
     """Return the number of the study's trials in each state, and the RUNNING ones.
 
     Args:
         connection: to the store.
         study: name of the study.
-        expected: ids of the trials that should be RUNNING. If they are, their rows are not read.
+        expected: ids of the trials that should be RUNNING. If they are, their rows are not read;
+            ``None`` if that is not known.
 
     Returns:
         The trials; ``None`` if Optuna has no such study.
@@ -150,7 +153,7 @@ def open_trials(connection: Connection, study: str, expected: Sequence[int]) -> 
     counts = {name: count for name, (count, _) in found.items()}
     # A row that has left makes the number smaller. If another one has come, which has a larger id,
     # the sum is larger. So the same number and the same sum mean the same rows.
-    if found.get("RUNNING", (0, 0)) == (len(expected), sum(expected)):
+    if expected is not None and found.get("RUNNING", (0, 0)) == (len(expected), sum(expected)):
         return OpenTrials(counts, None)
     rows = connection.execute(
         select(trials.number, trials.trial_id)

@@ -247,13 +247,13 @@ class StoreReader:
         """
         return self._database.read(lambda connection: trial_states(connection, study))
 
-    def open_trials(self, study: str, expected: Sequence[int] = ()) -> OpenTrials | None:
+    def open_trials(self, study: str, expected: Sequence[int] | None = None) -> OpenTrials | None:
         """Return the number of trials in each state, and the RUNNING ones.
 
         Args:
             study: name of the study.
             expected: ids of the trials that should be RUNNING. If they are, their rows are not
-                read, because thousands may be paused.
+                read, because thousands may be paused. ``None`` if that is not known.
 
         Returns:
             The trials; ``None`` if Optuna has no such study.

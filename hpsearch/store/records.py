@@ -165,6 +165,11 @@ class OpenTrials:
         return self.counts.get("COMPLETE", 0) + self.counts.get("PRUNED", 0)
 
     @property
+    def running_count(self) -> int:
+        """The number of RUNNING trials, paused ones included."""
+        return self.counts.get("RUNNING", 0)
+
+    @property
     def waiting(self) -> int:
         """The number of enqueued trials."""
         return self.counts.get("WAITING", 0)

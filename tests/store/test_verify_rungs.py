@@ -213,6 +213,20 @@ def test_a_trial_that_is_trained_again_is_compared_with_what_it_was_judged_by(
     assert said == [line] * lines
 
 
+def test_paused_trials_that_were_all_ended_between_two_launches_are_replaced(
+    store: Store, tmp_path: Path
+) -> None:
+    """No row is RUNNING then, as in a study in which nothing is paused."""
+    run(launch(store, tmp_path), 1)
+    store.leave()
+    edit("UPDATE trials SET state = 'FAIL'")(store)
+    search = launch(store, tmp_path)
+    run(search)
+    assert search.finished
+    assert ("0", "failed", 1) in decided(store)
+    assert {t.state for t in Study.open(store).records()} == {"FAIL", "COMPLETE", "PRUNED"}
+
+
 def test_a_failed_trial_frees_its_place(store: Store, tmp_path: Path) -> None:
     search = launch(store, tmp_path)
     run(search, 2)

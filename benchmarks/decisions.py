@@ -29,7 +29,7 @@ from statistics import median
 from typing import Any
 
 import optuna
-from machine import machine
+from machine import conclude, machine
 from optuna.trial import FrozenTrial
 from service import FACTS, Stores, about_the_store, fill, made_up_trials, table3
 from sqlalchemy import insert, text
@@ -237,10 +237,7 @@ def main() -> int:
                         missed.append(f"{kind}, {count:,}: {1e3 * middle['choice']:.1f} ms")
         finally:
             stores.close()
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": about, "results": results}, indent=1))
-    print("every goal is met" if not missed else "missed: " + "; ".join(missed))
-    return 1 if missed else 0
+    return conclude(arguments.json, about, results, missed)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from statistics import median
 from typing import Any
 
 import optuna
-from machine import machine
+from machine import conclude, machine
 from service import EPOCHS, FACTS, Stores, about_the_store, fill, made_up_trials, table3
 
 from hpsearch.config.targets import TARGET_NAMES
@@ -358,10 +358,7 @@ def main() -> int:
         stores.close()
         if kept is None:
             shutil.rmtree(folder, ignore_errors=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": about, "results": results}, indent=1))
-    print("every goal is met" if not missed else "missed: " + "; ".join(missed))
-    return 1 if missed else 0
+    return conclude(arguments.json, about, results, missed)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -25,3 +26,13 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def conclude(
+    file: Path | None, about: dict[str, Any], results: list[dict[str, Any]], missed: list[str]
+) -> int:
+    """Write the results, say which goals were missed, and return the exit code."""
+    if file:
+        file.write_text(json.dumps({"machine": about, "results": results}, indent=1))
+    print("every goal is met" if not missed else "missed: " + "; ".join(missed))
+    return 1 if missed else 0

@@ -20,7 +20,7 @@ from hpsearch.results.replay import (
 )
 from hpsearch.search.rungs import Ladder
 from hpsearch.search.study import Study
-from hpsearch.store import StoreReader
+from hpsearch.store import Decision, StoreReader
 
 TITLE = "Early stopping"
 KIND = "study"
@@ -140,11 +140,11 @@ def _rungs(study: Study, rows: pd.DataFrame) -> go.Figure:
 def _decisions(store: StoreReader, study: Study) -> Section:
     rungs = Rungs.model_validate(study.provenance["rungs"])
     decisions = store.decisions(study.experiment_id)
-    rows = list(_decision_rows(store, study, rungs))
+    rows = list(_decision_rows(decisions, rungs))
     return Section(
         "The decisions in their order",
         (
-            f"A trial pauses after the epochs {', '.join(map(str, rungs.epochs or ()))}. "
+            f"A trial pauses after the epochs {', '.join(map(str, rungs.epochs))}. "
             f"One of {rungs.reduction} goes on."
             if rungs.epochs
             else f"One of {rungs.reduction} trials goes on at each rung.",
@@ -152,7 +152,7 @@ def _decisions(store: StoreReader, study: Study) -> Section:
             f"differ by less than {100 * rungs.tolerance:g} % count as equal.",
             *(
                 [f"The last {MOST_DECISIONS} of {len(decisions)} decisions."]
-                if len(rows) > MOST_DECISIONS
+                if len(decisions) > MOST_DECISIONS
                 else []
             ),
         ),
@@ -161,9 +161,9 @@ def _decisions(store: StoreReader, study: Study) -> Section:
     )
 
 
-def _decision_rows(store: StoreReader, study: Study, rungs: Rungs) -> Iterator[tuple[str, ...]]:
+def _decision_rows(decisions: list[Decision], rungs: Rungs) -> Iterator[tuple[str, ...]]:
     ladder = Ladder(rungs)
-    for decision in store.decisions(study.experiment_id):
+    for decision in decisions:
         place = "–"
         try:
             if decision.kind == "pause":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.launches import Launches
 from support.store_examples import new_url
 
 from hpsearch.store import Store
@@ -55,3 +56,8 @@ def created() -> Iterator[Callable[..., Store]]:
 @pytest.fixture
 def store(url: str, created: Callable[..., Store]) -> Store:
     return created(url)
+
+
+@pytest.fixture
+def launches(store: Store, tmp_path: Path) -> Launches:
+    return Launches(store, tmp_path / "runs")

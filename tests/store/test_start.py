@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import FixedTrial
-from support.launches import Launches, space, train
+from support.launches import BOTH_DATABASES, Launches, space, train
 from support.store_examples import FACTS, new_url
 
 from hpsearch.config.export import Winner, find_configuration
@@ -23,7 +24,6 @@ from hpsearch.search.quote import draw_configs
 from hpsearch.search.start import KnownTrial, known_trials, start_lines
 from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
-from hpsearch.store import Store
 from hpsearch.system.installation import find_space
 
 SHIPPED = ("quick", "table3", "table3_log")
@@ -34,11 +34,6 @@ TABLE3 = SearchSpace.load(find_space("table3"))
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_url(getattr(request, "param", "sqlite"), tmp_path, request)
-
-
-@pytest.fixture
-def launches(store: Store, tmp_path: Path) -> Launches:
-    return Launches(store, tmp_path / "runs")
 
 
 # --- From a configuration to parameters -----------------------------------------------------------
@@ -175,7 +170,7 @@ def known(*configurations: int, repeats: int = 1) -> list[KnownTrial]:
     ]
 
 
-@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+@BOTH_DATABASES
 def test_known_configurations_come_first_and_once(launches: Launches) -> None:
     said: list[str] = []
     search = launches(space(4), known=known(7, 3), say=said.append)
@@ -225,18 +220,18 @@ def test_a_failed_one_is_not_drawn_again(launches: Launches) -> None:
     assert list(launches.store.attribute_values("quick", "origin")) == [0]
 
 
-@pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+@BOTH_DATABASES
 def test_a_launch_that_dies_at_the_enqueuing_enqueues_all_or_none(
     launches: Launches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of three fails: the first must not stay alone."""
     enqueue, calls = optuna.Study.enqueue_trial, []
 
-    def failing(study: optuna.Study, *given: object, **options: object) -> None:
+    def failing(study: optuna.Study, *given: Any, **options: Any) -> None:
         calls.append(given)
         if len(calls) == 2:
             raise RuntimeError("the process dies")
-        enqueue(study, *given, **options)  # type: ignore[arg-type]
+        enqueue(study, *given, **options)
 
     monkeypatch.setattr(optuna.Study, "enqueue_trial", failing)
     with pytest.raises(RuntimeError, match="the process dies"):

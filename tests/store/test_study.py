@@ -12,7 +12,7 @@ import optuna
 import pytest
 import sqlalchemy as sa
 from optuna.trial import TrialState
-from support.launches import QUICK, Launches, complete, loss_of, space, train
+from support.launches import BOTH_DATABASES, QUICK, Launches, complete, loss_of, space, train
 from support.store_examples import FACTS, metrics, new_url
 
 from hpsearch.cli.inputs import check_before_writing
@@ -36,21 +36,9 @@ DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step
 BROKEN = Failure("exception", "ValueError: bad shape 3", "Traceback: the first one")
 
 
-BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
-"""For what depends on the database: transactions, rows that others change, frames.
-
-The rest of a search is decided in Python from those rows, and is tried on SQLite alone.
-"""
-
-
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_url(getattr(request, "param", "sqlite"), tmp_path, request)
-
-
-@pytest.fixture
-def launches(store: Store, tmp_path: Path) -> Launches:
-    return Launches(store, tmp_path / "runs")
 
 
 # --- A search that goes well ----------------------------------------------------------------------

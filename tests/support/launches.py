@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Assignment, Completion
@@ -16,6 +17,12 @@ from hpsearch.search.work import Search
 from hpsearch.store import Store
 from hpsearch.system import installation
 from support.store_examples import FACTS, metrics
+
+BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
+"""For what depends on the database: transactions, rows that others change, frames.
+
+The rest of a search is decided in Python from those rows, and is tried on SQLite alone.
+"""
 
 QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
 

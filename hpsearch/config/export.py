@@ -160,7 +160,7 @@ class Winner(Strict):
                 fingerprint.
         """
         winner = _from_document(read_yaml(path))
-        data = winner.config.data.with_absolute_split_file(Path(path).parent)
+        data = winner.config.data.in_folder(Path(path).parent)
         return winner.model_copy(update={"config": winner.config.model_copy(update={"data": data})})
 
     def write(self, path: str | Path) -> None:

@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
-from hpsearch.config.targets import canonical_targets
+from hpsearch.config.declaration import Declaration, Strict
+from hpsearch.config.targets import QM9_TARGETS, SYMBOLS, Targets
 from hpsearch.errors import InputError
 
 Config = TypeVar("Config", bound=BaseModel)
 
 RadialBasisName = Literal["cosine", "gaussian", "bessel"]
 ScheduleName = Literal["plateau", "cosine", "constant_cooldown"]
-
-
-class Strict(BaseModel):
-    """A model read from a file: no unknown keys, no conversion from text, no NaN, immutable."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -131,8 +127,38 @@ class TrainingConfig(Strict):
     seed: Count = 0
 
 
-class DataConfig(Strict):
-    """The split into training, validation and test molecules.
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Fractions(Strict):
+    """Sizes of the three sets as parts of all molecules; ``None`` where a number is given."""
+
+    train: Fraction | None = None
+    validation: Fraction | None = None
+    test: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _fit(self) -> Fractions:
+        total = sum(part or 0.0 for part in (self.train, self.validation, self.test))
+        if total > 1 + 1e-9:
+            raise ValueError(f"must sum to at most 1, got {total:g}")
+        return self
+
+    @model_serializer(mode="plain")
+    def _given(self) -> dict[str, float]:
+        return {
+            name: part for name in type(self).model_fields if (part := getattr(self, name))
+        }
+
+
+OWN_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+"""The default sizes for own molecules."""
+
+_SIZES = {"train": "train_size", "validation": "validation_size", "test": "test_size"}
+
+
+class DataConfig(Declaration):
+    """The molecules and the split into training, validation and test molecules.
 
     Attributes:
         train_size: number of training molecules.
@@ -141,11 +167,14 @@ class DataConfig(Strict):
         test_size: number of test molecules; ``None`` takes all that follow the validation
             molecules in the permutation: 20,831 with the default sizes.
         split_seed: seed of the random permutation from which the three sets are cut.
-        split_file: JSON file with three lists of QM9 indices, instead of a random split. The sizes
+        split_file: JSON file with three lists of identifiers, instead of a random split. The sizes
             and the seed then stay at their defaults.
         training_seed: if set, the training and validation molecules are drawn again from all
             molecules outside the test set, with this seed. With ``--vary-split``, an ablation's
             repeats differ in it.
+        fractions: sizes as parts of all molecules, until :meth:`resolved` turns them into numbers.
+        split_by: ``group`` keeps the molecules of a group on one side of the split, ``molecule``
+            does not. By default it is ``group`` if the source names a column of groups.
     """
 
     train_size: Annotated[int, Field(ge=2)] = 109_000
@@ -155,12 +184,26 @@ class DataConfig(Strict):
     split_file: str | None = None
     # Not dumped unless set, so that older configurations keep their fingerprint.
     training_seed: Annotated[Count | None, Field(exclude_if=lambda seed: seed is None)] = None
+    fractions: Annotated[Fractions | None, Field(exclude_if=lambda v: v is None)] = None
+    split_by: Annotated[
+        Literal["group", "molecule"] | None, Field(exclude_if=lambda v: v is None)
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_in_any_form(cls, value: object) -> object:
+        return _flat_sizes(dict(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
+        if self.split_by == "group" and (self.molecules is None or self.molecules.group is None):
+            raise ValueError(
+                "split_by: group needs the name of the column with the groups: "
+                "molecules: {path: ..., group: NAME}"
+            )
         if self.split_file is None:
             return self
-        for name in ("train_size", "validation_size", "test_size", "split_seed"):
+        for name in ("train_size", "validation_size", "test_size", "split_seed", "split_by"):
             value = getattr(self, name)
             if value != type(self).model_fields[name].default:
                 raise ValueError(
@@ -169,14 +212,86 @@ class DataConfig(Strict):
                 )
         return self
 
-    def with_absolute_split_file(self, folder: Path) -> DataConfig:
-        """The same with an absolute ``split_file``; a relative one lies in ``folder``.
+    @property
+    def by_group(self) -> bool:
+        """Whether the molecules of a group stay on one side of the split."""
+        has_groups = self.molecules is not None and self.molecules.group is not None
+        return has_groups and self.split_by != "molecule"
 
-        A worker in another working folder or on another machine then opens the same file.
+    def resolved(self, total: int, elements: tuple[int, ...]) -> DataConfig:
+        """The same with numbers in place of fractions, and with the elements of the molecules.
+
+        Args:
+            total: number of molecules.
+            elements: their atomic numbers, in the order of the one-hot input.
         """
-        if self.split_file is None or Path(self.split_file).is_absolute():
-            return self
-        return self.model_copy(update={"split_file": str(folder.resolve() / self.split_file)})
+        changes: dict[str, Any] = {}
+        if self.is_own:
+            changes["elements"] = [SYMBOLS[number] for number in elements]
+        if self.fractions is not None:
+            # A small number of molecules still needs 2 training, 1 validation and 1 test molecule.
+            for part, least in (("train", 2), ("validation", 1), ("test", 1)):
+                fraction = getattr(self.fractions, part)
+                if fraction is not None:
+                    changes[_SIZES[part]] = max(least, int(fraction * total + 1e-9))
+            changes["fractions"] = None
+        return rebuild(self, **changes) if changes else self
+
+    def in_folder(self, folder: Path) -> DataConfig:
+        """The same with absolute paths; relative ones start at ``folder``.
+
+        A worker in another working folder or on another machine then opens the same files.
+        """
+        changes: dict[str, Any] = {}
+        if self.split_file is not None and not Path(self.split_file).is_absolute():
+            changes["split_file"] = str(folder.resolve() / self.split_file)
+        if self.molecules is not None:
+            changes["molecules"] = self.molecules.in_folder(folder)
+        return self.model_copy(update=changes) if changes else self
+
+
+def _flat_sizes(data: dict[str, Any]) -> dict[str, Any]:
+    """Move ``split`` and fractions to the fields of :class:`DataConfig`.
+
+    Raises:
+        ValueError: a size is given twice, or ``split`` is not a mapping of its keys.
+    """
+    fractions: dict[str, Any] = {}
+    if isinstance(given := data.get("fractions"), dict):
+        fractions = dict(given)
+    if "split" in data:
+        split = data.pop("split")
+        keys = {**_SIZES, "seed": "split_seed", "file": "split_file", "by": "split_by"}
+        if not isinstance(split, dict):
+            raise ValueError(f"split must be a mapping with some of {', '.join(keys)}")
+        for key, value in split.items():
+            if key not in keys:
+                raise ValueError(f"split must have only the keys {', '.join(keys)}, got '{key}'")
+            if keys[key] in data:
+                raise ValueError(f"{keys[key]} must be given once, got it beside split.{key}")
+            data[keys[key]] = value
+    for part, name in _SIZES.items():
+        if isinstance(data.get(name), float):
+            fractions[part] = data.pop(name)
+    is_own = data.get("molecules") is not None
+    if is_own and data.get("split_file") is None and "fractions" not in data:
+        for part, fraction in OWN_FRACTIONS.items():
+            if _SIZES[part] not in data:
+                fractions.setdefault(part, fraction)
+    if fractions:
+        data["fractions"] = fractions
+    return data
+
+
+def without_fractions(data: dict[str, Any], sizes: Collection[str]) -> dict[str, Any]:
+    """The dumped ``data`` without the fractions for which ``sizes`` names a number."""
+    kept = {
+        part: value
+        for part, value in data.get("fractions", {}).items()
+        if _SIZES[part] not in sizes
+    }
+    rest = {name: value for name, value in data.items() if name != "fractions"}
+    return rest | {"fractions": kept} if kept else rest
 
 
 class TrialConfig(Strict):
@@ -189,24 +304,29 @@ class TrialConfig(Strict):
         data: the molecules.
     """
 
+    # The data comes first, because it declares the targets.
+    data: DataConfig = DataConfig()
     targets: tuple[str, ...]
     network: NetworkConfig
     training: TrainingConfig
-    data: DataConfig = DataConfig()
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _known_targets(cls, names: object) -> tuple[str, ...]:
+    def _known_targets(cls, names: object, info: ValidationInfo) -> tuple[str, ...]:
         if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
             raise ValueError("targets must be a list of names")
-        try:
-            return canonical_targets(names)
-        except InputError as error:
-            raise ValueError(str(error)) from None
+        return known_targets(names, info)
+
+    @property
+    def target_table(self) -> Targets:
+        """The targets of this run, in the order of the network's outputs."""
+        known = self.data.all_targets
+        return Targets(known[name] for name in self.targets)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as nested JSON; :meth:`from_dict` is the inverse."""
-        return self.model_dump(mode="json")
+        dumped = self.model_dump(mode="json")
+        return {name: dumped[name] for name in ("targets", "network", "training", "data")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
@@ -221,6 +341,22 @@ class TrialConfig(Strict):
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON form."""
         return fingerprint(self.to_dict())
+
+
+def known_targets(names: Iterable[str], info: ValidationInfo) -> tuple[str, ...]:
+    """``names`` in the order of the declared targets, for a validator of a later field.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    if "data" not in info.data:
+        # The data section is wrong, and that is the error to show.
+        return tuple(names)
+    data = info.data["data"]
+    try:
+        return (data.all_targets if data is not None else QM9_TARGETS).canonical(names)
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 def fingerprint(values: Any) -> str:
@@ -311,7 +447,9 @@ class Overrides:
             InputError: a value is not allowed, or the split file excludes it.
         """
         if isinstance(config, DataConfig):
-            return rebuild_by_options(config, self.given_for(config))
+            given = self.given_for(config)
+            kept = without_fractions(config.model_dump(mode="json"), given).get("fractions")
+            return rebuild_by_options(config, given | {"fractions": kept})
         return rebuild_by_options(config, self.given(type(config).model_fields))
 
     def apply_to_run(self, config: TrialConfig, targets: Iterable[str] = ()) -> TrialConfig:
@@ -321,7 +459,7 @@ class Overrides:
             InputError: a value or a name is not allowed.
         """
         return TrialConfig(
-            targets=canonical_targets(tuple(targets) or config.targets),
+            targets=config.data.all_targets.canonical(tuple(targets) or config.targets),
             network=config.network,
             training=self.apply(config.training),
             data=self.apply(config.data),

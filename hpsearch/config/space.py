@@ -19,6 +19,8 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    ValidationInfo,
+    field_validator,
     model_serializer,
 )
 
@@ -38,12 +40,13 @@ from hpsearch.config.run import (
     TrainingConfig,
     TrialConfig,
     fingerprint,
+    known_targets,
     option,
+    without_fractions,
 )
 from hpsearch.config.rungs import Rungs, default_rungs
 from hpsearch.config.space_check import check, check_rungs, schedules
 from hpsearch.config.start import Start, find_starts
-from hpsearch.config.targets import canonical_targets
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, parse_yaml, read_yaml
 from hpsearch.errors import InputError
@@ -127,27 +130,7 @@ def _list_of_names(names: object) -> object:
     return [names] if isinstance(names, str) else names
 
 
-def _known_target(name: str) -> str:
-    try:
-        canonical_targets([name])
-    except InputError as error:
-        raise ValueError(str(error)) from None
-    return name
-
-
-def _canonical(names: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return canonical_targets(names)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-_Targets = Annotated[
-    tuple[Annotated[str, AfterValidator(_known_target)], ...],
-    Field(strict=False),
-    BeforeValidator(_list_of_names),
-    AfterValidator(_canonical),
-]
+_Targets = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_list_of_names)]
 
 
 class SearchSpace(Strict):
@@ -179,10 +162,11 @@ class SearchSpace(Strict):
     sampler: SamplerName
     startup_trials: Annotated[int, Field(ge=1, le=LARGEST)] = 10
     seed: Annotated[int, Field(ge=0, le=LARGEST)]
+    # The data comes first, because it declares the targets.
+    data: DataConfig
     targets: _Targets
     network: dict[str, Any]
     training: dict[str, Any]
-    data: DataConfig
     # Not dumped unless set, so that older spaces keep their hash.
     budget: Annotated[Budget | None, Field(exclude_if=lambda budget: budget is None)] = None
     rungs: Annotated[Rungs | None, Field(exclude_if=lambda rungs: rungs is None)] = None
@@ -191,6 +175,11 @@ class SearchSpace(Strict):
     ] = ()
     parameters: dict[str, Annotated[Parameter, Field(discriminator="type")]]
     _text: str = PrivateAttr("")
+
+    @field_validator("targets")
+    @classmethod
+    def _known_targets(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return known_targets(names, info)
 
     @classmethod
     def load(cls, path: str | Path) -> SearchSpace:
@@ -202,7 +191,7 @@ class SearchSpace(Strict):
         space, folder = cls._read(read_yaml(path)), Path(path).parent
         return space.model_copy(
             update={
-                "data": space.data.with_absolute_split_file(folder),
+                "data": space.data.in_folder(folder),
                 "start_with": find_starts(folder, space.start_with),
             }
         )
@@ -303,7 +292,7 @@ class SearchSpace(Strict):
         data = overrides.given_for(self.data)
         training = overrides.given(TRAINING_FIELDS)
         content = self.model_dump(mode="json") | top
-        content["data"] |= data
+        content["data"] = without_fractions(content["data"], data) | data
         content["training"] |= training
         for name in training:
             content["parameters"].pop(name, None)

@@ -146,9 +146,7 @@ class Fractions(Strict):
 
     @model_serializer(mode="plain")
     def _given(self) -> dict[str, float]:
-        return {
-            name: part for name in type(self).model_fields if (part := getattr(self, name))
-        }
+        return {name: part for name in type(self).model_fields if (part := getattr(self, name))}
 
 
 OWN_FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}

@@ -12,14 +12,13 @@ from hpsearch.errors import InputError
 ELEMENTS = (1, 6, 7, 8, 9)
 """Atomic numbers of QM9's elements, in the order of the one-hot input: H, C, N, O, F."""
 
-SYMBOLS: tuple[str, ...] = (
-    "X",
-    *"H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn".split(),
-    *"Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La".split(),
-    *"Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po".split(),
-    *"At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg".split(),
-    *"Cn Nh Fl Mc Lv Ts Og".split(),
-)
+_SYMBOLS = """
+    H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br
+    Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho
+    Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es
+    Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
+"""
+SYMBOLS: tuple[str, ...] = ("X", *_SYMBOLS.split())
 """The symbols of the elements; the index is the atomic number, and 0 is no element."""
 
 _NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS) if number}

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hpsearch.config.targets import target
 from hpsearch.data.molecule import Floats, Molecules
-from hpsearch.data.statistics import atom_references, target_values
+from hpsearch.data.statistics import atom_references, composition_fit, target_values
 
 
 def baselines(
@@ -26,26 +25,48 @@ def baselines(
         of the training molecules. The second is the composition fit: a least-squares fit on the
         counts of each element and a constant.
     """
-    factors = np.array([target(name).reporting_factor for name in targets])
+    table = molecules.target_table
+    factors = np.array([table[name].reporting_factor for name in targets])
     train = _deviations(molecules, train_rows, targets)
     test = _deviations(molecules, test_rows, targets)
-    fit = np.linalg.lstsq(_composition(molecules, train_rows), train, rcond=None)[0]
-    errors = {
-        "mean": test - train.mean(axis=0),
-        "composition": test - _composition(molecules, test_rows) @ fit,
-    }
+    fitted = np.empty_like(test)
+    extensive = np.array([table[name].extensive for name in targets])
+    for kind in (True, False):
+        of_kind = np.flatnonzero(extensive == kind)
+        if len(of_kind):
+            fit = composition_fit(_composition(molecules, train_rows, kind), train[:, of_kind])
+            fitted[:, of_kind] = _composition(molecules, test_rows, kind) @ fit
+    errors = {"mean": test - _mean(train), "composition": test - fitted}
     return {
-        kind: dict(zip(targets, (np.abs(error).mean(axis=0) * factors).tolist(), strict=True))
+        kind: dict(zip(targets, (_mean(np.abs(error)) * factors).tolist(), strict=True))
         for kind, error in errors.items()
     }
 
 
+def _mean(values: Floats) -> Floats:
+    """The mean of every column over its known values; NaN if none is known."""
+    known = ~np.isnan(values)
+    if known.all():
+        return values.mean(axis=0)
+    counts = known.sum(axis=0)
+    sums = np.where(known, values, 0.0).sum(axis=0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
 def _deviations(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
-    """t_m - p_m [M, T] in native units."""
+    """t_m - p_m [M, T] in native units, with the given references.
+
+    Fitted references need not be subtracted: the composition fit contains them.
+    """
     return target_values(molecules, rows, targets) - atom_references(molecules, rows, targets)
 
 
-def _composition(molecules: Molecules, rows: ArrayLike) -> Floats:
-    """The counts of each element and a constant 1: [M, 6]."""
+def _composition(molecules: Molecules, rows: ArrayLike, extensive: bool) -> Floats:
+    """The counts of each element and a constant 1: [M, E + 1].
+
+    For intensive targets the counts are divided by the number of atoms.
+    """
     counts = molecules.element_counts(rows).astype(np.float64)
+    if not extensive:
+        counts /= counts.sum(axis=1, keepdims=True)
     return np.concatenate([counts, np.ones((len(counts), 1))], axis=1)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.config.targets import TARGETS
-from hpsearch.data.molecule import UNITS, Molecules
+from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, Targets
+from hpsearch.data.molecule import Molecules, units_of
 from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
 
 FORMAT = 1
@@ -27,6 +27,7 @@ _COLUMNS: dict[str, np.dtype[Any]] = {
     "targets": np.dtype(np.float64),
     "identifiers": np.dtype(np.int32),
 }
+_OPTIONAL = ("names", "groups")
 _ATTEMPTS = 5
 
 
@@ -42,8 +43,8 @@ class DamagedCacheError(Exception):
         self.source = source
 
 
-def open_table(folder: Path) -> Molecules:
-    """The molecules in ``folder``, mapped into memory.
+def open_table(folder: Path, targets: Targets = QM9_TARGETS) -> Molecules:
+    """The molecules in ``folder`` with these ``targets``, mapped into memory.
 
     The check covers ``meta.json``, the units, the type, shape and size of every file, and the hash
     of all numbers. The hash of QM9 takes about 0.03 s.
@@ -54,7 +55,7 @@ def open_table(folder: Path) -> Molecules:
     """
     if not folder.exists():
         raise FileNotFoundError(folder)
-    meta = _read_meta(folder)
+    meta = _read_meta(folder, targets)
     source = _text_or_none(meta.get("source"))
     try:
         molecules, atoms = int(meta["molecules"]), int(meta["atoms"])
@@ -62,14 +63,22 @@ def open_table(folder: Path) -> Molecules:
             "element_indices": (atoms,),
             "positions": (atoms, 3),
             "offsets": (molecules + 1,),
-            "targets": (molecules, len(TARGETS)),
+            "targets": (molecules, len(targets)),
             "identifiers": (molecules,),
+            "names": (molecules,),
+            "groups": (molecules,),
         }
+        kinds = _COLUMNS | {name: np.dtype(kind) for name, kind in meta.get("kinds", {}).items()}
         columns = {
             name: _map(folder / f"{name}.npy", kind, shapes[name], int(meta["bytes"][name]))
-            for name, kind in _COLUMNS.items()
+            for name, kind in kinds.items()
         }
-        table = Molecules(**columns, recorded_hash=str(meta["content_hash"]))
+        table = Molecules(
+            **columns,
+            recorded_hash=str(meta["content_hash"]),
+            elements=tuple(int(number) for number in meta.get("elements", ELEMENTS)),
+            target_table=targets,
+        )
     except (KeyError, TypeError, ValueError, OverflowError, OSError, EOFError) as error:
         raise DamagedCacheError(str(error), source) from error
     # Every column may be correct and still not fit the others.
@@ -88,14 +97,31 @@ def read_source(folder: Path) -> str | None:
         return damage.source
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``meta.json`` says about the source files of own molecules; empty if unreadable."""
+    try:
+        record = json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("record")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def _text_or_none(source: object) -> str | None:
     return source if isinstance(source, str) else None
 
 
-def write_table(molecules: Molecules, folder: Path, source: str) -> None:
+def write_table(
+    molecules: Molecules, folder: Path, source: str, record: dict[str, Any] | None = None
+) -> None:
     """Write ``molecules`` to ``folder`` atomically, replacing an older cache.
 
     Several processes may do this at the same time; one of their tables remains.
+
+    Args:
+        molecules: the table.
+        folder: the cache.
+        source: the origin of the molecules.
+        record: facts about the source files, for :func:`read_record`.
 
     Raises:
         HpsearchError: the folder cannot be written, or the disk is full.
@@ -106,8 +132,8 @@ def write_table(molecules: Molecules, folder: Path, source: str) -> None:
             fresh = Path(staging) / "fresh"
             fresh.mkdir()
             content_hash = molecules.computed_hash()
-            _write_files(molecules, fresh, source, content_hash)
-            _move_into_place(fresh, folder, Path(staging), content_hash)
+            _write_files(molecules, fresh, source, content_hash, record)
+            _move_into_place(fresh, folder, Path(staging), content_hash, record)
     except OSError as error:
         needed = sum(getattr(molecules, name).nbytes for name in _COLUMNS) / 1e6
         kind = HpsearchError if disk_full(error) else InputError
@@ -118,7 +144,7 @@ def write_table(molecules: Molecules, folder: Path, source: str) -> None:
         ) from error
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def _read_meta(folder: Path, targets: Targets | None = None) -> dict[str, Any]:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -128,8 +154,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     source = _text_or_none(meta.get("source"))
     if meta.get("format") != FORMAT:
         raise DamagedCacheError(f"its format must be {FORMAT}, got {meta.get('format')}", source)
-    if meta.get("units") != UNITS:
-        raise DamagedCacheError(f"its units must be {UNITS}, got {meta.get('units')}", source)
+    if targets is not None and meta.get("units") != (units := units_of(targets)):
+        raise DamagedCacheError(f"its units must be {units}, got {meta.get('units')}", source)
     return meta
 
 
@@ -144,9 +170,16 @@ def _map(path: Path, kind: np.dtype[Any], shape: tuple[int, ...], size: int) -> 
     return np.asarray(array)
 
 
-def _write_files(molecules: Molecules, folder: Path, source: str, content_hash: str) -> None:
+def _write_files(
+    molecules: Molecules,
+    folder: Path,
+    source: str,
+    content_hash: str,
+    record: dict[str, Any] | None,
+) -> None:
     sizes = {}
-    for name in _COLUMNS:
+    given = [name for name in _OPTIONAL if getattr(molecules, name) is not None]
+    for name in (*_COLUMNS, *given):
         path = folder / f"{name}.npy"
         np.save(path, getattr(molecules, name), allow_pickle=False)
         sizes[name] = path.stat().st_size
@@ -155,15 +188,21 @@ def _write_files(molecules: Molecules, folder: Path, source: str, content_hash: 
         "source": source,
         "molecules": len(molecules),
         "atoms": len(molecules.element_indices),
-        "units": UNITS,
+        "units": units_of(molecules.target_table),
         "content_hash": content_hash,
         "bytes": sizes,
     }
+    if record is not None:
+        meta["elements"] = list(molecules.elements)
+        meta["kinds"] = {name: getattr(molecules, name).dtype.str for name in given}
+        meta["record"] = record
     text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(text, encoding="utf-8")
 
 
-def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str) -> None:
+def _move_into_place(
+    fresh: Path, folder: Path, staging: Path, content_hash: str, record: dict[str, Any] | None
+) -> None:
     """Rename ``fresh`` to ``folder``, unless another process has just written the same there."""
     for attempt in range(_ATTEMPTS):
         try:
@@ -172,7 +211,7 @@ def _move_into_place(fresh: Path, folder: Path, staging: Path, content_hash: str
         except OSError:
             if attempt == _ATTEMPTS - 1:
                 raise
-        if _holds(folder, content_hash):
+        if record is None and _holds(folder, content_hash):
             return
         # Processes that have mapped the old files can continue to use them.
         with contextlib.suppress(FileNotFoundError):

@@ -1,21 +1,21 @@
 """A molecule, a table of molecules, and a batch for the network.
 
 Shapes: n molecules of the table, N atoms of one molecule, A atoms of a batch, M molecules of a
-batch, T = 12 targets.
+batch, E elements (5 for QM9), T targets (12 for QM9).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpsearch.config.targets import ELEMENTS, TARGETS
+from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, SYMBOLS, Targets
 from hpsearch.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,14 +26,15 @@ Floats = NDArray[np.float64]
 
 POSITION_UNIT = "Å"
 
-UNITS = {"positions": POSITION_UNIT, **{target.name: target.native_unit for target in TARGETS}}
-"""The units of the positions and of the targets in a table."""
+
+def units_of(targets: Targets) -> dict[str, str]:
+    """The units of the positions and of the targets in a table."""
+    return {"positions": POSITION_UNIT, **{target.name: target.native_unit for target in targets}}
+
 
 _LARGEST = int(np.iinfo(np.int64).max)
 _LARGEST_IDENTIFIER = int(np.iinfo(np.int32).max)
 _NOT_AN_ELEMENT = 255
-_INDEX_OF_NUMBER = np.full(256, _NOT_AN_ELEMENT, dtype=np.uint8)
-_INDEX_OF_NUMBER[list(ELEMENTS)] = np.arange(len(ELEMENTS), dtype=np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,10 @@ class Molecule:
     """One molecule.
 
     Attributes:
-        atomic_numbers: [N] atomic numbers, all in ``ELEMENTS``.
+        atomic_numbers: [N] atomic numbers.
         positions: [N, 3] in Å.
-        targets: [T] in native units, ordered as ``TARGETS``; ``None`` if they are unknown.
+        targets: [T] in native units, in the order of the table's targets; ``None`` if they are
+            unknown.
         identifier: unique number of the molecule; QM9's index for molecules of QM9.
     """
 
@@ -58,7 +60,7 @@ class MoleculeBatch:
     """Atoms of M molecules, one molecule after another.
 
     Attributes:
-        elements: [A] int64, index of the atom's element in ``ELEMENTS``.
+        elements: [A] int64, index of the atom's element among those of the table.
         positions: [A, 3] float32, in Å.
         counts: [M] int64, number of atoms of the molecule; the sum is A.
     """
@@ -81,12 +83,16 @@ class Molecules:
     """A read-only table of molecules in columns, in memory or mapped from files.
 
     Attributes:
-        element_indices: [atoms] uint8, index of the atom's element in ``ELEMENTS``.
+        element_indices: [atoms] uint8, index of the atom's element in ``elements``.
         positions: [atoms, 3] float32, in Å.
         offsets: [n + 1] int64; molecule m has the atoms ``offsets[m]`` to ``offsets[m + 1] - 1``.
-        targets: [n, T] float64 in native units, ordered as ``TARGETS``; NaN if unknown.
+        targets: [n, T] float64 in native units, ordered as ``target_table``; NaN if unknown.
         identifiers: [n] int32, unique; QM9's index (1 to 133885) for molecules of QM9.
         recorded_hash: content hash that was computed when the columns were written to files.
+        elements: atomic numbers in the order of the one-hot input; QM9's by default.
+        target_table: names, units and references of the targets; QM9's by default.
+        names: [n] UTF-8 text, the identifiers of the file where they are not whole numbers.
+        groups: [n] int32, number of the molecule's group; ``None`` without groups.
     """
 
     element_indices: NDArray[np.uint8]
@@ -95,6 +101,10 @@ class Molecules:
     targets: Floats
     identifiers: NDArray[np.int32]
     recorded_hash: str | None = field(default=None, repr=False)
+    elements: tuple[int, ...] = ELEMENTS
+    target_table: Targets = field(default=QM9_TARGETS, repr=False)
+    names: NDArray[np.bytes_] | None = None
+    groups: NDArray[np.int32] | None = None
 
     @classmethod
     def assemble(
@@ -104,15 +114,24 @@ class Molecules:
         atomic_numbers: ArrayLike,
         positions: ArrayLike,
         targets: ArrayLike,
+        *,
+        elements: Sequence[int] = ELEMENTS,
+        target_table: Targets = QM9_TARGETS,
+        names: NDArray[np.bytes_] | None = None,
+        groups: NDArray[np.int32] | None = None,
     ) -> Molecules:
         """A table in memory from columns of any numeric type, which are checked.
 
         Args:
             identifiers: [n] unique whole numbers.
             atom_counts: [n] number of atoms of the molecule, at least 1.
-            atomic_numbers: [atoms], all in ``ELEMENTS``.
+            atomic_numbers: [atoms], all in ``elements``.
             positions: [atoms, 3] in Å.
             targets: [n, T] in native units; NaN if unknown.
+            elements: see :class:`Molecules`, as are the next three.
+            target_table: see there.
+            names: see there.
+            groups: see there.
 
         Raises:
             InputError: a molecule has no atoms, an unknown element, a position or target that is
@@ -124,11 +143,13 @@ class Molecules:
         _check_identifiers(labels)
         _refuse(counts < 1, labels, "must have at least one atom")
         owner = np.repeat(labels, counts)
-        indices = _INDEX_OF_NUMBER[np.clip(numbers, 0, 255)]
+        index_of_number = np.full(256, _NOT_AN_ELEMENT, dtype=np.uint8)
+        index_of_number[list(elements)] = np.arange(len(elements), dtype=np.uint8)
+        indices = index_of_number[np.clip(numbers, 0, 255)]
         _refuse(
             indices == _NOT_AN_ELEMENT,
             owner,
-            f"must have atomic numbers among {', '.join(map(str, ELEMENTS))}",
+            f"must have atomic numbers among {', '.join(map(str, elements))}",
         )
         with np.errstate(over="ignore"):
             # Adding 0 turns -0 into 0; the two sources of QM9 differ in the sign of zeros.
@@ -142,11 +163,15 @@ class Molecules:
             offsets=np.concatenate([[0], np.cumsum(counts)]),
             targets=values,
             identifiers=labels.astype(np.int32),
+            elements=tuple(elements),
+            target_table=target_table,
+            names=names,
+            groups=groups,
         )
 
     @classmethod
     def from_molecules(cls, molecules: Sequence[Molecule]) -> Molecules:
-        """A table of ``molecules``, in their order.
+        """A table of ``molecules`` with QM9's elements and targets, in their order.
 
         Raises:
             InputError: there is no molecule, or a molecule does not meet the requirements of
@@ -159,7 +184,7 @@ class Molecules:
             _numeric(m, "positions", m.positions, (len(z), 3))
             for m, z in zip(molecules, numbers, strict=True)
         ]
-        unknown = np.full(len(TARGETS), np.nan)
+        unknown = np.full(len(QM9_TARGETS), np.nan)
         targets = [
             unknown
             if m.targets is None
@@ -193,12 +218,23 @@ class Molecules:
         The hashed bytes are, in this order:
 
         - a line per quantity with its unit: the positions, then the targets;
-        - ``identifiers``, ``offsets``, ``element_indices``, ``positions``, ``targets``: for every
-          column a line with name, type and shape, and its numbers, little-endian, in C order.
+        - a line with the elements, if they are not QM9's;
+        - ``identifiers``, ``offsets``, ``element_indices``, ``positions``, ``targets``, and
+          ``names`` and ``groups`` if there are any: for every column a line with name, type and
+          shape, and its numbers, little-endian, in C order.
         """
         digest = hashlib.sha256()
-        for quantity, unit in UNITS.items():
+        for quantity, unit in units_of(self.target_table).items():
             digest.update(f"{quantity} [{unit}]\n".encode())
+        if self.elements != ELEMENTS:
+            digest.update(f"elements {' '.join(map(str, self.elements))}\n".encode())
+        for name, (column, kind) in self._hashed_columns().items():
+            digest.update(f"{name} {kind} {column.shape}\n".encode())
+            digest.update(np.ascontiguousarray(column, dtype=kind).data)
+        return digest.hexdigest()
+
+    def _hashed_columns(self) -> dict[str, tuple[NDArray[Any], str]]:
+        """Each column and its type in the hash."""
         columns: dict[str, tuple[NDArray[Any], str]] = {
             "identifiers": (self.identifiers, "<i4"),
             "offsets": (self.offsets, "<i8"),
@@ -206,17 +242,51 @@ class Molecules:
             "positions": (self.positions, "<f4"),
             "targets": (self.targets, "<f8"),
         }
-        for name, (column, kind) in columns.items():
-            digest.update(f"{name} {kind} {column.shape}\n".encode())
-            digest.update(np.ascontiguousarray(column, dtype=kind).data)
-        return digest.hexdigest()
+        if self.names is not None:
+            columns["names"] = (self.names, self.names.dtype.str)
+        if self.groups is not None:
+            columns["groups"] = (self.groups, "<i4")
+        return columns
+
+    def name_of(self, row: int) -> str:
+        """The molecule's name in the file; its identifier if it has none."""
+        if self.names is None:
+            return str(self.identifiers[row])
+        return self.names[row].decode("utf-8", "replace")
+
+    def with_elements(self, elements: Sequence[int]) -> Molecules:
+        """The same molecules with another list of elements, of which each must have its own.
+
+        Raises:
+            InputError: a molecule has an element that is not in the list.
+        """
+        if tuple(elements) == self.elements:
+            return self
+        order = [list(elements).index(z) if z in elements else -1 for z in self.elements]
+        for index, place in enumerate(order):
+            if place < 0 and (atoms := np.flatnonzero(self.element_indices == index)).size:
+                row = int(np.searchsorted(self.offsets, atoms[0], side="right")) - 1
+                symbol = SYMBOLS[self.elements[index]]
+                raise InputError(
+                    f"molecule {self.name_of(row)} must have elements among "
+                    f"{', '.join(SYMBOLS[z] for z in elements)}, got {symbol} "
+                    f"({len(atoms):,} atoms of it in the file); add {symbol} to data.elements, or "
+                    "leave the molecules out"
+                )
+        mapped = np.array([max(place, 0) for place in order], dtype=np.uint8)
+        return replace(
+            self,
+            element_indices=mapped[self.element_indices],
+            elements=tuple(elements),
+            recorded_hash=None,
+        )
 
     def molecule(self, row: int) -> Molecule:
         """A copy of the molecule in row ``row``."""
         chosen = self.select([row])
         targets = chosen.targets[0]
         return Molecule(
-            atomic_numbers=np.array(ELEMENTS)[chosen.element_indices],
+            atomic_numbers=np.array(self.elements)[chosen.element_indices],
             positions=chosen.positions,
             targets=None if np.isnan(targets).all() else targets,
             identifier=int(chosen.identifiers[0]),
@@ -226,19 +296,23 @@ class Molecules:
         """A table in memory of the given rows, in the given order."""
         numbers = self._rows(rows)
         atoms, counts = self._atoms(numbers)
-        return Molecules(
+        return replace(
+            self,
             element_indices=self.element_indices[atoms],
             positions=self.positions[atoms],
             offsets=np.concatenate([[0], np.cumsum(counts)]),
             targets=self.targets[numbers],
             identifiers=self.identifiers[numbers],
+            recorded_hash=None,
+            names=None if self.names is None else self.names[numbers],
+            groups=None if self.groups is None else self.groups[numbers],
         )
 
     def element_counts(self, rows: ArrayLike) -> Integers:
-        """[M, 5] number of atoms of every element in the given rows, ordered as ``ELEMENTS``."""
+        """[M, E] number of atoms of every element in the given rows, ordered as ``elements``."""
         numbers = self._rows(rows)
         atoms, counts = self._atoms(numbers)
-        kinds = len(ELEMENTS)
+        kinds = len(self.elements)
         bins = np.repeat(np.arange(len(numbers)) * kinds, counts) + self.element_indices[atoms]
         return np.bincount(bins, minlength=len(numbers) * kinds).reshape(-1, kinds)
 

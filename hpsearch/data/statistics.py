@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from hpsearch.config.targets import TARGET_NAMES, target
+from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, SYMBOLS, Targets
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.errors import InputError
 
@@ -22,34 +22,82 @@ _LEAST_RELATIVE_DEVIATION = 1e-10
 
 
 def target_values(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
-    """t_m [M, T] of the named targets, in native units."""
-    columns = np.array([TARGET_NAMES.index(target(name).name) for name in targets], dtype=np.int64)
+    """t_m [M, T] of the named targets, in native units; NaN if unknown."""
+    names = molecules.target_table.names
+    columns = np.array(
+        [names.index(molecules.target_table[name].name) for name in targets], dtype=np.int64
+    )
     return molecules.targets[np.asarray(rows, dtype=np.int64)[:, None], columns]
 
 
+def fixed_references(molecules: Molecules, targets: Sequence[str]) -> Floats:
+    """[T, E] given references of every element, in native units: Table 2's for QM9."""
+    table = molecules.target_table
+    return np.array(
+        [[table[name].references.get(z, 0.0) for z in molecules.elements] for name in targets],
+        dtype=np.float64,
+    )
+
+
 def atom_references(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
-    """p_m = Σ_a ref(Z_a, C) [M, T] in native units (Eq. 14), with the references of Table 2."""
-    references = np.array([target(name).references for name in targets], dtype=np.float64)
-    return molecules.element_counts(rows) @ references.T
+    """p_m = Σ_a ref(Z_a, C) [M, T] in native units (Eq. 14), with the given references."""
+    return molecules.element_counts(rows) @ fixed_references(molecules, targets).T
+
+
+def divisors(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
+    """[M, T] A_m for an extensive target, 1 for an intensive one."""
+    atoms = molecules.atom_counts[np.asarray(rows, dtype=np.int64), None]
+    extensive = np.array([molecules.target_table[name].extensive for name in targets])
+    return np.where(extensive, atoms, 1.0)
+
+
+def composition_fit(counts: Floats, values: Floats) -> Floats:
+    """The least-squares fit of each target on ``counts``, over the molecules that have it.
+
+    Args:
+        counts: [M, C] of each molecule.
+        values: [M, T]; NaN if unknown.
+
+    Returns:
+        [C, T].
+    """
+    known = ~np.isnan(values)
+    if known.all():
+        return np.linalg.lstsq(counts, values, rcond=None)[0]
+    columns = [
+        np.linalg.lstsq(counts[mask], column[mask], rcond=None)[0]
+        for mask, column in zip(known.T, values.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class TargetStatistics:
     """The mean and standard deviation of t̃_m = (t_m - p_m) / A_m over training molecules (Eq. 15).
 
+    For an intensive target t̃_m = t_m.
+
     Attributes:
         targets: names of the targets.
         mean: [T] mean of t̃, in native units per atom.
         deviation: [T] σ_t̃, the population's standard deviation, in native units per atom.
+        references: [T, E] reference of an atom in native units: given or fitted.
+        target_table: the targets of the molecules.
+        elements: the elements of the molecules.
+        known: [T] part of the training molecules for which the target is known.
     """
 
     targets: tuple[str, ...]
     mean: Floats
     deviation: Floats
+    references: Floats
+    target_table: Targets = QM9_TARGETS
+    elements: tuple[int, ...] = ELEMENTS
+    known: Floats | None = None
 
     def __post_init__(self) -> None:
         for name, mean, deviation in zip(self.targets, self.mean, self.deviation, strict=True):
-            target(name)
+            self.target_table[name]
             usable = np.isfinite(mean) and np.isfinite(deviation)
             if not usable or deviation <= _LEAST_RELATIVE_DEVIATION * abs(mean):
                 raise InputError(
@@ -59,8 +107,21 @@ class TargetStatistics:
                 )
 
     @classmethod
-    def fit(cls, molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> TargetStatistics:
+    def fit(
+        cls,
+        molecules: Molecules,
+        rows: ArrayLike,
+        targets: Sequence[str],
+        *,
+        masked: bool = False,
+    ) -> TargetStatistics:
         """The statistics of the molecules in ``rows``, which must all be training molecules.
+
+        Args:
+            molecules: the table.
+            rows: the training molecules.
+            targets: names of the targets.
+            masked: whether a target may be unknown for some molecules, which are then left out.
 
         Raises:
             InputError: there is no molecule, or a target is unknown or the same for all.
@@ -68,14 +129,33 @@ class TargetStatistics:
         if np.size(rows) == 0:
             raise InputError("at least one training molecule is needed for the targets' statistics")
         values = target_values(molecules, rows, targets)
-        atoms = molecules.atom_counts[np.asarray(rows, dtype=np.int64), None]
-        per_atom = (values - atom_references(molecules, rows, targets)) / atoms
-        return cls(tuple(targets), per_atom.mean(axis=0), per_atom.std(axis=0))
+        references = fixed_references(molecules, targets)
+        counts = molecules.element_counts(rows).astype(np.float64)
+        for column, name in enumerate(targets):
+            if molecules.target_table[name].fitted:
+                of_target = values[:, column : column + 1]
+                references[column] = composition_fit(counts, of_target)[:, 0]
+        per_atom = (values - counts @ references.T) / divisors(molecules, rows, targets)
+        known = ~np.isnan(values)
+        if masked and not known.all():
+            _require_known(known, targets)
+            mean, deviation = np.nanmean(per_atom, axis=0), np.nanstd(per_atom, axis=0)
+        else:
+            mean, deviation = per_atom.mean(axis=0), per_atom.std(axis=0)
+        return cls(
+            tuple(targets),
+            mean,
+            deviation,
+            references,
+            molecules.target_table,
+            molecules.elements,
+            known.mean(axis=0),
+        )
 
     def offsets(self, molecules: Molecules, rows: ArrayLike) -> Floats:
         """s_m = p_m + A_m mean(t̃) [M, T] in native units: Eq. 16 without the network's part."""
-        atoms = molecules.atom_counts[np.asarray(rows, dtype=np.int64), None]
-        return atom_references(molecules, rows, self.targets) + atoms * self.mean
+        fixed = molecules.element_counts(rows) @ self.references.T
+        return fixed + divisors(molecules, rows, self.targets) * self.mean
 
     def normalise(self, molecules: Molecules, rows: ArrayLike) -> Floats:
         """y_m = (t_m - s_m) / σ_t̃ [M, T]: the normalised targets in the loss (Eq. 17)."""
@@ -88,25 +168,60 @@ class TargetStatistics:
         return self.offsets(molecules, rows) + scaled
 
     @property
+    def extensive(self) -> tuple[bool, ...]:
+        """Whether each target is a sum over atoms."""
+        return tuple(self.target_table[name].extensive for name in self.targets)
+
+    @property
+    def loss_weights(self) -> Floats | None:
+        """[T] factor of each target's squared errors in the training loss; ``None`` if all are 1.
+
+        It is the declared weight divided by the part of the molecules for which the target is
+        known. So a target counts as much as it would if all molecules had it.
+        """
+        weights = np.array([self.target_table[name].weight for name in self.targets])
+        if self.known is not None:
+            weights = weights / self.known
+        return None if (weights == 1).all() else weights
+
+    @property
     def reporting_scale(self) -> Floats:
         """[T] factor from a normalised error to an error in the target's reporting unit."""
-        return self.deviation * [target(name).reporting_factor for name in self.targets]
+        return self.deviation * [self.target_table[name].reporting_factor for name in self.targets]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """The statistics with units, as JSON; :meth:`from_dict` is the inverse.
 
         They are lists, because a store may sort the keys of objects.
         """
-        return {
+        described: dict[str, list[Any]] = {
             "targets": list(self.targets),
-            "units": [target(name).native_unit for name in self.targets],
+            "units": [self.target_table[name].native_unit for name in self.targets],
             "mean": self.mean.tolist(),
             "deviation": self.deviation.tolist(),
         }
+        if self._has_fitted:
+            described["elements"] = [SYMBOLS[number] for number in self.elements]
+            described["references"] = self.references.tolist()
+        return described
+
+    @property
+    def _has_fitted(self) -> bool:
+        return any(self.target_table[name].fitted for name in self.targets)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TargetStatistics:
+    def from_dict(
+        cls,
+        values: Mapping[str, Any],
+        table: Targets = QM9_TARGETS,
+        elements: tuple[int, ...] = ELEMENTS,
+    ) -> TargetStatistics:
         """The statistics from the output of :meth:`to_dict`.
+
+        Args:
+            values: the output.
+            table: the targets of the molecules.
+            elements: the elements of the molecules.
 
         Raises:
             InputError: a list is missing or has another length, a unit is not the target's native
@@ -116,15 +231,38 @@ class TargetStatistics:
             names = tuple(values["targets"])
             rows = zip(names, values["units"], values["mean"], values["deviation"], strict=True)
             units, mean, deviation = zip(*(row[1:] for row in rows), strict=True)
-            statistics = cls(names, np.array(mean, np.float64), np.array(deviation, np.float64))
+            given = values.get("references") or [
+                [table[name].references.get(z, 0.0) for z in elements] for name in names
+            ]
+            references = np.array(given, np.float64).reshape(len(names), len(elements))
+            statistics = cls(
+                names,
+                np.array(mean, np.float64),
+                np.array(deviation, np.float64),
+                references,
+                table,
+                elements,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"statistics must have targets, units, mean and deviation, one each: {error}"
             ) from error
         for name, unit in zip(names, units, strict=True):
-            if unit != target(name).native_unit:
+            if unit != table[name].native_unit:
                 raise InputError(
-                    f"statistics of target {name} must be in {target(name).native_unit}; "
+                    f"statistics of target {name} must be in {table[name].native_unit}; "
                     f"got '{unit}'"
                 )
         return statistics
+
+
+_LEAST_KNOWN = 2
+
+
+def _require_known(known: NDArray[np.bool_], targets: Sequence[str]) -> None:
+    for name, count in zip(targets, known.sum(axis=0), strict=True):
+        if count < _LEAST_KNOWN:
+            raise InputError(
+                f"target {name} must be known for at least {_LEAST_KNOWN} training molecules, "
+                f"got {count} of {len(known):,}"
+            )

@@ -203,12 +203,12 @@ class Architecture:
     atom_wise: tuple[AtomWiseLayer, ...]
 
     @classmethod
-    def of(cls, network: NetworkConfig) -> Architecture:
-        """The layers of the multi-target network of section 4.3."""
+    def of(cls, network: NetworkConfig, elements: int = len(ELEMENTS)) -> Architecture:
+        """The layers of the multi-target network of section 4.3, for molecules of ``elements``."""
         inside = Degrees(network.featurization_scalars, network.featurization_vectors)
         between = Degrees(network.output_scalars, network.output_vectors)
         neurons = network.output_mlp_neurons
-        embedding = EmbeddingLayer(len(ELEMENTS), network.embedding_size)
+        embedding = EmbeddingLayer(elements, network.embedding_size)
         blocks = [inside] * network.featurization_blocks
         output = [inside, *[between] * (network.output_blocks - 1), Degrees(neurons, 0)]
         hidden = [AtomWiseLayer(neurons, neurons, False)] * (network.output_mlp_layers - 1)
@@ -254,19 +254,31 @@ def _blocks(
 # The sums over them ------------------------------------------------------------------------------
 
 
-def count_weights(network: NetworkConfig, targets: int = 1) -> int:
-    """Trainable weights of ``MultiTargetNetwork(network, targets)``.
+def count_weights(network: NetworkConfig, targets: int = 1, elements: int = len(ELEMENTS)) -> int:
+    """Trainable weights of ``MultiTargetNetwork(network, targets, elements)``.
 
     Args:
         network: the architecture.
         targets: number of targets, each with its own output block.
+        elements: number of different elements.
     """
-    layers = Architecture.of(network)
+    layers = Architecture.of(network, elements)
     own = sum(layer.weights for layer in layers.of_each_target)
     return sum(layer.weights for layer in layers.shared) + targets * own
 
 
-def count_work(network: NetworkConfig, targets: int, atoms: float, pairs: float) -> Workload:
+def weights_of(config: TrialConfig) -> int:
+    """Trainable weights of the network of a run."""
+    return count_weights(config.network, len(config.targets), config.data.element_count)
+
+
+def count_work(
+    network: NetworkConfig,
+    targets: int,
+    atoms: float,
+    pairs: float,
+    elements: int = len(ELEMENTS),
+) -> Workload:
     """The work of a training step on a batch.
 
     Args:
@@ -274,8 +286,9 @@ def count_work(network: NetworkConfig, targets: int, atoms: float, pairs: float)
         targets: number of targets, each with its own output block.
         atoms: atoms in the batch.
         pairs: unordered pairs of its atoms within ``network.radial_maximum_angstrom``.
+        elements: number of different elements.
     """
-    layers = Architecture.of(network)
+    layers = Architecture.of(network, elements)
 
     def work(part: Iterable[Layer]) -> Workload:
         return sum((layer.work(atoms, pairs) for layer in part), start=Workload(0, 0, 0))
@@ -286,8 +299,8 @@ def count_work(network: NetworkConfig, targets: int, atoms: float, pairs: float)
 def relative_work(config: TrialConfig) -> float:
     """A relative cost of an epoch, to compare runs on the same molecules.
 
-    It is the floating-point operations of a training step on one molecule of QM9's mean size. The
-    driver and ``hpsearch status`` use it before any molecule is read and without any timing;
+    It is the floating-point operations of a training step on one molecule of QM9's mean size,
+    also for other molecules, since it only orders the runs of an experiment. The driver and ``hpsearch status`` use it before any molecule is read and without any timing;
     `hpsearch.cost.model` predicts seconds.
     """
     pairs = mean_pairs(config.network.radial_maximum_angstrom)

@@ -369,6 +369,11 @@ class Declaration(Strict):
         return Targets(declared.target(name) for name, declared in self.targets.items())
 
     @property
+    def element_count(self) -> int:
+        """Number of elements; QM9's five while the molecules have not been read."""
+        return len(self.atomic_numbers or ELEMENTS)
+
+    @property
     def atomic_numbers(self) -> tuple[int, ...] | None:
         """Atomic numbers of the elements, in the order of the one-hot input.
 

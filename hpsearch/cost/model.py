@@ -13,7 +13,7 @@ from typing import Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.config.architecture import Workload, count_weights, count_work
+from hpsearch.config.architecture import Workload, count_work, weights_of
 from hpsearch.config.run import DataConfig, TrialConfig
 from hpsearch.config.space import Budget
 from hpsearch.cost.timings import TimedConfig, Timing, TimingConditions, cached_timings
@@ -95,7 +95,7 @@ class CostModel:
 
     def _rows(self, config: TrialConfig) -> dict[str, NDArray[np.float64]]:
         """Return the counts of which each quantity is a weighted sum."""
-        weights = count_weights(config.network, len(config.targets))
+        weights = weights_of(config)
         step, one = self.work(config), self._work(config, 1)
         return {
             "step": np.array([step.flops, step.numbers, step.copies, weights]),
@@ -129,7 +129,11 @@ class CostModel:
         radius = config.network.radial_maximum_angstrom
         pairs = np.searchsorted(self._distances, radius) / _SAMPLE
         return count_work(
-            config.network, len(config.targets), self._atoms * molecules, pairs * molecules
+            config.network,
+            len(config.targets),
+            self._atoms * molecules,
+            pairs * molecules,
+            config.data.element_count,
         )
 
     def _split_sizes(self, data: DataConfig) -> tuple[int, int, int]:
@@ -156,7 +160,7 @@ def refusal(budget: Budget | None, config: TrialConfig, model: CostModel | None)
         timing = model.timing(config)
         return timing.memory_bytes, timing.epoch_seconds
 
-    return budget.refusal(count_weights(config.network, len(config.targets)), cost)
+    return budget.refusal(weights_of(config), cost)
 
 
 def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,6 +178,7 @@ def _rates(rows: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np
 def _distances(molecules: Molecules) -> NDArray[np.float64]:
     """Return the sorted distances (Å) of all pairs of atoms in a sample of molecules."""
     distances = []
+    # With fewer molecules than the sample has, some are counted more than once.
     for row in np.linspace(0, len(molecules) - 1, _SAMPLE).astype(int):
         positions = molecules.molecule(int(row)).positions
         first, second = np.triu_indices(len(positions), 1)

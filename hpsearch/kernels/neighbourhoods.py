@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+MOST_COMPARED = 2**21
+"""The most pairs of atoms that are compared at once, those of missing atoms included."""
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
@@ -69,15 +72,25 @@ class Neighbourhoods:
     def of(cls, positions: Tensor, counts: Tensor, maximum_angstrom: float) -> Neighbourhoods:
         """Neighbourhoods of the atoms at ``positions``.
 
-        Molecules have few atoms (at most 29 in QM9), so all pairs of a molecule are compared.
+        Molecules have few atoms (at most 29 in QM9), so all pairs of a molecule are compared. A
+        batch with more than :data:`MOST_COMPARED` of them is done in parts, so that its memory is
+        bounded.
 
         Args:
             positions: ``[A, 3]`` in Å, molecule after molecule.
             counts: ``[M]`` atoms of each molecule.
             maximum_angstrom: largest distance of a pair, in Å.
         """
-        device = positions.device
         most = int(counts.max())
+        parts = _parts(counts, most)
+        if len(parts) > 1:
+            starts = [0, *counts.cumsum(0).tolist()]
+            pieces = [
+                cls.of(positions[starts[a] : starts[b]], counts[a:b], maximum_angstrom)
+                for a, b in parts
+            ]
+            return _joined(pieces)
+        device = positions.device
         starts = counts.cumsum(0) - counts
         place = torch.arange(most, device=device)
         real = place < counts[:, None]  # [M, N]
@@ -123,3 +136,55 @@ class Neighbourhoods:
             molecule=molecule,
             molecules=len(counts),
         )
+
+
+def _parts(counts: Tensor, most: int) -> list[tuple[int, int]]:
+    """The first and last molecule of each part; a part has at least one molecule."""
+    if len(counts) * most**2 <= MOST_COMPARED:
+        return [(0, len(counts))]
+    parts: list[tuple[int, int]] = []
+    first = most = 0
+    for place, count in enumerate(counts.tolist()):
+        largest = max(most, count)
+        if place > first and (place - first + 1) * largest**2 > MOST_COMPARED:
+            parts.append((first, place))
+            first, largest = place, count
+        most = largest
+    return [*parts, (first, len(counts))]
+
+
+def _joined(parts: list[Neighbourhoods]) -> Neighbourhoods:
+    """The neighbourhoods of all molecules of ``parts``, which follow one another."""
+    K = max(part.neighbour.shape[1] for part in parts)
+    total = sum(len(part.distance) for part in parts)
+    neighbour, direction, pair, reverse, slots, molecule = [], [], [], [], [], []
+    atoms = pairs = molecules = 0
+    for part in parts:
+        A, own = part.neighbour.shape
+        missing = K - own
+        used = part.used
+
+        def slot(flat: Tensor, own: int = own, atoms: int = atoms) -> Tensor:
+            # The flat index of a slot in rows of ``own`` slots, in rows of K after ``atoms`` rows.
+            return (flat // own + atoms) * K + flat % own
+
+        fill = torch.nn.functional.pad
+        neighbour.append(fill(torch.where(used, part.neighbour + atoms, 0), (0, missing)))
+        direction.append(fill(part.direction, (0, 0, 0, missing)))
+        pair.append(fill(torch.where(used, part.pair + pairs, total), (0, missing), value=total))
+        reverse.append(fill(torch.where(used, slot(part.reverse), 0), (0, missing)))
+        slots.append(slot(part.slots_of_pair))
+        molecule.append(part.molecule + molecules)
+        atoms += A
+        pairs += len(part.distance)
+        molecules += part.molecules
+    return Neighbourhoods(
+        neighbour=torch.cat(neighbour),
+        direction=torch.cat(direction),
+        pair=torch.cat(pair),
+        reverse=torch.cat(reverse),
+        distance=torch.cat([part.distance for part in parts]),
+        slots_of_pair=torch.cat(slots, dim=1),
+        molecule=torch.cat(molecule),
+        molecules=molecules,
+    )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,9 +31,9 @@ class Featurization(nn.Module):
     second moment.
     """
 
-    def __init__(self, config: NetworkConfig, basis: RadialBasis) -> None:
+    def __init__(self, config: NetworkConfig, basis: RadialBasis, elements: int) -> None:
         super().__init__()
-        layers = Architecture.of(config)
+        layers = Architecture.of(config, elements)
         # With a one-hot input every feature is a single weight, so unit-normal needs no scale.
         self.embedding = nn.Parameter(torch.randn(layers.embedding.elements, layers.embedding.size))
         self.residual = config.residual
@@ -42,9 +43,8 @@ class Featurization(nn.Module):
 
     def forward(self, elements: Tensor, neighbourhoods: Neighbourhoods, phi: Tensor) -> Features:
         """``[A]`` element indices to features ``[1, A, ...]``."""
-        one_hot = torch.nn.functional.one_hot(elements, len(ELEMENTS)).to(self.embedding.dtype)[
-            None
-        ]
+        one_hot = torch.nn.functional.one_hot(elements, len(self.embedding))
+        one_hot = one_hot.to(self.embedding.dtype)[None]
         features = Features(one_hot, one_hot.new_zeros(1, 3, len(elements), 0))
         for number, block in enumerate(self.blocks):
             if number == 0:
@@ -96,20 +96,33 @@ class MultiTargetNetwork(nn.Module):
     """The network of the paper: a shared featurization and one output block per target.
 
     It predicts normalised targets. The output for a molecule is Σ_a R_a, the sum of Eq. 16; the
-    shift and scale of Eq. 16 belong to the statistics of the training molecules.
+    shift and scale of Eq. 16 belong to the statistics of the training molecules. For an intensive
+    target the output is the mean of R_a over the atoms.
 
     Args:
         config: the architecture.
         targets: T, number of output blocks.
+        elements: number of different elements.
+        extensive: whether each target is a sum over atoms; by default all are.
     """
 
-    def __init__(self, config: NetworkConfig, targets: int) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        targets: int,
+        elements: int = len(ELEMENTS),
+        extensive: Sequence[bool] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self._intensive: Tensor | None
+        is_intensive = None if extensive is None or all(extensive) else ~torch.tensor(extensive)
+        # It belongs to the configuration, not to the weights.
+        self.register_buffer("_intensive", is_intensive, persistent=False)
         self.basis = RadialBasis(
             config.radial_basis, config.radial_functions, config.radial_maximum_angstrom
         )
-        self.featurization = Featurization(config, self.basis)
+        self.featurization = Featurization(config, self.basis, elements)
         self.output_blocks = OutputBlocks(config, targets, self.basis)
 
     @torch.no_grad()
@@ -176,7 +189,7 @@ class MultiTargetNetwork(nn.Module):
         """Predict normalised targets.
 
         Args:
-            elements: ``[A]`` indices into ``targets.ELEMENTS``.
+            elements: ``[A]`` indices of the atoms' elements.
             positions: ``[A, 3]`` in Å, molecule after molecule.
             counts: ``[M]`` number of atoms of the molecules.
 
@@ -186,7 +199,10 @@ class MultiTargetNetwork(nn.Module):
         per_atom, neighbourhoods = self._per_atom(*_padded(elements, positions, counts))
         total = per_atom.new_zeros(per_atom.shape[0], neighbourhoods.molecules)
         outputs: Tensor = total.index_add(1, neighbourhoods.molecule, per_atom).T
-        return outputs[: len(counts)]
+        outputs = outputs[: len(counts)]
+        if self._intensive is None:
+            return outputs
+        return torch.where(self._intensive, outputs / counts[:, None], outputs)
 
     def _per_atom(
         self, elements: Tensor, positions: Tensor, counts: Tensor

@@ -15,7 +15,7 @@ from torch import Tensor
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.statistics import TargetStatistics
 from hpsearch.nn import MultiTargetNetwork
-from hpsearch.nn.loss import molecule_losses
+from hpsearch.nn.loss import known_mean, molecule_losses
 
 EVALUATION_BATCH = 64
 """Molecules per batch without gradients; it limits memory and does not change results.
@@ -24,13 +24,17 @@ If training batches are cut into pieces, so is this one: 64 molecules without gr
 memory than 16 with gradients (289 and 223 MiB for the paper's L1Net on twelve targets).
 """
 
+EVALUATION_ATOMS = 2_048
+"""Atoms per batch without gradients; 64 molecules of QM9 have fewer (at most 29 each)."""
+
 
 class Errors(NamedTuple):
     """The errors of a network on molecules.
 
     Attributes:
         loss: Eq. 18, summed over targets.
-        target_losses: Eq. 17 averaged over molecules, per target.
+        target_losses: Eq. 17 averaged over the molecules with a known target, times the declared
+            weight, per target.
         target_maes: mean absolute error, in each target's reporting unit.
     """
 
@@ -80,13 +84,20 @@ class Evaluator:
 
     def errors(self, differences: Tensor) -> Errors:
         """Losses and MAEs of ``differences`` (``[M, T]``)."""
-        losses = molecule_losses(differences, torch.zeros_like(differences)).mean(0)
-        maes = differences.abs().mean(0) * self._scale
+        losses = known_mean(molecule_losses(differences, torch.zeros_like(differences)))
+        losses = losses * self.target_weights
+        maes = known_mean(differences.abs()) * self._scale
         return Errors(
             float(losses.sum()),
             dict(zip(self.statistics.targets, losses.tolist(), strict=True)),
             dict(zip(self.statistics.targets, maes.tolist(), strict=True)),
         )
+
+    def zero_output_loss(self, normalised: Tensor) -> float:
+        """The loss of a network that outputs zero for molecules with these targets ``[M, T]``."""
+        if not bool(normalised.isnan().any()) and bool((self.target_weights == 1).all()):
+            return float(normalised.square().sum(1).mean())
+        return self.errors(-normalised).loss
 
     def residuals(self, differences: Tensor) -> dict[str, list[float]]:
         """The columns of ``differences`` (``[M, T]``) in the targets' reporting units."""
@@ -94,10 +105,25 @@ class Evaluator:
         return dict(zip(self.statistics.targets, columns, strict=True))
 
     @property
+    def target_weights(self) -> Tensor:
+        """``[T]`` declared weight of each target in the loss."""
+        table = self.statistics.target_table
+        return torch.tensor(
+            [table[name].weight for name in self.statistics.targets], dtype=torch.float64
+        )
+
+    @property
     def _scale(self) -> Tensor:
         return torch.from_numpy(self.statistics.reporting_scale)
 
     def _batches(self, rows: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
         size = max(1, EVALUATION_BATCH // self.pieces)
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
+        atoms = max(1, EVALUATION_ATOMS // self.pieces)
+        ends = np.cumsum(self.molecules.atom_counts[rows])
+        start = 0
+        while start < len(rows):
+            before = ends[start - 1] if start else 0
+            fitting = int(np.searchsorted(ends, before + atoms, side="right"))
+            end = max(start + 1, min(start + size, fitting))
+            yield rows[start:end]
+            start = end

@@ -97,15 +97,24 @@ class Training:
         self.history: list[EpochMetrics] = []
         self._pieces = pieces
         self.split: Split = make_split(molecules, config.data)
-        statistics = TargetStatistics.fit(molecules, self.split.train, config.targets)
+        statistics = TargetStatistics.fit(
+            molecules, self.split.train, config.targets, masked=config.data.missing == "mask"
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.training.seed)
-            network = MultiTargetNetwork(config.network, len(config.targets))
+            network = MultiTargetNetwork(
+                config.network, len(config.targets), len(molecules.elements), statistics.extensive
+            )
         self.network = network.to(self.device)
         self.evaluator = Evaluator(self.network, molecules, statistics, self.device, pieces)
         normalised = self.evaluator.normalised
         self._training_targets = normalised(self.split.train).to(torch.get_default_dtype())
         self.validation_targets = normalised(self.split.validation)
+        self._loss_weights: Tensor | None = None
+        if (weights := statistics.loss_weights) is not None:
+            self._loss_weights = (
+                torch.from_numpy(weights).to(self._training_targets).to(self.device)
+            )
         self._optimizer = Adam(
             self.network.parameters(), lr=config.training.learning_rate, fused=True
         )
@@ -119,7 +128,7 @@ class Training:
             device=self._device_name(),
             data_hash=molecules.content_hash,
             split_hash=self.split.hash,
-            zero_output_loss=float(self.validation_targets.square().sum(1).mean()),
+            zero_output_loss=self.evaluator.zero_output_loss(self.validation_targets),
             epochs=config.training.epochs,
         )
         self.facts = record.signed_facts(self.facts, config.fingerprint)
@@ -282,7 +291,8 @@ class Training:
         losses: list[Tensor] = []
         for piece in self._pieces_of(chosen):
             targets = self._training_targets[torch.from_numpy(piece)].to(self.device)
-            loss = multi_target_loss(self.evaluator.outputs(rows[piece]), targets)
+            outputs = self.evaluator.outputs(rows[piece])
+            loss = multi_target_loss(outputs, targets, self._loss_weights)
             # The loss is a mean over molecules, so a piece is weighted by its number of molecules.
             loss = loss * (len(piece) / len(chosen))
             loss.backward()  # type: ignore[no-untyped-call]

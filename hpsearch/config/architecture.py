@@ -299,8 +299,9 @@ def count_work(
 def relative_work(config: TrialConfig) -> float:
     """A relative cost of an epoch, to compare runs on the same molecules.
 
-    It is the floating-point operations of a training step on one molecule of QM9's mean size,
-    also for other molecules, since it only orders the runs of an experiment. The driver and ``hpsearch status`` use it before any molecule is read and without any timing;
+    It is the floating-point operations of a training step on one molecule of QM9's mean size, also
+    for own molecules, because it only orders the runs of an experiment. The driver and
+    ``hpsearch status`` use it before any molecule is read and without any timing;
     `hpsearch.cost.model` predicts seconds.
     """
     pairs = mean_pairs(config.network.radial_maximum_angstrom)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
-from hpsearch.errors import InputError
+from hpsearch.errors import InputError, one_line
 from hpsearch.system.files import write_atomically
 
 QM9_MOLECULES = 130_831
@@ -72,12 +72,16 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     So, with an unmoved anchor, a larger training or validation set contains a smaller one, and the
     molecules before the anchor are used only for training.
 
+    With groups (``config.by_group``) the permutation keeps the molecules of a group together, and a
+    set takes only the groups that lie within its part, so it may be smaller than asked for.
+
     With a ``training_seed`` the test molecules stay the same. The training and validation sets, of
     the same sizes, are drawn again from all other molecules, or, with a split file, from its
     training and validation molecules.
 
     Raises:
-        InputError: there are too few molecules, or the split file is wrong.
+        InputError: there are too few molecules, a group is larger than its set, or the split file
+            is wrong.
     """
     if config.training_seed is not None:
         return _redrawn(molecules, config, config.training_seed)
@@ -91,12 +95,15 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     # Molecules between training and validation belong to larger training sets: never test them.
     test = start + validation if config.test_size is None else total - config.test_size
     order = _permutation(molecules, config.split_seed)
-    return Split.of(
-        molecules,
-        train=order[:train],
-        validation=order[start : start + validation],
-        test=order[test:],
-    )
+    if config.by_group:
+        order = _by_group(order, molecules)
+    parts = {
+        "train": (0, train),
+        "validation": (start, start + validation),
+        "test": (test, total),
+    }
+    cut = _cutter(order, molecules, config)
+    return Split.of(molecules, **{name: cut(name, *part) for name, part in parts.items()})
 
 
 def _redrawn(molecules: Molecules, config: DataConfig, seed: int) -> Split:
@@ -106,12 +113,55 @@ def _redrawn(molecules: Molecules, config: DataConfig, seed: int) -> Split:
     else:
         pool = np.concatenate([given.train, given.validation])
     order = _shuffled(pool[np.argsort(molecules.identifiers[pool])], seed)
+    if config.by_group:
+        order = _by_group(order, molecules)
+    cut = _cutter(order, molecules, config)
     return Split.of(
         molecules,
-        train=order[: len(given.train)],
-        validation=order[len(order) - len(given.validation) :],
+        train=cut("train", 0, len(given.train)),
+        validation=cut("validation", len(order) - len(given.validation), len(order)),
         test=given.test,
     )
+
+
+def _by_group(order: Integers, molecules: Molecules) -> Integers:
+    """``order`` with the molecules of a group together, where the first of them stood."""
+    groups = _groups_of(molecules)[order]
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+    return order[np.argsort(first[inverse], kind="stable")]
+
+
+def _groups_of(molecules: Molecules) -> NDArray[np.int32]:
+    if molecules.groups is None:
+        raise InputError("the molecules must have groups to be split by group; name their column")
+    return molecules.groups
+
+
+def _cutter(
+    order: Integers, molecules: Molecules, config: DataConfig
+) -> Callable[[str, int, int], Integers]:
+    """A function that cuts a set out of ``order``: with groups, only those within its part."""
+    if not config.by_group:
+        return lambda name, start, end: order[start:end]
+    groups = _groups_of(molecules)[order]
+    begins = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
+    ends = np.append(begins[1:], len(order))
+    place = np.repeat(np.arange(len(begins)), ends - begins)
+    first, last = begins[place], ends[place]
+
+    def cut(name: str, start: int, end: int) -> Integers:
+        rows = order[(first >= start) & (last <= end)]
+        least = 2 if name == "train" else 1
+        if len(rows) < least:
+            largest = int((ends - begins).max())
+            raise InputError(
+                f"the {name} molecules must be whole groups, but none fits {end - start:,} "
+                f"molecules; the largest group has {largest:,}; raise the size of the set, or set "
+                "split_by: molecule"
+            )
+        return rows
+
+    return cut
 
 
 def validation_anchor(total: int) -> int:
@@ -155,11 +205,19 @@ def save_split(split: Split, molecules: Molecules, path: Path) -> None:
         InputError: the file cannot be written.
     """
     rows = zip(_SETS, (split.train, split.validation, split.test), strict=True)
-    lists = {name: molecules.identifiers[numbers].tolist() for name, numbers in rows}
+    lists = {name: _labels(molecules, numbers) for name, numbers in rows}
     try:
         _write(path, json.dumps(lists) + "\n")
     except OSError as error:
         raise InputError(f"the split cannot be written to '{path}': {error.strerror}") from error
+
+
+def _labels(molecules: Molecules, rows: Integers) -> list[Any]:
+    """The molecules' names in the file, or their numbers."""
+    if molecules.names is None:
+        labels: list[Any] = molecules.identifiers[rows].tolist()
+        return labels
+    return [molecules.name_of(int(row)) for row in rows]
 
 
 def _write(path: Path, text: str) -> None:
@@ -174,8 +232,9 @@ def read_split(path: Path, molecules: Molecules) -> Split:
     """The split in a file.
 
     Args:
-        path: JSON ``{"train": [...], "validation": [...], "test": [...]}`` with QM9 indices, or
-            SchNetPack's ``.npz`` with the row numbers ``train_idx``, ``val_idx`` and ``test_idx``.
+        path: JSON ``{"train": [...], "validation": [...], "test": [...]}`` with QM9 indices or the
+            identifiers of own molecules, or SchNetPack's ``.npz`` with the row numbers
+            ``train_idx``, ``val_idx`` and ``test_idx``.
         molecules: the molecules to split; the file may leave some out.
 
     Raises:
@@ -186,7 +245,7 @@ def read_split(path: Path, molecules: Molecules) -> Split:
         if path.suffix == ".npz":
             rows = _rows_of_numbers(_read_npz(path), len(molecules))
         else:
-            rows = _rows_of_identifiers(_read_json(path), molecules)
+            rows = _rows_of_labels(_read_json(path, molecules.names is not None), molecules)
         _check(rows, molecules)
     except OSError as error:
         raise InputError(f"the split file '{path}' must be readable: {error.strerror}") from error
@@ -206,7 +265,9 @@ def _shuffled(rows: Integers, seed: int) -> Integers:
     return rows[random.permutation(len(rows))].astype(np.int64)
 
 
-def _read_json(path: Path) -> dict[str, NDArray[np.int64]]:
+def _read_json(path: Path, with_names: bool) -> dict[str, list[Any]]:
+    """Three lists: of text if ``with_names``, else of whole numbers."""
+    kind, words = (str, "text") if with_names else (int, "whole numbers")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -215,12 +276,30 @@ def _read_json(path: Path) -> dict[str, NDArray[np.int64]]:
         got = ", ".join(map(repr, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"must be an object with exactly {', '.join(_SETS)}; got {got}")
     for name, values in content.items():
-        if not isinstance(values, list) or not all(type(value) is int for value in values):
-            raise ValueError(f"'{name}' must be a list of whole numbers")
+        if not isinstance(values, list) or not all(type(value) is kind for value in values):
+            raise ValueError(f"'{name}' must be a list of {words}")
+    return {name: content[name] for name in _SETS}
+
+
+def _rows_of_labels(sets: Mapping[str, list[Any]], molecules: Molecules) -> dict[str, Integers]:
+    """The rows of the molecules with the given names or identifiers."""
+    if molecules.names is not None:
+        row_of = {molecules.name_of(row): row for row in range(len(molecules))}
+        rows = {}
+        for name, labels in sets.items():
+            unknown = [label for label in labels if label not in row_of]
+            if unknown:
+                raise ValueError(
+                    f"'{name}' must have identifiers of the {len(molecules):,} molecules; got "
+                    f"'{one_line(unknown[0])}', which is none (and {len(unknown) - 1:,} more)"
+                )
+            rows[name] = np.array([row_of[label] for label in labels], dtype=np.int64)
+        return rows
     try:
-        return {name: np.array(content[name], dtype=np.int64) for name in _SETS}
+        numbers = {name: np.array(values, dtype=np.int64) for name, values in sets.items()}
     except OverflowError:
         raise ValueError("identifiers must be QM9 indices; got a number above 64 bits") from None
+    return _rows_of_identifiers(numbers, molecules)
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.int64]]:
@@ -276,6 +355,6 @@ def _check(sets: Mapping[str, Integers], molecules: Molecules) -> None:
     repeated = np.flatnonzero(np.diff(all_rows[order]) == 0)
     if len(repeated):
         first, second = (list(sets)[owner[order[repeated[0] + step]]] for step in (0, 1))
-        molecule = molecules.identifiers[all_rows[order[repeated[0]]]]
+        molecule = molecules.name_of(int(all_rows[order[repeated[0]]]))
         where = f"twice in '{first}'" if first == second else f"in '{first}' and in '{second}'"
         raise ValueError(f"every molecule must be listed once; {molecule} is listed {where}")

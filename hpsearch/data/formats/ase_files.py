@@ -44,7 +44,7 @@ def database_records(path: Path) -> Iterator[Record]:
         with library(path, _DATABASE):
             _check_tables(path, connection)
             database = SQLite3Database(str(path), create_indices=False, use_lock_file=False)
-            database.connection = connection
+            database.connection, database.change_count = connection, 0
             rows = database.select()
         total = 0
         while True:

@@ -104,8 +104,8 @@ def elements_in(text: str) -> list[int]:
         elif isinstance(entry, int) and not isinstance(entry, bool) and 0 < entry < len(SYMBOLS):
             numbers.append(entry)
         else:
-            raise ValueError(f"an element must be a symbol such as H or Cl, got "
-                             f"'{one_line(str(entry))}'")  # fmt: skip
+            shown = one_line(str(entry))
+            raise ValueError(f"an element must be a symbol such as H or Cl, got '{shown}'")
     return numbers
 
 
@@ -126,9 +126,13 @@ def finite_labels(
 
 
 def texts(
-    path: Path, role: str, column: str, values: Iterable[object], places: Sequence[str],
+    path: Path,
+    role: str,
+    column: str,
+    values: Iterable[object],
+    places: Sequence[str],
     names: Sequence[str],
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """[n] identifiers or groups in ``values``.
 
     Raises:

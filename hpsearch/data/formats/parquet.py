@@ -150,11 +150,7 @@ def _part(path: Path, batch: Any, start: int, atoms: tuple[str, str], wanted: Wa
         labels[:, position] = columns.finite_labels(path, column, values, places)
     texts: list[list[str] | None] = []
     for role, name in (("identifier", wanted.identifier), ("group", wanted.group)):
-        values = None if name is None else batch.column(name).to_pylist()
-        texts.append(
-            None if name is None
-            else columns.texts(path, role, name, values, places, batch.schema.names)
-        )  # fmt: skip
+        texts.append(None if name is None else _texts(path, batch, role, name, places))
     part = Part(counts, numbers, positions, labels, texts[0], texts[1], places)
     check_atoms(path, part)
     return part

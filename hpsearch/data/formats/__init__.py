@@ -1,0 +1,227 @@
+"""Reads molecules from the files that users have, in parts of bounded size.
+
+The formats are extxyz and xyz, databases and trajectories of ASE, folders of xyz files, SDF, npz,
+Parquet and the raw archive of QM9. Every mistake in a file is an
+:class:`~hpsearch.errors.InputError` of one line that names the file and the place in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpsearch.config.declaration import FormatName, MoleculeSource
+from hpsearch.config.targets import QM9_TARGETS
+from hpsearch.data.archive import Say, silent
+from hpsearch.data.formats import (
+    ase_files,
+    extxyz,
+    folder,
+    npz,
+    parquet,
+    raw_qm9,
+    sdf,
+    tables,
+)
+from hpsearch.data.formats.files import PICKLE, check_file, quiet, reading
+from hpsearch.data.formats.part import Part, Record, Wanted, names_in, parts_of, shown_path
+from hpsearch.errors import InputError, one_line
+
+__all__ = ["Part", "Wanted", "format_of", "label_names", "read_parts", "source_files"]
+
+_ENDINGS: dict[str, FormatName] = {
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".extxyz.gz": "extxyz",
+    ".xyz.gz": "extxyz",
+    ".db": "ase-db",
+    ".traj": "traj",
+    ".sdf": "sdf",
+    ".sd": "sdf",
+    ".mol": "sdf",
+    ".sdf.gz": "sdf",
+    ".sd.gz": "sdf",
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".tar.bz2": "qm9",
+    ".tar": "qm9",
+    ".tar.gz": "qm9",
+    ".tar.xz": "qm9",
+}
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".pkl.gz", ".npy")
+_TEXTS_OF_SMILES = (".smi", ".smiles", ".csv", ".tsv", ".csv.gz", ".smi.gz", ".tsv.gz")
+_OFFERED = (
+    "extxyz (.extxyz, .xyz), ase-db (.db), traj (.traj), xyz (a folder of .xyz files), "
+    "sdf (.sdf), npz (.npz), parquet (.parquet), qm9 (.tar.bz2)"
+)
+_NO_GEOMETRY = (
+    "SMILES have no geometry: make one with RDKit's ETKDG or with xtb, and store the molecules as "
+    "extxyz"
+)
+
+
+def format_of(source: MoleculeSource) -> FormatName:
+    """The declared format, or the one that the ending of the name or the folder shows.
+
+    Raises:
+        InputError: the path is missing, or its format is not offered; the error lists the formats.
+    """
+    path = Path(source.path)
+    with reading(path):
+        if not path.exists():
+            raise FileNotFoundError
+        if source.format is not None:
+            return source.format
+        if path.is_dir():
+            return _format_of_folder(path)
+    name = path.name.casefold()
+    for ending, format in _ENDINGS.items():
+        if name.endswith(ending):
+            return format
+    if name.endswith(_PICKLES):
+        raise InputError(
+            f"{shown_path(path)} must be one of {_OFFERED}, got a pickle or a single array; "
+            f"{PICKLE}"
+        )
+    if name.endswith(_TEXTS_OF_SMILES):
+        raise InputError(f"{shown_path(path)} must be one of {_OFFERED}, got text; {_NO_GEOMETRY}")
+    raise InputError(
+        f"{shown_path(path)} must be one of {_OFFERED}, got the ending "
+        f"'{one_line(path.suffix)}'; set format:, or convert it with ase.io.read and ase.io.write"
+    )
+
+
+def _format_of_folder(path: Path) -> FormatName:
+    first = folder.files(path)[0]
+    with first.open("rb") as file:
+        file.readline(1_000)
+        comment = file.readline(1_000).split()
+    # The files of QM9 have 'gdb', the index and 15 numbers there.
+    return "qm9" if len(comment) == 17 and comment[0] == b"gdb" else "xyz"
+
+
+def source_files(source: MoleculeSource) -> list[Path]:
+    """Every file that is read, sorted: the file or those of the folder, and the labels' CSV file.
+
+    Raises:
+        InputError: a file is missing, or the format is not offered.
+    """
+    path = Path(source.path)
+    format_of(source)
+    with reading(path):
+        files = folder.files(path) if path.is_dir() else [path]
+    if source.labels is not None:
+        labels = Path(source.labels)
+        with reading(labels):
+            labels.stat()
+        files = [*files, labels]
+    return sorted(files)
+
+
+def read_parts(source: MoleculeSource, wanted: Wanted, say: Say = silent) -> Iterator[Part]:
+    """The molecules of the file, in its order, a few thousand at a time.
+
+    A value that a molecule lacks is NaN. Positions and labels are as stored, in the file's units.
+
+    Args:
+        source: the file and the names of its columns.
+        wanted: the columns of labels and names to read.
+        say: function for lines about the progress.
+
+    Raises:
+        InputError: the file is missing, damaged or not as declared, or a library is missing.
+    """
+    parts = _parts(source, wanted, say)
+    while True:
+        # Entered for every part: the filters of warnings belong to the whole process.
+        with quiet():
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+def label_names(source: MoleculeSource) -> list[str]:
+    """The names that have one number per molecule in the first 100 molecules of the file.
+
+    Raises:
+        InputError: the file is missing, damaged or not as declared, or a library is missing.
+    """
+    format = _checked(source)
+    with quiet():
+        if format == "qm9":
+            return list(QM9_TARGETS.names)
+        if format == "npz":
+            return npz.label_names(source)
+        if format == "parquet":
+            return parquet.label_names(source)
+        return names_in(_records(source, format, source.identifier, ()))
+
+
+def _checked(source: MoleculeSource) -> FormatName:
+    """The format of a file that was looked at."""
+    path = Path(source.path)
+    format = format_of(source)
+    is_folder = path.is_dir()
+    if format == "xyz" and not is_folder:
+        # One file of plain xyz is read as extxyz, which it is.
+        format = "extxyz"
+    if format == "extxyz" and is_folder:
+        raise InputError(
+            f"{shown_path(path)} must be a file for the format extxyz, got a folder; set format: "
+            "xyz"
+        )
+    if source.labels is not None and format not in ("sdf", "xyz"):
+        raise InputError(
+            f"{shown_path(path)} must be an SDF or a folder of xyz files to have labels: in a CSV "
+            f"file, got {format}; store the labels in the file itself"
+        )
+    if not is_folder and format != "qm9":
+        check_file(path, format)
+    return format
+
+
+def _parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
+    format = _checked(source)
+    path = Path(source.path)
+    if format == "qm9":
+        yield from raw_qm9.parts(path, wanted, say)
+    elif format == "npz":
+        yield from npz.parts(source, wanted, say)
+    elif format == "parquet":
+        yield from parquet.parts(source, wanted, say)
+    else:
+        records = _records(source, format, wanted.identifier, wanted.columns)
+        yield from parts_of(records, path, wanted, say)
+
+
+def _records(
+    source: MoleculeSource, format: FormatName, identifier: str | None, columns: tuple[str, ...]
+) -> Iterator[Record]:
+    path = Path(source.path)
+    if format == "extxyz":
+        return extxyz.records(path, columns)
+    if format == "ase-db":
+        return ase_files.database_records(path)
+    if format == "traj":
+        return ase_files.trajectory_records(path)
+    table = None if source.labels is None else tables.read_table(Path(source.labels))
+    if format == "xyz":
+        named = folder.records(path, columns)
+        if table is None:
+            return (record for _, record in named)
+        if identifier is None:
+            raise InputError(
+                f"{shown_path(table.path)} must be joined to the files of {shown_path(path)} by "
+                "their names, got no identifier; name the column of the names without .xyz with "
+                "identifier:"
+            )
+        return tables.with_labels_by_name(named, path, table, identifier)
+    records = sdf.records(path)
+    if table is None:
+        return records
+    if identifier is None or identifier not in table.names:
+        return tables.with_labels_in_order(records, path, table)
+    pairs = ((sdf.name_of(record, identifier), record) for record in records)
+    return tables.with_labels_by_name(pairs, path, table, identifier)

@@ -1,0 +1,144 @@
+"""Reads databases (``.db``) and trajectories (``.traj``) of ASE.
+
+Labels are taken as they are stored: never through ``get_potential_energy`` and the like, which
+constraints change, and which may answer with the free energy.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.data.formats.files import library, missing_library
+from hpsearch.data.formats.part import NotScalar, Record, check_count, no_molecules, wrong
+from hpsearch.errors import InputError, one_line
+
+_DATABASE = "a database of ASE"
+_TRAJECTORY = "a trajectory of ASE"
+
+
+def database_records(path: Path) -> Iterator[Record]:
+    """The rows of a database, in the order of their numbers, as ``row 17``.
+
+    The values are those of ``key_value_pairs``, of ``data`` and of the calculator; the names are
+    ``id`` and ``unique_id``.
+
+    Raises:
+        InputError: ASE is missing, or the file is no database of ASE.
+    """
+    try:
+        from ase.calculators.calculator import all_properties
+        from ase.db.sqlite import SQLite3Database
+    except ImportError:
+        raise missing_library("ASE databases (.db)", "ASE", "ase") from None
+    with library(path, _DATABASE):
+        # ASE writes tables into a database that lacks them, unless it cannot write.
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True)
+    with closing(connection):
+        with library(path, _DATABASE):
+            _check_tables(path, connection)
+            database = SQLite3Database(str(path), create_indices=False, use_lock_file=False)
+            database.connection, database.change_count = connection, 0
+            rows = database.select()
+        total = 0
+        while True:
+            with library(path, _DATABASE):
+                row = next(rows, None)
+                if row is None:
+                    break
+                record = _database_record(path, row, all_properties)
+            total += 1
+            yield record
+    if total == 0:
+        raise no_molecules(path)
+
+
+def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if "systems" not in names:
+        raise InputError(
+            f"'{one_line(str(path), 400)}' must be a database of ASE with a table 'systems', got "
+            f"{', '.join(sorted(map(one_line, map(str, names)))[:5]) or 'no tables'}; write it "
+            "with ase.db"
+        )
+
+
+def _database_record(path: Path, row: Any, properties: list[str]) -> Record:
+    place = f"row {row.id}"
+    stored = vars(row)
+    data = row.data if isinstance(row.data, Mapping) else {}
+    results = {name: stored[name] for name in properties if stored.get(name) is not None}
+    values = _merged(row.key_value_pairs, data, results)
+    record = _record(path, place, row.numbers, row.positions, row.pbc, values)
+    return record._replace(names={"id": str(row.id), "unique_id": str(row.unique_id)})
+
+
+def trajectory_records(path: Path) -> Iterator[Record]:
+    """The images of a trajectory, counted from 0, as ``molecule 4``.
+
+    The values are those of ``info`` and of the calculator.
+
+    Raises:
+        InputError: ASE is missing, or the file is no trajectory of ASE.
+    """
+    try:
+        from ase.io.trajectory import TrajectoryReader
+    except ImportError:
+        raise missing_library("ASE trajectories (.traj)", "ASE", "ase") from None
+    with library(path, _TRAJECTORY):
+        trajectory = TrajectoryReader(str(path))
+        total = len(trajectory)
+    try:
+        if total == 0:
+            raise no_molecules(path)
+        for index in range(total):
+            with library(path, f"{_TRAJECTORY} whose molecule {index} can be read"):
+                atoms = trajectory[index]
+                results = {} if atoms.calc is None else atoms.calc.results
+                record = _record(
+                    path,
+                    f"molecule {index}",
+                    atoms.numbers,
+                    atoms.positions,
+                    atoms.pbc,
+                    _merged(atoms.info, results),
+                )
+            yield record
+    finally:
+        trajectory.close()
+
+
+def _merged(*sources: Mapping[Any, object]) -> dict[str, object]:
+    """The values of several places; a name with different values has a :class:`NotScalar`."""
+    merged: dict[str, object] = {}
+    for source in sources:
+        for key, value in source.items():
+            name = str(key)
+            if name in merged and not np.array_equal(
+                np.asarray(merged[name], dtype=object), np.asarray(value, dtype=object)
+            ):
+                merged[name] = NotScalar("two values, in the molecule and in its calculator")
+            else:
+                merged.setdefault(name, value)
+    return merged
+
+
+def _record(
+    path: Path, place: str, numbers: Any, positions: Any, pbc: Any, values: dict[str, object]
+) -> Record:
+    if np.any(pbc):
+        raise wrong(
+            path, place, "periodic cells are not offered, got one; set pbc to False for molecules"
+        )
+    check_count(path, place, len(numbers))
+    shape = np.shape(positions)
+    if shape != (len(numbers), 3):
+        raise wrong(path, place, f"positions must be [{len(numbers)}, 3], got {shape}")
+    flat = np.asarray(positions, dtype=np.float64).reshape(-1).tolist()
+    return Record(place, np.asarray(numbers, dtype=np.int64).tolist(), flat, values, place)

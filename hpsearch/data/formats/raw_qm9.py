@@ -1,0 +1,63 @@
+"""Reads QM9's raw archive, or the folder of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpsearch.config.targets import ELEMENTS, QM9_TARGETS
+from hpsearch.data.archive import read_archive
+from hpsearch.data.formats.files import library
+from hpsearch.data.formats.part import MOLECULES_PER_PART, Part, Say, Wanted, absent, shown_path
+from hpsearch.errors import InputError, one_line
+
+IDENTIFIER = "index"
+"""Name of QM9's index, the only identifier."""
+
+_LONGEST = 500
+
+
+def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
+    """The molecules of the archive, sorted by QM9's index; positions have single precision.
+
+    Raises:
+        InputError: the archive is damaged, a column is none of the twelve targets, or the
+            identifier is not ``index``, or a group is wanted.
+    """
+    names = QM9_TARGETS.names
+    for column in wanted.columns:
+        if column not in names:
+            raise absent(path, column, names)
+    if wanted.identifier not in (None, IDENTIFIER):
+        raise InputError(
+            f"{shown_path(path)} must have the identifier {one_line(wanted.identifier or '')}, "
+            f"got QM9, whose identifier is {IDENTIFIER}"
+        )
+    if wanted.group is not None:
+        raise InputError(
+            f"{shown_path(path)} must have the group {one_line(wanted.group)}, got QM9, which has "
+            "none; delete group:"
+        )
+    try:
+        with library(path, "QM9's raw archive or a folder of its .xyz files"):
+            table = read_archive(path, say=say)
+    except InputError as error:
+        raise InputError(one_line(str(error), _LONGEST)) from None
+    elements = np.array(ELEMENTS, dtype=np.int64)
+    columns = [names.index(column) for column in wanted.columns]
+    for start in range(0, len(table), MOLECULES_PER_PART):
+        rows = slice(start, start + MOLECULES_PER_PART)
+        counts = table.atom_counts[rows]
+        atoms = slice(int(table.offsets[start]), int(table.offsets[start] + counts.sum()))
+        indices = [str(index) for index in table.identifiers[rows]]
+        yield Part(
+            counts=counts.astype(np.int64),
+            numbers=elements[table.element_indices[atoms]],
+            positions=table.positions[atoms].astype(np.float64),
+            labels=table.targets[rows][:, columns],
+            identifiers=indices if wanted.identifier is not None else None,
+            groups=None,
+            places=[f"molecule {index}" for index in indices],
+        )

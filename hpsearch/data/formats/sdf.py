@@ -1,0 +1,207 @@
+"""Reads SDF with RDKit; the labels are the file's properties, or rows of a CSV file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpsearch.data.formats.files import library, missing_library, opened, reading
+from hpsearch.data.formats.part import Record, check_count, no_molecules, wrong
+from hpsearch.errors import one_line
+
+_HEADER = re.compile(r">.*?<(.+)>")
+_END = "$$$$"
+_LONGEST_LINE = 1_000_000
+_FLAT = (
+    "set its positions from a geometry optimisation, for example RDKit's ETKDG and then xtb: a "
+    "drawing has no geometry"
+)
+_TETRAHEDRAL = (6, 7, 14, 15)
+TITLE_NAMES = ("title", "name", "_Name")
+"""Names by which the first line of a record can be chosen as identifier or group."""
+
+
+def records(path: Path) -> Iterator[Record]:
+    """The molecules of the file, counted from 0, as ``molecule 4``.
+
+    The values are the properties; the first line is the name ``title``, ``name`` or ``_Name``.
+
+    Raises:
+        InputError: RDKit is missing, or a molecule is malformed, has no hydrogens or no geometry.
+    """
+    try:
+        from rdkit import Chem, rdBase
+    except ImportError:
+        raise missing_library("SDF", "RDKit", "rdkit") from None
+    total = 0
+    for first, lines in _split(path):
+        place = f"molecule {total}"
+        block, values = _parts(path, place, first, lines)
+        # Held only while RDKit works: it blocks the log lines of the whole process.
+        with library(path, f"an SDF whose {place} can be read"), rdBase.BlockLogs():
+            molecule = Chem.MolFromMolBlock(
+                block, sanitize=False, removeHs=False, strictParsing=True
+            )
+            if molecule is None:
+                raise wrong(
+                    path,
+                    f"{place} (line {first})",
+                    "the molecule must be a mol block that RDKit reads, got one with wrong counts "
+                    "or fields; write it again",
+                )
+            record = _record(path, place, molecule, lines, values)
+        total += 1
+        yield record
+    if total == 0:
+        raise no_molecules(path)
+
+
+def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The first line's number and the lines of every record, without the line ``$$$$``."""
+    with reading(path), opened(path) as file:
+        first = 1
+        lines: list[str] = []
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise wrong(
+                    path,
+                    f"line {number}",
+                    f"the file must be UTF-8 text, got the byte 0x{raw[error.start]:02x}; save it "
+                    "as UTF-8",
+                ) from None
+            if line.startswith(_END):
+                yield first, lines
+                first, lines = number + 1, []
+            else:
+                lines.append(line)
+        if any(map(str.strip, lines)):
+            # A single mol block is a whole file too.
+            if not _block_end(lines) or any(map(str.strip, lines[_block_end(lines) :])):
+                raise wrong(
+                    path,
+                    f"line {first}",
+                    f"a molecule must end with {_END}, got the end of the file; it may be cut off",
+                )
+            yield first, lines
+
+
+def _block_end(lines: list[str]) -> int:
+    """Number of lines of the mol block; 0 if its end is missing."""
+    for number, line in enumerate(lines, 1):
+        if line.startswith("M  END"):
+            return number
+    return 0
+
+
+def _parts(path: Path, place: str, first: int, lines: list[str]) -> tuple[str, dict[str, object]]:
+    """The mol block and the properties of a record."""
+    end = _block_end(lines)
+    if not end:
+        raise wrong(
+            path,
+            f"{place} (line {first})",
+            "a molecule must have a line 'M  END', got none; it may be cut off",
+        )
+    values: dict[str, object] = {}
+    name: str | None = None
+    content: list[str] = []
+    for number, line in enumerate([*lines[end:], ""], first + end):
+        if name is not None and line.strip():
+            content.append(line)
+        elif name is not None:
+            if name in values:
+                raise wrong(
+                    path, f"line {number}", f"a property must stand once, got {one_line(name)}"
+                )
+            values[name] = "\n".join(content)
+            name, content = None, []
+        elif line.startswith(">"):
+            match = _HEADER.match(line)
+            if match is None:
+                raise wrong(
+                    path,
+                    f"line {number}",
+                    f"a property must begin with > <name>, got '{one_line(line)}'",
+                )
+            name = match[1].strip()
+        elif line.strip():
+            raise wrong(
+                path,
+                f"line {number}",
+                f"a property must begin with > <name>, got '{one_line(line)}'; check that every "
+                f"molecule ends with {_END}",
+            )
+    return "\n".join(lines[:end]) + "\n", values
+
+
+def _record(
+    path: Path, place: str, molecule: Any, lines: list[str], values: dict[str, object]
+) -> Record:
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    check_count(path, place, len(numbers))
+    if 0 in numbers:
+        symbol = molecule.GetAtomWithIdx(numbers.index(0)).GetSymbol()
+        raise wrong(
+            path,
+            place,
+            f"an element must be a symbol such as H or Cl, got '{one_line(symbol)}' for atom "
+            f"{numbers.index(0)}",
+        )
+    if molecule.GetNumConformers() != 1:
+        raise wrong(path, place, f"the molecule must have positions, got none; {_FLAT}")
+    positions = molecule.GetConformer().GetPositions()
+    _check_hydrogens(path, place, molecule, numbers)
+    _check_geometry(path, place, molecule, lines, positions)
+    names = dict.fromkeys(TITLE_NAMES, lines[0].strip())
+    return Record(place, numbers, positions.reshape(-1).tolist(), values, place, names)
+
+
+def _check_hydrogens(path: Path, place: str, molecule: Any, numbers: list[int]) -> None:
+    if 1 in numbers:
+        return
+    molecule.UpdatePropertyCache(strict=False)
+    missing = sum(atom.GetTotalNumHs() for atom in molecule.GetAtoms())
+    if missing:
+        raise wrong(
+            path,
+            place,
+            f"the molecule must have its hydrogens, got none of {missing}; write the file with "
+            "hydrogens and their positions",
+        )
+
+
+def _check_geometry(
+    path: Path, place: str, molecule: Any, lines: list[str], positions: Any
+) -> None:
+    """Refuse a drawing: its header says 2D, or it is flat where no molecule is.
+
+    The header of a planar molecule says 3D.
+    """
+    header = lines[1][20:22].upper() if len(lines) > 1 else ""
+    is_flat = len(positions) > 1 and not np.any(positions[:, 2])
+    if header == "2D" or (is_flat and header != "3D"):
+        got = "2D in its header" if header == "2D" else "z = 0 for all atoms"
+        raise wrong(path, place, f"the molecule must have a geometry, got {got}; {_FLAT}")
+    crowded = any(
+        atom.GetDegree() >= 4 and atom.GetAtomicNum() in _TETRAHEDRAL
+        for atom in molecule.GetAtoms()
+    )
+    if is_flat and crowded:
+        raise wrong(
+            path,
+            place,
+            f"the molecule must have a geometry, got z = 0 for all atoms around one with four "
+            f"neighbours; {_FLAT}",
+        )
+
+
+def name_of(record: Record, identifier: str) -> str:
+    """The property ``identifier`` of a record, or its first line."""
+    value = record.values.get(identifier, record.names["title"])
+    return str(value)

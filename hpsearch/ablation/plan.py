@@ -230,7 +230,8 @@ class AblationPlan:
     @cached_property
     def weights(self) -> dict[str, int]:
         """The number of trainable weights of each variant, by the variant's name."""
-        return {name: count_weights(network) for name, network in self.networks.items()}
+        elements = self.data.element_count
+        return {name: count_weights(net, 1, elements) for name, net in self.networks.items()}
 
     def _config(self, variant: Variant, target: str, repeat: int) -> TrialConfig:
         seed = repeat_seed(self.training.seed, repeat)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hpsearch.cli.drive import drive, make_progress
-from hpsearch.cli.inputs import check_before_writing, load_molecules, url_of
+from hpsearch.cli.inputs import check_before_writing, load_molecules, read_data, url_of
 from hpsearch.cli.options import (
     at_least,
     complete_choice,
     complete_experiment,
     complete_export,
+    data_option,
     epochs_option,
     example,
     parse_names,
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     metavar="RATE",
     help="Adam's initial learning rate.",
 )
+@data_option
 @size_options
 @click.option(
     "--split-seed", type=int, callback=at_least(0), metavar="N", help="Seed of the random split."
@@ -138,6 +140,7 @@ def ablate(
     match: Literal["dims", "params"],
     repeats: int,
     vary_split: bool,
+    data: Path | None,
     dry_run: bool,
     as_json: bool,
     placement: Placement,
@@ -161,6 +164,14 @@ def ablate(
 
     require_dry_run(dry_run, as_json)
     winner = find_configuration(str(file))
+    out = Output.beside_json(as_json)
+    if data is not None:
+        winner = winner.with_data(read_data(data))
+    molecules = None
+    if winner.config.data.is_own:
+        # The elements and sizes come from the molecules.
+        molecules = load_molecules(winner.config.data, out.say)
+        winner = winner.resolved(len(molecules), molecules.elements)
     plan = AblationPlan.make(
         winner,
         targets=targets,
@@ -177,17 +188,18 @@ def ablate(
     if not dry_run:
         named = plan.name if name is None else name
         folder = check_before_writing(storage, runs, named, "ablation")
-    out = Output.beside_json(as_json)
     from hpsearch.ablation.molecules import DataSummary
 
+    if molecules is None:
+        molecules = load_molecules(plan.data, out.say)
     # A dry run also needs it, because it refuses a split that leaks test molecules.
-    data = DataSummary.of(load_molecules(out.say), winner, plan)
+    summary = DataSummary.of(molecules, winner, plan)
     # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)
     if folder is None:
         _quote(plan, placement, places, out, as_json)
     else:
-        _run(winner, plan, data, storage, folder, placement, wait=if_held == "wait")
+        _run(winner, plan, summary, storage, folder, placement, wait=if_held == "wait")
 
 
 def _run(

@@ -108,11 +108,40 @@ def require_writable(folder: Path) -> None:
         raise unwritable(folder, error) from None
 
 
-def load_molecules(say: Callable[[str], None]) -> Molecules:
-    """Load QM9 from this machine's cache; ``say`` announces steps that take over a second."""
-    from hpsearch.data import qm9
+def load_molecules(data: DataConfig, say: Callable[[str], None]) -> Molecules:
+    """Load the molecules from this machine's cache, and print what own molecules have.
 
-    return qm9.load(say=say)
+    Args:
+        data: the declaration; QM9 without one.
+        say: called with lines about the labels of own molecules, and about long steps.
+    """
+    from hpsearch.data import own
+
+    molecules = own.load(data, say)
+    for line in own.label_lines(molecules, data):
+        say(line)
+    return molecules
+
+
+def read_data(path: Path) -> DataConfig:
+    """Return the ``data`` section of the file at ``path``.
+
+    The file may be a declaration alone, a search space or an exported configuration.
+
+    Raises:
+        InputError: the file cannot be read, or its section is not valid.
+    """
+    from hpsearch.config.run import DataConfig
+    from hpsearch.config.yaml_errors import validate
+    from hpsearch.config.yaml_file import read_yaml
+
+    document = read_yaml(path)
+    place = ("config", "data") if isinstance(document.data.get("config"), dict) else ("data",)
+    if not isinstance(document.at(place[:-1]).get("data"), dict):
+        raise document.error(
+            (), "the file must have a data section, such as data: {molecules: mine.extxyz, ...}"
+        )
+    return validate(DataConfig, document, place).in_folder(path.parent)
 
 
 def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, str]:

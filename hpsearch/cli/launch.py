@@ -15,6 +15,7 @@ from hpsearch.cli.inputs import (
     check_before_writing,
     check_molecules,
     load_molecules,
+    read_data,
     require_store,
     url_of,
 )
@@ -24,6 +25,7 @@ from hpsearch.cli.options import (
     complete_experiment,
     complete_export,
     complete_space,
+    data_option,
     epochs_option,
     example,
     placement_options,
@@ -99,6 +101,7 @@ class _Request:
     "--trials", type=int, callback=at_least(1), metavar="N", help="Number of trials to finish."
 )
 @epochs_option
+@data_option
 @size_options
 @targets_option
 @click.option(
@@ -152,6 +155,7 @@ def launch(
     enqueue: tuple[str, ...],
     open_test_set: bool,
     force: bool,
+    data: Path | None,
     targets: tuple[str, ...],
     placement: Placement,
     if_held: str,
@@ -172,12 +176,14 @@ def launch(
     require_dry_run(dry_run, as_json)
     file = find_space(space)
     as_written = SearchSpace.load(file)
-    chosen = as_written.with_overrides(**overrides, targets=targets or None)
+    given = as_written if data is None else as_written.with_data(read_data(data))
+    chosen = given.with_overrides(**overrides, targets=targets or None)
     known = _known_trials(chosen, enqueue, storage)
     given_file = file if chosen.data == as_written.data else None
     folder = None if dry_run else check_before_writing(storage, runs, study, "study")
     out = Output.beside_json(as_json)
-    molecules = load_molecules(out.say)
+    molecules = load_molecules(chosen.data, out.say)
+    chosen = chosen.resolved(len(molecules), molecules.elements)
     hashes = check_molecules(molecules, chosen.data, given_file)
     # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)

@@ -187,6 +187,14 @@ targets_option = click.option(
 )
 
 
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Use the molecules and targets in the data section of this YAML file.",
+)
+
+
 schedule_option = click.option(
     "--schedule",
     metavar="NAME",

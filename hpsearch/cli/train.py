@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from hpsearch.cli.drive import make_progress
-from hpsearch.cli.inputs import load_molecules, require_writable
+from hpsearch.cli.inputs import load_molecules, read_data, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
+    data_option,
     epochs_option,
     example,
     output_folder_option,
@@ -42,6 +43,7 @@ def _check_device(context: click.Context, option: click.Parameter, name: str) ->
 )
 @epochs_option
 @schedule_option
+@data_option
 @size_options
 @click.option(
     "--device",
@@ -52,7 +54,12 @@ def _check_device(context: click.Context, option: click.Parameter, name: str) ->
     help="cpu or cuda.",
 )
 def train(
-    file: Path, targets: tuple[str, ...], output: Path | None, device: str, **overrides: Any
+    file: Path,
+    targets: tuple[str, ...],
+    output: Path | None,
+    data: Path | None,
+    device: str,
+    **overrides: Any,
 ) -> None:
     """Train the configuration in FILE unchanged, and test it once.
 
@@ -65,10 +72,14 @@ def train(
     from hpsearch.config.run import Overrides
 
     winner = find_configuration(str(file))
+    if data is not None:
+        winner = winner.with_data(read_data(data))
     config = Overrides(**overrides).apply_to_run(winner.config, targets)
     output = output or Path(f"{file.stem}-train")
     require_writable(output)
-    molecules = load_molecules(click.echo)
+    molecules = load_molecules(config.data, click.echo)
+    resolved = config.data.resolved(len(molecules), molecules.elements)
+    config = config.model_copy(update={"data": resolved})
     from hpsearch.ablation.molecules import checked_split
 
     split = checked_split(molecules, winner, config.data)
@@ -205,7 +216,7 @@ def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: A
     from hpsearch.data.split import make_split, save_split
 
     out = Output.beside_json(as_json)
-    molecules = load_molecules(out.say)
+    molecules = load_molecules(DataConfig(), out.say)
     given = {name: size for name, size in sizes.items() if size is not None}
     data = DataConfig(split_seed=split_seed, **given)
     split = make_split(molecules, data)

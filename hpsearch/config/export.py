@@ -163,6 +163,16 @@ class Winner(Strict):
         data = winner.config.data.in_folder(Path(path).parent)
         return winner.model_copy(update={"config": winner.config.model_copy(update={"data": data})})
 
+    def with_data(self, data: DataConfig) -> Winner:
+        """This configuration for the molecules and all targets of ``data``, without its origin."""
+        config = self.config.model_copy(update={"data": data, "targets": data.all_targets.names})
+        return self.model_copy(update={"config": config, "provenance": None})
+
+    def resolved(self, total: int, elements: tuple[int, ...]) -> Winner:
+        """This configuration with sizes and elements from the molecules."""
+        data = self.config.data.resolved(total, elements)
+        return self.model_copy(update={"config": self.config.model_copy(update={"data": data})})
+
     def write(self, path: str | Path) -> None:
         """Write the file at ``path`` atomically; an older file is replaced.
 

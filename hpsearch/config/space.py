@@ -272,6 +272,15 @@ class SearchSpace(Strict):
         digest = hashlib.sha256(f"{self.seed}:{number}".encode()).digest()
         return int.from_bytes(digest[:4], "big") & LARGEST
 
+    def with_data(self, data: DataConfig) -> SearchSpace:
+        """This space for the molecules and all targets of ``data``."""
+        names = data.all_targets.names
+        return self.model_copy(update={"data": data, "targets": names})
+
+    def resolved(self, total: int, elements: tuple[int, ...]) -> SearchSpace:
+        """This space with sizes and elements from the molecules; see `DataConfig.resolved`."""
+        return self.model_copy(update={"data": self.data.resolved(total, elements)})
+
     def with_overrides(
         self, *, targets: Sequence[str] | None = None, **options: Any
     ) -> SearchSpace:

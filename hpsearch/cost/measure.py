@@ -144,12 +144,12 @@ def _timing(request: dict[str, Any]) -> Timing:
     if request["device"] == "cpu":
         # Only for its memory: a worker also loads Ray, a fifth of the memory of a small trial.
         import hpsearch.executor.worker  # noqa: F401
-    from hpsearch.data import qm9
+    from hpsearch.data import own
     from hpsearch.runs.step_time import time_steps
     from hpsearch.runs.training import Training
 
     config = TrialConfig.from_dict(request["config"])
-    molecules = qm9.load()
+    molecules = own.load(config.data)
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         training = Training.begin(config, molecules, Path(folder), request["device"])

@@ -76,17 +76,19 @@ class TimingConditions:
         device: torch's name of the device.
         at_once: runs at a time, which share the memory bandwidth.
         gpu: name of the GPU model, for a run on a GPU.
+        molecules: hash of own molecules; empty for QM9.
     """
 
     cpus: float
     device: str
     at_once: int
     gpu: str = ""
+    molecules: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Return the placement, the machine, torch's version and a digest of the network's code."""
         return {
-            **{name: value for name, value in asdict(self).items() if name != "gpu" or value},
+            **{name: value for name, value in asdict(self).items() if value != ""},
             "processor": hardware.processor().label,
             "cores": hardware.cores(),
             "torch": metadata.version("torch"),

@@ -72,7 +72,8 @@ class SearchCosts:
         if found:
             room = max(1, min(room, int(len(found) / gpus_per_trial + 1e-6)))
         name = found[0].name if found else ""
-        conditions = TimingConditions(cpus, device, min(places, room), name)
+        own = molecules.content_hash if space.data.is_own else ""
+        conditions = TimingConditions(cpus, device, min(places, room), name, own)
         model = CostModel.from_cache(conditions, molecules)
         return cls(space, molecules, conditions, places, gpus_per_trial, found, model)
 

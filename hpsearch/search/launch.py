@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from pydantic import ValidationError
 
-from hpsearch.config.architecture import count_weights
+from hpsearch.config.architecture import weights_of
 from hpsearch.config.run import DataConfig
 from hpsearch.config.rungs import Rungs
 from hpsearch.config.space import SearchSpace
@@ -236,7 +236,7 @@ def check_budget(space: SearchSpace, model: CostModel | None) -> None:
         reason = refusal(space.budget, config, model)
         if reason is None:
             return
-        refused.append((count_weights(config.network, len(config.targets)), reason))
+        refused.append((weights_of(config), reason))
     if refused:
         _, lightest = min(refused)
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any, Self, final
 import numpy as np
 import optuna
 
-from hpsearch.config.architecture import count_weights
+from hpsearch.config.architecture import weights_of
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.estimate import makespan
@@ -92,7 +92,7 @@ def choose_to_time(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
 
 
 def _rough_work(config: TrialConfig) -> float:
-    weights = count_weights(config.network, len(config.targets))
+    weights = weights_of(config)
     return weights * config.training.batch_size
 
 
@@ -179,7 +179,7 @@ class Quote:
         return cls(
             configs=tuple(within),
             timings=tuple(timings),
-            weights=tuple(count_weights(c.network, len(c.targets)) for c in within),
+            weights=tuple(weights_of(c) for c in within),
             refused=len(configs) - len(within),
             trials=trials,
             done=done,

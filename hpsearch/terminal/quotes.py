@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hpsearch.ablation.quote import PlanQuote
-from hpsearch.config.architecture import count_weights
+from hpsearch.config.architecture import weights_of
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.timings import TimedConfig
@@ -32,8 +32,7 @@ def _named(config: TrialConfig) -> str:
     network = config.network
     features = f"{network.featurization_scalars}x0+{network.featurization_vectors}x1"
     return (
-        f"  {count_weights(network, len(config.targets)):>11,} weights, {features:>9}, "
-        f"batch {config.training.batch_size:2}"
+        f"  {weights_of(config):>11,} weights, {features:>9}, batch {config.training.batch_size:2}"
     )
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.pages import NEUTRAL, colours_of
+from hpsearch.pages import NEUTRAL, colours_of, symbols_of, target_axis
 from hpsearch.report.ablation_sections import table1_sections
 from hpsearch.report.comparison import comparison_sections
 from hpsearch.report.render import Section
@@ -29,7 +29,9 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     if findings is None or rows is None:
         return None
     table = compared(findings)
-    train = int(table["train_molecules"].max())
+    known = table["train_molecules"].dropna()
+    train = "" if known.empty else f", trained on {int(known.max()):,} molecules"
+    symbols = symbols_of(findings.targets)
     drawn = go.Figure()
     colours = colours_of(arms_of(findings.cells))
     for arm, of_arm in rows.groupby("arm", sort=False):
@@ -37,7 +39,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
         errors = zip(of_arm["mean"], of_arm["unit"], strict=True)
         drawn.add_trace(
             go.Bar(
-                x=of_arm["symbol"].tolist(),
+                x=[symbols[name] for name in of_arm["target"]],
                 y=of_arm["relative"].tolist(),
                 error_y={"type": "data", "array": half.fillna(0.0).tolist(), "thickness": 1},
                 customdata=[f"{mae:.4g} {unit}" for mae, unit in errors],
@@ -46,28 +48,33 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
                 name=arm,
             )
         )
-    paper = table["paper_L1Net"] / table["paper_L0Net"]
-    drawn.add_trace(
-        go.Scatter(
-            x=table["symbol"].tolist(),
-            y=paper.tolist(),
-            mode="markers",
-            marker={"symbol": "diamond-open", "size": 11, "color": NEUTRAL, "line": {"width": 2}},
-            name=f"L1Net (paper, {published.TRAIN_MOLECULES:,} molecules)",
-        )
-    )
+    highest = max(1.0, float(rows["relative"].max()))
+    if not findings.is_own:
+        paper = table["paper_L1Net"] / table["paper_L0Net"]
+        highest = max(highest, float(paper.max()))
+        drawn.add_trace(published_errors(table, paper))
     drawn.add_hline(y=1.0, line_dash="dash")
-    highest = max(1.0, float(rows["relative"].max()), float(paper.max()))
     intervals = rows["low"].notna().any()
     drawn.update_layout(
-        title=f"{findings.name}: test errors, trained on {train:,} molecules"
+        title=f"{findings.name}: test errors{train}"
         + ("; lines: 95 % intervals over repeats" if intervals else ""),
-        xaxis={"title": "target"},
+        xaxis=target_axis(symbols[name] for name in table.index),
         yaxis={"title": "test MAE / L0Net's test MAE", "range": [0, ROOM * highest]},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         barmode="group",
     )
     return drawn
+
+
+def published_errors(table: pd.DataFrame, relative: pd.Series) -> go.Scatter:
+    """Return the trace of the paper's L1Net, by target of QM9."""
+    return go.Scatter(
+        x=table["symbol"].tolist(),
+        y=relative.tolist(),
+        mode="markers",
+        marker={"symbol": "diamond-open", "size": 11, "color": NEUTRAL, "line": {"width": 2}},
+        name=f"L1Net (paper, {published.TRAIN_MOLECULES:,} molecules)",
+    )
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:

@@ -5,8 +5,16 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation import cell_table
-from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import below, colours_of, log_axis, panels
+from hpsearch.config.targets import Targets
+from hpsearch.pages import (
+    below,
+    colours_of,
+    drawn_targets,
+    log_axis,
+    panel_title,
+    panels,
+    symbols_of,
+)
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
 from hpsearch.store import StoreReader
@@ -28,10 +36,12 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     cells = frame(store, name)
     if cells is None:
         return None
-    drawn = draw(cells)
+    ablation = store.find(name, "ablation")
+    names, note = drawn_targets(ablation.targets, cells["target"])
+    drawn = draw(cells, ablation.targets, names)
     drawn.update_layout(
-        title=f"{store.find(name, 'ablation').name}: test errors and costs; "
-        "diamonds: mean and standard deviation over repeats",
+        title=f"{ablation.name}: test errors and costs; "
+        f"diamonds: mean and standard deviation over repeats{note}",
     )
     return drawn
 
@@ -46,12 +56,12 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     return None if cells.empty else cells
 
 
-def draw(cells: pd.DataFrame) -> go.Figure:
+def draw(cells: pd.DataFrame, targets: Targets, names: list[str]) -> go.Figure:
     """Draw a panel per target and cost, with a colour and a legend entry per arm."""
-    names = [name for name in TARGET_NAMES if name in set(cells["target"])]
-    titles = [target(name).symbol for name in names for _ in COSTS]
+    symbols = symbols_of(targets)
     number = len(names) * len(COSTS)
     rows, columns, spacing = panels(number, len(COSTS) * COLUMNS, PANEL_HEIGHT)
+    titles = [panel_title(symbols[name], columns) for name in names for _ in COSTS]
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
     arms = [arm for arm in arms_of(cells) if arm in set(cells["variant"])]
     colours = colours_of(arms)
@@ -63,13 +73,13 @@ def draw(cells: pd.DataFrame) -> go.Figure:
                 runs = cells[(cells["target"] == name) & (cells["variant"] == arm)]
                 if runs.empty:
                     continue
-                for trace in traces(runs, cost, colours[arm], target(name).unit):
+                for trace in traces(runs, cost, colours[arm], targets[name].unit):
                     drawn.add_trace(trace, row=row, col=column)
                 drawn.data[-1].showlegend = arm not in in_legend
                 in_legend.add(arm)
             axis = log_axis(cells.loc[cells["target"] == name, cost], COSTS[cost])
             drawn.update_xaxes(**axis, row=row, col=column)
-            title = f"test MAE ({unit_symbol(target(name).unit)})"
+            title = f"test MAE ({unit_symbol(targets[name].unit)})"
             drawn.update_yaxes(title_text=title, row=row, col=column)
     drawn.update_layout(below(rows, PANEL_HEIGHT))
     return drawn

@@ -3,8 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import study_of
+from hpsearch.pages import study_of, symbols_of
 from hpsearch.search.study import MOST_TRIALS
 from hpsearch.store import StoreReader
 
@@ -23,7 +22,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     table = study.importances()
     if table.empty:
         return None
-    labels = [target(row).symbol if row in TARGET_NAMES else "all targets" for row in table.index]
+    symbols = symbols_of(study.targets)
+    labels = [symbols.get(row, "all targets") for row in table.index]
     percent = (100 * table).round(0)
     complete = study.counts().complete
     few = f"; with fewer than {FEW} trials it is mostly chance" if complete < FEW else ""

@@ -5,8 +5,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation.plan import CellKey
-from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import NEUTRAL, below, colours_of, evenly, log_axis, panels, study_of
+from hpsearch.config.targets import Targets
+from hpsearch.pages import (
+    NEUTRAL,
+    below,
+    colours_of,
+    drawn_targets,
+    evenly,
+    log_axis,
+    panel_title,
+    panels,
+    plain_text,
+    study_of,
+    symbols_of,
+)
 from hpsearch.report.text import unit_symbol
 from hpsearch.store import Kind, StoreReader
 
@@ -28,16 +40,17 @@ def figure(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> go.Figure | None:
     """Draw the arms of an ablation or the trials of a search, by default the last launched."""
-    curves = frame(store, name, kind)
+    curves, note = all_curves(store, name, kind)
     if curves is None:
         return None
+    targets = store.find(name, *([] if kind is None else [kind])).targets
     heading = "the trials" if curves["kind"].iloc[0] == "study" else "the arms' repeats"
-    drawn = draw(curves)
+    drawn = draw(curves, targets)
     title = f"{curves['experiment'].iloc[0]}: validation errors of {heading}"
     others = len(set(curves.loc[curves["line"] == OTHERS, "key"]))
     if others >= MOST_OTHERS:
         title += f"; the {NAMED} best and at most {MOST_OTHERS} others, evenly by number"
-    drawn.update_layout(title=title)
+    drawn.update_layout(title=title + note)
     return drawn
 
 
@@ -45,40 +58,54 @@ def frame(
     store: StoreReader, name: str | None = None, kind: Kind | None = None
 ) -> pd.DataFrame | None:
     """Return a row per drawn run, epoch and target, with the name of its line."""
+    return all_curves(store, name, kind)[0]
+
+
+def all_curves(
+    store: StoreReader, name: str | None, kind: Kind | None
+) -> tuple[pd.DataFrame | None, str]:
+    """Return the rows of `frame`, and which targets are left out, for the title."""
     experiment = store.experiment(kind, name)
     if experiment is None:
-        return None
-    keys = drawn_trials(store, experiment.name) if experiment.kind == "study" else None
+        return None, ""
+    best, keys = drawn_trials(store, experiment.name) if experiment.kind == "study" else ([], None)
     curves = store.target_errors(experiment.id, keys).dropna(subset=["mae"])
     curves = curves[curves["mae"] > 0]
     if curves.empty:
-        return None
+        return None, ""
+    drawn, note = drawn_targets(experiment.targets, curves["target"])
+    if note:
+        curves = curves[curves["target"].isin(drawn)]
     # An ablation's key is variant/target/repeat, a trial's is its number.
     if experiment.kind == "ablation":
-        return curves.assign(line=[CellKey.parse(key).variant for key in curves["key"]])
-    best = curves.groupby(["key", "epoch"])["loss"].sum().groupby("key").min().nsmallest(NAMED)
-    named = curves["key"].isin(best.index)
-    return curves.assign(line=("trial " + curves["key"]).where(named, OTHERS))
+        return curves.assign(line=[CellKey.parse(key).variant for key in curves["key"]]), note
+    named = curves["key"].isin(best)
+    return curves.assign(line=("trial " + curves["key"]).where(named, OTHERS)), note
 
 
-def drawn_trials(store: StoreReader, name: str) -> list[str]:
-    """Return the numbers of the best trials, and of others evenly by number."""
+def drawn_trials(store: StoreReader, name: str) -> tuple[list[str], list[str]]:
+    """Return the numbers of the best trials, and with them those of others evenly by number."""
     study = study_of(store, name)
     trials = None if study is None else study.trials(parameters=False)
     if trials is None or trials.empty:
-        return []
+        return [], []
     trials = trials[trials["epochs"] > 0]
     best = trials["best_loss"].astype(float).nsmallest(NAMED).index
     others = trials.index.difference(best)
     others = others[evenly(len(others), MOST_OTHERS)]
-    return trials.loc[best.union(others), "number"].astype(str).tolist()
+    numbers = trials["number"].astype(str)
+    return numbers[best].tolist(), numbers[best.union(others)].tolist()
 
 
-def draw(curves: pd.DataFrame) -> go.Figure:
+def draw(curves: pd.DataFrame, targets: Targets) -> go.Figure:
     """Draw a panel per target and a line per run, coloured by arm or trial."""
-    names = [name for name in TARGET_NAMES if name in set(curves["target"])]
-    titles = [f"{target(name).symbol} ({unit_symbol(target(name).unit)})" for name in names]
+    names, _ = drawn_targets(targets, curves["target"])
+    symbols = symbols_of(targets)
     rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
+    titles = [
+        panel_title(f"{symbols[name]} ({unit_symbol(targets[name].unit)})", columns)
+        for name in names
+    ]
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
     # The other trials are drawn first, below the named ones.
     curves = pd.concat([curves[curves["line"] == OTHERS], curves[curves["line"] != OTHERS]])
@@ -104,13 +131,14 @@ def draw(curves: pd.DataFrame) -> go.Figure:
                     "name": line,
                     "legendgroup": line,
                     "showlegend": line not in in_legend,
-                    "hovertemplate": f"{key}<br>epoch %{{x}}: %{{y:.4g}} {target(name).unit}",
+                    "hovertemplate": f"{plain_text(str(key))}<br>epoch %{{x}}: %{{y:.4g}} "
+                    + targets[name].unit,
                 }
             )
             panel_rows.append(row)
             panel_columns.append(column)
             in_legend.add(line)
-        axis = log_axis(of_target["mae"], f"MAE ({unit_symbol(target(name).unit)})")
+        axis = log_axis(of_target["mae"], f"MAE ({unit_symbol(targets[name].unit)})")
         drawn.update_yaxes(**axis, row=row, col=column)
     drawn.add_traces(traces, rows=panel_rows, cols=panel_columns)
     drawn.update_xaxes(**log_axis(curves["epoch"], "epoch"))

@@ -5,11 +5,12 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.pages import (
     BEST_FIRST,
     complete_trials,
+    drawn_targets,
     study_of,
+    symbols_of,
     thinned,
     thinned_note,
     zero_output_note,
@@ -40,11 +41,14 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     trials = trials.set_index("trial")
     columns = {"all targets": trials["loss"]}
     # A trial that was ended by hand in the dashboard has no losses of its targets.
-    for target_name in TARGET_NAMES:
-        if (column := f"loss_{target_name}") in trials:
-            known = trials[column][trials[column] > 0]
-            if len(known) > 1:
-                columns[target(target_name).symbol] = known
+    symbols = symbols_of(study.targets)
+    names, note = drawn_targets(
+        study.targets, (each.removeprefix("loss_") for each in trials if each.startswith("loss_"))
+    )
+    for target_name in names:
+        known = trials[column := f"loss_{target_name}"][trials[column] > 0]
+        if len(known) > 1:
+            columns[symbols[target_name]] = known
     traces = []
     for number, (label, values) in enumerate(columns.items()):
         shown = trials.loc[values.index]
@@ -83,7 +87,8 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     drawn.update_layout(
         title=f"{study.name}: hyperparameters and losses of {len(trials)} complete trials"
         + zero_output_note(store, study)
-        + thinned_note(len(trials), len(complete_trials(study, parameters=False))),
+        + thinned_note(len(trials), len(complete_trials(study, parameters=False)))
+        + note,
         updatemenus=[
             {
                 "buttons": buttons,

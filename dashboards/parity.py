@@ -8,14 +8,24 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from hpsearch.ablation.plan import CellKey
-from hpsearch.config.run import DataConfig
-from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.data import qm9
+from hpsearch.config.run import DataConfig, fingerprint
+from hpsearch.config.targets import Target, Targets
+from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import atom_references, target_values
 from hpsearch.errors import InputError
-from hpsearch.pages import NEUTRAL, below, colours_of, evenly, panels
+from hpsearch.pages import (
+    NEUTRAL,
+    below,
+    colours_of,
+    drawn_targets,
+    evenly,
+    panel_title,
+    panels,
+    plain_text,
+    symbols_of,
+)
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
 from hpsearch.store import StoreReader
@@ -38,11 +48,12 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
     """
-    predictions = frame(store, name)
+    predictions, note = all_predictions(store, name)
     if predictions is None:
         return None
-    drawn = draw(predictions)
-    what = f"{store.find(name, 'ablation').name}: predictions for test molecules"
+    ablation = store.find(name, "ablation")
+    drawn = draw(predictions, ablation.targets)
+    what = f"{ablation.name}: predictions for test molecules{note}"
     if (predictions["of_molecules"] > MOST_MOLECULES).any():
         what += f"; at most {MOST_MOLECULES:,} per network are drawn, evenly by index"
     drawn.update_layout(title=what)
@@ -52,36 +63,51 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
     """Return a row per run and drawn test molecule: reference and prediction.
 
+    Molecules whose target is unknown are left out.
+
     Raises:
         InputError: this machine's molecules or the split are not those of a run.
     """
+    return all_predictions(store, name)[0]
+
+
+def all_predictions(store: StoreReader, name: str | None) -> tuple[pd.DataFrame | None, str]:
+    """Return the rows of `frame`, and which targets are left out, for the title."""
     experiment = store.experiment("ablation", name)
     if experiment is None:
-        return None
+        return None, ""
     runs = first_repeats(store, experiment.id)
+    drawn, note = drawn_targets(experiment.targets, runs["target"])
+    runs = runs[runs["target"].isin(drawn)]
     if runs.empty:
-        return None
-    molecules = qm9.load()
-    splits: dict[DataConfig, Split] = {}
-    parts = [of_run(run, molecules, splits) for _, run in runs.iterrows()]
-    return pd.concat(parts, ignore_index=True)
+        return None, ""
+    molecules = own.load(experiment.data)
+    splits: dict[str, Split] = {}
+    parts = [
+        of_run(run, experiment.targets[run["target"]], molecules, splits)
+        for _, run in runs.iterrows()
+    ]
+    return pd.concat(parts, ignore_index=True), note
 
 
-def of_run(run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]) -> pd.DataFrame:
+def of_run(
+    run: pd.Series, target: Target, molecules: Molecules, splits: dict[str, Split]
+) -> pd.DataFrame:
     """Return the rows of one run."""
     test = test_rows(run, molecules, splits)
-    chosen = evenly(len(test), MOST_MOLECULES)
-    references = values(molecules, test[chosen], run["target"])
+    known = np.flatnonzero(~np.isnan(run["residuals"]))
+    chosen = known[evenly(len(known), MOST_MOLECULES)]
+    references = values(molecules, test[chosen], target)
     return pd.DataFrame(
         {
             "key": run["key"],
             "variant": run["variant"],
             "target": run["target"],
-            "unit": target(run["target"]).unit,
+            "unit": target.unit,
             "molecule": molecules.identifiers[test[chosen]],
             "reference": references,
             "prediction": references + run["residuals"][chosen],
-            "of_molecules": len(test),
+            "of_molecules": len(known),
         }
     )
 
@@ -97,11 +123,12 @@ def first_repeats(store: StoreReader, experiment_id: int) -> pd.DataFrame:
     return first.sort_index()
 
 
-def draw(predictions: pd.DataFrame) -> go.Figure:
+def draw(predictions: pd.DataFrame, targets: Targets) -> go.Figure:
     """Draw a panel per target, with a colour and a legend entry per arm."""
-    names = [name for name in TARGET_NAMES if name in set(predictions["target"])]
+    names, _ = drawn_targets(targets, predictions["target"])
+    symbols = symbols_of(targets)
     rows, columns, spacing = panels(len(names), COLUMNS, PANEL_HEIGHT)
-    titles = [quantity(name) for name in names]
+    titles = [panel_title(quantity(targets[name], symbols[name]), columns) for name in names]
     drawn = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
     arms = [arm for arm in arms_of(predictions) if arm in set(predictions["variant"])]
     colours = colours_of(arms)
@@ -123,7 +150,7 @@ def draw(predictions: pd.DataFrame) -> go.Figure:
                     name=arm,
                     legendgroup=arm,
                     showlegend=arm not in in_legend,
-                    hovertemplate=f"{run['key'].iloc[0]}<br>molecule %{{customdata}}<br>"
+                    hovertemplate=plain_text(run["key"].iloc[0]) + "<br>molecule %{customdata}<br>"
                     "reference %{x:.5g}, prediction %{y:.5g}",
                 ),
                 **place,
@@ -131,21 +158,21 @@ def draw(predictions: pd.DataFrame) -> go.Figure:
             in_legend.add(arm)
         references = of_target["reference"]
         add_diagonal(drawn, float(references.min()), float(references.max()), place)
-        drawn.update_xaxes(title_text=f"reference ({unit_symbol(target(name).unit)})", **place)
-        drawn.update_yaxes(title_text=f"prediction ({unit_symbol(target(name).unit)})", **place)
+        unit = unit_symbol(targets[name].unit)
+        drawn.update_xaxes(title_text=f"reference ({unit})", **place)
+        drawn.update_yaxes(title_text=f"prediction ({unit})", **place)
     drawn.update_layout(below(rows, PANEL_HEIGHT))
     drawn.update_layout(legend={"itemsizing": "constant"})
     return drawn
 
 
-def quantity(name: str) -> str:
-    """Return the target's symbol, with a note if its atomic references are subtracted."""
-    of = target(name)
-    return f"{of.symbol} minus atomic references" if any(of.references) else of.symbol
+def quantity(target: Target, symbol: str) -> str:
+    """Return the target's symbol, with a note if given atomic references are subtracted."""
+    return f"{symbol} minus atomic references" if any(target.references.values()) else symbol
 
 
 def test_rows(
-    run: pd.Series, molecules: Molecules, splits: dict[DataConfig, Split]
+    run: pd.Series, molecules: Molecules, splits: dict[str, Split]
 ) -> np.ndarray[Any, Any]:
     """Return the rows of a run's test molecules, in the order of its residuals.
 
@@ -159,15 +186,16 @@ def test_rows(
             f"{molecules.content_hash[:12]}); draw the page where the ablation ran"
         )
     config = DataConfig.model_validate(run["configuration"]["data"])
-    if config not in splits:
-        splits[config] = make_split(molecules, config)
-    if splits[config].hash != run["split_hash"]:
+    made = fingerprint(config.model_dump(mode="json"))
+    if made not in splits:
+        splits[made] = make_split(molecules, config)
+    if splits[made].hash != run["split_hash"]:
         raise InputError(
             f"the split must be that of the run {run['key']} (hash "
             f"{str(run['split_hash'])[:12]}), but its configuration makes another one here (hash "
-            f"{splits[config].hash[:12]}); restore the split file"
+            f"{splits[made].hash[:12]}); restore the split file"
         )
-    test = splits[config].test
+    test = splits[made].test
     if len(test) != len(run["residuals"]):
         raise InputError(
             f"the run {run['key']} must have a residual for each of {len(test):,} test molecules, "
@@ -176,10 +204,10 @@ def test_rows(
     return test
 
 
-def values(molecules: Molecules, rows: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+def values(molecules: Molecules, rows: np.ndarray[Any, Any], of: Target) -> np.ndarray[Any, Any]:
     """Return [M] reference values minus atomic references (Eq. 14), in the reporting unit."""
-    native = target_values(molecules, rows, [name]) - atom_references(molecules, rows, [name])
-    return native[:, 0] * target(name).reporting_factor
+    native = target_values(molecules, rows, [of.name]) - atom_references(molecules, rows, [of.name])
+    return native[:, 0] * of.reporting_factor
 
 
 def add_diagonal(drawn: go.Figure, low: float, high: float, place: dict[str, int]) -> None:

@@ -5,8 +5,7 @@ import math
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.config.targets import TARGET_NAMES, target
-from hpsearch.pages import log_axis, study_of
+from hpsearch.pages import log_axis, study_of, symbols_of, target_axis
 from hpsearch.search import Study
 from hpsearch.store import StoreReader
 
@@ -21,11 +20,12 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     study, losses = study_of(store, name), frame(store, name)
     if study is None or losses is None:
         return None
+    symbols = symbols_of(study.targets)
     drawn = go.Figure()
     for number, of_trial in losses.groupby("trial", sort=False):
         drawn.add_trace(
             go.Scatter(
-                x=of_trial["symbol"].tolist(),
+                x=[symbols[name] for name in of_trial["target"]],
                 y=of_trial["loss"].tolist(),
                 mode="markers",
                 marker={"size": 11},
@@ -35,7 +35,7 @@ def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     add_zero_output(drawn, store, study)
     drawn.update_layout(
         title=f"{study.name}: losses of the best trials by target",
-        xaxis={"title": "target"},
+        xaxis=target_axis(symbols[name] for name in losses["target"]),
         yaxis=log_axis(losses["loss"], "normalised loss (Eq. 17)"),
     )
     return drawn
@@ -52,26 +52,22 @@ def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
         .sort_values("value")
         .head(BEST_TRIALS)
     )
-    losses = store.target_errors(study.experiment_id, trials["number"].astype(str))
+    losses = store.best_target_errors(study.experiment_id, trials["number"].astype(str))
     parts = []
     for number in trials["number"]:
-        run = losses[losses["key"] == str(number)]
-        totals = run.groupby("epoch")["loss"].sum()
-        if totals.empty:
-            continue
-        best = run[run["epoch"] == totals.idxmin()].set_index("target")
+        best = losses[losses["key"] == str(number)].set_index("target")
         parts += [
             {
                 "trial": number,
-                "epoch": int(best.loc[name, "epoch"]),
-                "target": name,
-                "symbol": target(name).symbol,
-                "loss": float(best.loc[name, "loss"]),
-                "mae": best.loc[name, "mae"],
-                "unit": target(name).unit,
+                "epoch": int(best.loc[target.name, "epoch"]),
+                "target": target.name,
+                "symbol": target.symbol,
+                "loss": float(best.loc[target.name, "loss"]),
+                "mae": best.loc[target.name, "mae"],
+                "unit": target.unit,
             }
-            for name in TARGET_NAMES
-            if name in best.index
+            for target in study.targets
+            if target.name in best.index
         ]
     return pd.DataFrame(parts) if parts else None
 

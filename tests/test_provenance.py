@@ -54,7 +54,7 @@ class Copy:
 
     def chain(self, molecules="at hand"):
         with Store.open(f"sqlite:///{self.path}") as store:
-            at_hand = molecules_at_hand() if molecules == "at hand" else molecules
+            at_hand = molecules_at_hand(DataConfig()) if molecules == "at hand" else molecules
             return {link.name: link for link in chain_of(store, self.ablation, at_hand)}
 
     def execute(self, statement, *values):
@@ -402,11 +402,11 @@ def test_made_up_hashes_are_found_out(fresh):
 
 
 def test_a_machine_without_molecules_still_reports(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise InputError("no package")
 
     monkeypatch.setattr(qm9, "load", refuse)
-    assert molecules_at_hand() is None
+    assert molecules_at_hand(DataConfig()) is None
 
 
 # --- The section

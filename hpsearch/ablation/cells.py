@@ -118,7 +118,9 @@ def cells_of(stored: AblationRows, provenance: Mapping[str, Any]) -> pd.DataFram
 
 def _configured(run: dict[Any, Any]) -> int | None:
     data = run["configuration"]["data"]
-    return None if data["split_file"] else data["train_size"]
+    # Without the molecules, a part of them is no number.
+    is_known = not data["split_file"] and "train" not in data.get("fractions", {})
+    return data["train_size"] if is_known else None
 
 
 def _state(run: dict[Any, Any], result: dict[Any, Any]) -> CellState:

@@ -56,7 +56,7 @@ def launch_ablation(
     directory = runs_root.absolute() / experiment.folder_name
     run_ids = {
         (key := str(cell.key)): store.record_run(
-            experiment.id, key, cell.config, str(directory / key)
+            experiment.id, key, cell.config, str(directory / cell.key.folder)
         ).id
         for cell in plan.cells
     }

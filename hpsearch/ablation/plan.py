@@ -27,8 +27,8 @@ from hpsearch.config.run import (
     fingerprint,
     rebuild,
 )
-from hpsearch.config.targets import canonical_targets
 from hpsearch.errors import InputError
+from hpsearch.system.files import file_part
 
 _OF_THE_SEARCH = (
     "epochs",
@@ -89,6 +89,11 @@ class CellKey:
     def __str__(self) -> str:
         return f"{self.variant}/{self.target}/{self.repeat}"
 
+    @property
+    def folder(self) -> str:
+        """The folder of the cell in that of the ablation, which every file system can have."""
+        return f"{self.variant}/{file_part(self.target)}/{self.repeat}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -113,7 +118,7 @@ class AblationPlan:
         training: the training of every cell; the seeds of the repeats derive from its seed.
         training_note: one line for the user that says where the training comes from.
         data: the data of every cell.
-        targets: the targets in Table 1's order; each is trained separately.
+        targets: the targets in the order of tables; each is trained separately.
         variants: the arms.
         repeats: number of runs per variant and target.
         match: what the arms without vectors have in common with the winner.
@@ -156,7 +161,7 @@ class AblationPlan:
 
         Args:
             winner: the exported configuration.
-            targets: names; ``all`` for the twelve; without names, the winner's targets.
+            targets: names; ``all`` for all of the molecules; without names, the winner's targets.
             variants: names; ``all``, or no name, for the five and the declared ones.
             declared: variants in addition to the five.
             repeats: number of runs per variant and target.
@@ -182,7 +187,7 @@ class AblationPlan:
             network=search.network,
             training=training,
             data=data,
-            targets=canonical_targets(tuple(targets) or search.targets),
+            targets=data.all_targets.canonical(tuple(targets) or search.targets),
             variants=select_variants(variants, (*VARIANTS, *declared)),
             repeats=repeats,
             match=match,

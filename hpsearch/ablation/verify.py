@@ -192,7 +192,10 @@ def _tests(run: RunRecord, verdict: LedgerVerdict) -> Iterator[tuple[str, str]]:
         if not isinstance(mae, int | float):
             yield "test", f"has no test error of {target}"
         elif isinstance(residuals, bytes) and len(residuals) % 4 == 0 and residuals:
-            mean = float(np.abs(np.frombuffer(residuals, dtype="<f4").astype(np.float64)).mean())
+            values = np.abs(np.frombuffer(residuals, dtype="<f4").astype(np.float64))
+            # A molecule whose target is unknown has no residual.
+            known = values[~np.isnan(values)]
+            mean = float(known.mean()) if len(known) else None
             if not same(mae, mean, _SINGLE):
                 yield "test", f"has the test error {mae!r} of {target}; its residuals give {mean!r}"
         elif residuals:

@@ -87,7 +87,7 @@ class Ablation:
         return Assignment(
             key=key,
             config=cell.config,
-            directory=str(self._directory / key),
+            directory=str(self._directory / cell.key.folder),
             evaluate_test=True,
             expected_split=self._expected_splits.get(split),
         )
@@ -148,7 +148,8 @@ class Ablation:
             raise HpsearchError(f"cell {key} of '{self.plan.name}': {outcome.message}")
         self._store.record_result(self._run_ids[key], outcome)
         # Last, because the next launch resumes from the folder until the result is stored.
-        checkpoint.discard(self._directory / key, keep_best=isinstance(outcome, Completion))
+        folder = self._directory / CellKey.parse(key).folder
+        checkpoint.discard(folder, keep_best=isinstance(outcome, Completion))
         if isinstance(outcome, Failure) and outcome.traceback and self.first_failure is None:
             self.first_failure = (key, outcome)
         if self._states[key] != "complete":

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field
 
-from hpsearch.config.run import DataConfig, NetworkConfig, Strict, TrainingConfig, TrialConfig
-from hpsearch.config.targets import target
+from hpsearch.config.declaration import Strict
+from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
 from hpsearch.errors import InputError, nearest, one_line, unwritable
@@ -69,24 +69,6 @@ class Provenance(Strict):
     git_commit: str | None = None
     created: str
     edited: bool = False
-
-    @field_validator("validation_maes")
-    @classmethod
-    def _known_units(cls, errors: dict[str, MeanAbsoluteError]) -> dict[str, MeanAbsoluteError]:
-        for name, error in errors.items():
-            unit = _unit(name)
-            if error.unit != unit:
-                raise ValueError(
-                    f"{name}.unit must be {unit}, got {one_line(error.unit)}; export it again"
-                )
-        return errors
-
-
-def _unit(name: str) -> str:
-    try:
-        return target(name).unit
-    except InputError as error:
-        raise ValueError(str(error)) from None
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -204,6 +186,8 @@ def _from_document(document: Document) -> Winner:
             (), "the file must be an exported configuration, got a search space; launch it instead"
         )
     file = validate(_File, document)
+    if file.provenance is not None:
+        _check_units(file.provenance, file.config, document)
     actual = file.config.fingerprint
     if file.fingerprint is not None and file.fingerprint != actual:
         raise document.error(
@@ -217,6 +201,22 @@ def _from_document(document: Document) -> Winner:
     if origin is not None and file.fingerprint is None:
         origin = origin.model_copy(update={"edited": True})
     return Winner(name=file.name, config=file.config, assumed=file.assumed, provenance=origin)
+
+
+def _check_units(origin: Provenance, config: TrialConfig, document: Document) -> None:
+    """Raise an error unless every validation error has its target's unit."""
+    place = ("provenance", "validation_maes")
+    targets = config.data.all_targets
+    for name, error in origin.validation_maes.items():
+        try:
+            unit = targets[name].unit
+        except InputError as unknown:
+            raise document.error(place, f"{'.'.join(place)}: {unknown}") from None
+        if error.unit != unit:
+            got = one_line(error.unit)
+            raise document.error(
+                place, f"{'.'.join(place)}: {name}.unit must be {unit}, got {got}; export it again"
+            )
 
 
 # Writing ----------------------------------------------------------------------------------------
@@ -270,7 +270,10 @@ def _lines(winner: Winner) -> Iterator[str]:
 def _value(key: str, value: Any, indent: str, place: str) -> Iterator[str]:
     """The lines of ``key`` and its value; ``place`` is its dotted name in :data:`_UNITS`."""
     head = f"{indent}{_scalar(key)}:"
-    if isinstance(value, Mapping) and value and not _is_flat(value):
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        yield head
+        yield from (f"{indent}  - {_inline(item)}" for item in value)
+    elif isinstance(value, Mapping) and value and not _is_flat(value):
         yield head
         for name, inner in value.items():
             yield from _value(name, inner, f"{indent}  ", f"{place}.{name}".removeprefix("."))

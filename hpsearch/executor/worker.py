@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import socket
 import traceback
@@ -37,6 +36,7 @@ from hpsearch.runs.messages import (
 from hpsearch.system.process import peak_memory, prepare_worker, reset_peak_memory
 
 if TYPE_CHECKING:
+    from hpsearch.config.run import DataConfig
     from hpsearch.data.molecule import Molecules
 
 
@@ -103,7 +103,7 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Repor
     try:
         _check_device(device)
         is_own_peak = reset_peak_memory(device)
-        molecules = _molecules()
+        molecules = _molecules(assignment.config.data)
         _check_split(assignment, molecules)
         training = Training.begin(
             assignment.config,
@@ -132,15 +132,25 @@ def _reports(assignment: Assignment, cpus: float, device: str) -> Iterator[Repor
         yield Finished(assignment.key, failure)
 
 
-@functools.cache
-def _molecules() -> Molecules:
-    """Return the molecules. Each process opens the file once; all processes share its memory."""
-    from hpsearch.data import qm9
+_opened: dict[str, Molecules] = {}
+"""The molecules of the last run, by a hash of the configuration that names them."""
 
-    try:
-        return qm9.load()
-    except HpsearchError as error:
-        raise MachineError(str(error)) from error
+
+def _molecules(data: DataConfig) -> Molecules:
+    """Return the molecules. Each process opens a file once; all processes share its memory."""
+    from hpsearch.config.declaration import Declaration
+    from hpsearch.config.run import fingerprint
+    from hpsearch.data import own
+
+    # Sizes and seeds of the split, which may differ between the runs, change no molecule.
+    named = fingerprint(data.model_dump(mode="json", include=set(Declaration.model_fields)))
+    if named not in _opened:
+        _opened.clear()
+        try:
+            _opened[named] = own.load(data)
+        except HpsearchError as error:
+            raise MachineError(str(error)) from error
+    return _opened[named]
 
 
 def _gpu() -> str:

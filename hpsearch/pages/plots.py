@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import math
+import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +15,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from hpsearch.ablation.variants import VARIANT_NAMES
+from hpsearch.config.targets import Targets
 from hpsearch.search.study import Study
 from hpsearch.store import StoreReader
 
@@ -190,6 +194,80 @@ def panels(count: int, columns: int, panel_height: int) -> tuple[int, int, dict[
     if columns > 1:
         spacing["horizontal_spacing"] = 0.07
     return rows, columns, spacing
+
+
+MOST_TARGETS = 24
+"""Most targets of a figure with a panel or a menu entry for each."""
+
+
+def drawn_targets(targets: Targets, present: Iterable[str]) -> tuple[list[str], str]:
+    """Return the targets that a figure draws, and what it leaves out, for its title.
+
+    Args:
+        targets: of the experiment.
+        present: names of the targets that have values.
+
+    Returns:
+        At most `MOST_TARGETS` names in the order of ``targets``, and a text that is empty if
+        nothing is left out.
+    """
+    known = set(present)
+    names = [name for name in targets.names if name in known]
+    if len(names) <= MOST_TARGETS:
+        return names, ""
+    return names[:MOST_TARGETS], f"; the first {MOST_TARGETS} of {len(names)} targets are drawn"
+
+
+def symbols_of(targets: Targets) -> dict[str, str]:
+    """Return the notation of each target in a figure, by its name, as plain text for plotly.
+
+    Two targets with the same symbol are shown by their names.
+    """
+    often = Counter(target.symbol for target in targets)
+    return {
+        target.name: plain_text(target.symbol if often[target.symbol] == 1 else target.name)
+        for target in targets
+    }
+
+
+def plain_text(text: str) -> str:
+    """Return ``text`` so that plotly.js, which takes some HTML, shows it as it is."""
+    return html.escape(" ".join(text.split()), quote=False)
+
+
+def panel_title(text: str, columns: int) -> str:
+    """Return the title of a panel, in lines that fit into a row of ``columns`` panels.
+
+    Args:
+        text: plain text for plotly.
+        columns: panels in a row.
+    """
+    lines = textwrap.wrap(html.unescape(text), max(16, 100 // columns))
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+LONG_LABEL = 24
+"""Most characters of a target on an axis."""
+
+
+def target_axis(symbols: Iterable[str]) -> dict[str, Any]:
+    """Return an axis with a place for each target, of which none is left out.
+
+    Args:
+        symbols: of the targets, as in `symbols_of`.
+    """
+    shown = list(dict.fromkeys(symbols))
+    if len(shown) <= MOST_TARGETS and all(len(symbol) <= LONG_LABEL for symbol in shown):
+        return {"title": "target"}
+    texts = [
+        symbol if len(symbol) <= LONG_LABEL else plain_text(_shortened(symbol)) for symbol in shown
+    ]
+    angle = {} if len(shown) <= 3 else {"tickangle": -90}
+    return {"title": "target", "tickvals": shown, "ticktext": texts, **angle}
+
+
+def _shortened(symbol: str) -> str:
+    return f"{html.unescape(symbol)[: LONG_LABEL - 1]}…"
 
 
 def below(rows: int, panel_height: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from hpsearch.ablation.variants import VARIANTS
 from hpsearch.report.render import Section
 from hpsearch.report.text import BLANK, duration, number, percent, settings, unit_symbol
 from hpsearch.results import published
+from hpsearch.results.comparison import interval_table
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.published import COMPARISONS
 from hpsearch.results.tables import (
@@ -33,11 +35,70 @@ _HEADINGS = {
 }
 
 
+_NAIVE = (
+    "Mean and composition are predictions without a geometry: the mean of the training "
+    "molecules, and a linear fit on the counts of each element. A useful network beats both."
+)
+
+_SIGNS = (
+    "ΔE(X,Y) is the error of X minus the error of Y. %E = ΔE / L0Net's error, in every column. "
+    "Negative: X is better. Averages are over the targets in the table that have the value."
+)
+
+
 def table1_sections(findings: AblationFindings) -> list[Section]:
     """Return Table 1 in three sections: errors, differences of errors, arms."""
     table = table1(findings)
     arms = arms_of(findings.cells)
+    if findings.is_own:
+        errors = _own_errors(table, arms, findings)
+        return [errors, _own_differences(table), _arms(findings, arms)]
     return [_errors(table, arms, findings.data), _differences(table), _arms(findings, arms)]
+
+
+def _own_errors(table: pd.DataFrame, arms: tuple[str, ...], findings: AblationFindings) -> Section:
+    """Return the errors with their intervals, without the published columns."""
+    known = {
+        (row["target"], row["arm"]): row for row in interval_table(findings).to_dict("records")
+    }
+
+    def error(name: object, arm: str) -> str:
+        if (row := known.get((str(name), arm))) is None:
+            return BLANK
+        half = (row["high"] - row["low"]) / 2
+        return number(row["mean"]) + ("" if pd.isna(half) else f" ± {number(half)}")
+
+    rows = tuple(
+        (
+            row["symbol"],
+            unit_symbol(row["unit"]),
+            *(number(row[column]) for column in BASELINES),
+            *(error(name, arm) for arm in arms),
+        )
+        for name, row in table.iterrows()
+    )
+    remarks = [_sizes(_train_molecules(table), findings.data), _NAIVE]
+    if any(row["repeats"] > 1 for row in known.values()):
+        remarks.append("± is half of Student's 95 % interval over the repeats.")
+    return Section(
+        "Table 1: test errors",
+        tuple(remarks),
+        ("Target", "Unit", "Mean", "Composition", *arms),
+        rows,
+        (
+            *("", ""),
+            *["without a geometry"] * len(BASELINES),
+            *["networks"] * len(arms),
+        ),
+    )
+
+
+def _own_differences(table: pd.DataFrame) -> Section:
+    """Return the differences of the arms, without the published columns."""
+    columns = list(COMPARISONS)
+    rows = (*_difference_rows(table, columns), _average_row(table, columns))
+    header = ("Target", "Unit of ΔE", *_HEADINGS.values())
+    return Section("Table 1: differences", (_SIGNS,), header, rows)
 
 
 def _errors(table: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]) -> Section:
@@ -85,10 +146,7 @@ def _error_remarks(train: int, data: dict[str, Any]) -> tuple[str, ...]:
             f"of training molecules: {train:,} here, {published.TRAIN_MOLECULES:,} in the paper. "
             "The order of the arms may differ too."
         )
-    remarks.append(
-        "Mean and composition are predictions without a geometry: the mean of the training "
-        "molecules, and a linear fit on the counts of each element. A useful network beats both."
-    )
+    remarks.append(_NAIVE)
     remarks.append(
         "The published columns are from arXiv:2008.08461, with one run per cell. Its L·Nets were "
         f"trained on {published.TRAIN_MOLECULES:,} molecules and tested on "
@@ -117,25 +175,21 @@ def _sizes(train: int, data: dict[str, Any]) -> str:
 def _differences(table: pd.DataFrame) -> Section:
     train = _train_molecules(table)
     columns = [*COMPARISONS, *(f"paper_{name}" for name in COMPARISONS)]
-    rows = [
-        (
-            row["symbol"],
-            unit_symbol(row["unit"]),
-            *(_difference(column, row[column]) for column in columns),
-        )
-        for _, row in table.iterrows()
-    ]
-    rows.append(_average_row(table, columns))
+    rows = (*_difference_rows(table, columns), _average_row(table, columns))
     l1, deep = (_paper_average(column) for column in ("relative_L1_L0", "relative_Deep_L0"))
     remarks = (
-        "ΔE(X,Y) is the error of X minus the error of Y. %E = ΔE / L0Net's error, in every column. "
-        "Negative: X is better. Averages are over the targets in the table that have the value. "
-        f"In the paper, the averages over all twelve targets are {l1} for %E(L1,L0) and {deep} for "
-        "%E(Deep,L0).",
+        f"{_SIGNS} In the paper, the averages over all twelve targets are {l1} for %E(L1,L0) and "
+        f"{deep} for %E(Deep,L0).",
     )
     header = ("Target", "Unit of ΔE", *_HEADINGS.values(), *_HEADINGS.values())
     groups = ("", "", *[_ours(train)] * len(COMPARISONS), *[_paper(train)] * len(COMPARISONS))
-    return Section("Table 1: differences", remarks, header, tuple(rows), groups)
+    return Section("Table 1: differences", remarks, header, rows, groups)
+
+
+def _difference_rows(table: pd.DataFrame, columns: list[str]) -> Iterator[tuple[str, ...]]:
+    for _, row in table.iterrows():
+        cells = (_difference(column, row[column]) for column in columns)
+        yield (row["symbol"], unit_symbol(row["unit"]), *cells)
 
 
 def _average_row(table: pd.DataFrame, columns: list[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpsearch.config.targets import target
+from hpsearch.config.targets import Targets
 from hpsearch.report.render import Section
 from hpsearch.report.text import number
 from hpsearch.results.comparison import LARGE_GAP, validation_gaps
@@ -42,7 +42,7 @@ def validation_gap_section(findings: AblationFindings) -> Section:
     title = "Validation and test errors of the best arms"
     if gaps.empty:
         return Section(title, ("No network is complete yet.",))
-    rows = tuple(_row(gap) for gap in gaps.to_dict("records"))
+    rows = tuple(_row(gap, findings.targets) for gap in gaps.to_dict("records"))
     header = (
         "Target",
         "Unit",
@@ -53,7 +53,7 @@ def validation_gap_section(findings: AblationFindings) -> Section:
         "Gap in standard errors",
         "Verdict",
     )
-    return Section(title, (_METHOD, *_warnings(gaps)), header, rows)
+    return Section(title, (_METHOD, *_warnings(gaps, findings.targets)), header, rows)
 
 
 _METHOD = (
@@ -64,8 +64,8 @@ _METHOD = (
 )
 
 
-def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
-    of, apart = target(gap["target"]), gap["standard_errors_apart"]
+def _row(gap: dict[Any, Any], targets: Targets) -> tuple[str, ...]:
+    of, apart = targets[gap["target"]], gap["standard_errors_apart"]
     known = not pd.isna(apart)
     return (
         of.symbol,
@@ -79,10 +79,10 @@ def _row(gap: dict[Any, Any]) -> tuple[str, ...]:
     )
 
 
-def _warnings(gaps: pd.DataFrame) -> tuple[str, ...]:
+def _warnings(gaps: pd.DataFrame, targets: Targets) -> tuple[str, ...]:
     known = gaps.dropna(subset=["standard_errors_apart"])
     large = known[known["standard_errors_apart"].abs() > LARGE_GAP]
-    said = [_warning(gap) for gap in large.to_dict("records")]
+    said = [_warning(gap, targets) for gap in large.to_dict("records")]
     if len(known) < len(gaps):
         said.append(
             "Unknown if the errors of single test molecules were not recorded, because an earlier "
@@ -93,8 +93,8 @@ def _warnings(gaps: pd.DataFrame) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _warning(gap: dict[Any, Any]) -> str:
-    of = target(gap["target"])
+def _warning(gap: dict[Any, Any], targets: Targets) -> str:
+    of = targets[gap["target"]]
     apart = gap["standard_errors_apart"]
     side = "higher" if apart > 0 else "lower"
     return (

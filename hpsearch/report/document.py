@@ -64,5 +64,5 @@ def _checks(ablation: AblationFindings, search: SearchFindings | None) -> tuple[
         *failure_sections(ablation),
         origin_section(ablation),
         validation_gap_section(ablation),
-        provenance_section(chain(ablation, search, molecules_at_hand())),
+        provenance_section(chain(ablation, search, molecules_at_hand(ablation.experiment.data))),
     )

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpsearch.config.targets import TARGET_NAMES, Target, target
+import numpy as np
+
+from hpsearch.config.run import DataConfig
+from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.report.render import Section, markdown, markdown_text
-from hpsearch.report.text import number, value
+from hpsearch.report.text import file_name, number, value
 from hpsearch.results import published
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.tables import BASELINES
 from hpsearch.runs import checkpoint
+from hpsearch.system.files import file_part
 
 _UNITS = {"radial_maximum_angstrom": "Å", "batch_size": "molecules"}
 
@@ -34,7 +38,9 @@ class _Model:
         cell: its row of the cell table.
         run: its row of the runs.
         others: number of completed networks for the target, including this one.
+        data: the molecules.
         residuals: number of test molecules whose errors were recorded.
+        unknown: number of test molecules whose target is unknown.
     """
 
     ablation: AblationFindings
@@ -42,41 +48,55 @@ class _Model:
     cell: dict[Any, Any]
     run: dict[Any, Any]
     others: int
+    data: DataConfig
     residuals: int
+    unknown: int
 
     def molecules(self, which: str) -> int | None:
         """Return the size of ``train``, ``validation`` or ``test``; ``None`` if it is not known."""
         configured = self.run["configuration"]["data"]
         size = self.ablation.data.get(which)
+        if which == "test" and self.unknown:
+            return self.residuals
         if size is None and which == "test" and self.residuals:
             size = self.residuals
-        if size is None and configured.get("split_file") is None:
+        is_number = which not in configured.get("fractions", {})
+        if size is None and configured.get("split_file") is None and is_number:
             size = configured.get(f"{which}_size")
         return size
 
 
 def model_cards(findings: AblationFindings) -> dict[str, str]:
     """Return the Markdown text of each card by its file name, for targets with a complete run."""
-    return {f"model_card_{model.target.name}.md": _card(model) for model in _models(findings)}
+    return {
+        f"model_card_{file_part(model.target.name)}.md": _card(model) for model in _models(findings)
+    }
 
 
 def _models(findings: AblationFindings) -> Iterator[_Model]:
     cells = findings.complete.dropna(subset=["validation_mae"])
     runs = {run["key"]: run for run in findings.rows.runs.to_dict("records")}
     residuals = findings.residuals.set_index("key")["residuals"]
-    for name in TARGET_NAMES:
-        of_target = cells[cells["target"] == name]
+    for target in findings.targets:
+        of_target = cells[cells["target"] == target.name]
         if of_target.empty:
             continue
         best = of_target.sort_values("validation_mae", kind="stable").iloc[0].to_dict()
-        tested = len(residuals[best["key"]]) if best["key"] in residuals.index else 0
-        yield _Model(findings, target(name), best, runs[best["key"]], len(of_target), tested)
+        run = runs[best["key"]]
+        tested = residuals[best["key"]] if best["key"] in residuals.index else np.empty(0)
+        unknown = int(np.isnan(tested).sum())
+        data = findings.experiment.data
+        if findings.is_own:
+            data = DataConfig.model_validate(run["configuration"]["data"])
+        known = len(tested) - unknown
+        yield _Model(findings, target, best, run, len(of_target), data, known, unknown)
 
 
 def _card(model: _Model) -> str:
     title = f"{model.target.name}: {model.cell['variant']} of {model.ablation.name}"
     before = [_summary(model), _configuration(model), _data(model), _errors(model)]
-    after = [*_publications(model), _use(model), _limits(model), _origin(model)]
+    published_errors = () if model.data.is_own else _publications(model)
+    after = [*published_errors, _use(model), _limits(model), _origin(model)]
     return f"# {markdown_text(title)}\n\n{markdown(before)}\n{markdown(after)}\n{_loading(model)}"
 
 
@@ -84,11 +104,12 @@ def _summary(model: _Model) -> Section:
     cell, of = model.cell, model.target
     described = (model.ablation.provenance.get("variants") or {}).get(cell["variant"])
     arm = f"{cell['variant']} ({described})" if described else cell["variant"]
+    kind = "molecule" if model.data.is_own else "small organic molecule"
     return Section(
         "The model",
         (
-            f"A network that predicts {of.symbol} of a small organic molecule, in {of.unit}, from "
-            "its elements and the positions of its atoms.",
+            f"A network that predicts {of.symbol} of a {kind}, in {of.unit}, from its elements and "
+            "the positions of its atoms.",
             f"It is {arm}, repeat {cell['repeat']}. It has the lowest validation error of "
             f"{model.others} completed networks for this target. Test errors were not used to "
             "choose it.",
@@ -120,6 +141,7 @@ def _data(model: _Model) -> Section:
     cell, run = model.cell, model.run
     training = run["configuration"]["training"]
     rows = (
+        *_own_molecules(model),
         ("training molecules", value(model.molecules("train"))),
         ("validation molecules, used to choose the epoch", value(model.molecules("validation"))),
         ("test molecules, used once", value(model.molecules("test"))),
@@ -131,12 +153,60 @@ def _data(model: _Model) -> Section:
         ("seed", str(training["seed"])),
         ("trained on", value(run["device"])),
     )
-    remark = (
-        "QM9, with positions in Å. Atomic references are subtracted from the target, if Table 2 of "
-        "arXiv:2008.08461 has some. The target is normalised by the training molecules' mean and "
-        "standard deviation per atom (Eqs. 14-16)."
-    )
+    remark = _own_normalisation(model.target) if model.data.is_own else _NORMALISATION
     return Section("Training and data", (remark,), ("What", "Value"), rows)
+
+
+_NORMALISATION = (
+    "QM9, with positions in Å. Atomic references are subtracted from the target, if Table 2 of "
+    "arXiv:2008.08461 has some. The target is normalised by the training molecules' mean and "
+    "standard deviation per atom (Eqs. 14-16)."
+)
+
+
+def _own_normalisation(target: Target) -> str:
+    references = "No atomic references are subtracted from the target."
+    if target.fitted:
+        references = (
+            "Atomic references are subtracted from the target. They were fitted to the training "
+            "molecules by least squares."
+        )
+    elif target.references:
+        listed = ", ".join(
+            f"{SYMBOLS[element]} {reference:.6g}"
+            for element, reference in sorted(target.references.items())
+        )
+        references = (
+            f"Atomic references are subtracted from the target, in {target.native_unit}: {listed}."
+        )
+    per_atom = " per atom" if target.extensive else ""
+    return (
+        f"Positions are in Å. {references} The target is normalised by the training molecules' "
+        f"mean and standard deviation{per_atom}."
+    )
+
+
+def _own_molecules(model: _Model) -> Iterator[tuple[str, str]]:
+    """Yield what a user's own molecules are; nothing for QM9."""
+    data, target = model.data, model.target
+    if data.molecules is None:
+        return
+    yield "molecules from the file", file_name(data.molecules.path)
+    if data.molecules.labels is not None:
+        yield "targets from the file", file_name(data.molecules.labels)
+    yield "molecules in the file", value(model.ablation.data.get("molecules")) or "not recorded"
+    yield "elements", _elements(data)
+    yield "method", data.method or "not stated"
+    converted = target.native_unit != target.unit
+    stored = f", stored in {target.native_unit}" if converted else ""
+    kind = "extensive, a sum over atoms" if target.extensive else "intensive, an average"
+    yield "target", f"{target.name} in {target.unit}{stored}; {kind}"
+    if model.unknown:
+        yield "test molecules without the target, left out", value(model.unknown)
+
+
+def _elements(data: DataConfig) -> str:
+    return ", ".join(data.elements or ()) or "not recorded"
 
 
 def _errors(model: _Model) -> Section:
@@ -182,6 +252,14 @@ def _publications(model: _Model) -> Iterator[Section]:
 
 
 def _use(model: _Model) -> Section:
+    if model.data.is_own:
+        method = model.data.method
+        level = f" It predicts what this method gives: {method}." if method else ""
+        use = (
+            "Predictions for molecules like those that it was trained on, with the elements "
+            f"{_elements(model.data)} and with geometries of the same origin.{level}"
+        )
+        return Section("Intended use", (use,))
     return Section(
         "Intended use",
         (
@@ -206,15 +284,25 @@ def _limits(model: _Model) -> Section:
             "The network has no vectors, so it only sees distances. The prediction does not change "
             "under rotation, translation, reflection or another order of the atoms."
         )
+    trained = "trained on equilibrium geometries"
+    unlike = (
+        "other elements, ions, radicals, larger molecules, geometries of another method and "
+        "geometries away from equilibrium"
+    )
+    if model.data.is_own:
+        trained = "not trained on forces"
+        unlike = (
+            "molecules unlike the training molecules: other elements, charges or spins, larger "
+            "molecules, and geometries of another origin"
+        )
     return Section(
         "Limits",
         (
             symmetry,
             f"Atoms farther apart than {cutoff} Å do not interact directly. The prediction is not "
-            "smooth where a pair of atoms crosses this distance. The network was trained on "
-            "equilibrium geometries: do not compute forces with it.",
-            "Errors are larger for other elements, ions, radicals, larger molecules, geometries of "
-            "another method and geometries away from equilibrium. The output does not show this.",
+            f"smooth where a pair of atoms crosses this distance. The network was {trained}: do "
+            "not compute forces with it.",
+            f"Errors are larger for {unlike}. The output does not show this.",
         ),
     )
 
@@ -252,6 +340,7 @@ import numpy as np
 import torch
 
 from hpsearch.runs import checkpoint
+from hpsearch.system.files import file_part
 from hpsearch.config.run import TrialConfig
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.data.statistics import TargetStatistics
@@ -279,6 +368,28 @@ print(predictions[0, 0] * target("{target}").reporting_factor, "{unit}")
 """
 
 
+_OF_QM9 = {
+    "from hpsearch.config.targets import target\n": "",
+    "water = Molecule(": "# Your molecule, of elements that the training molecules have.\n"
+    "molecule = Molecule(",
+    "[water]": "[molecule]",
+    'config = TrialConfig.from_dict(state["config"])\n': (
+        'config = TrialConfig.from_dict(state["config"])\n'
+        'target = config.target_table["{target}"]\n'
+    ),
+    'target("{target}").reporting_factor, "{unit}"': "target.reporting_factor, target.unit",
+}
+"""Parts of the code that hold for QM9 only, and what takes their place for other molecules."""
+
+
+def _code(model: _Model, path: str) -> str:
+    """Return code that loads the weights from ``path``, an expression, and predicts."""
+    code = _SNIPPET
+    for of_qm9, instead in _OF_QM9.items() if model.data.is_own else ():
+        code = code.replace(of_qm9, instead)
+    return code.format(path=path, target=model.target.name, unit=model.target.unit)
+
+
 def _loading(model: _Model) -> str:
     """Return Markdown with the weights' file and code that loads it; a section cannot hold code."""
     epoch = int(model.cell["best_epoch"])
@@ -286,12 +397,11 @@ def _loading(model: _Model) -> str:
     file = _weights_file(Path(model.run["directory"]), epoch)
     pattern = f"{checkpoint.BEST}-{epoch:05d}-*.safetensors"
     path = f'next(Path().glob("{pattern}"))' if file is None else f'Path("{file}")'
-    code = _SNIPPET.format(path=path, target=model.target.name, unit=model.target.unit)
     return (
         "## Loading the weights\n\n"
         f"The file `{file or pattern}` is in the folder `{folder.as_posix()}`, inside the folder "
         "of the runs (`--runs` of `hpsearch ablate`). It contains the weights, the configuration "
-        f"and the statistics of the training molecules.\n\n```python\n{code}```\n"
+        f"and the statistics of the training molecules.\n\n```python\n{_code(model, path)}```\n"
     )
 
 

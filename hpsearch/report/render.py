@@ -227,6 +227,13 @@ def _html_row(cells: Sequence[str], tag: str) -> str:
     return f"<tr>{''.join(parts)}</tr>"
 
 
+_LETTERS = """
+β beta γ gamma δ delta ζ zeta η eta θ theta ι iota κ kappa λ lambda ν nu ξ xi π pi ρ rho σ sigma
+τ tau φ varphi χ chi ψ psi ω omega
+Γ Gamma Θ Theta Λ Lambda Ξ Xi Π Pi Σ Sigma Φ Phi Ψ Psi Ω Omega
+"""
+_GREEK = _LETTERS.split()
+
 _LATEX_CHARACTERS = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -249,9 +256,13 @@ _LATEX_CHARACTERS = {
     "Δ": r"$\Delta$",
     "⟨": r"$\langle$",
     "⟩": r"$\rangle$",
-    "²": r"$^2$",
-    "³": r"$^3$",
-    "₀": r"$_0$",
+    **{letter: rf"$\{name}$" for letter, name in zip(_GREEK[::2], _GREEK[1::2], strict=True)},
+    **{digit: rf"$^{n}$" for n, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
+    **{digit: rf"$_{n}$" for n, digit in enumerate("₀₁₂₃₄₅₆₇₈₉")},
+    "⁻": r"$^-$",
+    "⁺": r"$^+$",
+    "°": r"$^\circ$",
+    "µ": r"$\mu$",
     "×": r"$\times$",
     "±": r"$\pm$",
     "·": r"$\cdot$",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from hpsearch.config.run import DataConfig
 from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Section
 from hpsearch.report.text import compared_loss, number, settings, value
@@ -73,7 +74,13 @@ def _winner(study: Study) -> Section:
     remark = (
         f"Trial {origin.trial} has the lowest validation loss: {loss}. The loss is summed over "
         f"{len(winner.config.targets)} targets. The network was trained on "
-        f"{winner.config.data.train_size:,} molecules. Predicting zero, that is the mean, has the "
-        f"loss {number(origin.zero_output_loss)}."
+        f"{_training_molecules(winner.config.data)} molecules. Predicting zero, that is the mean, "
+        f"has the loss {number(origin.zero_output_loss)}."
     )
     return Section(title, (remark,), ("Setting", "Value"), rows)
+
+
+def _training_molecules(data: DataConfig) -> str:
+    """Return the number of training molecules, or their part of all, in words."""
+    part = None if data.fractions is None else data.fractions.train
+    return f"{data.train_size:,}" if part is None else f"{100 * part:g} % of the"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import PureWindowsPath
 from typing import Any
 
 BLANK = ""
@@ -88,11 +89,40 @@ def compared_loss(loss: float, zero_output_loss: float) -> str:
 def settings(config: dict[str, Any], assumed: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """Return each setting of a configuration that has an effect, with its value."""
     return tuple(
-        (f"{part}.{name}", (value(entry) or "null") + _mark(f"{part}.{name}" in assumed))
+        (row, (text or "null") + _mark(f"{part}.{name}" in assumed))
         for part in ("network", "training", "data")
         for name, entry in config.get(part, {}).items()
         if f"{part}.{name}" != "training.seed" and _decides(part, name, config)
+        for row, text in _rows(f"{part}.{name}", entry)
     )
+
+
+def _rows(name: str, entry: Any) -> Iterator[tuple[str, str]]:
+    """Yield a row for each value of a setting, which may have named parts."""
+    if name == "data.targets":
+        for target in entry:
+            rest = {key: part for key, part in target.items() if key != "name"}
+            yield f"{name}.{target['name']}", _listed(rest)
+    elif isinstance(entry, Mapping):
+        for key, part in entry.items():
+            # A person who reads the report elsewhere has another folder.
+            text = file_name(part) if key in ("path", "labels") else _listed(part)
+            yield f"{name}.{key}", text
+    else:
+        yield name, _listed(entry)
+
+
+def _listed(entry: Any) -> str:
+    if isinstance(entry, Mapping):
+        return ", ".join(f"{key} {_listed(part)}" for key, part in entry.items())
+    if isinstance(entry, (list, tuple)):
+        return ", ".join(map(_listed, entry))
+    return value(entry)
+
+
+def file_name(path: object) -> str:
+    """Return the last part of a path, of this system or another one."""
+    return PureWindowsPath(str(path)).name
 
 
 def _decides(part: str, name: str, config: dict[str, Any]) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.errors import InputError
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.significance import (
@@ -55,16 +54,16 @@ def interval_table(findings: AblationFindings) -> pd.DataFrame:
     rows = [
         {
             "arm": arm,
-            "target": name,
-            "unit": target(name).unit,
+            "target": target.name,
+            "unit": target.unit,
             "repeats": (interval := mean_interval(errors)).count,
             "mean": interval.mean,
             "low": interval.low,
             "high": interval.high,
         }
-        for name in TARGET_NAMES
+        for target in findings.targets
         for arm in arms_of(complete)
-        if (errors := _errors(complete, arm, name).tolist())
+        if (errors := _errors(complete, arm, target.name).tolist())
     ]
     return pd.DataFrame(rows, columns=["arm", "target", "unit", "repeats", "mean", "low", "high"])
 
@@ -86,7 +85,7 @@ def comparison_table(findings: AblationFindings) -> pd.DataFrame:
     }
     rows: list[dict[str, Any]] = []
     for first, second in pairs_of(arms_of(complete)):
-        rows += _pair(complete, residuals, first, second)
+        rows += _pair(complete, findings.targets.names, residuals, first, second)
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -134,13 +133,14 @@ def _errors(complete: pd.DataFrame, arm: str, name: str) -> pd.Series[Any]:
 
 def _pair(
     complete: pd.DataFrame,
+    targets: tuple[str, ...],
     residuals: dict[tuple[str, str], Any],
     first: str,
     second: str,
 ) -> list[dict[str, Any]]:
     """Return the pair's rows: one per target for which both arms completed the same repeat."""
     compared: dict[str, tuple[Difference, dict[str, Any]]] = {}
-    for name in TARGET_NAMES:
+    for name in targets:
         ours, theirs = (_errors(complete, arm, name) for arm in (first, second))
         repeats = ours.index.intersection(theirs.index)
         if repeats.empty:
@@ -170,7 +170,11 @@ def _pair(
 def _molecule_error(
     residuals: dict[tuple[str, str], Any], first: str, second: str, name: str, repeats: list[int]
 ) -> float:
-    """Return the standard error over molecules; NaN if the store lacks a repeat's residuals."""
+    """Return the standard error over molecules; NaN if it is not known.
+
+    It is not if the store lacks a repeat's residuals, or if fewer than two molecules have the
+    target.
+    """
     keys = [[(f"{arm}/{name}/{repeat}", name) for repeat in repeats] for arm in (first, second)]
     if any(key not in residuals for of_arm in keys for key in of_arm):
         return math.nan
@@ -221,7 +225,9 @@ def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
         s sqrt(1/n_validation + 1/n_test),
 
     where s is the standard deviation of the absolute error over the test molecules. A molecule's
-    error is first averaged over the repeats, so that a molecule counts once.
+    error is first averaged over the repeats, so that a molecule counts once. Only molecules with
+    a known target count. Those of the validation set are not recorded; the same part of them as of
+    the test molecules is taken to have it.
 
     Columns: ``GAP_COLUMNS``. Errors are in the target's reporting unit. ``standard_errors_apart``
     is test minus validation, divided by ``standard_error``. Both are empty if the store lacks
@@ -232,7 +238,7 @@ def validation_gaps(findings: AblationFindings) -> pd.DataFrame:
     residuals = dict(zip(recorded["key"], recorded["residuals"], strict=True))
     rows = [
         _gap(best_arm(of_target), residuals, findings.data.get("validation"))
-        for name in TARGET_NAMES
+        for name in findings.targets.names
         if len(of_target := cells[cells["target"] == name])
     ]
     return pd.DataFrame(rows, columns=list(GAP_COLUMNS)).astype(GAP_COLUMNS)
@@ -277,7 +283,9 @@ def _standard_error(residuals: list[np.ndarray[Any, Any]], validation: int | Non
     if not residuals or not validation or len({len(one) for one in residuals}) > 1:
         return None
     of_molecule = np.abs(np.stack(residuals)).mean(axis=0)
-    if len(of_molecule) < 2:
+    known = of_molecule[~np.isnan(of_molecule)]
+    if len(known) < 2:
         return None
-    deviation = float(of_molecule.std(ddof=1))
-    return deviation * math.sqrt(1 / validation + 1 / len(of_molecule)) or None
+    deviation = float(known.std(ddof=1))
+    validated = validation * (len(known) / len(of_molecule))
+    return deviation * math.sqrt(1 / validated + 1 / len(known)) or None

@@ -8,6 +8,7 @@ from typing import Any, Self
 import pandas as pd
 
 from hpsearch.ablation.cells import AblationRows, cells_of
+from hpsearch.config.targets import Targets
 from hpsearch.results.subject import Subject, subject
 from hpsearch.search.study import Study, StudyRows
 from hpsearch.store import Experiment, StoreReader
@@ -63,6 +64,16 @@ class AblationFindings:
     def data(self) -> dict[str, Any]:
         """The sizes and baselines that the launch recorded; empty if it recorded none."""
         return self.provenance.get("data") or {}
+
+    @property
+    def targets(self) -> Targets:
+        """All targets of its molecules, in the order of tables."""
+        return self.experiment.targets
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its molecules are a user's own, so that the paper has no numbers for them."""
+        return self.experiment.data.is_own
 
     @property
     def complete(self) -> pd.DataFrame:

@@ -14,9 +14,9 @@ import pandas as pd
 
 from hpsearch.ablation.plan import CellKey
 from hpsearch.ablation.variants import VARIANTS, Match
-from hpsearch.config.run import NetworkConfig, fingerprint
+from hpsearch.config.run import DataConfig, NetworkConfig, fingerprint
 from hpsearch.config.space import content_hash
-from hpsearch.data import qm9
+from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.errors import HpsearchError
 from hpsearch.results.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
@@ -25,10 +25,10 @@ from hpsearch.results.split_link import split_link
 from hpsearch.search.terms import most_wanted
 
 
-def molecules_at_hand() -> Molecules | None:
-    """Return this machine's molecules; ``None`` if it has none, since a report needs none."""
+def molecules_at_hand(data: DataConfig) -> Molecules | None:
+    """Return the molecules if this machine has them, else ``None``, since a report needs none."""
     try:
-        return qm9.load()
+        return own.load(data)
     except HpsearchError:
         return None
 

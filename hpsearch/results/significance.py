@@ -123,8 +123,12 @@ def molecule_error(first: ArrayLike, second: ArrayLike) -> float:
     molecule's errors are averaged over the repeats, so that a molecule counts once.
 
     Args:
-        first: ``[R, M]`` residuals of an arm: repeats, test molecules.
+        first: ``[R, M]`` residuals of an arm: repeats, test molecules; NaN for a molecule whose
+            target is unknown, which is left out.
         second: ``[R, M]`` of another arm on the same molecules.
+
+    Returns:
+        The standard error; NaN if fewer than two molecules have the target.
 
     Raises:
         ValueError: the molecules are not the same, or there are fewer than two.
@@ -132,7 +136,10 @@ def molecule_error(first: ArrayLike, second: ArrayLike) -> float:
     of_molecule = _absolute(first).mean(0) - _absolute(second).mean(0)
     if len(of_molecule) < 2:
         raise ValueError(f"at least two molecules are needed, got {len(of_molecule)}")
-    return float(of_molecule.std(ddof=1)) / math.sqrt(len(of_molecule))
+    known = of_molecule[~np.isnan(of_molecule)]
+    if len(known) < 2:
+        return math.nan
+    return float(known.std(ddof=1)) / math.sqrt(len(known))
 
 
 def _absolute(residuals: ArrayLike) -> NDArray[np.float64]:
@@ -165,10 +172,19 @@ def signed_rank_test(differences: Sequence[float]) -> float:
             f"a signed-rank test needs at least {LEAST_TARGETS} targets with a difference, got "
             f"{len(numbers)}; with fewer, p cannot be below 0.05; ablate more targets"
         )
+    if any(math.isnan(number) for number in numbers):
+        return math.nan
     from scipy import stats
 
-    method = stats.PermutationMethod(n_resamples=2 ** len(numbers))
-    return float(stats.wilcoxon(numbers, method=method).pvalue)
+    # Twice the ranks, because equal differences share a rank that may be half a number.
+    ranks = [round(2 * rank) for rank in stats.rankdata(np.abs(numbers))]
+    # How many of the 2^n assignments of signs give each sum of the positive ranks.
+    ways = [1] + [0] * sum(ranks)
+    for rank in ranks:
+        ways = [ways[s] + (ways[s - rank] if s >= rank else 0) for s in range(len(ways))]
+    positive = sum(rank for rank, number in zip(ranks, numbers, strict=True) if number > 0)
+    tail = min(sum(ways[: positive + 1]), sum(ways[positive:]))
+    return min(1.0, 2 * tail / 2 ** len(numbers))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

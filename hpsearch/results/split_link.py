@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpsearch.ablation.molecules import check_split
 from hpsearch.ablation.plan import CellKey, split_name
-from hpsearch.config.run import DataConfig
+from hpsearch.config.run import DataConfig, fingerprint
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.errors import InputError
@@ -79,7 +79,7 @@ class _Splits:
 
     def __init__(self, molecules: Molecules) -> None:
         self._molecules = molecules
-        self._made: dict[DataConfig, Split] = {}
+        self._made: dict[str, Split] = {}
         self._overlaps: dict[str, list[str]] = {}
 
     def of(self, data: Mapping[str, Any]) -> Split:
@@ -90,11 +90,12 @@ class _Splits:
         """
         try:
             config = DataConfig.model_validate(data)
-            if config not in self._made:
-                self._made[config] = make_split(self._molecules, config)
+            name = fingerprint(config.model_dump(mode="json"))
+            if name not in self._made:
+                self._made[name] = make_split(self._molecules, config)
         except (ValueError, InputError) as error:
             raise ValueError(" ".join(str(error).split())) from error
-        return self._made[config]
+        return self._made[name]
 
     def of_the_search(self, seen: Evidence, broken: list[str]) -> Split | None:
         """Return the search's split; ``None`` without a search, or if its hash is not the export's.

@@ -58,6 +58,7 @@ class Status:
         best_zero_output: the loss of predicting zero in the best trial; ``None`` if not known.
         left_out: number of ended runs that are not among the rows.
         origins: where known configurations come from, by the keys of their runs.
+        units: the unit of the errors of each target of an ablation.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class Status:
     best_zero_output: float | None = None
     left_out: int = 0
     origins: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_driven(self) -> bool:
@@ -230,6 +232,7 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
             }
             for row in records
         ],
+        units={target.name: target.unit for target in experiment.targets},
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.ablation.variants import VARIANT_NAMES
-from hpsearch.config.targets import TARGET_NAMES, target
+from hpsearch.config.targets import Target
 from hpsearch.results import published
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.published import COMPARISONS
@@ -25,24 +25,26 @@ BASELINES = ("mean", "composition")
 def table1(findings: AblationFindings) -> pd.DataFrame:
     """Return Table 1 of an ablation, with the published columns after ours.
 
-    It has one row per target of the ablation, in Table 1's order. Columns:
+    It has one row per target of the ablation, in the order of the targets. Columns:
 
     - ``symbol``, ``unit``, ``train_molecules``;
     - ``mean``, ``composition``: errors of the two predictions that ignore the geometry;
     - each arm's name: its test MAE, averaged over the completed repeats;
     - ``published.COMPARISONS``: %E_{L1,L0}, %E_{Deep,L0}, ΔE_{L1,Deep}, %E_{L1,Deep} of our arms;
     - ``<arm>_weights``, ``<arm>_runs``: trainable weights; completed repeats;
-    - ``paper_<network>`` and ``paper_<comparison>``: as published, trained on 109,000 molecules.
+    - ``paper_<network>`` and ``paper_<comparison>``: as published, trained on 109,000 molecules;
+      not for a user's own molecules.
     """
     cells = findings.cells
     arms = arms_of(cells)
     present = set(cells["target"])
     rows = [
-        _row(name, cells[cells["target"] == name], arms, findings.data)
-        for name in TARGET_NAMES
-        if name in present
+        _row(target, cells[cells["target"] == target.name], arms, findings.data)
+        | ({} if findings.is_own else _published(target.name))
+        for target in findings.targets
+        if target.name in present
     ]
-    columns = _columns(arms)
+    columns = _columns(arms, with_paper=not findings.is_own)
     table = pd.DataFrame(rows, columns=["target", *columns]).set_index("target")
     return table.astype(columns)
 
@@ -64,19 +66,14 @@ def averages(table: pd.DataFrame) -> dict[str, float]:
     means = {
         name: table[name].mean()
         for name in [*columns, *(f"paper_{column}" for column in columns)]
-        if table[name].notna().any()
+        if name in table and table[name].notna().any()
     }
     return {name: float(value) for name, value in means.items()}
 
 
-def _columns(arms: tuple[str, ...]) -> dict[str, str]:
-    numbers = [
-        *BASELINES,
-        *arms,
-        *COMPARISONS,
-        *(f"paper_{name}" for name in published.NETWORKS),
-        *(f"paper_{name}" for name in COMPARISONS),
-    ]
+def _columns(arms: tuple[str, ...], *, with_paper: bool) -> dict[str, str]:
+    paper = (*published.NETWORKS, *COMPARISONS) if with_paper else ()
+    numbers = [*BASELINES, *arms, *COMPARISONS, *(f"paper_{name}" for name in paper)]
     counts = [f"{arm}_{what}" for what in ("weights", "runs") for arm in arms]
     return {
         "symbol": "str",
@@ -88,7 +85,7 @@ def _columns(arms: tuple[str, ...]) -> dict[str, str]:
 
 
 def _row(
-    name: str, cells: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]
+    target: Target, cells: pd.DataFrame, arms: tuple[str, ...], data: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the row of one target, without values that are not known."""
     complete = cells[cells["state"] == "complete"].groupby("variant")
@@ -96,18 +93,22 @@ def _row(
     errors = {str(arm): float(mae) for arm, mae in means.items()}
     known = data.get("baselines", {})
     return {
-        "target": name,
-        "symbol": target(name).symbol,
-        "unit": target(name).unit,
+        "target": target.name,
+        "symbol": target.symbol,
+        "unit": target.unit,
         "train_molecules": cells["train_size"].iloc[0],
-        **{kind: known.get(kind, {}).get(name) for kind in BASELINES},
+        **{kind: known.get(kind, {}).get(target.name) for kind in BASELINES},
         **errors,
         **published.compare(errors),
         **{f"{arm}_weights": weights_of(cells, arm) for arm in arms},
         **{f"{arm}_runs": int(count) for arm, count in complete.size().items()},
-        **{f"paper_{network}": mae for network, mae in published.MAES[name].items()},
-        **{f"paper_{c}": v for c, v in published.compare(published.MAES[name]).items()},
     }
+
+
+def _published(name: str) -> dict[str, Any]:
+    """Return the paper's part of the row of a target of QM9."""
+    errors = published.MAES[name]
+    return {f"paper_{what}": value for what, value in (errors | published.compare(errors)).items()}
 
 
 def weights_of(cells: pd.DataFrame, arm: str) -> int | None:

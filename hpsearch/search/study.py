@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
-from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
@@ -25,6 +24,7 @@ if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long t
 
     from hpsearch.config.export import Winner
     from hpsearch.config.run import TrialConfig
+    from hpsearch.config.targets import Targets
 
 LEAST_TRIALS = 5
 """The least number of complete trials for which importances are computed."""
@@ -141,6 +141,15 @@ class Study:
     def experiment_id(self) -> int:
         """The study's id in the store, for the store's data frames."""
         return self._experiment.id
+
+    @property
+    def targets(self) -> Targets:
+        """All targets of its molecules, in the order of tables.
+
+        Raises:
+            InputError: the record is not valid for this version.
+        """
+        return self._experiment.targets
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -265,7 +274,7 @@ class Study:
         table = errors.assign(trial=errors["key"].astype(int)).pivot_table(
             index="trial", columns="target", values="loss"
         )
-        return table[[name for name in TARGET_NAMES if name in table.columns]]
+        return table[[name for name in self.targets.names if name in table.columns]]
 
     def importances(self) -> pd.DataFrame:
         """Return each hyperparameter's importance for the loss and each target: `importances`.
@@ -359,6 +368,7 @@ class Study:
         stored = self.provenance
         maes = self._store.maes(run.id, curve.best_epoch)
         facts = trial.facts
+        units = {target.name: target.unit for target in run.config.target_table}
         origin = Provenance(
             study=self.name,
             trial=trial.number,
@@ -366,7 +376,7 @@ class Study:
             validation_loss=float(curve.best_validation_loss or 0.0),
             zero_output_loss=float(facts["zero_output_loss"]),
             validation_maes={
-                name: MeanAbsoluteError(mae=maes[name], unit=target(name).unit)
+                name: MeanAbsoluteError(mae=maes[name], unit=units[name])
                 for name in run.config.targets
                 if name in maes
             },

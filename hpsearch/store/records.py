@@ -8,12 +8,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpsearch.errors import HpsearchError, InputError, close_to
+from hpsearch.errors import HpsearchError, InputError, close_to, one_line
 
 if TYPE_CHECKING:
-    from hpsearch.config.run import TrialConfig
+    from hpsearch.config.run import DataConfig, TrialConfig
+    from hpsearch.config.targets import Targets
     from hpsearch.runs.record import RunRecord
 
 Kind = Literal["study", "ablation"]
@@ -54,6 +56,50 @@ class Experiment:
     def folder_name(self) -> str:
         """Name of the folder of its runs; renaming the experiment does not change it."""
         return experiment_folder((*self.former_names, self.name)[0], self.identity)
+
+    @cached_property
+    def data(self) -> DataConfig:
+        """Its molecules and all their targets.
+
+        The sizes are those of an empty ``data`` section, because they may differ between the runs.
+
+        Raises:
+            InputError: the record is not valid for this version.
+        """
+        # Imported here, because the status of a study needs no pydantic.
+        from pydantic import ValidationError
+
+        from hpsearch.config.declaration import Declaration
+        from hpsearch.config.run import DataConfig
+
+        recorded = _recorded_data(self.kind, self.provenance)
+        declared = {name: recorded[name] for name in Declaration.model_fields if name in recorded}
+        try:
+            return DataConfig.model_validate(declared)
+        except ValidationError as error:
+            raise InputError(
+                f"the {self.kind} '{self.name}' must have recorded its molecules and targets as "
+                f"this version reads them, got: {one_line(str(error.errors()[0]['msg']))}; use the "
+                "version that launched it"
+            ) from None
+
+    @property
+    def targets(self) -> Targets:
+        """All targets that its molecules have, in the order of tables.
+
+        Raises:
+            InputError: the record is not valid for this version.
+        """
+        return self.data.all_targets
+
+
+def _recorded_data(kind: Kind, provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the recorded ``data`` section; empty, as for QM9, if there is none."""
+    path = ("space", "content") if kind == "study" else ("winner", "config")
+    record: Any = provenance
+    for name in (*path, "data"):
+        record = record.get(name) if isinstance(record, Mapping) else None
+    return record if isinstance(record, Mapping) else {}
 
 
 def former_names(provenance: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from hpsearch.system.installation import folder
 if TYPE_CHECKING:  # only a launch migrates tables, and Alembic takes long to load
     from alembic.config import Config
 
-READABLE = frozenset({"0001", "0002", "0003", "0004"})
+READABLE = frozenset({"0001", "0002", "0003", "0004", "0005"})
 """Older versions that readers can still read; `Store.create` upgrades them.
 
 Keep a version here if later migrations add only what readers do not need. Remove it if a migration

@@ -88,7 +88,7 @@ target_errors = Table(
     metadata,
     Column("run_id", Integer, primary_key=True),
     Column("epoch", Integer, primary_key=True),
-    Column("target", String(20), primary_key=True),
+    Column("target", String(200), primary_key=True),
     Column("loss", Double),
     Column("mae", Double),
     ForeignKeyConstraint(
@@ -133,7 +133,7 @@ test_errors = Table(
     f"{PREFIX}test_errors",
     metadata,
     Column("run_id", ForeignKey(results.c.run_id, ondelete="CASCADE"), primary_key=True),
-    Column("target", String(20), primary_key=True),
+    Column("target", String(200), primary_key=True),
     Column("mae", Double),
     # Little-endian float32, one value per test molecule in the split's order.
     Column("residuals", LargeBinary),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -37,6 +38,25 @@ def home_cache_directory() -> Path:
         RuntimeError: the user has no home folder.
     """
     return Path.home() / ".cache" / "hpsearch"
+
+
+_LONGEST_PART = 180
+"""Bytes of a name in the name of a file or a folder, of which most file systems allow 255."""
+
+
+def file_part(name: str) -> str:
+    """``name`` as a part of the name of a file or a folder.
+
+    A longer name is cut, and ends with a part of its hash instead.
+
+    Args:
+        name: any text without ``/``.
+    """
+    whole = name.encode()
+    if len(whole) <= _LONGEST_PART:
+        return name
+    start = whole[: _LONGEST_PART - 11].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(whole).hexdigest()[:10]}"
 
 
 def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,6 @@ from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig
 from hpsearch.config.space import SearchSpace
-from hpsearch.config.targets import TARGET_NAMES, target
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split
@@ -71,7 +70,7 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
     equal = "nearly equal numbers of weights" if plan.match == "params" else "equal feature size"
     yield (
         f"{_counted(len(plan.cells), 'run')} = {_counted(len(plan.variants), 'variant')} × "
-        f"{_counted(len(plan.targets), 'target')} ({', '.join(plan.targets)}) × "
+        f"{_counted(len(plan.targets), 'target')} ({_names(plan.targets)}) × "
         f"{_counted(plan.repeats, 'repeat')}; variants have {equal}"
     )
     width = max(len(variant.name) for variant in plan.variants)
@@ -93,6 +92,20 @@ def plan_lines(plan: AblationPlan) -> Iterator[str]:
             f"the number of weights differs from the exported network's {reference:,} by more than "
             f"{100 * UNEQUAL:.0f} %: {', '.join(unequal)}{fix}"
         )
+
+
+MOST_NAMES = 12
+"""Most targets that are named in one line."""
+
+
+def _names(targets: Sequence[str]) -> str:
+    more = len(targets) - MOST_NAMES
+    return ", ".join(targets[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _wide(targets: Iterable[str]) -> int:
+    """Return the width of a column of targets."""
+    return max([8, *(len(name) + 2 for name in targets if len(name) > 7)])
 
 
 def _counted(number: int, noun: str) -> str:
@@ -118,10 +131,11 @@ def winner_lines(
     split = make_split(molecules, winner.config.data)
     naive = baselines(molecules, split.train, split.validation, winner.config.targets)
     yield ""
-    yield f"{'target':8}{'winner':>12}{'composition':>13}{'mean':>12}  unit (validation MAE)"
+    width = _wide(origin.validation_maes)
+    yield f"{'target':{width}}{'winner':>12}{'composition':>13}{'mean':>12}  unit (validation MAE)"
     for name, error in origin.validation_maes.items():
         yield (
-            f"{name:8}{error.mae:12.4g}{naive['composition'][name]:13.4g}"
+            f"{name:{width}}{error.mae:12.4g}{naive['composition'][name]:13.4g}"
             f"{naive['mean'][name]:12.4g}  {error.unit}"
         )
     beaten = sum(e.mae < naive["composition"][n] for n, e in origin.validation_maes.items())
@@ -141,10 +155,10 @@ def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
         InputError: the sizes do not fit.
     """
     split = make_split(molecules, data)
-    statistics = TargetStatistics.fit(molecules, split.train, TARGET_NAMES)
-    naive = baselines(molecules, split.train, split.test, TARGET_NAMES)
+    targets = data.all_targets
+    statistics = TargetStatistics.fit(molecules, split.train, targets.names)
+    naive = baselines(molecules, split.train, split.test, targets.names)
     counts = molecules.atom_counts
-    factors = [target(name).reporting_factor for name in TARGET_NAMES]
     return {
         "molecules": len(molecules),
         "atoms": {
@@ -159,14 +173,14 @@ def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
         "test": len(split.test),
         "targets": [
             {
-                "target": name,
-                "unit": target(name).unit,
-                "mean": float(statistics.mean[t] * factor),
-                "deviation": float(statistics.deviation[t] * factor),
-                "mae_of_mean": float(naive["mean"][name]),
-                "mae_of_composition": float(naive["composition"][name]),
+                "target": target.name,
+                "unit": target.unit,
+                "mean": float(statistics.mean[t] * target.reporting_factor),
+                "deviation": float(statistics.deviation[t] * target.reporting_factor),
+                "mae_of_mean": float(naive["mean"][target.name]),
+                "mae_of_composition": float(naive["composition"][target.name]),
             }
-            for t, (name, factor) in enumerate(zip(TARGET_NAMES, factors, strict=True))
+            for t, target in enumerate(targets)
         ],
     }
 
@@ -193,10 +207,14 @@ def molecule_lines(molecules: Molecules, data: DataConfig) -> Iterator[str]:
         "training molecules: mean and deviation per atom (Eq. 15); test molecules: MAE of two "
         "naive predictions"
     )
-    yield f"{'target':8}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}  unit"
+    width = _wide(row["target"] for row in facts["targets"])
+    yield (
+        f"{'target':{width}}{'mean':>12}{'deviation':>12}{'MAE of mean':>14}{'composition':>13}"
+        "  unit"
+    )
     for row in facts["targets"]:
         yield (
-            f"{row['target']:8}{row['mean']:12.5g}{row['deviation']:12.5g}"
+            f"{row['target']:{width}}{row['mean']:12.5g}{row['deviation']:12.5g}"
             f"{row['mae_of_mean']:14.4g}{row['mae_of_composition']:13.4g}  {row['unit']}"
         )
 

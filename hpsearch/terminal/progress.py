@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Self
 
-from hpsearch.config.targets import target
+from hpsearch.config.targets import QM9_TARGETS, Targets
 from hpsearch.cost.estimate import TimeLeft
 from hpsearch.report.text import duration, relative, share
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, RunFacts
@@ -15,9 +15,21 @@ from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Outcome, R
 A_DAY = 86_400.0
 
 
-def error_text(maes: dict[str, float]) -> str:
-    """Return the errors with their units: ``U0 512 meV, mu 0.81 D``."""
-    return ", ".join(f"{name} {mae:.3g} {target(name).unit}" for name, mae in maes.items())
+MOST_ERRORS = 12
+"""Most errors in one line."""
+
+
+def error_text(maes: dict[str, float], targets: Targets = QM9_TARGETS) -> str:
+    """Return the errors with their units: ``U0 512 meV, mu 0.81 D``; only the first of many.
+
+    Args:
+        maes: error by target, in the unit that is reported.
+        targets: the targets of the molecules.
+    """
+    shown = list(maes.items())[:MOST_ERRORS]
+    parts = [f"{name} {mae:.3g} {targets[name].unit}" for name, mae in shown]
+    more = len(maes) - len(shown)
+    return ", ".join(parts) + (f" and {more} more" if more else "")
 
 
 LIVE_COLUMNS = ("epoch", "loss", "of zero output", "s/epoch", "weights", "on")
@@ -61,6 +73,7 @@ class Progress:
         paused: keys of the runs that an earlier launch paused.
         origins: where known configurations come from, by the keys of their runs.
         compares: whether the losses of different runs can be compared, so that one is the best.
+        targets: the targets of the molecules.
 
     Attributes:
         noun: the word for a run.
@@ -80,6 +93,7 @@ class Progress:
         compares: bool = True,
         paused: Iterable[str] = (),
         origins: Mapping[str, str] = MappingProxyType({}),
+        targets: Targets = QM9_TARGETS,
     ) -> None:
         self.noun = noun
         self._say = say
@@ -94,6 +108,7 @@ class Progress:
         self.best = best
         self._compares = compares
         self._origins = origins
+        self._targets = targets
         self._is_long = False
 
     def __enter__(self) -> Self:
@@ -169,7 +184,8 @@ class Progress:
         else:
             self._done += 1
             relative_loss = self._relative(key, outcome.best_validation_loss)
-            ending = f"{_completed(outcome, relative_loss)}{self._compare(key, outcome)}"
+            ended = _completed(outcome, relative_loss, self._targets)
+            ending = f"{ended}{self._compare(key, outcome)}"
         counts = f"; {self.counts_text}{_left(self.seconds_left)}" if self.counts_text else ""
         self._say(f"{self.noun} {self.named(key)}: {ending}{counts}")
 
@@ -223,9 +239,11 @@ def _left(seconds: float | None) -> str:
     return "" if not seconds else f", about {duration(seconds)} left"
 
 
-def _completed(outcome: Completion, relative_loss: str) -> str:
+def _completed(outcome: Completion, relative_loss: str, targets: Targets) -> str:
     text = (
         f"complete after {outcome.epochs} epochs, best validation loss "
         f"{outcome.best_validation_loss:,.4g}{relative_loss} at epoch {outcome.best_epoch}"
     )
-    return text + (f", test MAE {error_text(outcome.test_maes)}" if outcome.test_maes else "")
+    if not outcome.test_maes:
+        return text
+    return f"{text}, test MAE {error_text(outcome.test_maes, targets)}"

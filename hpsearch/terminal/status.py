@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hpsearch.config.targets import target
 from hpsearch.report.text import ZERO_OUTPUT_LEGEND, compared_loss, duration
 from hpsearch.results.status import Status
 from hpsearch.store import RecordedRun
@@ -113,7 +112,7 @@ def ended_rows(of: Status) -> list[tuple[str, ...]]:
         ended = [row for row in of.rows if row["state"] not in ("RUNNING", "WAITING")]
         return [_TRIAL_COLUMNS, *map(_ended_trial, ended)]
     ended = [row for row in of.rows if row["state"] in ("complete", "failed")]
-    return [_CELL_COLUMNS, *map(_ended_cell, ended)]
+    return [_CELL_COLUMNS, *(_ended_cell(row, of.units) for row in ended)]
 
 
 def _ended_trial(row: dict[str, Any]) -> tuple[str, ...]:
@@ -133,14 +132,14 @@ def _starts_from(origin: str | None) -> str | None:
     return None if origin is None else f"starts from {origin}"
 
 
-def _ended_cell(row: dict[str, Any]) -> tuple[str, ...]:
+def _ended_cell(row: dict[str, Any], units: Mapping[str, str]) -> tuple[str, ...]:
     is_failed = row["state"] == "failed"
     return (
         row["key"],
         row["state"],
         _number(row["epochs"], ".0f"),
         _number(row["test_mae"], ",.4g"),
-        target(row["target"]).unit,
+        units.get(row["target"], ""),
         _number(row["weights"], ",.0f"),
         (row["reason"] or "") if is_failed else "",
     )

@@ -40,7 +40,7 @@ def test_optuna_stands_beside(store: Store) -> None:
     tables = _tables(store)
     assert {"studies", "trials", "alembic_version"} <= tables
     with store._database.engine.connect() as connection:
-        assert schema.current(connection) == "0005"
+        assert schema.current(connection) == "0006"
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars()
         assert versions.one() == store.optuna_storage.get_head_version()
 
@@ -96,7 +96,7 @@ def test_a_reader_that_is_open_reads_on_while_a_launch_upgrades_the_store(
         before = (reader.find("s"), reader.run(experiment.id, "0"), reader.curve(run.id))
         created(url)
         with store._database.engine.connect() as connection:
-            assert schema.current(connection) == "0005"
+            assert schema.current(connection) == "0006"
         assert (reader.find("s"), reader.run(experiment.id, "0"), reader.curve(run.id)) == before
         assert set(reader.recorded_runs(experiment.id)) == {"0"}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.data.formats.files import library, missing_library
+from hpsearch.data.formats.files import library, missing_library, reading
 from hpsearch.data.formats.part import NotScalar, Record, check_count, no_molecules, wrong
 from hpsearch.errors import InputError, one_line
 
@@ -46,16 +46,16 @@ def database_records(path: Path) -> Iterator[Record]:
             database = SQLite3Database(str(path), create_indices=False, use_lock_file=False)
             database.connection, database.change_count = connection, 0
             rows = database.select()
-        total = 0
+        last = 0
         while True:
-            with library(path, _DATABASE):
+            with library(path, f"{_DATABASE} that can be read after row {last}"):
                 row = next(rows, None)
                 if row is None:
                     break
                 record = _database_record(path, row, all_properties)
-            total += 1
+                last = row.id
             yield record
-    if total == 0:
+    if last == 0:
         raise no_molecules(path)
 
 
@@ -91,10 +91,11 @@ def trajectory_records(path: Path) -> Iterator[Record]:
         from ase.io.trajectory import TrajectoryReader
     except ImportError:
         raise missing_library("ASE trajectories (.traj)", "ASE", "ase") from None
-    with library(path, _TRAJECTORY):
-        trajectory = TrajectoryReader(str(path))
-        total = len(trajectory)
-    try:
+    with reading(path), path.open("rb") as file:
+        with library(path, _TRAJECTORY):
+            # An open file, because ASE leaves it open when it fails.
+            trajectory = TrajectoryReader(file)
+            total = len(trajectory)
         if total == 0:
             raise no_molecules(path)
         for index in range(total):
@@ -110,8 +111,6 @@ def trajectory_records(path: Path) -> Iterator[Record]:
                     _merged(atoms.info, results),
                 )
             yield record
-    finally:
-        trajectory.close()
 
 
 def _merged(*sources: Mapping[Any, object]) -> dict[str, object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.data.formats.files import opened, reading
+from hpsearch.data.formats.files import decoded, opened, reading
 from hpsearch.data.formats.part import NUMBER, NotScalar, Record, check_count, no_molecules, wrong
 from hpsearch.errors import InputError, one_line
 
@@ -133,20 +133,17 @@ def _molecule(
 
 
 def _text(path: Path, lines: list[bytes], first: int) -> str:
+    whole = b"".join(lines)
     try:
-        return b"".join(lines).decode()
+        text = whole.decode()
     except UnicodeDecodeError:
         for number, line in enumerate(lines, first):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise wrong(
-                    path,
-                    f"line {number}",
-                    f"the file must be UTF-8 text, got the byte 0x{line[error.start]:02x}; "
-                    "save it as UTF-8",
-                ) from None
+            decoded(path, number, line)
         raise
+    if "\0" in text:
+        for number, line in enumerate(lines, first):
+            decoded(path, number, line)
+    return text
 
 
 def _read_comment(

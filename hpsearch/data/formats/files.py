@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hpsearch.data.formats.part import shown_path
+from hpsearch.data.formats.part import shown_path, wrong
 from hpsearch.errors import InputError, one_line
 
 _MAGIC = {
@@ -122,6 +122,28 @@ def opened(path: Path) -> BinaryIO:
         return file
     file.close()
     return cast(BinaryIO, gzip.open(path, "rb"))
+
+
+def decoded(path: Path, number: int, line: bytes) -> str:
+    """The text of line ``number``.
+
+    Raises:
+        InputError: it is not UTF-8, or has the character NUL, which damaged files have.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise wrong(
+            path,
+            f"line {number}",
+            f"the file must be UTF-8 text, got the byte 0x{line[error.start]:02x}; save it as "
+            "UTF-8",
+        ) from None
+    if "\0" in text:
+        raise wrong(
+            path, f"line {number}", "the file must be text, got the character NUL; copy it again"
+        )
+    return text
 
 
 def kind_of(path: Path) -> str:

@@ -312,8 +312,7 @@ class _Gathered:
                 f"the {role} {one_line(column)} must be text or a whole number, got {error}",
             ) from None
         if text is None:
-            known = [*record.values, *record.names]
-            raise wrong(self._path, record.label_place, no_text(role, column, known))
+            raise wrong(self._path, record.label_place, no_text(role, column, _names(record)))
         return text
 
     def is_full(self) -> bool:
@@ -335,6 +334,12 @@ class _Gathered:
         self._clear()
         check_atoms(self._path, part)
         return part
+
+
+def _names(record: Record) -> list[str]:
+    """The names that can be an identifier or a group."""
+    values = [name for name, value in record.values.items() if not isinstance(value, NotScalar)]
+    return [*values, *record.names]
 
 
 def not_a_label(column: str, got: str) -> str:

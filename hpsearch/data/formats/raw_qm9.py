@@ -44,7 +44,8 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
         with library(path, "QM9's raw archive or a folder of its .xyz files"):
             table = read_archive(path, say=say)
     except InputError as error:
-        raise InputError(one_line(str(error), _LONGEST)) from None
+        text = str(error) if str(path) in str(error) else f"{shown_path(path)}: {error}"
+        raise InputError(one_line(text, _LONGEST)) from None
     elements = np.array(ELEMENTS, dtype=np.int64)
     columns = [names.index(column) for column in wanted.columns]
     for start in range(0, len(table), MOLECULES_PER_PART):

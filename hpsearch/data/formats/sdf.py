@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.data.formats.files import library, missing_library, opened, reading
-from hpsearch.data.formats.part import Record, check_count, no_molecules, wrong
+from hpsearch.data.formats.files import decoded, library, missing_library, opened, reading
+from hpsearch.data.formats.part import NUMBER, Record, check_count, no_molecules, wrong
 from hpsearch.errors import one_line
 
 _HEADER = re.compile(r">.*?<(.+)>")
@@ -53,6 +53,7 @@ def records(path: Path) -> Iterator[Record]:
                     "the molecule must be a mol block that RDKit reads, got one with wrong counts "
                     "or fields; write it again",
                 )
+            _check_columns(path, first, lines, molecule.GetNumAtoms())
             record = _record(path, place, molecule, lines, values)
         total += 1
         yield record
@@ -66,15 +67,9 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
         first = 1
         lines: list[str] = []
         for number, raw in enumerate(file, 1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise wrong(
-                    path,
-                    f"line {number}",
-                    f"the file must be UTF-8 text, got the byte 0x{raw[error.start]:02x}; save it "
-                    "as UTF-8",
-                ) from None
+            line = decoded(path, number, raw).rstrip("\r\n")
+            if number == 1:
+                line = line.removeprefix("\ufeff")
             if line.startswith(_END):
                 yield first, lines
                 first, lines = number + 1, []
@@ -138,6 +133,21 @@ def _parts(path: Path, place: str, first: int, lines: list[str]) -> tuple[str, d
                 f"molecule ends with {_END}",
             )
     return "\n".join(lines[:end]) + "\n", values
+
+
+def _check_columns(path: Path, first: int, lines: list[str], atoms: int) -> None:
+    """Refuse positions beside their columns of ten characters, of which RDKit reads a part."""
+    if "V2000" not in lines[3]:
+        return
+    for number, line in enumerate(lines[4 : 4 + atoms], first + 4):
+        fields = [line[start : start + 10].strip() for start in (0, 10, 20)]
+        if not all(map(NUMBER.fullmatch, fields)):
+            raise wrong(
+                path,
+                f"line {number}",
+                "an atom must begin with three numbers of ten characters each, got "
+                f"'{one_line(line[:30])}'",
+            )
 
 
 def _record(

@@ -81,6 +81,10 @@ def _table(path: Path, reader: Iterator[list[str]]) -> Table:
             raise wrong(
                 path, f"line {line}", f"a row must have {len(names)} values, got {len(row)}"
             )
+        if any("\0" in value for value in row):
+            raise wrong(
+                path, f"line {line}", "the file must be text, got the character NUL; copy it again"
+            )
         rows.append(row)
         lines.append(line)
     if not rows:

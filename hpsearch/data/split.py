@@ -73,7 +73,7 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     molecules before the anchor are used only for training.
 
     With groups (``config.by_group``) the permutation keeps the molecules of a group together, and a
-    set takes only the groups that lie within its part, so it may be smaller than asked for.
+    set takes only whole groups, so it may be smaller than asked for.
 
     With a ``training_seed`` the test molecules stay the same. The training and validation sets, of
     the same sizes, are drawn again from all other molecules, or, with a split file, from its
@@ -140,24 +140,28 @@ def _groups_of(molecules: Molecules) -> NDArray[np.int32]:
 def _cutter(
     order: Integers, molecules: Molecules, config: DataConfig
 ) -> Callable[[str, int, int], Integers]:
-    """A function that cuts a set out of ``order``: with groups, only those within its part."""
+    """A function that cuts a set out of ``order``; with groups, only whole ones.
+
+    The border of a set that is not an end of ``order`` moves to the border of a group before it.
+    """
     if not config.by_group:
         return lambda name, start, end: order[start:end]
     groups = _groups_of(molecules)[order]
-    begins = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
-    ends = np.append(begins[1:], len(order))
-    place = np.repeat(np.arange(len(begins)), ends - begins)
-    first, last = begins[place], ends[place]
+    borders = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1], [True]]))
 
     def cut(name: str, start: int, end: int) -> Integers:
-        rows = order[(first >= start) & (last <= end)]
-        least = 2 if name == "train" else 1
-        if len(rows) < least:
-            largest = int((ends - begins).max())
+        if end == len(order):
+            first = borders[np.searchsorted(borders, start)]
+            rows = order[first:]
+        else:
+            first = borders[np.searchsorted(borders, start, side="right") - 1]
+            most = first + end - start
+            rows = order[first : borders[np.searchsorted(borders, most, side="right") - 1]]
+        if len(rows) < (2 if name == "train" else 1):
             raise InputError(
                 f"the {name} molecules must be whole groups, but none fits {end - start:,} "
-                f"molecules; the largest group has {largest:,}; raise the size of the set, or set "
-                "split_by: molecule"
+                f"molecules; the largest group has {np.diff(borders).max():,}; raise the size of "
+                "the set, take another split_seed, or set split_by: molecule"
             )
         return rows
 

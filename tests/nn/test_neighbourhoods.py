@@ -1,5 +1,9 @@
+import dataclasses
+
+import pytest
 import torch
 
+from hpsearch.kernels import neighbourhoods
 from hpsearch.kernels.neighbourhoods import Neighbourhoods
 
 
@@ -85,3 +89,36 @@ def test_coincident_atoms_have_no_direction():
     pairs = Neighbourhoods.of(torch.zeros(2, 3), torch.tensor([2]), 5.0)
     assert pairs.distance.tolist() == [0.0]
     assert pairs.direction.abs().max() == 0
+
+
+@pytest.mark.parametrize("most", [1, 40, 150])
+def test_a_batch_in_parts_is_the_batch(monkeypatch, most):
+    torch.manual_seed(0)
+    counts = torch.tensor([4, 1, 9, 2, 7, 7])
+    positions = torch.randn(30, 3) * 2
+    whole = Neighbourhoods.of(positions, counts, 2.5)
+    monkeypatch.setattr(neighbourhoods, "MOST_COMPARED", most)
+    assert len(neighbourhoods._parts(counts, 9)) > 1
+    parts = Neighbourhoods.of(positions, counts, 2.5)
+    for field in dataclasses.fields(whole):
+        one, other = getattr(whole, field.name), getattr(parts, field.name)
+        same = torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+        assert same, field.name
+
+
+def test_a_large_molecule_needs_little_memory_beside_small_ones(monkeypatch):
+    seen = []
+    real = Neighbourhoods.of.__func__
+
+    def of(cls, positions, counts, maximum):
+        if len(neighbourhoods._parts(counts, int(counts.max()))) == 1:
+            seen.append(len(counts) * int(counts.max()) ** 2)
+        return real(cls, positions, counts, maximum)
+
+    monkeypatch.setattr(Neighbourhoods, "of", classmethod(of))
+    counts = torch.tensor([500, *[3] * 200, 500, 480])
+    positions = torch.rand(int(counts.sum()), 3) * 15
+    found = Neighbourhoods.of(positions, counts, 3.0)
+    assert found.molecules == 203
+    assert len(seen) > 2
+    assert max(seen) <= neighbourhoods.MOST_COMPARED

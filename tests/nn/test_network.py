@@ -281,3 +281,35 @@ def test_batches_of_like_size_have_the_same_shapes(monkeypatch):
             torch.tensor(atoms),
         )
     assert seen == [(32, 256)] * 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 40])
+def test_any_number_of_elements(count):
+    torch.manual_seed(0)
+    network = MultiTargetNetwork(config(), targets=2, elements=count)
+    assert len(network.featurization.embedding) == count
+    counts = torch.tensor([4, 7])
+    elements, positions = torch.arange(11) % count, 1.5 * torch.randn(11, 3)
+    network.calibrate(elements, positions, counts)
+    outputs = network(elements, positions, counts)
+    expected = e3nn_form(network)(elements, positions, counts)
+    assert torch.allclose(outputs, expected, rtol=1e-10, atol=1e-10)
+    if count > 1:
+        assert not torch.allclose(network((elements + 1) % count, positions, counts), outputs)
+
+
+def test_an_intensive_target_is_the_mean_over_the_atoms():
+    torch.manual_seed(0)
+    summed = MultiTargetNetwork(config(), targets=3)
+    mixed = MultiTargetNetwork(config(), targets=3, extensive=[True, False, True])
+    assert list(mixed.state_dict()) == list(summed.state_dict())
+    mixed.load_state_dict(summed.state_dict())
+    elements, positions, counts = batch()
+    expected, outputs = summed(elements, positions, counts), mixed(elements, positions, counts)
+    assert torch.equal(outputs[:, [0, 2]], expected[:, [0, 2]])
+    assert torch.allclose(outputs[:, 1], expected[:, 1] / counts)
+    # Two copies of a molecule, far apart, have the same intensive value and twice the extensive.
+    first = slice(0, int(counts[0]))
+    twice = torch.cat((positions[first], positions[first] + 1_000.0))
+    both = mixed(elements[first].repeat(2), twice, 2 * counts[:1])
+    assert torch.allclose(both[0], outputs[0] * torch.tensor([2.0, 1.0, 2.0]), rtol=1e-8)

@@ -167,17 +167,12 @@ def _checked(source: MoleculeSource) -> FormatName:
     if format == "xyz" and not is_folder:
         # One file of plain xyz is read as extxyz, which it is.
         format = "extxyz"
-    if format == "extxyz" and is_folder:
-        raise InputError(
-            f"{shown_path(path)} must be a file for the format extxyz, got a folder; set format: "
-            "xyz"
-        )
     if source.labels is not None and format not in ("sdf", "xyz"):
         raise InputError(
             f"{shown_path(path)} must be an SDF or a folder of xyz files to have labels: in a CSV "
             f"file, got {format}; store the labels in the file itself"
         )
-    if not is_folder and format != "qm9":
+    if not (is_folder and format in ("xyz", "qm9")):
         check_file(path, format)
     return format
 
@@ -192,7 +187,8 @@ def _parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
     elif format == "parquet":
         yield from parquet.parts(source, wanted, say)
     else:
-        records = _records(source, format, wanted.identifier, wanted.columns)
+        identifier = wanted.identifier or source.identifier
+        records = _records(source, format, identifier, wanted.columns)
         yield from parts_of(records, path, wanted, say)
 
 

@@ -167,7 +167,8 @@ def check_file(path: Path, format: str) -> None:
     with reading(path):
         if path.is_dir():
             raise InputError(
-                f"{shown_path(path)} must be a file for the format {format}, got a folder"
+                f"{shown_path(path)} must be a file for the format {format}, got a folder; folders "
+                "are read with format: xyz or qm9"
             )
         path.stat()
         if not path.is_file():
@@ -179,6 +180,9 @@ def check_file(path: Path, format: str) -> None:
         kind = kind_of(path)
     if kind == "pickle":
         raise InputError(f"{shown_path(path)} must not be a pickle, got one; {PICKLE}")
+    if format == "qm9":
+        # A tar file, compressed in any way.
+        return
     wanted = _EXPECTED.get(format, "text")
     if kind == wanted or (wanted == "text" and kind == "gzip"):
         return

@@ -190,7 +190,7 @@ def _positions(
     if number is None or not _is_number(number):
         raise InputError(
             f"{shown_path(path)}, column {one_line(name)}: positions must be lists [N, 3] or "
-            f"[3 N] of numbers, got {one_line(str(kind))}"
+            f"[3 N] of numbers, got {one_line(str(kind))}; turn text into lists with json.loads"
         )
     counts = _lengths(path, column, places, name)
     flat = compute.list_flatten(column)

@@ -184,8 +184,6 @@ def test_they_train_to_the_same_bits(first: Molecules, tmp_path: Path) -> None:
 WATER = Atoms("OH2", [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
 CORNERS = np.array([(0, 0, 0), (1, 1, 1), (-1, -1, 1), (-1, 1, -1), (1, -1, -1)])
 METHANE = Atoms("CH4", 0.63 * CORNERS)
-    "CH4", 0.63 * np.array([(0, 0, 0), (1, 1, 1), (-1, -1, 1), (-1, 1, -1), (1, -1, -1)])
-)
 
 
 def some(path: Path, count: int = 20, **missing: set[int]) -> None:

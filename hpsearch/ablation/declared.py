@@ -23,8 +23,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from hpsearch.ablation.variants import VARIANTS, Variant
+from hpsearch.config.declaration import Strict
 from hpsearch.config.export import Winner
-from hpsearch.config.run import Strict
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml
 from hpsearch.errors import InputError, nearest, one_line

@@ -28,14 +28,14 @@ def _keep(old: str, module: ModuleType) -> None:
 
 
 def _moved_modules() -> dict[str, ModuleType]:
-    from hpsearch.config import targets
+    from hpsearch.config import targets, units
     from hpsearch.results import published, significance
 
     return {
         "hpsearch.published": published,
         "hpsearch.significance": significance,
         "hpsearch.targets": targets,
-        "hpsearch.units": targets,
+        "hpsearch.units": units,
     }
 
 

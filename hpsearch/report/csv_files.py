@@ -56,7 +56,10 @@ def _of_runs(findings: Findings) -> dict[str, str]:
 
 
 def _residuals(recorded: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per residual, with the index of its molecule among the test molecules."""
+    """Return a row per residual, with the index of its molecule among the test molecules.
+
+    A molecule whose target is unknown has no residual.
+    """
     rows = recorded.copy(deep=False)
     rows["molecule"] = [list(range(len(values))) for values in recorded["residuals"]]
-    return rows.explode(["residuals", "molecule"])
+    return rows.explode(["residuals", "molecule"]).dropna(subset=["residuals"])

@@ -340,7 +340,6 @@ import numpy as np
 import torch
 
 from hpsearch.runs import checkpoint
-from hpsearch.system.files import file_part
 from hpsearch.config.run import TrialConfig
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.data.statistics import TargetStatistics

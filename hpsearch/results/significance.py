@@ -184,7 +184,7 @@ def signed_rank_test(differences: Sequence[float]) -> float:
         ways = [ways[s] + (ways[s - rank] if s >= rank else 0) for s in range(len(ways))]
     positive = sum(rank for rank, number in zip(ranks, numbers, strict=True) if number > 0)
     tail = min(sum(ways[: positive + 1]), sum(ways[positive:]))
-    return min(1.0, 2 * tail / 2 ** len(numbers))
+    return min(1.0, float(2 * tail / 2 ** len(numbers)))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import yaml
+
 from hpsearch.ablation.launch import launch_ablation
 from hpsearch.ablation.molecules import DataSummary
 from hpsearch.ablation.plan import AblationPlan
@@ -17,6 +19,29 @@ WEIGHTS = {"L1Net": 1000, "L0Net": 2000, "L0NetDeep": 3000}
 BASELINES = {"mean": {"mu": 7.25, "U0": 8123.4}, "composition": {"mu": 6.125, "U0": 777.0}}
 
 
+OWN_TARGETS = {
+    "energy": {"unit": "eV", "report_in": "meV", "references": "fit"},
+    "gap": {"unit": "eV", "extensive": False, "symbol": "E_gap"},
+}
+"""Targets of a user's own molecules, of whose file there is none."""
+
+
+def own_space(targets=OWN_TARGETS, trials=3, **data):
+    """The quick space with a user's own molecules and ``targets``; ``data`` changes its section."""
+    content = yaml.safe_load(find_space("quick").read_text())
+    content["trials"] = trials
+    content["data"] |= {
+        "molecules": "/private/folder/cells.extxyz",
+        "targets": targets,
+        "method": "PBE0/def2-TZVP",
+        "elements": ["H", "C", "S"],
+        **data,
+    }
+    return SearchSpace.parse(
+        yaml.safe_dump(content, allow_unicode=True, sort_keys=False), "own.yaml"
+    )
+
+
 def metrics(epoch, config, loss=1.0):
     names = config.targets
     return EpochMetrics(
@@ -30,9 +55,10 @@ def metrics(epoch, config, loss=1.0):
     )
 
 
-def run_search(store, trials=3):
+def run_search(store, trials=3, space=None):
     """A study whose first trial diverged and whose trial k has the loss 1/k."""
-    space = SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    space = space or SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    trials = space.trials
     search = launch_study(store, space, name="made-up")
     for index in range(trials + 1):
         assignment = search.next()
@@ -57,11 +83,16 @@ def the_winner(study):
     )
 
 
-def run_ablation(store, winner, *, skip=(), fail=(), train=1000, **options):
-    """An ablation of mu and U0 whose errors are ``ERRORS``, times ten for U0."""
+def run_ablation(
+    store, winner, *, skip=(), fail=(), train=1000, baselines=BASELINES, residuals=None, **options
+):
+    """An ablation of mu and U0 whose errors are ``ERRORS``, times ten for U0.
+
+    ``residuals`` maps a run's key to its residuals; without it none are recorded.
+    """
     options = {"targets": ["mu", "U0"], "variants": ["L1Net", "L0Net", "L0NetDeep"], **options}
     plan = AblationPlan.make(winner, stem="best", **options)
-    data = DataSummary(130_831, train, 500, 2000, "data", "split", BASELINES)
+    data = DataSummary(130_831, train, 500, 2000, "data", "split", baselines)
     ablation = launch_ablation(store, winner, plan, Path("/nowhere"), data)
     while (assignment := ablation.next()) is not None:
         variant, target, repeat = assignment.key.split("/")
@@ -71,7 +102,8 @@ def run_ablation(store, winner, *, skip=(), fail=(), train=1000, **options):
         ablation.epoch(assignment.key, metrics(1, assignment.config))
         ablation.epoch(assignment.key, metrics(2, assignment.config))
         error = ERRORS[variant] * (10 if target == "U0" else 1) + 0.125 * int(repeat)
-        outcome = Completion(2, 2, 0.5, 0.5, {target: error})
+        recorded = {} if residuals is None else {target: residuals(assignment.key)}
+        outcome = Completion(2, 2, 0.5, 0.5, {target: error}, recorded)
         if assignment.key in fail:
             outcome = Failure("diverged", "no end of losses", epoch=1, step=2)
         ablation.finish(assignment.key, outcome)

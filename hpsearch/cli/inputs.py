@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import InputError, unwritable
 
@@ -144,7 +144,7 @@ def read_data(path: Path) -> DataConfig:
     return validate(DataConfig, document, place).in_folder(path.parent)
 
 
-def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, str]:
+def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, Any]:
     """Refuse sizes and split files that do not fit, before anything is written or started.
 
     Args:
@@ -153,7 +153,7 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
         file: the search space's file, for errors; ``None`` if options have changed the data.
 
     Returns:
-        The hashes of the data and the split.
+        The hashes of the data and the split, and for own molecules those of the columns.
     """
     from hpsearch.config.yaml_file import read_yaml
     from hpsearch.data.split import make_split
@@ -164,4 +164,8 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
         if file is None:
             raise
         raise read_yaml(file).error(("data",), str(error), key=True) from None
-    return {"data_hash": molecules.content_hash, "split_hash": split.hash}
+    hashes: dict[str, Any] = {"data_hash": molecules.content_hash, "split_hash": split.hash}
+    if config.is_own:
+        # They say what has changed, if the molecules have.
+        hashes["columns"] = molecules.column_hashes()
+    return hashes

@@ -76,7 +76,7 @@ class _Request:
     placement: Placement
     places: int
     molecules: Molecules
-    hashes: dict[str, str]
+    hashes: dict[str, Any]
     known: list[KnownTrial]
 
     def costs(self) -> SearchCosts:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, TypeAdapter
 
-from hpsearch.config.run import NetworkConfig, Strict, TrainingConfig
+from hpsearch.config.declaration import Strict
+from hpsearch.config.run import NetworkConfig, TrainingConfig
 from hpsearch.config.yaml_file import Position
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_serializer, model_validator
 
-from hpsearch.config.run import PositiveCount, ScheduleName, Strict
+from hpsearch.config.declaration import Strict
+from hpsearch.config.run import PositiveCount, ScheduleName
 
 COSINE_FRACTION = 0.25
 """Least fraction of a ``cosine`` schedule before the first rung.

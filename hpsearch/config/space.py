@@ -24,6 +24,7 @@ from pydantic import (
     model_serializer,
 )
 
+from hpsearch.config.declaration import Strict
 from hpsearch.config.parameters import (
     LARGEST,
     PARTS,
@@ -36,7 +37,6 @@ from hpsearch.config.run import (
     DataConfig,
     NetworkConfig,
     Overrides,
-    Strict,
     TrainingConfig,
     TrialConfig,
     fingerprint,

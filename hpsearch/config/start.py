@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_serializer, model_validator
 
+from hpsearch.config.declaration import Strict
 from hpsearch.config.parameters import (
     PARTS,
     CategoricalParameter,
@@ -22,7 +23,6 @@ from hpsearch.config.run import (
     Count,
     NetworkConfig,
     PositiveCount,
-    Strict,
     TrainingConfig,
     TrialConfig,
 )

@@ -47,7 +47,7 @@ def _mean(values: Floats) -> Floats:
     """The mean of every column over its known values; NaN if none is known."""
     known = ~np.isnan(values)
     if known.all():
-        return values.mean(axis=0)
+        return np.asarray(values.mean(axis=0))
     counts = known.sum(axis=0)
     sums = np.where(known, values, 0.0).sum(axis=0)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)

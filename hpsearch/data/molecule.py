@@ -248,11 +248,24 @@ class Molecules:
             columns["groups"] = (self.groups, "<i4")
         return columns
 
+    def column_hashes(self) -> dict[str, str]:
+        """What is in the table, as text by name: counts, elements, and a hash of each column."""
+        columns = {
+            "molecules": f"{len(self):,}",
+            "elements": " ".join(SYMBOLS[number] for number in self.elements),
+        }
+        for name, (column, kind) in self._hashed_columns().items():
+            if name not in ("targets", "offsets"):
+                columns[name] = _sha256(column, kind)
+        for place, target in enumerate(self.target_table):
+            columns[f"labels of {target.name}"] = _sha256(self.targets[:, place], "<f8")
+        return columns
+
     def name_of(self, row: int) -> str:
         """The molecule's name in the file; its identifier if it has none."""
         if self.names is None:
             return str(self.identifiers[row])
-        return self.names[row].decode("utf-8", "replace")
+        return bytes(self.names[row]).decode("utf-8", "replace")
 
     def with_elements(self, elements: Sequence[int]) -> Molecules:
         """The same molecules with another list of elements, of which each must have its own.
@@ -348,6 +361,10 @@ class Molecules:
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
         return np.arange(total) + np.repeat(starts - ends + counts, counts), counts
+
+
+def _sha256(column: NDArray[Any], kind: str) -> str:
+    return hashlib.sha256(np.ascontiguousarray(column, dtype=kind).data).hexdigest()
 
 
 def _checked_identifier(identifier: int) -> int:

@@ -161,7 +161,7 @@ def _smaller(part: Part, factor: float) -> Part:
     return Part(
         part.counts,
         part.numbers.astype(np.uint8),
-        positions.astype(np.float32),  # type: ignore[arg-type]
+        positions.astype(np.float32),
         part.labels,
         part.identifiers,
         part.groups,
@@ -191,10 +191,11 @@ def _check_part(part: Part, path: str, factor: float) -> None:
     owner = np.repeat(np.arange(len(part.counts)), part.counts)
     with np.errstate(over="ignore"):
         infinite = ~np.isfinite((part.positions * factor).astype(np.float32)).all(axis=1)
-    refuse(_of_any(infinite, owner, part), "positions must be finite numbers")
+    refuse(_of_any(np.asarray(infinite), owner, part), "positions must be finite numbers")
     known = (part.numbers >= 1) & (part.numbers < len(SYMBOLS))
     refuse(_of_any(~known, owner, part), "atomic numbers must be from 1 to 118")
-    refuse(np.isinf(part.labels).any(axis=1), "targets must be finite numbers, got an infinite one")
+    infinite = np.asarray(np.isinf(part.labels).any(axis=1))
+    refuse(infinite, "targets must be finite numbers, got an infinite one")
     nearest = nearest_distances(part.positions * factor, part.counts)
     place = int(np.argmin(nearest))
     if nearest[place] < LEAST_DISTANCE_ANGSTROM:

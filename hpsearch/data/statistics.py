@@ -63,7 +63,7 @@ def composition_fit(counts: Floats, values: Floats) -> Floats:
     """
     known = ~np.isnan(values)
     if known.all():
-        return np.linalg.lstsq(counts, values, rcond=None)[0]
+        return np.asarray(np.linalg.lstsq(counts, values, rcond=None)[0], dtype=np.float64)
     columns = [
         np.linalg.lstsq(counts[mask], column[mask], rcond=None)[0]
         for mask, column in zip(known.T, values.T, strict=True)

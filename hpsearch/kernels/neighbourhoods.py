@@ -84,9 +84,9 @@ class Neighbourhoods:
         most = int(counts.max())
         parts = _parts(counts, most)
         if len(parts) > 1:
-            starts = [0, *counts.cumsum(0).tolist()]
+            ends = [0, *counts.cumsum(0).tolist()]
             pieces = [
-                cls.of(positions[starts[a] : starts[b]], counts[a:b], maximum_angstrom)
+                cls.of(positions[ends[a] : ends[b]], counts[a:b], maximum_angstrom)
                 for a, b in parts
             ]
             return _joined(pieces)

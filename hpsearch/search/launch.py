@@ -25,6 +25,7 @@ from hpsearch.search.samplers import SeededPerTrial
 from hpsearch.search.start import KnownTrial, not_enqueued, start_lines
 from hpsearch.search.stopping import EarlyStopping
 from hpsearch.search.terms import (
+    COLUMNS,
     changes,
     count_finished,
     count_state,
@@ -60,7 +61,7 @@ def launch_study(
     keep_trials: bool = False,
     wait: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    molecules: Mapping[str, str] = MappingProxyType({}),
+    molecules: Mapping[str, Any] = MappingProxyType({}),
     model: CostModel | None = None,
     known: Sequence[KnownTrial] = (),
 ) -> Search:
@@ -81,7 +82,8 @@ def launch_study(
         wait: whether to wait for the end of another launch that drives the study.
         say: called with the driver of the study if this call waits, with the number of trials that
             the study keeps, and with each refused trial.
-        molecules: ``data_hash`` and ``split_hash`` of the space on this machine.
+        molecules: ``data_hash`` and ``split_hash`` of the space on this machine, for own molecules
+            also the hashes of their columns.
         model: the cost model, needed if the space limits memory or seconds.
         known: trials with known configurations, which come first.
 
@@ -267,7 +269,7 @@ def _record_terms(
     store: Store,
     experiment: Experiment,
     space: SearchSpace,
-    molecules: Mapping[str, str],
+    molecules: Mapping[str, Any],
     *,
     force: bool,
 ) -> tuple[Experiment, list[str]]:
@@ -282,9 +284,11 @@ def _record_terms(
     require_same_space(name, stored, space, force=force)
     require_same_molecules(name, stored, molecules, force=force)
     forced = [*changes(stored, space), *molecule_changes(stored, molecules)]
+    columns = {} if stored.get(COLUMNS) or COLUMNS not in molecules else molecules[COLUMNS]
     provenance = store.update_provenance(
         experiment.id,
         **launch_terms(space),
+        **({COLUMNS: columns} if columns else {}),
         trials_wanted_most=max(most_wanted(stored), space.trials),
         **(_forced_terms(stored, forced, molecules) if forced else {}),
     )
@@ -292,7 +296,7 @@ def _record_terms(
 
 
 def _forced_terms(
-    provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, str]
+    provenance: dict[str, Any], forced: list[str], molecules: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the changed terms of a forced launch: new molecules and split, and no estimate."""
     before = {key: provenance[key] for key in ("data_hash", "split_hash")}

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _FREE = ("trials", "description", "start_with")
 """Entries of the space that may differ between launches of a study."""
 
+COLUMNS = "columns"
+"""Key of the hashes of the columns of own molecules, which say what has changed."""
+
 _SHOWN = 6
 
 _KEPT = re.compile(r"parameters\.[^.]+\.(choices|type|scale):")
@@ -96,22 +99,32 @@ def require_same_space(
     )
 
 
-def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
+def molecule_changes(stored: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """Return which of the molecules and the split have changed: ``name: before -> after``.
 
     Args:
         stored: the study's provenance.
-        found: ``data_hash`` and ``split_hash`` on this machine; empty if unknown.
+        found: ``data_hash`` and ``split_hash`` on this machine, for own molecules also
+            :data:`COLUMNS`; empty if unknown.
     """
-    return [
+    different = [
         f"{key.replace('_', ' ')}: {stored[key][:12]} -> {value[:12]}"
         for key, value in found.items()
-        if stored.get(key) not in (None, value)
+        if key != COLUMNS and stored.get(key) not in (None, value)
     ]
+    before, now = stored.get(COLUMNS) or {}, found.get(COLUMNS) or {}
+    if not different or not before or not now:
+        return different
+    columns = [
+        f"{name}: {before.get(name, '(none)')[:12]} -> {now.get(name, '(none)')[:12]}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
+    ]
+    return [*different, *columns]
 
 
 def require_same_molecules(
-    name: str, stored: Mapping[str, Any], found: Mapping[str, str], *, force: bool
+    name: str, stored: Mapping[str, Any], found: Mapping[str, Any], *, force: bool
 ) -> None:
     """Raise an error unless this machine has the molecules and the split of the study's runs.
 
@@ -121,7 +134,8 @@ def require_same_molecules(
     Args:
         name: of the study.
         stored: its provenance.
-        found: ``data_hash`` and ``split_hash`` on this machine; empty if unknown.
+        found: ``data_hash`` and ``split_hash`` on this machine, for own molecules also
+            :data:`COLUMNS`; empty if unknown.
         force: whether others are accepted.
 
     Raises:
@@ -140,7 +154,7 @@ def finished_trials(
     store: StoreReader,
     space: SearchSpace,
     name: str,
-    molecules: Mapping[str, str] = MappingProxyType({}),
+    molecules: Mapping[str, Any] = MappingProxyType({}),
     *,
     force: bool = False,
 ) -> tuple[int, int] | None:
@@ -168,7 +182,7 @@ def finished_trials(
 
 
 def require_consistent(
-    store: StoreReader, space: SearchSpace, name: str, molecules: Mapping[str, str], *, force: bool
+    store: StoreReader, space: SearchSpace, name: str, molecules: Mapping[str, Any], *, force: bool
 ) -> None:
     """Raise an error if a launch would mix two studies; only read the store."""
     in_optuna = store.trial_states(name) is not None
@@ -202,6 +216,9 @@ def count_finished(rows: list[TrialState]) -> int:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+            # The declared targets, which have names.
+            value = {str(entry.get("name", place)): entry for place, entry in enumerate(value)}
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:

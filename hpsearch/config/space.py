@@ -130,7 +130,16 @@ def _list_of_names(names: object) -> object:
     return [names] if isinstance(names, str) else names
 
 
-_Targets = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_list_of_names)]
+def _known_target(name: str, info: ValidationInfo) -> str:
+    known_targets([name], info)
+    return name
+
+
+_Targets = Annotated[
+    tuple[Annotated[str, AfterValidator(_known_target)], ...],
+    Field(strict=False),
+    BeforeValidator(_list_of_names),
+]
 
 
 class SearchSpace(Strict):

@@ -214,6 +214,15 @@ def test_a_target_without_any_number_is_refused(tmp_path: Path) -> None:
     assert "must have values of energy, got none; the file has: gap" in text
 
 
+def test_warnings_of_libraries_are_kept_from_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(*arguments: object) -> Any:
+        warnings.warn("from a library", stacklevel=1)
+        yield "a part"
+
+    monkeypatch.setattr(formats, "_parts", warn)
+    assert list(read_parts(MoleculeSource(path="a.xyz"), NOTHING)) == ["a part"]
+
+
 def test_no_filter_of_warnings_stays_between_parts(rows: spoil.Rows, tmp_path: Path) -> None:
     parts = read_parts(spoil.write_trajectory(tmp_path, rows), NOTHING)
     before = list(warnings.filters)
@@ -363,6 +372,10 @@ BAD_XYZ: dict[str, tuple[list[str], str]] = {
         "line 2: energy must be one finite number of the molecule, got an array of 3 numbers",
     ),
     "truth as label": (["3", "energy=T", *WATER], "got the text 'T'"),
+    "overflowing label": (
+        ["3", "energy=1e999", *WATER],
+        "line 2: energy must be one finite number of the molecule, got an infinite number",
+    ),
     "infinite label": (["3", "energy=inf", *WATER], "line 2: energy must be one finite number"),
     "atoms as label": (
         ["3", "Properties=species:S:1:pos:R:3:energy:R:1", *(f"{atom} 1" for atom in WATER)],
@@ -815,6 +828,8 @@ def test_a_csv_with_semicolons_and_gaps_is_read(rows: spoil.Rows, tmp_path: Path
     with (tmp_path / "mine.csv").open(newline="") as file:
         table = list(csv.reader(file))
     table[1][1] = ""
+    # In another order: a first name that is not found would join the rows in order.
+    table[1:] = table[:0:-1]
     text = "\n".join(";".join(row) for row in table) + "\n"
     (tmp_path / "mine.csv").write_bytes(gzip.compress(text.encode("utf-8-sig")))
     labels = whole(source, spoil.WANTED).labels[:, 0]

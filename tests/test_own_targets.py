@@ -35,6 +35,7 @@ from hpsearch.results.status import read_status
 from hpsearch.results.tables import averages, table1
 from hpsearch.runs.messages import Completion
 from hpsearch.search.study import Study
+from hpsearch.search.terms import changes
 from hpsearch.store import Store
 from hpsearch.system.files import file_part
 from hpsearch.terminal.lines import plan_lines
@@ -433,3 +434,19 @@ def test_a_worker_without_the_file_blames_the_machine(monkeypatch):
     monkeypatch.setattr(worker, "_opened", {})
     with pytest.raises(MachineError, match=r"cells.extxyz must exist"):
         worker._molecules(own_space().data)
+
+
+# --- The terms of a study
+
+
+def test_a_changed_declaration_is_named_by_its_target():
+    stored = {"space": own_space().to_provenance()}
+    changed = own_space(OWN_TARGETS | {"gap": {"unit": "Hartree", "extensive": False}})
+    assert changes(stored, changed) == [
+        "data.targets.gap.symbol: 'E_gap' -> (none)",
+        "data.targets.gap.unit: 'eV' -> 'Hartree'",
+    ]
+    assert changes(stored, own_space(dict(reversed(OWN_TARGETS.items())))) == [
+        "data.targets: ['energy', 'gap'] -> ['gap', 'energy']",
+        "targets: ['energy', 'gap'] -> ['gap', 'energy']",
+    ]

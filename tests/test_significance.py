@@ -103,6 +103,25 @@ def test_the_paper_s_table_1_by_the_signed_rank_test() -> None:
     assert signed_rank_test(list(distinct_targets(relative).values())) == pytest.approx(2 / 2**9)
 
 
+def test_the_signed_rank_test_counts_the_signs_of_a_hundred_targets() -> None:
+    differences = [-float(rank) for rank in range(1, 101)]
+    assert signed_rank_test(differences) == 2 / 2**100
+    # W = 1: only the smallest is on the other side.
+    assert signed_rank_test([1.0, *differences[1:]]) == 4 / 2**100
+    assert signed_rank_test([1.0, -1.0] * 50) == 1.0
+
+
+def test_an_unknown_difference_makes_the_signed_rank_test_unknown() -> None:
+    assert math.isnan(signed_rank_test([-1.0, -2.0, -3.0, -4.0, -5.0, math.nan]))
+
+
+def test_molecules_without_the_target_are_no_molecules() -> None:
+    first, second = [1.0, math.nan, -2.0, 4.0], [0.5, math.nan, 0.5, -0.5]
+    known = molecule_error([1.0, -2.0, 4.0], [0.5, 0.5, -0.5])
+    assert molecule_error(first, second) == known
+    assert math.isnan(molecule_error([1.0, math.nan], [1.0, math.nan]))
+
+
 @pytest.mark.parametrize("differences", [[-1.0] * 5, [-1.0, -2.0, -3.0, -4.0, -5.0, 0.0]])
 def test_five_targets_cannot_be_tested(differences: list[float]) -> None:
     with pytest.raises(

@@ -726,12 +726,13 @@ def test_exceptions_are_named(error: Exception, kind: str, message: str) -> None
 def test_molecules_and_splits_that_a_machine_lacks_are_no_fault_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> None:
+    def fail(**_: object) -> None:
         raise InputError("the package must be installed")
 
     monkeypatch.setattr("hpsearch.data.qm9.load", fail)
+    monkeypatch.setattr("hpsearch.executor.worker._opened", {})
     with pytest.raises(MachineError, match="must be installed"):
-        _molecules.__wrapped__()
+        _molecules(DataConfig())
     data = DataConfig(split_file=str(tmp_path / "missing.json"))
     config = tiny().model_copy(update={"data": data})
     expecting = Assignment("run", config, str(tmp_path), expected_split="0123abc")

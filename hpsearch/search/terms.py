@@ -216,13 +216,22 @@ def count_finished(rows: list[TrialState]) -> int:
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
-            # The declared targets, which have names.
-            value = {str(entry.get("name", place)): entry for place, entry in enumerate(value)}
-        if isinstance(value, Mapping) and value:
+        if key == "targets" and isinstance(value, list) and _are_declared(value):
+            # Their order is that of the network's outputs.
+            yield prefix + key, [each["name"] for each in value]
+            yield from _flat({each["name"]: _rest(each) for each in value}, f"{prefix}{key}.")
+        elif isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _are_declared(targets: list[Any]) -> bool:
+    return all(isinstance(each, Mapping) and "name" in each for each in targets)
+
+
+def _rest(target: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in target.items() if key != "name"}
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

@@ -10,6 +10,7 @@ from alembic import command
 from support.store_examples import CONFIG, metrics
 
 from hpsearch.errors import HpsearchError, InputError
+from hpsearch.runs.messages import Completion
 from hpsearch.store import Store, StoreReader, schema
 from hpsearch.store.tables import PREFIX, VERSION_TABLE, metadata
 
@@ -99,6 +100,34 @@ def test_a_reader_that_is_open_reads_on_while_a_launch_upgrades_the_store(
             assert schema.current(connection) == "0006"
         assert (reader.find("s"), reader.run(experiment.id, "0"), reader.curve(run.id)) == before
         assert set(reader.recorded_runs(experiment.id)) == {"0"}
+
+
+def test_a_store_of_short_names_is_upgraded_with_its_errors(
+    store: Store, url: str, created: Any
+) -> None:
+    experiment = store.begin_experiment("ablation", "a", {})
+    run = store.record_run(experiment.id, "L1Net/mu/0", CONFIG, "d")
+    store.record_epoch(run.id, metrics(1, 2.0))
+    store.record_result(run.id, Completion(1, 1, 2.0, 2.0, {"mu": 0.5}, {"mu": [0.5, -0.5]}))
+    before = (store.target_errors(experiment.id), store.test_errors(experiment.id))
+    with store._writer.begin() as connection:
+        command.downgrade(schema.configuration(connection), "0005")
+    with StoreReader.open(url) as reader:  # an older schema is read, too
+        assert reader.target_errors(experiment.id).equals(before[0])
+    created(url)
+    assert store.target_errors(experiment.id).equals(before[0])
+    assert store.test_errors(experiment.id).equals(before[1])
+    assert store.test_residuals(experiment.id)["residuals"].iloc[0].tolist() == [0.5, -0.5]
+    name = "字" * 64
+    run = store.record_run(experiment.id, f"L1Net/{name}/0", CONFIG, "d")
+    store.record_epoch(run.id, metrics(1, 2.0, target_losses={name: 1.0}, target_maes={name: 1.0}))
+    store.record_result(run.id, Completion(1, 1, 2.0, 2.0, {name: 0.25}))
+    assert name in set(store.target_errors(experiment.id)["target"])
+    assert name in set(store.test_errors(experiment.id)["target"])
+    with store._writer.begin() as connection:  # the errors still go with their epochs and results
+        connection.exec_driver_sql("DELETE FROM hpsearch_experiments")
+    assert store.target_errors().empty
+    assert store.test_errors().empty
 
 
 @pytest.mark.parametrize("change", ["RENAME COLUMN seconds TO duration", "RENAME TO later"])

@@ -204,9 +204,10 @@ def _pairs(molecules: Molecules, radii: Sequence[float]) -> Pairs:
     number = int((counts * (counts - 1) // 2).sum())
     chosen = np.ones(len(molecules), dtype=bool)
     if number > _MOST_PAIRS:
-        rows = np.linspace(0, len(molecules) - 1, int(len(molecules) * _MOST_PAIRS / number) + 1)
+        most_rows = int(len(molecules) * _MOST_PAIRS / number) + 1
+        sample = np.linspace(0, len(molecules) - 1, most_rows)
         chosen[:] = False
-        chosen[rows.astype(np.int64)] = True
+        chosen[sample.astype(np.int64)] = True
     least, longest = np.full(len(molecules), np.inf), np.zeros(len(molecules))
     last = round(_LAST_ANGSTROM / _BIN_ANGSTROM) - 1
     bins = np.zeros(last + 1, dtype=np.int64)

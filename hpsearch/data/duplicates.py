@@ -289,6 +289,7 @@ def check_split(molecules: Molecules, split: Split, data: DataConfig, keys: Keys
     """The sizes of the split and its leaks; ``keys`` are those of :func:`graph_keys`."""
     groups = None if molecules.groups is None else len(np.unique(molecules.groups))
     leaks = _leaks(molecules, split, keys)
+    single = bool((keys == keys[0]).all())
     return SplitCheck(
         len(split.train),
         len(split.validation),
@@ -297,7 +298,7 @@ def check_split(molecules: Molecules, split: Split, data: DataConfig, keys: Keys
         data.by_group,
         groups,
         leaks,
-        _leak_words(leaks, split, data),
+        _leak_words(leaks, split, data, single=single),
     )
 
 
@@ -314,7 +315,12 @@ def _shared(keys: NDArray[Any], split: Split) -> tuple[int, int]:
     return int(validation.sum()), int(test.sum())
 
 
-def _leak_words(leaks: Leaks, split: Split, data: DataConfig) -> str | None:
+def _leak_words(leaks: Leaks, split: Split, data: DataConfig, *, single: bool) -> str | None:
+    if single:
+        return (
+            "all molecules have the same bonds: the test errors are those of other geometries of "
+            "one molecule, not of other molecules"
+        )
     counts = (
         max(leaks.validation, leaks.validation_groups or 0),
         max(leaks.test, leaks.test_groups or 0),
@@ -354,4 +360,6 @@ def leak_line(molecules: Molecules, split: Split, data: DataConfig) -> str | Non
     counts = molecules.atom_counts
     if (counts * (counts - 1) // 2).sum() > _MOST_AT_LAUNCH:
         return None
-    return _leak_words(_leaks(molecules, split, graph_keys(molecules)), split, data)
+    keys = graph_keys(molecules)
+    single = bool((keys == keys[0]).all())
+    return _leak_words(_leaks(molecules, split, keys), split, data, single=single)

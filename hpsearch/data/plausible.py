@@ -103,7 +103,7 @@ def _outside(target: Target, values: Floats, band: Band, molecules: Molecules) -
     if not len(rows):
         return
     worst = int(rows[np.argmax(np.abs(converted[rows]))])
-    limit = f"at least {band.low:g}" if band.high == np.inf else f"{band.low:g} to {band.high:g}"
+    limit = f"at least {band.low:g}" if band.high == np.inf else f"{band.low:,g} to {band.high:,g}"
     an_atom = " an atom" if band.per_atom else ""
     hint = f"is {target.native_unit} its unit?"
     if band.low == 0 and (values[rows] < 0).all():
@@ -168,6 +168,8 @@ def other_kind(target: Target, values: Floats, molecules: Molecules) -> Iterator
         return
     value = values[known, None]
     variance = float(value.var())
+    if variance == 0:
+        return
     as_sum = _unexplained(counts, value) / variance
     as_mean = _unexplained(counts / atoms, value) / variance
     correlation = float(np.corrcoef(atoms[:, 0], value[:, 0])[0, 1])

@@ -145,7 +145,7 @@ def read_data(path: Path) -> DataConfig:
 
 
 def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, Any]:
-    """Refuse sizes and split files that do not fit, before anything is written or started.
+    """Refuse sizes, split files and references that do not fit, before anything is started.
 
     Args:
         molecules: the whole data set.
@@ -156,10 +156,13 @@ def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None)
         The hashes of the data and the split, and for own molecules those of the columns.
     """
     from hpsearch.config.yaml_file import read_yaml
+    from hpsearch.data.check import require_sound_references
     from hpsearch.data.split import make_split
 
     try:
         split = make_split(molecules, config)
+        if config.is_own:
+            require_sound_references(molecules, split, config.all_targets.names)
     except InputError as error:
         if file is None:
             raise

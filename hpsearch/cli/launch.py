@@ -38,6 +38,7 @@ from hpsearch.cli.output import Output, again_command, print_json
 from hpsearch.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:
+    from hpsearch.config.run import DataConfig
     from hpsearch.config.space import SearchSpace
     from hpsearch.cost.estimate import TimeLeft
     from hpsearch.data.molecule import Molecules
@@ -185,6 +186,8 @@ def launch(
     molecules = load_molecules(chosen.data, out.say)
     chosen = chosen.resolved(len(molecules), molecules.elements)
     hashes = check_molecules(molecules, chosen.data, given_file)
+    if chosen.data.is_own:
+        _say_leak(molecules, chosen.data, out)
     # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
     places = executor.count_places(placement)
     keep_trials = overrides["trials"] is None
@@ -195,6 +198,15 @@ def launch(
         _quote(request, out, as_json)
     else:
         _run(request, folder, evaluate_test=open_test_set, wait=if_held == "wait")
+
+
+def _say_leak(molecules: Molecules, data: DataConfig, out: Output) -> None:
+    from hpsearch.data.check import leak_line
+    from hpsearch.data.split import make_split
+
+    line = leak_line(molecules, make_split(molecules, data), data)
+    if line is not None:
+        out.say_folded(line)
 
 
 def _known_trials(

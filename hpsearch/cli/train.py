@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +15,7 @@ from hpsearch.cli.inputs import load_molecules, read_data, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
+    complete_space,
     data_option,
     epochs_option,
     example,
@@ -20,8 +24,11 @@ from hpsearch.cli.options import (
     size_options,
     targets_option,
 )
-from hpsearch.cli.output import Output, print_json
-from hpsearch.errors import InputError
+from hpsearch.cli.output import Output, print_json, terminal_columns
+from hpsearch.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from hpsearch.config.run import DataConfig
 
 
 def _check_device(context: click.Context, option: click.Parameter, name: str) -> str:
@@ -157,10 +164,97 @@ def dipoles(output: Path, steps: int, seeds: int) -> None:
 
 @click.group()
 def data() -> None:
-    """Prepare and describe the molecules."""
+    """Check, prepare and describe the molecules."""
 
 
-@data.command(epilog=example("hpsearch data prepare"))
+@data.command(epilog=example("hpsearch data check mine.yaml -o check/"))
+@click.argument("file", shell_complete=complete_space)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write a page with pictures, and the JSON object, into this folder.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def check(file: str, output: Path | None, as_json: bool) -> None:
+    """Check the molecules of FILE before anything is trained.
+
+    FILE is a declaration of molecules, a search space or an exported configuration. The check says
+    what was found for each target, whether values and references are plausible for their units,
+    which molecules occur twice or on both sides of the split, and which errors a network must beat.
+    Without own molecules it checks QM9.
+    """
+    from hpsearch.data import own
+
+    out = Output.beside_json(as_json)
+    subject = _read_subject(file)
+    if output is not None:
+        require_writable(output)
+    molecules = own.load(subject.data, out.say)
+    from hpsearch.data.check import DataCheck
+    from hpsearch.terminal.molecules import check_lines
+
+    config = subject.data.resolved(len(molecules), molecules.elements)
+    checked = DataCheck.of(molecules, config, subject.radii)
+    if as_json:
+        print_json(checked.to_dict())
+    else:
+        for line in check_lines(checked, terminal_columns()):
+            out.say(line)
+    if output is not None:
+        from hpsearch.pages.molecules import documents
+        from hpsearch.report.write import write_files
+
+        for path in write_files(output, documents(checked)):
+            out.say(f"written: {path}")
+    out.say(f"next: hpsearch {subject.next}")
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is checked: the declaration, radii in Å for neighbours, and the next command."""
+
+    data: DataConfig
+    radii: Sequence[float]
+    next: str
+
+
+def _read_subject(text: str) -> _Subject:
+    """Read the file that ``text`` names: a path, or the name of a shipped file.
+
+    Raises:
+        InputError: the file is none of the three kinds, or is not valid.
+    """
+    from hpsearch.config.space import SearchSpace
+    from hpsearch.config.yaml_file import read_yaml
+    from hpsearch.data.check import RADII_ANGSTROM
+    from hpsearch.system.installation import find_space
+
+    try:
+        path = find_space(text)
+    except InputError:
+        # Also a folder, or a file that is missing: the error should not ask for a search space.
+        path = Path(text)
+    content, name = read_yaml(path).data, shlex.quote(text)
+    field = "radial_maximum_angstrom"
+    if "parameters" in content:
+        space = SearchSpace.load(path)
+        parameter = space.parameters.get(field)
+        ends = parameter.ends.values() if parameter else [space.network[field]]
+        radii = sorted({float(end) for end in ends})
+        return _Subject(space.data, radii, f"launch {name}")
+    if "config" in content:
+        from hpsearch.config.export import Winner
+
+        config = Winner.read(path).config
+        read = read_data(path)
+        return _Subject(read, [config.network.radial_maximum_angstrom], f"train {name}")
+    return _Subject(read_data(path), RADII_ANGSTROM, f"launch quick --data {name}")
+
+
+@data.command(epilog=example("hpsearch data prepare mine.yaml"))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--archive",
     type=click.Path(path_type=Path),
@@ -172,22 +266,31 @@ def data() -> None:
     type=click.Path(path_type=Path),
     help="QM9's uncharacterized.txt; its molecules are left out.",
 )
-def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
-    """Create the cache of QM9 that all runs on this machine share."""
+def prepare(file: Path | None, archive: Path | None, uncharacterized: Path | None) -> None:
+    """Convert the molecules into the cache of this machine.
+
+    FILE has a data section that declares own molecules; without it, the molecules are QM9. Every
+    command converts what is missing, so this is only needed to do it at another time.
+    """
     if archive is None and uncharacterized is not None:
         raise InputError(
             "--uncharacterized must come with --archive, got it alone; the package already leaves "
             "these molecules out"
         )
-    from hpsearch.data import qm9
+    if archive is not None and file is not None:
+        raise InputError(
+            f"--archive is QM9's and must be given without a file, got '{one_line(str(file))}'"
+        )
+    from hpsearch.config.run import DataConfig
+    from hpsearch.data import own, qm9
 
+    config = DataConfig() if file is None else read_data(file)
     if archive is None:
-        molecules = qm9.load(say=click.echo)
+        molecules = load_molecules(config, click.echo)
     else:
         molecules = qm9.prepare(archive, uncharacterized, say=click.echo)
-    click.echo(
-        f"{len(molecules):,} molecules in {qm9.cache_directory()}, hash {molecules.content_hash}"
-    )
+    folder = own.cache_folder(config) if config.is_own else qm9.cache_directory()
+    click.echo(f"{len(molecules):,} molecules in {folder}, hash {molecules.content_hash}")
 
 
 @data.command(epilog=example("hpsearch data describe"))
@@ -211,7 +314,10 @@ def prepare(archive: Path | None, uncharacterized: Path | None) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def describe(split_seed: int, split_file: Path | None, as_json: bool, **sizes: Any) -> None:
-    """Print the molecules' counts, split, statistics, naive errors."""
+    """Print QM9's counts, split and statistics; see data check.
+
+    It can also write the split as a file. Everything else about any molecules is in data check.
+    """
     from hpsearch.config.run import DataConfig
     from hpsearch.data.split import make_split, save_split
 

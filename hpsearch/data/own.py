@@ -67,10 +67,16 @@ def missing_counts(molecules: Molecules) -> dict[str, int]:
     return dict(zip(molecules.target_table.names, unknown, strict=True))
 
 
+def cache_folder(data: DataConfig) -> Path:
+    """The folder of the cache of the molecules that ``data`` declares; it may not exist yet."""
+    name = "qm9" if data.molecules is None else f"molecules-{_key(data)}"
+    return cache_directory() / name
+
+
 def _converted(data: DataConfig, say: Say) -> Molecules:
     assert data.molecules is not None
     targets = data.all_targets
-    folder = cache_directory() / f"molecules-{_key(data)}"
+    folder = cache_folder(data)
     files = source_files(data.molecules)
     known = cached.read_record(folder)
     stamps = _stamps(files)
@@ -219,7 +225,7 @@ def nearest_distances(positions: Floats, counts: Integers) -> Floats:
     return nearest
 
 
-def pair_distances(positions: Floats, counts: Integers) -> Iterator[tuple[Integers, Floats]]:
+def pair_distances(positions: NDArray[Any], counts: Integers) -> Iterator[tuple[Integers, Floats]]:
     """The distances of all pairs of atoms, for molecules of equal size together.
 
     Args:

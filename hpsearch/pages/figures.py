@@ -41,7 +41,7 @@ def draw_pages(
                 Figure(
                     element,
                     page.title,
-                    _element(figure, element),
+                    figure_element(figure, element),
                     "" if rows is None else csv_text(rows, index=False),
                 )
             )
@@ -55,7 +55,8 @@ def plotly_script() -> str:
     return text
 
 
-def _element(figure: go.Figure, name: str) -> str:
+def figure_element(figure: go.Figure, name: str) -> str:
+    """Return the figure as an element with the id ``name``, which needs plotly.js on its page."""
     text: str = figure.to_html(
         full_html=False,
         include_plotlyjs=False,

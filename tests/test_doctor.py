@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch import doctor
-from hpsearch.doctor import Finding
+from hpsearch.cli import examination as doctor
+from hpsearch.cli.examination import Finding
 from hpsearch.store import Store, schema
 from hpsearch.system import hardware
 

@@ -31,7 +31,7 @@ AT_THE_TOP = {
 """Who may import a library when it is imported itself; what is not named here, all may."""
 
 INSIDE = {
-    "torch": {"data", "doctor", "executor", "system"},
+    "torch": {"cli", "data", "executor", "system"},
     "safetensors": {"runs"},
     "optuna": {"config"},
 }

@@ -29,7 +29,7 @@ def doctor(storage: str | None, runs: Path | None, as_json: bool) -> None:
     """
     url, folder = url_of(storage), runs_folder(storage, runs)
 
-    from hpsearch.doctor import examine
+    from hpsearch.cli.examination import examine
     from hpsearch.terminal.columns import hanging
 
     findings = []

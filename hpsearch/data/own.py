@@ -21,12 +21,11 @@ from hpsearch.config.targets import SYMBOLS
 from hpsearch.config.units import conversion
 from hpsearch.data import cache as cached
 from hpsearch.data import qm9
-from hpsearch.data.archive import Say, silent
 from hpsearch.data.cache import DamagedCacheError
-from hpsearch.data.formats import Part, Wanted, read_parts, source_files
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.errors import InputError, one_line
-from hpsearch.system.files import cache_directory
+from hpsearch.formats import Part, Wanted, read_parts, source_files
+from hpsearch.system.files import Say, cache_directory, silent
 
 LEAST_DISTANCE_ANGSTROM = 0.3
 """Two atoms that are nearer are a mistake; H2's bond has 0.74 Å."""

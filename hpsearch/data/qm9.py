@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache as cached
-from hpsearch.data.archive import Say, read_archive, silent
 from hpsearch.data.cache import DamagedCacheError
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.errors import HpsearchError, InputError
-from hpsearch.system.files import cache_directory
+from hpsearch.formats.archive import read_columns
+from hpsearch.system.files import Say, cache_directory, silent
 
 if TYPE_CHECKING:
     import pandas
@@ -78,6 +78,23 @@ def prepare(
     folder = _folder(cache)
     cached.write_table(molecules, folder, str(archive.resolve()))
     return cached.open_table(folder)
+
+
+def read_archive(
+    archive: Path, uncharacterized: Path | None = None, say: Say = silent
+) -> Molecules:
+    """The molecules of the original files, sorted by QM9's index, in memory.
+
+    Args:
+        archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
+        uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` for all.
+        say: function for lines about the progress.
+
+    Raises:
+        InputError: a file is missing or differs from the published form.
+    """
+    molecules = Molecules.assemble(*read_columns(archive, uncharacterized, say))
+    return molecules.select(np.argsort(molecules.identifiers))
 
 
 def read_package(say: Say = silent) -> Molecules:

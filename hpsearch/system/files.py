@@ -1,4 +1,4 @@
-"""Atomic writes, and the folder of this user's caches."""
+"""Atomic writes, the folder of this user's caches, and lines about long operations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,14 @@ PARTIAL = ".partial"
 
 # Some network file systems cannot sync a folder, and some folders may be written but not read.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM)
+
+
+Say = Callable[[str], None]
+"""Function that is called with lines about the progress of long operations."""
+
+
+def silent(line: str) -> None:
+    """Ignore the line."""
 
 
 def cache_directory() -> Path:

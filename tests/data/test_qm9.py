@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpsearch import doctor
+from hpsearch.cli import examination as doctor
 from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache, qm9
 from hpsearch.data.molecule import Molecules

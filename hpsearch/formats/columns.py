@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.data.formats.part import (
+from hpsearch.errors import InputError, nearest, one_line
+from hpsearch.formats.part import (
     NotScalar,
     no_text,
     not_a_label,
@@ -20,7 +21,6 @@ from hpsearch.data.formats.part import (
     text_of,
     wrong,
 )
-from hpsearch.errors import InputError, nearest, one_line
 
 POSITIONS = ("positions", "coordinates", "pos", "xyz", "R")
 NUMBERS = (

@@ -155,7 +155,7 @@ def _ask_a_worker() -> dict[str, Any]:
     cores = hardware.cores()
     with credentials.withheld():
         done = subprocess.run(
-            [sys.executable, "-m", "hpsearch.doctor"],
+            [sys.executable, "-m", "hpsearch.cli.examination"],
             capture_output=True,
             text=True,
             timeout=180,

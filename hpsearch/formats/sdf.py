@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.data.formats.files import decoded, library, missing_library, opened, reading
-from hpsearch.data.formats.part import NUMBER, Record, check_count, no_molecules, wrong
 from hpsearch.errors import one_line
+from hpsearch.formats.files import decoded, library, missing_library, opened, reading
+from hpsearch.formats.part import NUMBER, Record, check_count, no_molecules, wrong
 
 _HEADER = re.compile(r">.*?<(.+)>")
 _END = "$$$$"

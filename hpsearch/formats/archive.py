@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import tarfile
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpsearch.config.targets import TARGETS
-from hpsearch.data.molecule import Molecules
 from hpsearch.errors import InputError
+from hpsearch.system.files import Say, silent
 
 LARGEST_INDEX = 133_885
 
@@ -24,20 +26,26 @@ _FIRST_TARGET = 5
 _LISTED = re.compile(r"\s*(\d+)(?:\s*$|\s+(?!compound|molecule))", re.IGNORECASE)
 _PROGRESS = 20_000
 
-Say = Callable[[str], None]
-"""Function that is called with lines about the progress of long operations."""
+
+class Columns(NamedTuple):
+    """Molecules in columns: identifiers [n], atom counts [n], atomic numbers [atoms], positions.
+
+    The positions [atoms, 3] are in Å, the twelve targets [n, 12] in native units.
+    """
+
+    identifiers: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    targets: NDArray[np.float64]
 
 
-def silent(line: str) -> None:
-    """Ignore the line."""
-
-
-def read_archive(
+def read_columns(
     archive: Path,
     uncharacterized: Path | None = None,
     say: Say = silent,
-) -> Molecules:
-    """The molecules of the original files, sorted by QM9's index, in memory.
+) -> Columns:
+    """The molecules of the original files, in the order of the files.
 
     Args:
         archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
@@ -68,14 +76,13 @@ def read_archive(
             say(f"read {len(identifiers):,} molecules from {archive.name}")
     if not identifiers:
         raise InputError(f"{archive} must contain .xyz files of QM9, got none")
-    molecules = Molecules.assemble(
-        identifiers,
-        atom_counts,
-        numbers,
+    return Columns(
+        np.asarray(identifiers, dtype=np.int64),
+        np.asarray(atom_counts, dtype=np.int64),
+        np.asarray(numbers, dtype=np.int64),
         np.asarray(positions).reshape(-1, 3),
         np.asarray(targets).reshape(-1, len(TARGETS)),
     )
-    return molecules.select(np.argsort(molecules.identifiers))
 
 
 class _Parsed(NamedTuple):
@@ -105,10 +112,13 @@ def _parse(text: str) -> _Parsed:
     rows = [line.split() for line in lines[2 : 2 + atoms]]
     if len(rows) != atoms:
         raise ValueError(f"it must have {atoms} atoms, has {len(rows)}")
+    positions = [float(value) for row in rows for value in (row[1], row[2], row[3])]
+    if not all(map(isfinite, positions)):
+        raise ValueError("it must have finite positions")
     return _Parsed(
         int(fields[1]),
         [_number(row[0]) for row in rows],
-        [float(value) for row in rows for value in (row[1], row[2], row[3])],
+        positions,
         [float(value) for value in fields[_FIRST_TARGET:]],
     )
 

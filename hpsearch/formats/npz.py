@@ -19,9 +19,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MoleculeSource
-from hpsearch.data.formats import columns
-from hpsearch.data.formats.files import PICKLE, library
-from hpsearch.data.formats.part import (
+from hpsearch.errors import InputError, one_line
+from hpsearch.formats import columns
+from hpsearch.formats.files import PICKLE, library
+from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
     Say,
@@ -34,7 +35,6 @@ from hpsearch.data.formats.part import (
     shown_path,
     wrong,
 )
-from hpsearch.errors import InputError, one_line
 
 _ARCHIVE = "an npz archive of NumPy"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpsearch.config.targets import ELEMENTS, QM9_TARGETS
-from hpsearch.data.archive import read_archive
-from hpsearch.data.formats.files import library
-from hpsearch.data.formats.part import MOLECULES_PER_PART, Part, Say, Wanted, absent, shown_path
+from hpsearch.config.targets import QM9_TARGETS
 from hpsearch.errors import InputError, one_line
+from hpsearch.formats.archive import read_columns
+from hpsearch.formats.files import library
+from hpsearch.formats.part import MOLECULES_PER_PART, Part, Say, Wanted, absent, shown_path
 
 IDENTIFIER = "index"
 """Name of QM9's index, the only identifier."""
@@ -20,7 +20,7 @@ _LONGEST = 500
 
 
 def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
-    """The molecules of the archive, sorted by QM9's index; positions have single precision.
+    """The molecules of the archive, sorted by QM9's index.
 
     Raises:
         InputError: the archive is damaged, a column is none of the twelve targets, or the
@@ -42,21 +42,23 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
         )
     try:
         with library(path, "QM9's raw archive or a folder of its .xyz files"):
-            table = read_archive(path, say=say)
+            table = read_columns(path, say=say)
     except InputError as error:
         text = str(error) if str(path) in str(error) else f"{shown_path(path)}: {error}"
         raise InputError(one_line(text, _LONGEST)) from None
-    elements = np.array(ELEMENTS, dtype=np.int64)
     columns = [names.index(column) for column in wanted.columns]
-    for start in range(0, len(table), MOLECULES_PER_PART):
-        rows = slice(start, start + MOLECULES_PER_PART)
-        counts = table.atom_counts[rows]
-        atoms = slice(int(table.offsets[start]), int(table.offsets[start] + counts.sum()))
+    order = np.argsort(table.identifiers, kind="stable")
+    first = np.cumsum(table.counts) - table.counts
+    for start in range(0, len(order), MOLECULES_PER_PART):
+        rows = order[start : start + MOLECULES_PER_PART]
+        counts = table.counts[rows]
+        ends = np.cumsum(counts)
+        atoms = np.arange(ends[-1]) + np.repeat(first[rows] - ends + counts, counts)
         indices = [str(index) for index in table.identifiers[rows]]
         yield Part(
-            counts=counts.astype(np.int64),
-            numbers=elements[table.element_indices[atoms]],
-            positions=table.positions[atoms].astype(np.float64),
+            counts=counts,
+            numbers=table.numbers[atoms],
+            positions=table.positions[atoms],
             labels=table.targets[rows][:, columns],
             identifiers=indices if wanted.identifier is not None else None,
             groups=None,

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MoleculeSource
-from hpsearch.data.formats import columns
-from hpsearch.data.formats.files import library
-from hpsearch.data.formats.part import (
+from hpsearch.errors import InputError, one_line
+from hpsearch.formats import columns
+from hpsearch.formats.files import library
+from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
     Say,
@@ -25,7 +26,6 @@ from hpsearch.data.formats.part import (
     shown_path,
     wrong,
 )
-from hpsearch.errors import InputError, one_line
 
 _FILE = "a Parquet file"
 _PROGRESS = 20_000

@@ -1,4 +1,4 @@
-"""Reads molecules from the files that users have, in parts of bounded size.
+"""The formats of molecule files, read in parts of bounded size.
 
 The formats are extxyz and xyz, databases and trajectories of ASE, folders of xyz files, SDF, npz,
 Parquet and the raw archive of QM9. Every mistake in a file is an
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from hpsearch.config.declaration import FormatName, MoleculeSource
 from hpsearch.config.targets import QM9_TARGETS
-from hpsearch.data.archive import Say, silent
-from hpsearch.data.formats import (
+from hpsearch.errors import InputError, one_line
+from hpsearch.formats import (
     ase_files,
     extxyz,
     folder,
@@ -23,9 +23,9 @@ from hpsearch.data.formats import (
     sdf,
     tables,
 )
-from hpsearch.data.formats.files import PICKLE, check_file, quiet, reading
-from hpsearch.data.formats.part import Part, Record, Wanted, names_in, parts_of, shown_path
-from hpsearch.errors import InputError, one_line
+from hpsearch.formats.files import PICKLE, check_file, quiet, reading
+from hpsearch.formats.part import Part, Record, Wanted, names_in, parts_of, shown_path
+from hpsearch.system.files import Say, silent
 
 __all__ = ["Part", "Wanted", "format_of", "label_names", "read_parts", "source_files"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from hpsearch.data.formats import extxyz
-from hpsearch.data.formats.files import check_file, reading
-from hpsearch.data.formats.part import Record, shown_path
 from hpsearch.errors import InputError
+from hpsearch.formats import extxyz
+from hpsearch.formats.files import check_file, reading
+from hpsearch.formats.part import Record, shown_path
 
 STEM_NAMES = ("file", "name", "stem")
 """Names by which the name of a file without its ending can be chosen as identifier or group."""

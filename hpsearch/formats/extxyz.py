@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.data.formats.files import decoded, opened, reading
-from hpsearch.data.formats.part import NUMBER, NotScalar, Record, check_count, no_molecules, wrong
 from hpsearch.errors import InputError, one_line
+from hpsearch.formats.files import decoded, opened, reading
+from hpsearch.formats.part import NUMBER, NotScalar, Record, check_count, no_molecules, wrong
 
 _LONGEST_COUNT = 1_000
 _LONGEST_COMMENT = 10_000_000

@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from support.commands import QUICK
+from support.exports import make_winner
 
 from hpsearch.cli import program
 from hpsearch.data import qm9
@@ -70,8 +71,8 @@ def test_the_text_has_everything(folder: Path, capsys: pytest.CaptureFixture[str
         r"leaks       0 of 3 test and 0 of 3 validation molecules have the bonds of",
         r"cache       .*cache/molecules-[0-9a-f]{16}",
         r"content     [0-9a-f]{64}",
-        r"energy +30 +0 +-[\d,]+ +-[\d,]+ +-[\d,.]+ +[\d,.]+ +extensive +eV",
-        r"mu +30 +0 .* intensive +D",
+        r"energy +30 +0 +-[\d,]+ +-[\d,]+ +-[\d,.]+ +[\d,.]+ +extensive +meV +eV",
+        r"mu +30 +0 .* intensive +D +D",
         r"energy +fit +0\.99\d+ .* meV",
         r"energy +-1\d.* eV",
         r"energy +[\d,.]+ +[\d,.]+ +meV",
@@ -164,6 +165,20 @@ def test_a_space_gives_the_radii_and_the_next_command(
     near = json.loads(printed.out)["pairs"]["neighbours"]
     assert [each["angstrom"] for each in near] == [4.0, 8.0]
     assert printed.err.endswith("next: hpsearch launch space.yaml\n")
+
+
+def test_an_export_gives_its_radius_and_the_next_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hpsearch.cli.inputs import read_data
+
+    winner = make_winner().with_data(read_data(folder / "mine.yaml"))
+    winner.write(folder / "best.yaml")
+    typed("data", "check", "best.yaml", "--json")
+    printed = capsys.readouterr()
+    [near] = json.loads(printed.out)["pairs"]["neighbours"]
+    assert near["angstrom"] == winner.config.network.radial_maximum_angstrom
+    assert printed.err.endswith("next: hpsearch train best.yaml\n")
 
 
 def test_a_shipped_space_checks_qm9(

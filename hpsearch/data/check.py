@@ -247,7 +247,7 @@ def _pairs(molecules: Molecules, radii: Sequence[float]) -> Pairs:
 
 
 def _distance(molecules: Molecules, distances: Floats, row: int) -> Distance:
-    return Distance(float(distances[row]), molecules.name_of(row))
+    return Distance(float(distances[row]), one_line(molecules.name_of(row)))
 
 
 # --- What to look at -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.own import pair_distances
 from hpsearch.data.split import Split
+from hpsearch.errors import one_line
 
 Keys = NDArray[np.uint64]
 
@@ -271,7 +272,8 @@ def find_duplicates(molecules: Molecules, keys: Keys, left: Floats) -> Duplicate
     _, often = np.unique(keys[first == np.arange(len(first))], return_counts=True)
 
     def example(place: int) -> tuple[str, str]:
-        return molecules.name_of(int(earlier[place])), molecules.name_of(int(later[place]))
+        one, other = int(earlier[place]), int(later[place])
+        return one_line(molecules.name_of(one)), one_line(molecules.name_of(other))
 
     return Duplicates(
         len(later),

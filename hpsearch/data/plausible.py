@@ -12,6 +12,7 @@ from hpsearch.config.targets import Target
 from hpsearch.config.units import Dimension, conversion, parse_unit
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.data.statistics import composition_fit
+from hpsearch.errors import one_line
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _outside(target: Target, values: Floats, band: Band, molecules: Molecules) -
 
 def _often(rows: NDArray[np.int64], molecules: Molecules) -> str:
     """``12 molecules, such as methane, have up to``."""
-    name = molecules.name_of(int(rows[0]))
+    name = one_line(molecules.name_of(int(rows[0])))
     more = f"{len(rows):,} molecules, such as {name}, have" if len(rows) > 1 else f"{name} has"
     return f"{more} up to" if len(rows) > 1 else more
 

@@ -11,7 +11,7 @@ import numpy as np
 from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.config.units import parse_unit
 from hpsearch.data.baselines import baselines
-from hpsearch.data.molecule import Floats, Molecules
+from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.plausible import implausible, other_kind
 from hpsearch.data.split import Split
 from hpsearch.data.statistics import composition_fit, fixed_references
@@ -238,17 +238,25 @@ def _references(
         spread=float(per_atom.std() * factor),
         spread_without=float(without.std() * factor),
     )
-    present = molecules.element_counts(rows).sum(axis=0) > 0
-    absent = [SYMBOLS[z] for z in np.array(molecules.elements)[present & (used == 0)]]
-    return replace(references, problems=tuple(_problems(target, references, absent)))
+    counts = molecules.element_counts(rows)
+    return replace(references, problems=tuple(_problems(target, references, molecules, counts)))
 
 
 def _root_mean_square(values: Floats) -> float:
     return float(np.sqrt((values**2).mean()))
 
 
-def _problems(target: Target, references: References, absent: list[str]) -> Iterator[str]:
+def _problems(
+    target: Target, references: References, molecules: Molecules, counts: Integers
+) -> Iterator[str]:
+    present = counts.sum(axis=0) > 0
+    symbols = [SYMBOLS[z] for z in np.array(molecules.elements)[present]]
     if references.kind == "fit":
+        if np.linalg.matrix_rank(counts[:, present].T @ counts[:, present]) < len(symbols):
+            yield (
+                f"references of {target.name} cannot be told apart for {', '.join(symbols)}: the "
+                "training molecules have too few compositions"
+            )
         return
     if not references.sound:
         yield _unsound(target, references)
@@ -257,7 +265,7 @@ def _problems(target: Target, references: References, absent: list[str]) -> Iter
             f"references of {target.name} leave {references.spread:,.4g} {target.unit} an atom, a "
             f"fit {references.of_fit:,.4g}: are they in {target.native_unit}, as the labels are?"
         )
-    if absent:
+    if absent := [symbol for symbol in symbols if not references.coefficients[symbol]]:
         yield f"references of {target.name} have no number for {', '.join(absent)}"
 
 

@@ -114,7 +114,10 @@ def target_section(check: DataCheck) -> Section:
     return Section(
         "Targets",
         ("Values are in the unit of the file.",),
-        ("Target", "labels", "missing", "least", "mean", "most", "deviation", "kind", "Unit"),
+        (
+            *("Target", "labels", "missing", "least", "mean", "most", "deviation", "kind"),
+            *("reported in", "Unit"),
+        ),
         tuple(
             (
                 target.name,
@@ -122,6 +125,7 @@ def target_section(check: DataCheck) -> Section:
                 f"{target.missing:,}",
                 *map(number, (target.least, target.mean, target.most, target.deviation)),
                 "extensive" if target.extensive else "intensive",
+                target.report_unit,
                 target.unit,
             )
             for target in check.targets

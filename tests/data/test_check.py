@@ -528,6 +528,16 @@ def test_an_element_without_a_reference_is_said() -> None:
     assert [line for line in check.warnings if line.endswith("have no number for O")]
 
 
+def test_references_that_the_molecules_do_not_determine_are_said() -> None:
+    atoms = [shaken(molecule(name), 0.02, n) for n, name in enumerate(["C2H4", "C3H6_D3h"] * 4)]
+    data = declared(8, {"t": {"unit": "eV", "references": "fit"}})
+    energies = [-15.0 * len(each) for each in atoms]
+    lines = DataCheck.of(table(atoms, data, [energies]), data).warnings
+    assert [line for line in lines if "cannot be told apart for H, C" in line]
+    several = checked({"t": {"unit": "eV", "references": "fit"}}, ENERGY).warnings
+    assert not [line for line in several if "told apart" in line]
+
+
 def test_references_that_only_move_the_zero_are_sound() -> None:
     # Table 2 has the same reference of Cv for every element.
     sound({"Cv": {"unit": "cal/(mol K)", "references": "table2"}}, SIZES * (2.0 + 0.1 * NOISE))

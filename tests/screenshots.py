@@ -109,7 +109,7 @@ def watch(camera: Camera, folder: Path, port: int) -> None:
     """Pictures of a launch while it runs, and wait for its end."""
     terminal = Terminal(folder, COLUMNS, HPSEARCH, "launch", "quick.yaml")
     try:
-        half = "5 of 10 done"
+        half = "5 of 9 done"
         assert terminal.until(lambda: terminal.shows(half) and terminal.shows("/7 "), 1800)
         terminal.until(lambda: False, 3)  # the table has caught up with the line above it
         camera.shoot_terminal(terminal, folder, "launch")

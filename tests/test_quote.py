@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from support.commands import HPSEARCH, LAUNCH, QUICK, hpsearch, run
+from support.commands import HPSEARCH, LAUNCH, PLAIN_QUICK, QUICK, hpsearch, run
 from support.made_up import FACTS, metrics
 
 from hpsearch.cli import program
@@ -41,7 +41,7 @@ from hpsearch.system.installation import find_space
 from hpsearch.terminal.quotes import accuracy_lines, search_quote_lines, short_quote_line
 from hpsearch.terminal.status import status_lines
 
-SPACE = SearchSpace.parse(QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
+SPACE = SearchSpace.parse(PLAIN_QUICK, "quick.yaml").with_overrides(trials=10, sampler="random")
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +131,16 @@ def test_a_dry_run_quotes_what_a_launch_would_find_missing(
     monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
     monkeypatch.setattr(SearchCosts, "measured", lambda costs, *_: replace(costs, model=model))
     (tmp_path / "storage").mkdir()
+    (tmp_path / "quick.yaml").write_text(PLAIN_QUICK)
 
     def dry_run(*options: str) -> str:
-        program.cli.main(["launch", "quick", *options, "--dry-run"], standalone_mode=False)
+        program.cli.main(["launch", "quick.yaml", *options, "--dry-run"], standalone_mode=False)
         return capsys.readouterr().out
 
     assert "  done " not in dry_run()
     assert not list((tmp_path / "storage").iterdir())
     with Store.create("sqlite:///storage/hpsearch.db") as store:
-        space = SearchSpace.load(find_space("quick"))
-        search = launch_study(store, space)
+        search = launch_study(store, SearchSpace.load("quick.yaml"))
         for _ in range(3):
             trial = search.next()
             search.started(trial.key, FACTS)
@@ -236,7 +236,7 @@ def test_a_measured_budget_is_not_held_by_timings_of_smaller_networks(
 
 def test_the_epochs_of_a_space_that_searches_them(model: CostModel) -> None:
     assert usual_epochs(SPACE) == 7
-    text = re.sub(r"\n  epochs: \d+", "", QUICK)
+    text = re.sub(r"\n  epochs: \d+", "", PLAIN_QUICK)
     text = text.replace("parameters:", "parameters:\n  epochs: {type: int, low: 4, high: 8}")
     space = SearchSpace.parse(text, "epochs.yaml").with_overrides(trials=4)
     assert usual_epochs(space) == pytest.approx(6, abs=0.5)
@@ -364,7 +364,7 @@ def test_a_quote_is_asked_for_kept_printed_and_held_against_the_end(folder: Path
     assert len(timed) == 8
     assert "estimate from 8 timed and 200 sampled configurations (typical error " in said
     assert re.search(
-        r"^  total     10 trials take .* \(.* to .*\), \d+ at a time", said, re.MULTILINE
+        r"^  total     9 trials take .* \(.* to .*\), \d+ at a time", said, re.MULTILINE
     )
     assert said.endswith("nothing was trained or written; leave out --dry-run to start\n")
     assert (folder / "storage" / "hpsearch.db").stat().st_mtime_ns == stored
@@ -427,7 +427,7 @@ def test_a_measured_budget_is_timed_first_and_a_quote_is_for_scripts_too(folder:
     assert said in done.stdout
     assert list((own / "timings").iterdir())
     quote = json.loads(hpsearch(folder, *LAUNCH, "--dry-run", "--json"))
-    assert quote["trials"] == 10
+    assert quote["trials"] == 9
     assert quote["draws"] == 200
     assert quote["seconds"]["low"] <= quote["seconds"]["middle"] <= quote["seconds"]["high"]
     assert 10**8 < quote["memory_bytes"]["least"] < 4 * 10**9

@@ -17,6 +17,9 @@ COSINE_FRACTION = 0.25
 Before it, the losses favour small learning rates.
 """
 
+LEAST_EPOCHS_OF_DEFAULT = 6
+"""Least number of epochs of a trial for the default rungs."""
+
 
 def _growing(values: tuple[float, ...]) -> tuple[float, ...]:
     if any(later <= earlier for earlier, later in pairwise(values)):
@@ -114,12 +117,15 @@ def default_rungs(epochs: int, schedules: Sequence[ScheduleName]) -> Rungs | Non
     """Return the default rungs for runs of ``epochs``; ``None`` if they are too short for any.
 
     A third of the trials goes on at each rung. The rungs are at a third, a ninth and a
-    twenty-seventh of the length.
+    twenty-seventh of the length. Runs of less than :data:`LEAST_EPOCHS_OF_DEFAULT` epochs have
+    none: after so few steps the ranking is mostly chance, and little would be saved.
 
     Args:
         epochs: largest number of epochs of a trial.
         schedules: the schedules that a trial may have.
     """
+    if epochs < LEAST_EPOCHS_OF_DEFAULT:
+        return None
     parts = {round(epochs / 3**power) for power in (3, 2, 1)}
     least = least_epoch(epochs, schedules)
     chosen = tuple(sorted(part for part in parts if least <= part < epochs))

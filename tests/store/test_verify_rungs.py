@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
+from support.commands import PLAIN_QUICK
 from support.made_up import metrics
 from support.store_examples import FACTS
 
@@ -26,7 +27,6 @@ from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.search.work import Search
 from hpsearch.store import Store
-from hpsearch.system.installation import find_space
 from hpsearch.terminal.status import status_lines
 
 LOSSES = (5.0, 3.0, 8.0, 1.0, 6.0, 2.0)
@@ -34,9 +34,7 @@ LOSSES = (5.0, 3.0, 8.0, 1.0, 6.0, 2.0)
 
 
 def space(rungs: str = "{epochs: [2, 4], reduction: 2, tolerance: 0.0}") -> SearchSpace:
-    text = (
-        find_space("quick").read_text(encoding="utf-8").replace("sampler: tpe", "sampler: random")
-    )
+    text = PLAIN_QUICK.replace("sampler: tpe", "sampler: random")
     text = text.replace("\nparameters:\n", f"\nrungs: {rungs}\n\nparameters:\n")
     return SearchSpace.parse(text, "x.yaml").with_overrides(trials=len(LOSSES))
 

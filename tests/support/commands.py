@@ -25,6 +25,13 @@ ONE = ["--max-concurrent", "1"]
 LAUNCH = ["launch", "quick.yaml", "--epochs", "2", *SIZES, "--targets", "mu,U0", *ONE]
 ABLATE = ["ablate", "best.yaml", "--epochs", "1", *SIZES, "--targets", "mu", *ONE]
 QUICK = (Path(__file__).parents[2] / "search_spaces" / "quick.yaml").read_text()
+PLAIN_QUICK = (
+    re.sub(r"\nrungs: .*\n", "\n", QUICK)
+    .replace("\ntrials: 9\n", "\ntrials: 10\n")
+    .replace("epochs: 12", "epochs: 7")
+    .replace("early_stopping_patience: 12", "early_stopping_patience: 7")
+)
+"""The quick space without rungs: ten trials, all of seven epochs."""
 
 
 def environment(**variables: str) -> dict[str, str]:

@@ -15,10 +15,10 @@ from hpsearch.search.launch import launch_study
 from hpsearch.search.verify import Verification, verify
 from hpsearch.search.work import Search
 from hpsearch.store import Store
-from hpsearch.system import installation
+from support.commands import PLAIN_QUICK
 from support.store_examples import FACTS, metrics
 
-QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
+QUICK = SearchSpace.parse(PLAIN_QUICK, "quick.yaml")
 SPACE = QUICK.model_copy(
     update={"training": {**QUICK.training, "epochs": 5, "early_stopping_patience": 2}}
 ).with_overrides(trials=4, sampler="random", targets=("mu", "U0"))

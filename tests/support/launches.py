@@ -15,7 +15,7 @@ from hpsearch.runs.messages import Assignment, Completion
 from hpsearch.search.launch import launch_study
 from hpsearch.search.work import Search
 from hpsearch.store import Store
-from hpsearch.system import installation
+from support.commands import PLAIN_QUICK
 from support.store_examples import FACTS, metrics
 
 BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indirect=True)
@@ -24,7 +24,7 @@ BOTH_DATABASES = pytest.mark.parametrize("url", ["sqlite", "postgresql"], indire
 The rest of a search is decided in Python from those rows, and is tried on SQLite alone.
 """
 
-QUICK = SearchSpace.load(installation.folder("search_spaces") / "quick.yaml")
+QUICK = SearchSpace.parse(PLAIN_QUICK, "quick.yaml")
 
 
 def space(trials: int = 3, **changes: Any) -> SearchSpace:

@@ -450,9 +450,13 @@ def test_kinds_that_look_wrong_are_said() -> None:
 
 
 def test_a_dipole_that_follows_the_composition_still_looks_intensive() -> None:
-    # Smaller for larger molecules, as in QM9, where a sum over atoms fits better than an average.
-    dipole = np.abs(6 - 0.4 * SIZES + 1.5 * NOISE)
-    assert "set extensive: false" in remarks({"unit": "D"}, dipole)
+    # As in QM9: oxygen makes dipoles large and molecules small, so a sum over atoms fits as well.
+    oxygens = np.arange(40) % 5
+    atoms = [on_a_line("O" * o + "C" * (14 - 3 * o), *1.3 * np.arange(14 - 2 * o)) for o in oxygens]
+    data = declared(40, {"t": {"unit": "D"}})
+    [t] = DataCheck.of(table(atoms, data, [np.abs(1 + oxygens + NOISE)]), data).targets
+    assert len(t.remarks) == 1
+    assert t.remarks[0].startswith("looks intensive (correlation with the number of atoms -0.")
 
 
 def test_equal_targets_are_said_in_any_unit() -> None:
@@ -541,6 +545,11 @@ def test_references_that_the_molecules_do_not_determine_are_said() -> None:
 def test_references_that_only_move_the_zero_are_sound() -> None:
     # Table 2 has the same reference of Cv for every element.
     sound({"Cv": {"unit": "cal/(mol K)", "references": "table2"}}, SIZES * (2.0 + 0.1 * NOISE))
+
+
+def test_references_that_leave_a_constant_an_atom_are_sound() -> None:
+    # They leave more than there was, but it is the same for every atom, and training removes that.
+    sound({"t": {"unit": "eV", "references": {"C": -7.0, "O": -13.0}}}, 3 * (2 * CARBONS - SIZES))
 
 
 def test_errors_to_beat_are_those_of_a_loop() -> None:

@@ -267,6 +267,7 @@ def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str |
         total=len(plan.cells),
         done=ablation.counts()["complete"],
         compares=False,
+        targets=plan.data.all_targets,
     )
     status = again_command(f"status {shlex.quote(plan.name)}", storage)
     drive(ablation, progress, placement, status)

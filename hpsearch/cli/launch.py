@@ -345,6 +345,7 @@ def _drive(search: Search, store: Store, request: _Request, out: Output, missing
         done=search.at_start.complete + search.at_start.pruned,
         best=Study.open(store, search.name).best(),
         paused=search.paused_keys,
+        targets=request.space.data.all_targets,
         origins={str(n): text for n, text in store.attribute_values(search.name, ORIGIN).items()},
     )
     search.on_promoted, search.on_stopped = progress.promoted, progress.stopped

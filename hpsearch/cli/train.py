@@ -108,7 +108,8 @@ def train(
     )
     out.say(ZERO_OUTPUT_LEGEND)
     alone = TimeLeft([(output.name, config.training.epochs, 1.0)])
-    progress = make_progress(out, "run", alone, compares=False)
+    known = config.data.all_targets
+    progress = make_progress(out, "run", alone, compares=False, targets=known)
     with progress:
         progress.started(output.name, training.facts)
         while not training.finished:

@@ -170,8 +170,18 @@ class Molecules:
         )
 
     @classmethod
-    def from_molecules(cls, molecules: Sequence[Molecule]) -> Molecules:
-        """A table of ``molecules`` with QM9's elements and targets, in their order.
+    def from_molecules(
+        cls,
+        molecules: Sequence[Molecule],
+        elements: Sequence[int] = ELEMENTS,
+        target_table: Targets = QM9_TARGETS,
+    ) -> Molecules:
+        """A table of ``molecules``, in their order.
+
+        Args:
+            molecules: the molecules.
+            elements: atomic numbers in the order of the one-hot input.
+            target_table: the targets in the order of ``Molecule.targets``.
 
         Raises:
             InputError: there is no molecule, or a molecule does not meet the requirements of
@@ -184,11 +194,11 @@ class Molecules:
             _numeric(m, "positions", m.positions, (len(z), 3))
             for m, z in zip(molecules, numbers, strict=True)
         ]
-        unknown = np.full(len(QM9_TARGETS), np.nan)
+        unknown = np.full(len(target_table), np.nan)
         targets = [
             unknown
             if m.targets is None
-            else _checked_targets(m, _numeric(m, "targets", m.targets, (12,)))
+            else _checked_targets(m, _numeric(m, "targets", m.targets, (len(target_table),)))
             for m in molecules
         ]
         return cls.assemble(
@@ -197,6 +207,8 @@ class Molecules:
             atomic_numbers=np.concatenate(numbers),
             positions=np.concatenate(positions),
             targets=np.stack(targets),
+            elements=elements,
+            target_table=target_table,
         )
 
     def __len__(self) -> int:

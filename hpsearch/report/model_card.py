@@ -371,7 +371,20 @@ _OF_QM9 = {
     "from hpsearch.config.targets import target\n": "",
     "water = Molecule(": "# Your molecule, of elements that the training molecules have.\n"
     "molecule = Molecule(",
-    "[water]": "[molecule]",
+    "from_molecules([water])": (
+        "from_molecules(\n    [molecule], statistics.elements, config.data.all_targets\n)"
+    ),
+    "molecules, rows = Molecules": "rows = [0]\nmolecules = Molecules",
+    "), [0]\n": ")\n",
+    'TargetStatistics.from_dict(state["statistics"])': (
+        "TargetStatistics.from_dict(\n"
+        '    state["statistics"], config.data.all_targets, config.data.atomic_numbers\n)'
+    ),
+    "MultiTargetNetwork(config.network, len(config.targets))": (
+        "MultiTargetNetwork(\n"
+        "    config.network, len(config.targets), len(statistics.elements), statistics.extensive\n"
+        ")"
+    ),
     'config = TrialConfig.from_dict(state["config"])\n': (
         'config = TrialConfig.from_dict(state["config"])\n'
         'target = config.target_table["{target}"]\n'

@@ -66,7 +66,7 @@ UNEQUAL = 0.05
 
 def plan_lines(plan: AblationPlan) -> Iterator[str]:
     """Yield the lines of the plan: its runs, and the arms with their numbers of weights."""
-    reference = count_weights(plan.network)
+    reference = count_weights(plan.network, 1, plan.data.element_count)
     equal = "nearly equal numbers of weights" if plan.match == "params" else "equal feature size"
     yield (
         f"{_counted(len(plan.cells), 'run')} = {_counted(len(plan.variants), 'variant')} × "
@@ -156,7 +156,9 @@ def molecule_facts(molecules: Molecules, data: DataConfig) -> dict[str, Any]:
     """
     split = make_split(molecules, data)
     targets = data.all_targets
-    statistics = TargetStatistics.fit(molecules, split.train, targets.names)
+    statistics = TargetStatistics.fit(
+        molecules, split.train, targets.names, masked=data.missing == "mask"
+    )
     naive = baselines(molecules, split.train, split.test, targets.names)
     counts = molecules.atom_counts
     return {

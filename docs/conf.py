@@ -29,6 +29,7 @@ CONTENTS = """
 :hidden:
 
 docs/tutorial
+docs/own_molecules
 docs/search
 docs/questions
 docs/glossary

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import pytest
-from support.commands import HPSEARCH, ONE, SIZES, Process, free_port, get, run
+from support.commands import HPSEARCH, ONE, PLAIN_QUICK, SIZES, Process, free_port, get, run
 from support.made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
 from support.sites import Answer, Site, served
 
@@ -25,7 +25,6 @@ from hpsearch.runs.messages import Completion
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.store import Store
-from hpsearch.system.installation import find_space
 
 
 @pytest.fixture
@@ -102,7 +101,7 @@ def test_a_figure_is_drawn_anew_once_the_store_has_changed(site: Site, store: St
 
 
 def space(trials: int) -> SearchSpace:
-    return SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    return SearchSpace.parse(PLAIN_QUICK, "quick.yaml").with_overrides(trials=trials)
 
 
 def test_what_a_browser_may_keep_it_asks_for_again(site: Site) -> None:

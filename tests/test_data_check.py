@@ -208,7 +208,7 @@ def test_a_shipped_space_checks_qm9(
         (DECLARATION.replace("mine.extxyz", "other.extxyz"), "other.extxyz"),
         (DECLARATION.replace("mu:", "dipole:"), "dipole"),
         (DECLARATION + "  train_size: 300\n", "must fit the 30 molecules"),
-        (QUICK.replace("trials: 10", "trials: many"), "trials"),
+        (QUICK.replace("trials: 9", "trials: many"), "trials"),
         ("format: hpsearch-winner/1\nname: x\nconfig: {data: {}}\n", "config"),
     ],
     ids=lambda value: None if value is None else value[:20],

@@ -1,4 +1,4 @@
-"""A search and an ablation on own molecules, from the file to the report, and the page about them."""
+"""Own molecules, from the file to the report, and the page about them."""
 
 from __future__ import annotations
 

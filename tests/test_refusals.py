@@ -52,8 +52,8 @@ def trial(*options: str) -> list[str]:
     ("change", "words"),
     [
         (("sampler: tpe", "smapler: tpe"), "my.yaml:7: smapler must be a known key, got smapler"),
-        (("low: 1.0e-3", "low: 1e-6"), "my.yaml:36: parameters.learning_rate.low must be a number"),
-        (("low: 8,", "low: 80,"), "my.yaml:35: parameters.batch_size.high must be at least low"),
+        (("low: 1.0e-3", "low: 1e-6"), "my.yaml:38: parameters.learning_rate.low must be a number"),
+        (("low: 8,", "low: 80,"), "my.yaml:37: parameters.batch_size.high must be at least low"),
         (("targets: all", "targets: [mu, U9]"), "my.yaml:10: targets[1]: a target must be one of"),
         ((QUICK, "trials"), "my.yaml:1: must be a mapping"),
     ],

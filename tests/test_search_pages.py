@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from support.commands import PLAIN_QUICK
 from support.made_up import run_search
 
 from hpsearch.config.space import Budget, SearchSpace
@@ -15,7 +16,6 @@ from hpsearch.results.tables import search_table
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.store import Store, TrialRecord
-from hpsearch.system.installation import find_space
 from hpsearch.terminal.status import ended_rows
 
 TRIALS = 12
@@ -83,7 +83,7 @@ def test_refused_draws_are_called_so_and_counted_by_the_limit(tmp_path, monkeypa
     monkeypatch.setattr("hpsearch.search.work.REFUSALS", 3)
     # The launch would refuse such a budget; a study of an earlier version may have it.
     monkeypatch.setattr("hpsearch.search.launch.DRAWS_TRIED", 0)
-    space = SearchSpace.load(find_space("quick"))
+    space = SearchSpace.parse(PLAIN_QUICK, "quick.yaml")
     with Store.create(f"sqlite:///{tmp_path}/store.db") as store:
         budget = Budget(max_parameters=10)
         search = launch_study(store, space.model_copy(update={"budget": budget}), "tight", tmp_path)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, Field
 
-from hpsearch.config.declaration import Strict
+from hpsearch.config.declaration import Declaration, Strict
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
@@ -78,7 +78,13 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 }
 _CONFIG_FIELDS = (
     "targets",
-    *(f"{section}.{name}" for section, model in _SECTIONS.items() for name in model.model_fields),
+    *(
+        f"{section}.{name}"
+        for section, model in _SECTIONS.items()
+        for name in model.model_fields
+        # Of the data, what a source may leave open is the split.
+        if name not in (*Declaration.model_fields, "fractions", "split_by")
+    ),
 )
 
 

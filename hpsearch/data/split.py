@@ -249,7 +249,7 @@ def read_split(path: Path, molecules: Molecules) -> Split:
         if path.suffix == ".npz":
             rows = _rows_of_numbers(_read_npz(path), len(molecules))
         else:
-            rows = _rows_of_labels(_read_json(path, molecules.names is not None), molecules)
+            rows = _rows_of_labels(_read_json(path), molecules)
         _check(rows, molecules)
     except OSError as error:
         raise InputError(f"the split file '{path}' must be readable: {error.strerror}") from error
@@ -269,9 +269,7 @@ def _shuffled(rows: Integers, seed: int) -> Integers:
     return rows[random.permutation(len(rows))].astype(np.int64)
 
 
-def _read_json(path: Path, with_names: bool) -> dict[str, list[Any]]:
-    """Three lists: of text if ``with_names``, else of whole numbers."""
-    kind, words = (str, "text") if with_names else (int, "whole numbers")
+def _read_json(path: Path) -> dict[str, list[Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -280,13 +278,17 @@ def _read_json(path: Path, with_names: bool) -> dict[str, list[Any]]:
         got = ", ".join(map(repr, content)) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"must be an object with exactly {', '.join(_SETS)}; got {got}")
     for name, values in content.items():
-        if not isinstance(values, list) or not all(type(value) is kind for value in values):
-            raise ValueError(f"'{name}' must be a list of {words}")
+        if not isinstance(values, list):
+            raise ValueError(f"'{name}' must be a list of whole numbers or names")
     return {name: content[name] for name in _SETS}
 
 
 def _rows_of_labels(sets: Mapping[str, list[Any]], molecules: Molecules) -> dict[str, Integers]:
     """The rows of the molecules with the given names or identifiers."""
+    kind, words = (int, "whole numbers") if molecules.names is None else (str, "text")
+    for name, labels in sets.items():
+        if not all(type(label) is kind for label in labels):
+            raise ValueError(f"'{name}' must be a list of {words}")
     if molecules.names is not None:
         row_of = {molecules.name_of(row): row for row in range(len(molecules))}
         rows = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.commands import PLAIN_QUICK
 from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.config.space import SearchSpace
@@ -12,7 +13,6 @@ from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.store import Store
-from hpsearch.system.installation import find_space
 
 
 def key(store: Store, name: str) -> int:
@@ -24,7 +24,7 @@ def key(store: Store, name: str) -> int:
 def more(store: Store, name: str, trials: int) -> list[str]:
     """Launch again; return what it says."""
     said: list[str] = []
-    space = SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    space = SearchSpace.parse(PLAIN_QUICK, "quick.yaml").with_overrides(trials=trials)
     launch_study(store, space, name=name, say=said.append)
     return said
 

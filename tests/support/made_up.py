@@ -11,7 +11,7 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, RunFacts
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
-from hpsearch.system.installation import find_space
+from support.commands import PLAIN_QUICK
 
 FACTS = RunFacts(4321, "somewhere", "cpu", "data", "split", 33.0)
 ERRORS = {"L1Net": 0.5, "L0Net": 1.0, "L0NetDeep": 0.75}
@@ -28,7 +28,7 @@ OWN_TARGETS = {
 
 def own_space(targets=OWN_TARGETS, trials=3, **data):
     """The quick space with a user's own molecules and ``targets``; ``data`` changes its section."""
-    content = yaml.safe_load(find_space("quick").read_text())
+    content = yaml.safe_load(PLAIN_QUICK)
     content["trials"] = trials
     content["data"] |= {
         "molecules": "/private/folder/cells.extxyz",
@@ -57,7 +57,7 @@ def metrics(epoch, config, loss=1.0):
 
 def run_search(store, trials=3, space=None):
     """A study whose first trial diverged and whose trial k has the loss 1/k."""
-    space = space or SearchSpace.load(find_space("quick")).with_overrides(trials=trials)
+    space = space or SearchSpace.parse(PLAIN_QUICK, "quick.yaml").with_overrides(trials=trials)
     trials = space.trials
     search = launch_study(store, space, name="made-up")
     for index in range(trials + 1):

@@ -11,6 +11,7 @@ from hpsearch.ablation.plan import AblationPlan
 from hpsearch.config.export import Provenance, Winner
 from hpsearch.config.run import DataConfig
 from hpsearch.data.baselines import baselines
+from hpsearch.data.check import require_sound_references
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.errors import InputError
@@ -63,10 +64,12 @@ def checked_split(molecules: Molecules, winner: Winner, data: DataConfig) -> Spl
     """Return the split of ``data``; check that the search for ``winner`` used no test molecule.
 
     Raises:
-        InputError: the sizes do not fit, the search's split cannot be made again, or the search has
-            used a test molecule.
+        InputError: the sizes do not fit, the references of own molecules belong to other labels,
+            the search's split cannot be made again, or the search has used a test molecule.
     """
     split = make_split(molecules, data)
+    if data.is_own:
+        require_sound_references(molecules, split, data.all_targets.names)
     if winner.provenance is not None:
         check_split(_split_of_the_search(molecules, winner, winner.provenance), split)
     return split

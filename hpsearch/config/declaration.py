@@ -198,6 +198,13 @@ class TargetDeclaration(Strict):
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     symbol: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)] | None = None
 
+    @field_validator("symbol")
+    @classmethod
+    def _printable(cls, symbol: str | None) -> str | None:
+        if symbol is not None and not symbol.isprintable():
+            raise ValueError(f"must have only printable characters, got {one_line(repr(symbol))}")
+        return symbol
+
     @model_validator(mode="after")
     def _consistent(self) -> TargetDeclaration:
         if self.report_in is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hpsearch.data.molecule import Floats, Molecules
-from hpsearch.data.statistics import atom_references, composition_fit, target_values
+from hpsearch.data.statistics import composition_fit, target_values, training_references
 
 
 def baselines(
@@ -17,7 +17,7 @@ def baselines(
     """Mean absolute errors on the test molecules, in each target's reporting unit.
 
     Both baselines predict t - p, the target minus its atomic references (Eq. 14; p = 0 if Table 2
-    has none). So they predict energies of formation, not total energies, whose mean would be
+    has none; fitted ones are those of the training molecules). So they predict energies of formation, not total energies, whose mean would be
     meaningless.
 
     Returns:
@@ -27,8 +27,14 @@ def baselines(
     """
     table = molecules.target_table
     factors = np.array([table[name].reporting_factor for name in targets])
-    train = _deviations(molecules, train_rows, targets)
-    test = _deviations(molecules, test_rows, targets)
+    references = training_references(molecules, train_rows, targets)
+
+    def deviations(rows: ArrayLike) -> Floats:
+        """t_m - p_m [M, T] in native units."""
+        fixed = molecules.element_counts(rows) @ references.T
+        return target_values(molecules, rows, targets) - fixed
+
+    train, test = deviations(train_rows), deviations(test_rows)
     fitted = np.empty_like(test)
     extensive = np.array([table[name].extensive for name in targets])
     for kind in (True, False):
@@ -51,14 +57,6 @@ def _mean(values: Floats) -> Floats:
     counts = known.sum(axis=0)
     sums = np.where(known, values, 0.0).sum(axis=0)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def _deviations(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
-    """t_m - p_m [M, T] in native units, with the given references.
-
-    Fitted references need not be subtracted: the composition fit contains them.
-    """
-    return target_values(molecules, rows, targets) - atom_references(molecules, rows, targets)
 
 
 def _composition(molecules: Molecules, rows: ArrayLike, extensive: bool) -> Floats:

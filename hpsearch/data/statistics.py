@@ -71,6 +71,23 @@ def composition_fit(counts: Floats, values: Floats) -> Floats:
     return np.stack(columns, axis=1)
 
 
+def training_references(molecules: Molecules, rows: ArrayLike, targets: Sequence[str]) -> Floats:
+    """[T, E] references of every element in native units: given, or fitted to training molecules.
+
+    Args:
+        molecules: the table.
+        rows: the training molecules.
+        targets: names of the targets.
+    """
+    references = fixed_references(molecules, targets)
+    fitted = [column for column, name in enumerate(targets) if molecules.target_table[name].fitted]
+    if fitted:
+        counts = molecules.element_counts(rows).astype(np.float64)
+        values = target_values(molecules, rows, [targets[column] for column in fitted])
+        references[fitted] = composition_fit(counts, values).T
+    return references
+
+
 @dataclass(frozen=True, eq=False)
 class TargetStatistics:
     """The mean and standard deviation of t̃_m = (t_m - p_m) / A_m over training molecules (Eq. 15).
@@ -129,13 +146,9 @@ class TargetStatistics:
         if np.size(rows) == 0:
             raise InputError("at least one training molecule is needed for the targets' statistics")
         values = target_values(molecules, rows, targets)
-        references = fixed_references(molecules, targets)
-        counts = molecules.element_counts(rows).astype(np.float64)
-        for column, name in enumerate(targets):
-            if molecules.target_table[name].fitted:
-                of_target = values[:, column : column + 1]
-                references[column] = composition_fit(counts, of_target)[:, 0]
-        per_atom = (values - counts @ references.T) / divisors(molecules, rows, targets)
+        references = training_references(molecules, rows, targets)
+        above = values - molecules.element_counts(rows) @ references.T
+        per_atom = above / divisors(molecules, rows, targets)
         known = ~np.isnan(values)
         if masked and not known.all():
             _require_known(known, targets)

@@ -14,9 +14,12 @@ from ase import Atoms
 from ase.db import connect
 from ase.io import write
 
+from hpsearch.ablation.molecules import checked_split
+from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data import cache, own, qm9
+from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, save_split
 from hpsearch.data.statistics import TargetStatistics
@@ -442,3 +445,29 @@ def test_a_wrong_declaration_says_what_must_hold(change: dict[str, Any], message
     with pytest.raises(ValueError) as caught:
         DataConfig.model_validate(given)
     assert message in str(caught.value)
+
+
+def test_the_mean_is_that_above_fitted_references(tmp_path: Path) -> None:
+    """A mean of total energies would be off by the size of the molecules."""
+    some(tmp_path / "mine.extxyz", count=40)
+    found = own.load(mine(tmp_path / "mine.extxyz"))
+    train, test = np.arange(30), np.arange(30, 40)
+    errors = baselines(found, train, test, ("energy", "gap"))
+    fit = TargetStatistics.fit(found, train, ("energy",)).references[0]
+    above = found.targets[:, 0] - found.element_counts(np.arange(40)) @ fit
+    expected = np.abs(above[test] - above[train].mean()).mean()
+    assert errors["mean"]["energy"] == pytest.approx(expected)
+    assert errors["mean"]["energy"] < 3
+    gaps = found.targets[:, 1]
+    assert errors["mean"]["gap"] == pytest.approx(np.abs(gaps[test] - gaps[train].mean()).mean())
+
+
+def test_references_of_other_labels_are_refused_before_an_ablation(tmp_path: Path) -> None:
+    some(tmp_path / "mine.extxyz", count=40)
+    wrong = {"energy": {"unit": "eV", "references": {"H": 900.0, "C": -1e5, "O": 3e4}}}
+    data = mine(tmp_path / "mine.extxyz", targets=wrong)
+    found = own.load(data)
+    data = data.resolved(len(found), found.elements)
+    winner = Winner(name="x", config=config(data, ("energy",)))
+    with pytest.raises(InputError, match="references of energy .* set references: fit or none"):
+        checked_split(found, winner, data)

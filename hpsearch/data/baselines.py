@@ -16,9 +16,9 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """Mean absolute errors on the test molecules, in each target's reporting unit.
 
-    Both baselines predict t - p, the target minus its atomic references (Eq. 14; p = 0 if Table 2
-    has none; fitted ones are those of the training molecules). So they predict energies of formation, not total energies, whose mean would be
-    meaningless.
+    Both baselines predict t - p, the target minus its atomic references (Eq. 14; p = 0 if there are
+    none; fitted ones are those of the training molecules). So they predict energies of formation,
+    not total energies, whose mean would be meaningless.
 
     Returns:
         ``{"mean": {target: error}, "composition": {target: error}}``. The first predicts the mean

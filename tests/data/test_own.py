@@ -469,5 +469,5 @@ def test_references_of_other_labels_are_refused_before_an_ablation(tmp_path: Pat
     found = own.load(data)
     data = data.resolved(len(found), found.elements)
     winner = Winner(name="x", config=config(data, ("energy",)))
-    with pytest.raises(InputError, match="references of energy .* set references: fit or none"):
+    with pytest.raises(InputError, match=r"references of energy .* set references: fit or none"):
         checked_split(found, winner, data)

@@ -65,8 +65,9 @@ def _duplicates(check: DataCheck) -> str:
         same = "no geometry twice"
     else:
         labels = f"{found.different_labels:,} with other labels" if found.different_labels else ""
+        have = "1 molecule has" if found.geometries == 1 else f"{found.geometries:,} molecules have"
         same = (
-            f"{found.geometries:,} molecules have the geometry of an earlier one or its mirror "
+            f"{have} the geometry of an earlier one or its mirror "
             f"image, {labels or 'with the same labels'} ({found.example[1]} is {found.example[0]})"
         )
     if not found.all_compared:

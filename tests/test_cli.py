@@ -23,6 +23,7 @@ from support.commands import (
     ABLATE,
     HPSEARCH,
     LAUNCH,
+    PLAIN_QUICK,
     PROGRAMS,
     QUICK,
     SIZES,
@@ -332,7 +333,7 @@ def test_a_split_file_beside_its_space_is_what_trains(empty: Path) -> None:
 
 # --- A launch that is watched, interrupted, ended and finished ----------------------------------
 
-LONG = ["launch", "quick.yaml", "--trials", "1", "--epochs", "12", "--train-size", "128"]
+LONG = ["launch", "plain.yaml", "--trials", "1", "--epochs", "12", "--train-size", "128"]
 LONG += ["--validation-size", "32", "--test-size", "32"]
 
 
@@ -399,6 +400,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     with contextlib.ExitStack() as stack:
         # Ray's sockets need a short path, which pytest's is not.
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/tmp", prefix="t")))
+        (folder / "plain.yaml").write_text(PLAIN_QUICK)
         command = (HPSEARCH, *LONG)
         launch = stack.enter_context(Process(folder, *command, temporary=temporary))
         launch.read_until("trial 0: started")

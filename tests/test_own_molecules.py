@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "own_molecules.md"
 NAMES = [
     *("H2O", "CH4", "NH3", "PH3", "SH2", "HCl", "CH3Cl", "CH3SH", "CH3OH", "C2H6", "C2H4", "HCN"),
-    *("CO2", "H2CO", "N2H4", "H2O2", "SO2", "CS2", "CH3NH2", "CH2Cl2"),
+    *("CO2", "H2CO", "N2H4", "H2O2", "SO2", "CS2", "H3CNH2", "H2CCl2"),
 ]
 DECLARATION = """
 data:

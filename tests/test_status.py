@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import HPSEARCH, QUICK, hpsearch, run
+from support.commands import HPSEARCH, PLAIN_QUICK, hpsearch, run
 from support.made_up import ERRORS, FACTS, metrics, run_search, the_winner
 from support.terminals import Terminal
 
@@ -26,7 +26,7 @@ from hpsearch.terminal.status import status_lines, traceback_lines
 SEARCHED, COUNT = re.subn(
     r"\n  epochs: \d+((?:.|\n)*)\nparameters:",
     r"\1\nparameters:\n  epochs: {type: int, low: 300, high: 399}",
-    QUICK,
+    PLAIN_QUICK,
 )
 LAUNCH = ["launch", "searched.yaml", "--trials", "1", "--train-size", "1000", "--targets", "mu,U0"]
 ABLATE = ["ablate", "paper_l1net", "--targets", "mu", "--variants", "L0Net", "--epochs", "1"]

@@ -303,11 +303,12 @@ def _say_beginning(search: Search, store: Store, request: _Request, out: Output)
     for change in search.forced:
         out.say(f"forced: {change}")
     out.say(f"so far: {search.at_start}")
-    for line in (idle_line(request.space), no_rungs_line(request.space)):
+    is_left = search.at_start.left + search.at_start.resumed > 0
+    for line in (idle_line(request.space), no_rungs_line(request.space) if is_left else None):
         if line is not None:
             out.say(line)
     out.say(f"watch it with: {again_command('dashboard', request.storage)}")
-    if search.at_start.left + search.at_start.resumed:
+    if is_left:
         out.say(ZERO_OUTPUT_LEGEND)
 
 

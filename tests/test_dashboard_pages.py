@@ -382,7 +382,10 @@ def test_every_page_of_a_search_is_drawn(long_store: Store, opened: Opened) -> N
         for page in pages:
             with opened(f"{address}/pages/{page.name}?study=made-up") as seen:
                 seen.wait_for_selector("#figure .main-svg")
-                assert seen.inner_text("#state").startswith("as of ")
+                # The state is written after the drawing.
+                seen.wait_for_function(
+                    "() => document.querySelector('#state').innerText.startsWith('as of ')"
+                )
                 assert page.title in seen.title()
                 # Another window has no other height: what stands below stays below.
                 seen.set_viewport_size({"width": 900, "height": 500})

@@ -30,7 +30,6 @@ from hpsearch.system.files import Say, cache_directory, silent
 LEAST_DISTANCE_ANGSTROM = 0.3
 """Two atoms that are nearer are a mistake; H2's bond has 0.74 Å."""
 
-_PROGRESS = 20_000
 _COMPARED = 2_000_000
 _LONGEST_NAME = 200
 
@@ -140,9 +139,7 @@ def _read(data: DataConfig, say: Say) -> Molecules:
     for part in read_parts(source, wanted, say):
         _check_part(part, source.path, factor)
         parts.append(_smaller(part, factor))
-        before, total = total, total + len(part.counts)
-        if before // _PROGRESS < total // _PROGRESS:
-            say(f"read {total:,} molecules from {Path(source.path).name}")
+        total += len(part.counts)
     if not parts:
         raise InputError(f"{one_line(source.path)} must have molecules, got none")
     numbers = np.concatenate([part.numbers for part in parts])

@@ -18,8 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
-from typing import IO, Any
+from typing import Any
 
+from children import Child
 from machine import conclude, machine
 from scipy import stats
 
@@ -58,46 +59,23 @@ def child(which: str) -> None:
             print(time_steps(training, 2, STEPS)[0], flush=True)
 
 
-class Trained:
-    """A process that trains with the code of a checkout."""
-
-    def __init__(self, checkout: Path, which: str) -> None:
-        environment = {**os.environ, **worker_environment(hardware.cores())}
-        environment["PYTHONPATH"] = f"{checkout}{os.pathsep}{HERE / 'benchmarks'}"
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(checkout), "--child", which],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-            cwd=checkout,
-        )
-
-    def seconds(self) -> float:
-        """Return the median seconds of a step, over some steps."""
-        _pipe(self._process.stdin).write("\n")
-        _pipe(self._process.stdin).flush()
-        return float(_pipe(self._process.stdout).readline())
-
-    def end(self) -> None:
-        """Close it."""
-        _pipe(self._process.stdin).close()
-        self._process.wait()
-
-
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
+def trained(checkout: Path, which: str) -> Child:
+    """Start a process that trains with the code of a checkout."""
+    environment = {**os.environ, **worker_environment(hardware.cores())}
+    environment["PYTHONPATH"] = f"{checkout}{os.pathsep}{HERE / 'benchmarks'}"
+    command = [sys.executable, __file__, str(checkout), "--child", which]
+    return Child(command, environment, checkout)
 
 
 def compare(which: str, before: Path, turns: int) -> dict[str, Any]:
     """Return the seconds of each turn, and the mean ratio with its interval."""
-    sides = {"now": Trained(HERE, which), "before": Trained(before, which)}
+    sides = {"now": trained(HERE, which), "before": trained(before, which)}
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for turn in range(turns + 1):
         # The order changes, so that neither always comes first.
         for side in sorted(sides, reverse=turn % 2 == 0):
-            taken = sides[side].seconds()
+            sides[side].send("go")
+            taken = sides[side].answer()
             if turn:  # the first turn warms up
                 seconds[side].append(taken)
     for process in sides.values():

@@ -14,14 +14,14 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
+from children import Child
 from machine import machine
 
 from hpsearch.data import qm9
@@ -74,31 +74,19 @@ class Runs:
     def __init__(self, count: int, cores: int) -> None:
         environment = {**os.environ, **worker_environment(cores)}
         command = [sys.executable, __file__, "--child", str(cores)]
-        self._all = [
-            subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-            for _ in range(count)
-        ]
+        self._all = [Child(command, environment) for _ in range(count)]
         self.ask("ready")
 
     def ask(self, word: str) -> list[Any]:
         """Send ``word`` to all processes at once; return their answers."""
         for process in self._all:
-            _pipe(process.stdin).write(f"{word}\n")
-            _pipe(process.stdin).flush()
-        return [json.loads(_pipe(process.stdout).readline()) for process in self._all]
+            process.send(word)
+        return [process.answer() for process in self._all]
 
     def end(self) -> None:
         """Close them."""
         for process in self._all:
-            _pipe(process.stdin).close()
-            process.wait()
-
-
-def _pipe(pipe: IO[str] | None) -> IO[str]:
-    assert pipe is not None
-    return pipe
+            process.end()
 
 
 def main() -> None:

@@ -249,8 +249,7 @@ def _read_subject(text: str) -> _Subject:
         from hpsearch.config.export import Winner
 
         config = Winner.read(path).config
-        read = read_data(path)
-        return _Subject(read, [config.network.radial_maximum_angstrom], f"train {name}")
+        return _Subject(config.data, [config.network.radial_maximum_angstrom], f"train {name}")
     return _Subject(read_data(path), RADII_ANGSTROM, f"launch quick --data {name}")
 
 

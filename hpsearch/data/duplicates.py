@@ -362,6 +362,4 @@ def leak_line(molecules: Molecules, split: Split, data: DataConfig) -> str | Non
     counts = molecules.atom_counts
     if (counts * (counts - 1) // 2).sum() > _MOST_AT_LAUNCH:
         return None
-    keys = graph_keys(molecules)
-    single = bool((keys == keys[0]).all())
-    return _leak_words(_leaks(molecules, split, keys), split, data, single=single)
+    return check_split(molecules, split, data, graph_keys(molecules)).leak

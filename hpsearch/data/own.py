@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpsearch.config.declaration import MOST_ATOMS
 from hpsearch.config.run import DataConfig
 from hpsearch.config.targets import SYMBOLS
 from hpsearch.config.units import conversion
@@ -78,12 +77,13 @@ def _converted(data: DataConfig, say: Say) -> Molecules:
     files = source_files(data.molecules)
     known = cached.read_record(folder)
     stamps = _stamps(files)
-    if known and (known.get("stamps") == stamps or known.get("hashes") == _hashes(files)):
+    hashes = known.get("hashes") if known.get("stamps") == stamps else _hashes(files)
+    if hashes and known.get("hashes") == hashes:
         try:
             return cached.open_table(folder, targets)
         except (FileNotFoundError, DamagedCacheError) as damage:
             say(f"the cache '{folder}' is made again ({damage})")
-    record = {"stamps": stamps, "hashes": _hashes(files)}
+    record = {"stamps": stamps, "hashes": hashes}
     molecules = _read(data, say)
     if _stamps(files) != stamps:
         raise InputError(
@@ -114,14 +114,11 @@ def _stamps(files: list[Path]) -> list[list[Any]]:
 def _hashes(files: list[Path]) -> list[str]:
     hashes = []
     for path in files:
-        digest = hashlib.sha256()
         try:
             with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
         except OSError as error:
             raise InputError(f"{one_line(str(path))} must be readable: {error.strerror}") from error
-        hashes.append(digest.hexdigest())
     return hashes
 
 
@@ -172,32 +169,18 @@ def _smaller(part: Part, factor: float) -> Part:
 
 
 def _check_part(part: Part, path: str, factor: float) -> None:
-    """Refuse molecules that cannot be real, and name the first one.
+    """Refuse what only shows in Å, and name the first molecule.
 
     Raises:
-        InputError: a molecule has no or too many atoms, an unknown element, or two atoms that are
-            nearly at one place.
+        InputError: a position is too large for float32, or two atoms are nearly at one place.
     """
     shown = one_line(Path(path).name)
-
-    def refuse(wrong: NDArray[np.bool_], demand: str) -> None:
-        places = np.flatnonzero(wrong)
-        if len(places):
-            raise InputError(f"{shown}, {part.places[places[0]]}: {demand}")
-
-    refuse(part.counts < 1, "a molecule must have at least one atom, got none")
-    refuse(
-        part.counts > MOST_ATOMS,
-        f"a molecule must have at most {MOST_ATOMS} atoms, got {part.counts.max()}; leave it out",
-    )
-    owner = np.repeat(np.arange(len(part.counts)), part.counts)
     with np.errstate(over="ignore"):
-        infinite = ~np.isfinite((part.positions * factor).astype(np.float32)).all(axis=1)
-    refuse(_of_any(np.asarray(infinite), owner, part), "positions must be finite numbers")
-    known = (part.numbers >= 1) & (part.numbers < len(SYMBOLS))
-    refuse(_of_any(~known, owner, part), "atomic numbers must be from 1 to 118")
-    infinite = np.asarray(np.isinf(part.labels).any(axis=1))
-    refuse(infinite, "targets must be finite numbers, got an infinite one")
+        finite = np.isfinite((part.positions * factor).astype(np.float32)).all(axis=1)
+    if not finite.all():
+        owner = np.repeat(np.arange(len(part.counts)), part.counts)
+        place = part.places[owner[np.argmin(finite)]]
+        raise InputError(f"{shown}, {place}: positions must be finite numbers")
     nearest = nearest_distances(part.positions * factor, part.counts)
     place = int(np.argmin(nearest))
     if nearest[place] < LEAST_DISTANCE_ANGSTROM:
@@ -206,10 +189,6 @@ def _check_part(part: Part, path: str, factor: float) -> None:
             f"{LEAST_DISTANCE_ANGSTROM} Å apart, got {nearest[place]:.3g} Å; mend the molecule, or "
             "name the unit of its positions with length_unit"
         )
-
-
-def _of_any(wrong: NDArray[np.bool_], owner: Integers, part: Part) -> NDArray[np.bool_]:
-    return np.bincount(owner[wrong], minlength=len(part.counts)) > 0
 
 
 def nearest_distances(positions: Floats, counts: Integers) -> Floats:

@@ -85,13 +85,7 @@ def read_archive(
 ) -> Molecules:
     """The molecules of the original files, sorted by QM9's index, in memory.
 
-    Args:
-        archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
-        uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` for all.
-        say: function for lines about the progress.
-
-    Raises:
-        InputError: a file is missing or differs from the published form.
+    Arguments and errors are those of :func:`hpsearch.formats.archive.read_columns`.
     """
     molecules = Molecules.assemble(*read_columns(archive, uncharacterized, say))
     return molecules.select(np.argsort(molecules.identifiers))

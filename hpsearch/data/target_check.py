@@ -142,12 +142,9 @@ class Fit:
 def fit_compositions(molecules: Molecules, split: Split) -> list[Fit]:
     """The fit of every target on the training molecules that have it."""
     counts = molecules.element_counts(np.arange(len(molecules))).astype(np.float64)
-    fits = []
-    for values in molecules.targets.T:
-        known = split.train[~np.isnan(values[split.train])]
-        coefficients = composition_fit(counts[known], values[known, None])[:, 0]
-        fits.append(Fit(coefficients, values - counts @ coefficients))
-    return fits
+    coefficients = composition_fit(counts[split.train], molecules.targets[split.train])
+    left = molecules.targets - counts @ coefficients
+    return [Fit(*columns) for columns in zip(coefficients.T, left.T, strict=True)]
 
 
 def check_targets(

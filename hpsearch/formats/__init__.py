@@ -24,7 +24,15 @@ from hpsearch.formats import (
     tables,
 )
 from hpsearch.formats.files import PICKLE, check_file, quiet, reading
-from hpsearch.formats.part import Part, Record, Wanted, names_in, parts_of, shown_path
+from hpsearch.formats.part import (
+    Part,
+    Record,
+    Wanted,
+    check_atoms,
+    names_in,
+    parts_of,
+    shown_path,
+)
 from hpsearch.system.files import Say, silent
 
 __all__ = ["Part", "Wanted", "format_of", "label_names", "read_parts", "source_files"]
@@ -181,15 +189,18 @@ def _parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
     format = _checked(source)
     path = Path(source.path)
     if format == "qm9":
-        yield from raw_qm9.parts(path, wanted, say)
+        parts = raw_qm9.parts(path, wanted, say)
     elif format == "npz":
-        yield from npz.parts(source, wanted, say)
+        parts = npz.parts(source, wanted, say)
     elif format == "parquet":
-        yield from parquet.parts(source, wanted, say)
+        parts = parquet.parts(source, wanted, say)
     else:
         identifier = wanted.identifier or source.identifier
         records = _records(source, format, identifier, wanted.columns)
-        yield from parts_of(records, path, wanted, say)
+        parts = parts_of(records, path, wanted, say)
+    for part in parts:
+        check_atoms(path, part)
+        yield part
 
 
 def _records(

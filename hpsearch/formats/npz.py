@@ -25,16 +25,15 @@ from hpsearch.formats.files import PICKLE, library
 from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
-    Say,
     Wanted,
     absent,
-    check_atoms,
     check_found,
     no_molecules,
     not_a_label,
     shown_path,
     wrong,
 )
+from hpsearch.system.files import Say
 
 _ARCHIVE = "an npz archive of NumPy"
 
@@ -153,7 +152,7 @@ def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
         rows = slice(start, min(start + MOLECULES_PER_PART, total))
         atoms = slice(int(ends[start] - counts[start]), int(ends[rows.stop - 1]))
         identifiers, groups = (None if column is None else column[rows] for column in texts)
-        part = Part(
+        yield Part(
             counts=counts[rows],
             numbers=numbers[atoms],
             positions=positions[atoms],
@@ -162,8 +161,6 @@ def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
             groups=groups,
             places=[f"molecule {index}" for index in range(rows.start, rows.stop)],
         )
-        check_atoms(path, part)
-        yield part
 
 
 class _Places(list[str]):

@@ -16,16 +16,15 @@ from hpsearch.formats.files import library
 from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
-    Say,
     Wanted,
     absent,
-    check_atoms,
     check_found,
     no_molecules,
     not_a_label,
     shown_path,
     wrong,
 )
+from hpsearch.system.files import Say
 
 _FILE = "a Parquet file"
 _PROGRESS = 20_000
@@ -151,9 +150,7 @@ def _part(path: Path, batch: Any, start: int, atoms: tuple[str, str], wanted: Wa
     texts: list[list[str] | None] = []
     for role, name in (("identifier", wanted.identifier), ("group", wanted.group)):
         texts.append(None if name is None else _texts(path, batch, role, name, places))
-    part = Part(counts, numbers, positions, labels, texts[0], texts[1], places)
-    check_atoms(path, part)
-    return part
+    return Part(counts, numbers, positions, labels, texts[0], texts[1], places)
 
 
 def _texts(path: Path, batch: Any, role: str, name: str, places: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from hpsearch.config.declaration import MOST_ATOMS
 from hpsearch.config.targets import SYMBOLS
 from hpsearch.errors import InputError, nearest, one_line
-
-Say = Callable[[str], None]
+from hpsearch.system.files import Say
 
 MOLECULES_PER_PART = 4_000
 """Number of molecules of a part; the last one of a file has fewer."""
@@ -332,7 +331,6 @@ class _Gathered:
             places=self.places,
         )
         self._clear()
-        check_atoms(self._path, part)
         return part
 
 

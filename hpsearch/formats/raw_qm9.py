@@ -10,8 +10,10 @@ import numpy as np
 from hpsearch.config.targets import QM9_TARGETS
 from hpsearch.errors import InputError, one_line
 from hpsearch.formats.archive import read_columns
+from hpsearch.formats.columns import finite_labels
 from hpsearch.formats.files import library
-from hpsearch.formats.part import MOLECULES_PER_PART, Part, Say, Wanted, absent, shown_path
+from hpsearch.formats.part import MOLECULES_PER_PART, Part, Wanted, absent, shown_path
+from hpsearch.system.files import Say
 
 IDENTIFIER = "index"
 """Name of QM9's index, the only identifier."""
@@ -46,7 +48,6 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
     except InputError as error:
         text = str(error) if str(path) in str(error) else f"{shown_path(path)}: {error}"
         raise InputError(one_line(text, _LONGEST)) from None
-    columns = [names.index(column) for column in wanted.columns]
     order = np.argsort(table.identifiers, kind="stable")
     first = np.cumsum(table.counts) - table.counts
     for start in range(0, len(order), MOLECULES_PER_PART):
@@ -55,12 +56,17 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
         ends = np.cumsum(counts)
         atoms = np.arange(ends[-1]) + np.repeat(first[rows] - ends + counts, counts)
         indices = [str(index) for index in table.identifiers[rows]]
+        places = [f"molecule {index}" for index in indices]
+        labels = [
+            finite_labels(path, name, table.targets[rows, names.index(name)], places)
+            for name in wanted.columns
+        ]
         yield Part(
             counts=counts,
             numbers=table.numbers[atoms],
             positions=table.positions[atoms],
-            labels=table.targets[rows][:, columns],
+            labels=np.stack(labels, axis=1),
             identifiers=indices if wanted.identifier is not None else None,
             groups=None,
-            places=[f"molecule {index}" for index in indices],
+            places=places,
         )

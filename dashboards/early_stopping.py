@@ -4,20 +4,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
 from hpsearch.pages import NEUTRAL, PALETTE, log_axis, study_of, thinned, thinned_note
+from hpsearch.pages.replay import plan_section, plans_figure
 from hpsearch.report.render import Section
-from hpsearch.results.replay import (
-    RecordedCurve,
-    Summary,
-    recorded_curves,
-    schedules_of,
-    summarise,
-    usual_plans,
-)
+from hpsearch.results.curves import RecordedCurve, recorded_curves
+from hpsearch.results.replay import Summary, summarise, usual_plans
 from hpsearch.search.rungs import Ladder
 from hpsearch.search.study import Study
 from hpsearch.store import Decision, StoreReader
@@ -53,10 +47,17 @@ WORDS = {
 
 def figure(store: StoreReader, name: str | None = None) -> go.Figure | None:
     """Draw a line per trial from rung to rung, or the plans of a replay."""
-    rows, study = frame(store, name), study_of(store, name)
-    if rows is None or study is None:
+    study = study_of(store, name)
+    if study is None:
         return None
-    return _rungs(study, rows) if "stands" in rows else _plans(study, rows)
+    if study.provenance.get("rungs") is not None:
+        rows = _losses_at_rungs(store, study)
+        return None if rows is None else _rungs(study, rows)
+    found = _replayed(store, study)
+    if not found:
+        return None
+    title = f"{study.name}: what early stopping would have saved, and lost"
+    return plans_figure(found).update_layout(title=title)
 
 
 def frame(store: StoreReader, name: str | None = None) -> pd.DataFrame | None:
@@ -78,7 +79,11 @@ def tables(store: StoreReader, name: str | None = None) -> list[Section]:
     if study.provenance.get("rungs") is not None:
         return [_decisions(store, study)]
     found = _replayed(store, study)
-    return [_plan_table(found)] if found else []
+    remark = (
+        f"{REPLAYS} replays of each plan with one worker, on trials drawn again from this search. "
+        "Nothing was trained. `hpsearch replay` plays your own plans and more workers."
+    )
+    return [plan_section(found, remark)] if found else []
 
 
 # --- A search with rungs --------------------------------------------------------------------------
@@ -198,10 +203,9 @@ def _replayed(store: StoreReader, study: Study) -> list[Summary]:
             curves = recorded_curves(store, study.name)
         except InputError:
             return []
-        longest = max(len(curve.losses) for curve in curves)
-        curves = _evenly(curves)
-        plans = usual_plans(longest, len(curves), schedules_of(store, study.name))
-        return [summarise(curves, plan, 1, REPLAYS) for plan in plans] if len(plans) > 1 else []
+        draws = _evenly(curves.draws)
+        plans = usual_plans(curves.epochs, len(draws), curves.schedules)
+        return [summarise(draws, plan, 1, REPLAYS) for plan in plans] if len(plans) > 1 else []
 
     return store.once(("early stopping", study.experiment_id), played)
 
@@ -209,58 +213,3 @@ def _replayed(store: StoreReader, study: Study) -> list[Summary]:
 def _evenly(curves: list[RecordedCurve]) -> list[RecordedCurve]:
     step = -(-len(curves) // MOST_REPLAYED)
     return curves[::step]
-
-
-def _plans(study: Study, rows: pd.DataFrame) -> go.Figure:
-    """Draw two panels with a line per plan: its epochs, and how much worse its winner is."""
-    low, high = (100 * pd.Series(ends) for ends in zip(*rows["regret_ends"], strict=True))
-    plans, share, regret = rows["plan"].tolist(), 100 * rows["share"], 100 * rows["regret"]
-    drawn = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04)
-    bars = go.Bar(x=share.tolist(), y=plans, orientation="h", marker={"color": PALETTE[0]})
-    ends = {"array": (high - regret).tolist(), "arrayminus": (regret - low).tolist()}
-    markers = go.Scatter(
-        x=regret.tolist(),
-        y=plans,
-        mode="markers",
-        marker={"size": 10, "color": PALETTE[1]},
-        error_x={"type": "data", "symmetric": False, "color": NEUTRAL, **ends},
-    )
-    drawn.add_trace(bars, row=1, col=1)
-    drawn.add_trace(markers, row=1, col=2)
-    drawn.update_xaxes(title="trained epochs (% of full training)", row=1, col=1)
-    drawn.update_xaxes(
-        title="how much higher the winner's loss is (%): median, 5 to 95 %",
-        rangemode="tozero",
-        row=1,
-        col=2,
-    )
-    drawn.update_yaxes(autorange="reversed")
-    drawn.update_layout(
-        title=f"{study.name}: what early stopping would have saved, and lost", showlegend=False
-    )
-    return drawn
-
-
-def _plan_table(found: list[Summary]) -> Section:
-    return Section(
-        "Plans of early stopping, replayed on this search",
-        (
-            f"{REPLAYS} replays of each plan with one worker, on trials drawn again from this "
-            "search. Nothing was trained. `hpsearch replay` plays your own plans and more workers.",
-        ),
-        ("Plan", "Pauses after", "Epochs", "Of full training", "Regret", "5 to 95 %", "Best lost"),
-        tuple(
-            (
-                summary.plan.name,
-                "–"
-                if summary.plan.rungs is None
-                else ", ".join(map(str, summary.plan.rungs.epochs or ())),
-                f"{summary.epochs:,.0f}",
-                f"{100 * summary.share:.0f} %",
-                f"{100 * summary.regret:.1f} %",
-                f"{100 * summary.regret_ends[0]:.1f} to {100 * summary.regret_ends[1]:.1f} %",
-                f"{100 * summary.lost:.0f} % (at most {100 * summary.lost_at_most:.0f} %)",
-            )
-            for summary in found
-        ),
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.made_up import run_search
@@ -11,14 +13,21 @@ from support.made_up import run_search
 from hpsearch.config.rungs import Rungs
 from hpsearch.errors import InputError
 from hpsearch.pages.files import folder, load_page
-from hpsearch.results.replay import (
+from hpsearch.pages.replay import documents
+from hpsearch.results.curves import (
     LEAST_TRIALS,
-    Plan,
+    Curves,
+    Noise,
     RecordedCurve,
+    read_curves,
+    recorded_curves,
+)
+from hpsearch.results.replay import (
+    Plan,
+    Replay,
     Replayed,
     parse_plan,
     play,
-    recorded_curves,
     summarise,
     upper_bound,
     usual_plans,
@@ -30,7 +39,7 @@ RUNGS = Rungs(epochs=(1, 2), reduction=2, tolerance=0.0)
 
 
 def curve(number: int, *losses: float, seconds: float = 10.0) -> RecordedCurve:
-    return RecordedCurve(number, losses, seconds)
+    return RecordedCurve(number=number, losses=losses, seconds=seconds)
 
 
 BY_HAND = [
@@ -50,13 +59,18 @@ def test_an_example_by_hand() -> None:
     one goes on: 2, to its end. No trial is left to draw, and no other one goes on.
     """
     result = play(BY_HAND, Plan("", RUNGS), workers=1)
-    epochs = 1 + 1 + 1 + 1 + 1 + 1 + 2  # 0, 1, 1 again, 2, 3, 2 again, 2 to its end
-    assert result == Replayed(epochs, 10.0 * epochs, winner=2, complete=1)
+    trained = (1, 2, 4, 1)
+    assert result == Replayed(trained, 10.0 * sum(trained), winner=2, complete=1)
+    assert result.epochs == 8
 
 
 def test_full_training_trains_everything() -> None:
-    assert play(BY_HAND, Plan("", None), workers=1) == Replayed(16, 160.0, winner=2, complete=4)
-    assert play(BY_HAND, Plan("", None), workers=4) == Replayed(16, 40.0, winner=2, complete=4)
+    assert play(BY_HAND, Plan("", None), workers=1) == Replayed(
+        (4,) * 4, 160.0, winner=2, complete=4
+    )
+    assert play(BY_HAND, Plan("", None), workers=4) == Replayed(
+        (4,) * 4, 40.0, winner=2, complete=4
+    )
     # Three workers: the fourth trial starts when the first one ends.
     assert play(BY_HAND, Plan("", None), workers=3).seconds == 80.0
 
@@ -92,9 +106,19 @@ def test_many_replays_are_summed_up() -> None:
     assert early.share < 0.8
     assert early.regret_ends[0] >= 0.0
     assert early == summarise(BY_HAND, Plan("early", RUNGS), 1, replays=50), "the seed decides"
-    lines = list(replay_lines([full, early], 4, 4, 50, None))
-    assert lines[0] == "50 replays of 4 trials of 4 epochs, drawn with replacement"
-    assert any(line.startswith("early") and "1, 2" in line for line in lines)
+
+
+def test_the_noise_between_seeds_by_hand() -> None:
+    pairs = [[curve(0, 9.0, 1.0), curve(1, 3.0)], [curve(2, 9.0), curve(3, 11.0)]]
+    noise = Noise.of(pairs)
+    assert noise is not None
+    # Deviations from the means 2 and 10: -1/2, 1/2, -1/10, 1/10; two degrees of freedom.
+    assert noise.relative == pytest.approx(((0.25 + 0.25 + 0.01 + 0.01) / 2) ** 0.5)
+    # The quantiles of chi squared with two degrees are -2 ln(1 - p).
+    ends = [(0.52 / (-2 * math.log(part))) ** 0.5 for part in (0.025, 0.975)]
+    assert noise.interval == pytest.approx(ends)
+    assert (noise.configurations, noise.trials) == (2, 4)
+    assert Noise.of([]) is None
 
 
 def test_an_upper_bound() -> None:
@@ -125,22 +149,71 @@ def test_a_plan_is_read(text: str, message: str | None) -> None:
     assert "\n" not in str(error.value)
 
 
+def recorded(folder: Path, trials: int) -> Curves:
+    with Store.create(f"sqlite:///{folder}/s.db") as store:
+        run_search(store, trials=trials)
+        return recorded_curves(store)
+
+
 def test_a_study_gives_its_curves(tmp_path: Path) -> None:
-    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
-        run_search(store, trials=6)
-        curves = recorded_curves(store)
-        assert [each.number for each in curves] == [1, 2, 3, 4, 5, 6]
-        assert curves[1] == RecordedCurve(2, (1.0, 0.5), 2.5)
-        assert all(math.isfinite(loss) for each in curves for loss in each.losses)
+    curves = recorded(tmp_path, 6)
+    assert [each.number for each in curves.trials] == [1, 2, 3, 4, 5, 6]
+    second = curves.trials[1]
+    assert (second.losses, second.seconds, second.weights) == ((1.0, 0.5), 2.5, 4321)
+    assert second.parameters["featurization_components"] > 0
+    assert all(math.isfinite(loss) for each in curves.trials for loss in each.losses)
+    assert curves.schedules == ("cosine",)
+
+
+def test_one_configuration_with_several_seeds_is_one_draw(tmp_path: Path) -> None:
+    curves = recorded(tmp_path, 6)
+    first, *others = curves.trials
+    again = first.model_copy(update={"number": 9, "losses": (2.0, 4.0)})
+    both = curves.model_copy(update={"trials": (first, *others, again)})
+    assert both.draws == [first, *others]
+    assert both.repeated == [[first, again]]
+    replay = Replay.of(both, replays=20)
+    assert replay.noise == Noise.of([[first, again]])
+    lines = list(replay_lines(replay, None))
+    assert lines[0] == "20 replays of 6 trials of 2 epochs, drawn with replacement"
+    assert any(line.startswith("noise: ") and "2 trials of 1 config" in line for line in lines)
+
+
+def test_the_files_of_a_replay(tmp_path: Path) -> None:
+    curves = recorded(tmp_path, 6)
+    files = documents(Replay.of(curves, workers=(1, 4), replays=20))
+    (tmp_path / "curves.json").write_text(files["curves.json"])
+    assert read_curves(tmp_path / "curves.json") == curves
+    content = json.loads(files["replay.json"])
+    assert (content["study"], content["trials"], content["noise"]) == ("made-up", 6, None)
+    assert {plan["workers"] for plan in content["plans"]} == {1, 4}
+    assert "4 trials at a time" in files["replay.html"]
+    assert 'id="plans"' in files["replay.html"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-40], "must be a file of curves"),
+        (lambda text: text.replace("curves/1", "curves/9"), "format"),
+        (lambda text: text.replace('"seconds":2.5', '"seconds":-1', 1), "trials.0.seconds"),
+        (lambda text: text.replace('"losses":[', '"losses":["low",', 1), "trials.0.losses.0"),
+        (lambda text: "[]", "must be a file of curves"),
+    ],
+)
+def test_a_damaged_file_of_curves_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    text = recorded(tmp_path, 6).model_dump_json()
+    damaged = change(text)
+    assert damaged != text
+    (tmp_path / "curves.json").write_text(damaged)
+    with pytest.raises(InputError, match=message) as error:
+        read_curves(tmp_path / "curves.json")
+    assert "\n" not in str(error.value)
 
 
 def test_too_few_trials_are_refused(tmp_path: Path) -> None:
-    with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
-        run_search(store, trials=3)
-        with pytest.raises(
-            InputError, match="at least 5 complete trials, the study 'made-up' has 3"
-        ):
-            recorded_curves(store)
+    with pytest.raises(InputError, match="at least 5 complete trials, the study 'made-up' has 3"):
+        recorded(tmp_path, 3)
 
 
 def test_the_page_of_a_search_without_rungs_shows_what_plans_would_have_done(
@@ -159,7 +232,7 @@ def test_the_page_of_a_search_without_rungs_shows_what_plans_would_have_done(
     assert list(markers.x) == pytest.approx(list(100 * rows["regret"]))
     assert [row[0] for row in section.rows] == list(bars.y)
     full = section.rows[0]
-    assert (full[3], full[4]) == ("100 %", "0.0 %")
+    assert (full[3], full[5]) == ("100 %", "0.0 %")
 
 
 def test_a_search_too_short_for_a_replay_has_no_page(tmp_path: Path) -> None:

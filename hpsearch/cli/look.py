@@ -20,7 +20,7 @@ from hpsearch.cli.options import (
     parse_formats,
     storage_option,
 )
-from hpsearch.cli.output import again_command, print_json, say_on_stderr, terminal_columns
+from hpsearch.cli.output import Output, again_command, print_json, say_on_stderr, terminal_columns
 from hpsearch.errors import HpsearchError, InputError
 
 
@@ -105,6 +105,13 @@ def verify(name: str | None, storage: str | None, as_json: bool) -> None:
 @click.argument("name", required=False, shell_complete=complete_experiment("study"))
 @storage_option
 @click.option(
+    "--curves",
+    "file",
+    metavar="FILE",
+    help="Replay the curves of a file instead of a study: a curves.json that -o wrote, or the "
+    "shipped table3_log.",
+)
+@click.option(
     "--plan",
     "texts",
     multiple=True,
@@ -128,13 +135,22 @@ def verify(name: str | None, storage: str | None, as_json: bool) -> None:
     metavar="N",
     help="Number of replays of each plan.",
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Also write a page with pictures, the JSON object and the curves into this folder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def replay(
     name: str | None,
     storage: str | None,
+    file: str | None,
     texts: tuple[str, ...],
     workers: tuple[int, ...],
     replays: int,
+    output: Path | None,
     as_json: bool,
 ) -> None:
     """Say what early stopping would have saved, and lost.
@@ -147,36 +163,34 @@ def replay(
     for what, values in (("--workers", workers), ("--replays", (replays,))):
         if min(values) < 1:
             raise InputError(f"{what} must be at least 1, got {min(values)}")
-    url = require_store(storage)
-    from hpsearch.results.replay import (
-        parse_plan,
-        recorded_curves,
-        schedules_of,
-        summarise,
-        usual_plans,
-    )
+    if file is not None and (name is not None or storage is not None):
+        raise InputError("--curves must come without a study or --storage: it names a file")
+    from hpsearch.results.curves import read_curves, recorded_curves
+    from hpsearch.results.replay import Replay, parse_plan
     from hpsearch.store import StoreReader
+    from hpsearch.system.installation import find_curves
     from hpsearch.terminal.replay import replay_lines
 
+    out = Output.beside_json(as_json)
     own = [parse_plan(text) for text in texts]
-    with StoreReader.open(url, say=say_on_stderr) as store:
-        curves = recorded_curves(store, name)
-        schedules = schedules_of(store, name)
-    longest = max(len(curve.losses) for curve in curves)
-    for plan in own:
-        if plan.rungs is not None and max(plan.rungs.epochs or ()) >= longest:
-            raise InputError(
-                f"a plan must pause before the last epoch ({longest}), got '{plan.name}'"
-            )
-    plans = [*usual_plans(longest, len(curves), schedules), *own]
-    found = [summarise(curves, plan, n, replays) for n in workers for plan in plans]
+    if output is not None:
+        require_writable(output)
+    if file is not None:
+        curves = read_curves(find_curves(file))
+    else:
+        with StoreReader.open(require_store(storage), say=say_on_stderr) as store:
+            curves = recorded_curves(store, name)
+    found = Replay.of(curves, own, workers, replays)
     if as_json:
-        print_json(
-            {"trials": len(curves), "replays": replays, "plans": [s.to_dict() for s in found]}
-        )
-        return
-    for line in replay_lines(found, len(curves), longest, replays, terminal_columns()):
-        click.echo(line)
+        print_json(found.to_dict())
+    for line in () if as_json else replay_lines(found, terminal_columns()):
+        out.say(line)
+    if output is not None:
+        from hpsearch.pages.replay import documents
+        from hpsearch.report.write import write_files
+
+        for path in write_files(output, documents(found)):
+            out.say(f"written: {path}")
 
 
 @click.command(epilog=example("hpsearch dashboard --port 8080"))

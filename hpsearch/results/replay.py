@@ -15,40 +15,18 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import ValidationError
 
 from hpsearch.config.run import ScheduleName
 from hpsearch.config.rungs import Rungs, default_rungs, least_epoch
-from hpsearch.config.space import SearchSpace
-from hpsearch.config.space_check import schedules
 from hpsearch.errors import InputError
+from hpsearch.results.curves import Curves, Noise, RecordedCurve
 from hpsearch.search.rungs import Ladder
-from hpsearch.search.study import Study
-from hpsearch.store import StoreReader
 
 Rule = Literal["promotion", "stopping"]
-
-
-@dataclass(frozen=True)
-class RecordedCurve:
-    """The recorded epochs of a trial.
-
-    Attributes:
-        number: of the trial.
-        losses: validation loss after each epoch.
-        seconds: mean seconds of an epoch.
-    """
-
-    number: int
-    losses: tuple[float, ...]
-    seconds: float
-
-    def lowest(self, epoch: int) -> float:
-        """Return the lowest loss of the first epochs; a trial that ended early keeps its last."""
-        return min(self.losses[:epoch])
 
 
 @dataclass(frozen=True)
@@ -72,16 +50,21 @@ class Replayed:
     """The result of one replay.
 
     Attributes:
-        epochs: trained epochs of all trials.
+        trained: number of trained epochs of each of the given curves.
         seconds: until the last trial ends.
         winner: place of the winner in the given curves.
         complete: number of complete trials.
     """
 
-    epochs: int
+    trained: tuple[int, ...]
     seconds: float
     winner: int
     complete: int
+
+    @property
+    def epochs(self) -> int:
+        """The trained epochs of all trials."""
+        return sum(self.trained)
 
 
 def play(curves: Sequence[RecordedCurve], plan: Plan, workers: int) -> Replayed:
@@ -102,7 +85,7 @@ def play(curves: Sequence[RecordedCurve], plan: Plan, workers: int) -> Replayed:
             heapq.heappush(running, (now + game.start(trial), starts, trial))
             free -= 1
         if not running:
-            return Replayed(game.epochs, now, game.winner, game.complete)
+            return Replayed(tuple(game.trained), now, game.winner, game.complete)
         now, _, trial = heapq.heappop(running)
         free += 1
         game.reached(trial)
@@ -117,9 +100,8 @@ class _Game:
         self._rungs = () if plan.rungs is None else plan.rungs.epochs or ()
         self._ladder = None if plan.rungs is None else Ladder(plan.rungs)
         self._drawn = 0
-        self._trained = [0] * len(curves)
+        self.trained = [0] * len(curves)
         self._going_on: list[int] = []
-        self.epochs = 0
         self.complete = 0
         self._best = (math.inf, 0)
 
@@ -145,16 +127,15 @@ class _Game:
 
     def start(self, trial: int) -> float:
         """Train a trial to its next rung, or to its end; return the seconds."""
-        curve, done = self._curves[trial], self._trained[trial]
+        curve, done = self._curves[trial], self.trained[trial]
         end = next((rung for rung in self._rungs if rung > done), len(curve.losses))
         end = min(end, len(curve.losses))
-        self._trained[trial] = end
-        self.epochs += end - done
+        self.trained[trial] = end
         return (end - done) * curve.seconds
 
     def reached(self, trial: int) -> None:
         """Pause a trial, or end it."""
-        curve, done = self._curves[trial], self._trained[trial]
+        curve, done = self._curves[trial], self.trained[trial]
         loss = curve.lowest(done)
         if done == len(curve.losses):
             self.complete += 1
@@ -271,49 +252,61 @@ def upper_bound(events: int, trials: int, level: float = 0.95) -> float:
     return 1.0 if events == trials else float(beta.ppf(level, events + 1, trials - events))
 
 
-LEAST_TRIALS = 5
-"""The least number of complete trials for a replay."""
+@dataclass(frozen=True)
+class Replay:
+    """What several plans would have done on the curves of a study.
 
-
-def recorded_curves(store: StoreReader, name: str | None = None) -> list[RecordedCurve]:
-    """Return the curves of a study's complete trials, by number.
-
-    Args:
-        store: the store of the study.
-        name: of the study; by default the one launched last.
-
-    Raises:
-        InputError: there is no such study, it has too few complete trials, or some of its trials
-            were stopped early.
+    Attributes:
+        curves: of the study.
+        noise: how much a loss differs between seeds; ``None`` if no configuration was repeated.
+        replays: number of replays of each plan.
+        found: a summary for each number of workers and plan.
     """
-    study = Study.open(store, name)
-    # The table that the pages use too, so that a report reads it once.
-    trials = study.trials(parameters=False)
-    complete = set(trials.loc[trials["state"] == "COMPLETE", "number"])
-    if stopped := int(trials["state"].isin(["PRUNED", "PAUSED"]).sum()):
-        raise InputError(
-            f"a replay needs trials that were trained to their end; of the study '{study.name}' "
-            f"{stopped} of {len(trials)} were stopped early, so nobody knows what they would "
-            "have reached; replay a study without rungs"
-        )
-    if len(complete) < LEAST_TRIALS:
-        raise InputError(
-            f"a replay needs at least {LEAST_TRIALS} complete trials, the study '{study.name}' has "
-            f"{len(complete)}; wait for more, or replay another study"
-        )
-    epochs = store.epochs(study.experiment_id).sort_values(["key", "epoch"])
-    curves = []
-    for key, rows in epochs.groupby("key", sort=False):
-        losses = tuple(rows["validation_loss"].astype(float))
-        if int(str(key)) in complete and all(map(math.isfinite, losses)):
-            curves.append(RecordedCurve(int(str(key)), losses, float(rows["seconds"].mean())))
-    return sorted(curves, key=lambda curve: curve.number)
 
+    curves: Curves
+    noise: Noise | None
+    replays: int
+    found: tuple[Summary, ...]
 
-def schedules_of(store: StoreReader, name: str | None = None) -> tuple[ScheduleName, ...]:
-    """Return the schedules that the trials of a study may have."""
-    space = SearchSpace.from_provenance(store.find(name, "study").provenance["space"])
-    return schedules(space.training, space.parameters)
+    @classmethod
+    def of(
+        cls,
+        curves: Curves,
+        own: Sequence[Plan] = (),
+        workers: Sequence[int] = (1,),
+        replays: int = 200,
+    ) -> Self:
+        """Play the usual plans and ``own`` ones.
+
+        Args:
+            curves: of the study.
+            own: more plans.
+            workers: numbers of trials at a time.
+            replays: number of replays of each plan.
+
+        Raises:
+            InputError: a plan pauses after the last epoch.
+        """
+        longest, draws = curves.epochs, curves.draws
+        for plan in own:
+            if plan.rungs is not None and max(plan.rungs.epochs or ()) >= longest:
+                raise InputError(
+                    f"a plan must pause before the last epoch ({longest}), got '{plan.name}'"
+                )
+        plans = [*usual_plans(longest, len(draws), curves.schedules), *own]
+        found = tuple(summarise(draws, plan, n, replays) for n in workers for plan in plans)
+        return cls(curves, Noise.of(curves.repeated), replays, found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form for JSON."""
+        return {
+            "study": self.curves.recorded.study,
+            "trials": len(self.curves.draws),
+            "epochs": self.curves.epochs,
+            "replays": self.replays,
+            "noise": None if self.noise is None else self.noise.model_dump(mode="json"),
+            "plans": [summary.to_dict() for summary in self.found],
+        }
 
 
 def usual_plans(epochs: int, trials: int, names: Sequence[ScheduleName]) -> list[Plan]:

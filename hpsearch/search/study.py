@@ -143,6 +143,11 @@ class Study:
         return self._experiment.id
 
     @property
+    def created_at(self) -> datetime:
+        """The time of its first launch (UTC)."""
+        return self._experiment.created_at
+
+    @property
     def targets(self) -> Targets:
         """All targets of its molecules, in the order of tables.
 

@@ -62,14 +62,28 @@ def find_space(text: str) -> Path:
     Raises:
         InputError: there is no such file.
     """
+    return _find(text, "a search space", ".yaml", "search_spaces/")
+
+
+def find_curves(text: str) -> Path:
+    """The file of curves that ``text`` names, found as :func:`find_space` finds a space.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return _find(text, "--curves", ".json", "search_spaces/curves/")
+
+
+def _find(text: str, what: str, ending: str, place: str) -> Path:
     given = Path(text)
     if _is_file(given):
         return given
-    shipped = {path.stem: path for path in sorted(folder("search_spaces").glob("*.yaml"))}
-    stem = text.removeprefix("search_spaces/").removesuffix(".yaml")
+    where = folder("search_spaces").parent / place
+    shipped = {path.stem: path for path in sorted(where.glob(f"*{ending}"))}
+    stem = text.removeprefix(place).removesuffix(ending)
     if stem not in shipped:
         raise InputError(
-            f"a search space must be a file or one of {', '.join(shipped)}, "
+            f"{what} must be a file or one of {', '.join(shipped)}, "
             f"got '{one_line(text, longest=300)}'; {nearest(stem, shipped)}"
         )
     return _as_seen_from_here(shipped[stem])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from hpsearch.results.replay import Summary
+from hpsearch.results.curves import Noise
+from hpsearch.results.replay import Replay, Summary
 from hpsearch.terminal.columns import columns, hanging
 
 _HEAD = (
@@ -13,30 +14,37 @@ _HEAD = (
 )
 
 
-def replay_lines(
-    found: Sequence[Summary], trials: int, epochs: int, replays: int, width: int | None
-) -> Iterator[str]:
+def replay_lines(replay: Replay, width: int | None) -> Iterator[str]:
     """Yield a table of the plans, and what its columns mean.
 
     Args:
-        found: a summary for each plan and number of workers.
-        trials: number of trials of the study.
-        epochs: of each of them.
-        replays: number of replays of each plan.
+        replay: what the plans would have done.
         width: columns of the terminal; ``None`` for no limit.
     """
+    draws, epochs = len(replay.curves.draws), replay.curves.epochs
     yield from hanging(
         "",
-        f"{replays} replays of {trials} trials of {epochs} epochs, drawn with replacement",
+        f"{replay.replays} replays of {draws} trials of {epochs} epochs, drawn with replacement",
         width,
     )
-    yield from columns([_HEAD, *map(_row, found)], width, left=(0, 1))
-    for line in (
-        "regret: how much higher the winner's loss is than the best one's, median and range",
-        "best lost: how often another trial than the best one won, and the upper end of the 95 % "
-        "interval of that chance, for trials like these",
-    ):
+    yield from columns([_HEAD, *map(_row, replay.found)], width, left=(0, 1))
+    for line in _meanings(replay.noise):
         yield from hanging("", line, width)
+
+
+def _meanings(noise: Noise | None) -> Iterator[str]:
+    yield "regret: how much higher the winner's loss is than the best one's, median and range"
+    yield (
+        "best lost: how often another trial than the best one won, and the upper end of the 95 % "
+        "interval of that chance, for trials like these"
+    )
+    if noise is not None:
+        low, high = (100 * end for end in noise.interval)
+        yield (
+            f"noise: a loss differs by {100 * noise.relative:.1f} % between seeds (95 % interval "
+            f"{low:.1f} to {high:.1f} %), from {noise.trials} trials of {noise.configurations} "
+            "configurations; a smaller regret is no real loss"
+        )
 
 
 def _row(summary: Summary) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from hpsearch.cli.ablate import ablate
 from hpsearch.cli.doctor import doctor
 from hpsearch.cli.launch import launch
 from hpsearch.cli.look import dashboard, export_best, replay, report, status, verify
+from hpsearch.cli.models import model, predict
 from hpsearch.cli.train import data, dipoles, train
 from hpsearch.errors import HpsearchError, InputError
 from hpsearch.system import credentials
@@ -56,7 +57,8 @@ class _Commands(click.Group):
     cls=_Commands,
     commands=[
         *(launch, status, verify, doctor, dashboard, export_best),
-        *(replay, ablate, report, train, dipoles, data),
+        *(replay, ablate, report, train, model, predict),
+        *(dipoles, data),
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="\b\nA first search on real molecules, its winner, an ablation, a report:\n"

@@ -320,7 +320,7 @@ class Molecules:
     def select(self, rows: ArrayLike) -> Molecules:
         """A table in memory of the given rows, in the given order."""
         numbers = self._rows(rows)
-        atoms, counts = self._atoms(numbers)
+        atoms, counts = self.atoms(numbers)
         return replace(
             self,
             element_indices=self.element_indices[atoms],
@@ -336,7 +336,7 @@ class Molecules:
     def element_counts(self, rows: ArrayLike) -> Integers:
         """[M, E] number of atoms of every element in the given rows, ordered as ``elements``."""
         numbers = self._rows(rows)
-        atoms, counts = self._atoms(numbers)
+        atoms, counts = self.atoms(numbers)
         kinds = len(self.elements)
         bins = np.repeat(np.arange(len(numbers)) * kinds, counts) + self.element_indices[atoms]
         return np.bincount(bins, minlength=len(numbers) * kinds).reshape(-1, kinds)
@@ -346,7 +346,7 @@ class Molecules:
         # Imported here: the driver only counts and splits molecules, without torch.
         import torch
 
-        atoms, counts = self._atoms(self._rows(rows))
+        atoms, counts = self.atoms(self._rows(rows))
         return MoleculeBatch(
             elements=torch.from_numpy(self.element_indices[atoms].astype(np.int64)),
             positions=torch.from_numpy(self.positions[atoms]),
@@ -366,7 +366,7 @@ class Molecules:
             )
         return given.astype(np.int64)
 
-    def _atoms(self, rows: Integers) -> tuple[Integers, Integers]:
+    def atoms(self, rows: Integers) -> tuple[Integers, Integers]:
         """The indices [A] of the rows' atoms in the atom columns, and the atom counts [M]."""
         starts = self.offsets[rows]
         counts = self.offsets[rows + 1] - starts

@@ -106,6 +106,27 @@ def make_split(molecules: Molecules, config: DataConfig) -> Split:
     return Split.of(molecules, **{name: cut(name, *part) for name, part in parts.items()})
 
 
+def unused_rows(molecules: Molecules, split: Split, config: DataConfig) -> Integers:
+    """The rows that are in no set, in random order; the last ones are the least used elsewhere.
+
+    With the usual split, the first ones are training molecules of a split with more of them.
+
+    Args:
+        molecules: the table.
+        split: its split.
+        config: what describes the split. If it keeps groups together, molecules in the groups of
+            training and validation molecules count as used.
+    """
+    used = np.zeros(len(molecules), dtype=bool)
+    for rows in (split.train, split.validation, split.test):
+        used[rows] = True
+    if config.by_group and molecules.groups is not None:
+        seen = molecules.groups[np.concatenate([split.train, split.validation])]
+        used |= np.isin(molecules.groups, seen)
+    order = _permutation(molecules, config.split_seed)
+    return order[~used[order]]
+
+
 def _redrawn(molecules: Molecules, config: DataConfig, seed: int) -> Split:
     given = make_split(molecules, config.model_copy(update={"training_seed": None}))
     if config.split_file is None:

@@ -1,0 +1,202 @@
+"""The commands about trained models: model export, model show, predict."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from hpsearch.cli.inputs import require_store, require_writable
+from hpsearch.cli.options import complete_experiment, example, output_folder_option, storage_option
+from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
+from hpsearch.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from hpsearch.config.declaration import MoleculeSource
+
+
+@click.group()
+def model() -> None:
+    """Make a model of trained networks, and look at one."""
+
+
+@model.command(epilog=example("hpsearch model export -o u0/ --run L1Net/U0"))
+@click.argument("name", required=False, shell_complete=complete_experiment("study", "ablation"))
+@storage_option
+@click.option(
+    "--run",
+    "keys",
+    multiple=True,
+    metavar="KEY",
+    help="A trial's number, or a cell such as L1Net/U0/0. L1Net/U0 takes all repeats, an ensemble; "
+    "L1Net takes all targets. Several are allowed. Default: the winner of a study.",
+)
+@output_folder_option
+@click.option("--overwrite", is_flag=True, help="Replace a model that is in the folder.")
+def export(
+    name: str | None, storage: str | None, keys: tuple[str, ...], output: Path, overwrite: bool
+) -> None:
+    """Make a model of the kept weights of runs.
+
+    A model is a folder with weights, units, intervals and ranges. It needs neither the store nor
+    the molecules, and may be moved. NAME is a study or an ablation; the default is the one launched
+    last.
+    """
+    url = require_store(storage)
+    _require_free(output, overwrite)
+    require_writable(output)
+    from hpsearch.models.source import runs_of
+    from hpsearch.store import StoreReader
+
+    with StoreReader.open(url, say=say_on_stderr) as store:
+        runs = runs_of(store, name, keys)
+    from hpsearch.models.build import build_model
+    from hpsearch.models.folder import write_model
+    from hpsearch.terminal.models import model_lines
+    from hpsearch.system.hardware import cores
+    from hpsearch.system.process import prepare_worker
+
+    prepare_worker(cores())
+    made = build_model(output.resolve().name, runs, click.echo)
+    description = write_model(made, output)
+    for line in model_lines(description, terminal_columns()):
+        click.echo(line)
+    click.echo(f"next: hpsearch predict {shlex.quote(str(output))} FILE -o predictions.csv")
+
+
+def _require_free(output: Path, overwrite: bool) -> None:
+    from hpsearch.models.description import FILE_NAME
+
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        is_model = (output / FILE_NAME).exists()
+        raise InputError(
+            f"the folder of a new model must be empty, got {one_line(str(output))} with "
+            f"{'a model' if is_model else 'files'} in it; choose another folder"
+            + (", or add --overwrite" if is_model else "")
+        )
+
+
+@model.command(epilog=example("hpsearch model show u0/"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
+def show(folder: Path, as_json: bool) -> None:
+    """Say what a model predicts, how well, and what it was trained on."""
+    from hpsearch.models.folder import read_description
+    from hpsearch.terminal.models import model_lines
+
+    description = read_description(folder)
+    if as_json:
+        print_json(description.model_dump(mode="json"))
+        return
+    for line in model_lines(description, terminal_columns()):
+        click.echo(line)
+
+
+@click.command(epilog=example("hpsearch predict u0/ molecules.xyz -o predictions.csv"))
+@click.argument("folder", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("molecules", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="The file to write: .csv, .parquet or .extxyz.",
+)
+@click.option("--targets", metavar="NAMES", help="Predict only these, separated by commas.")
+@click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    type=float,
+    default=(68, 95),
+    show_default=True,
+    metavar="PERCENT",
+    help="Level of an interval: 50, 68, 80, 90, 95 or 99. Several are allowed.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="What to do with a molecule that cannot be predicted, such as one with an unknown "
+    "element: skip gives it a status and no values.",
+)
+@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+def predict(
+    folder: Path,
+    molecules: Path,
+    output: Path,
+    targets: str | None,
+    levels: tuple[float, ...],
+    on_error: Literal["skip", "stop"],
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Predict molecules with a model.
+
+    MOLECULES is a file of molecules in any format that a declaration reads, or a declaration (YAML)
+    that names one. The output has a row for each molecule: for each target the value with its unit
+    and half of each interval's width, then the flags and a status. A flag says what of the
+    molecule lies outside the training molecules. The same command goes on after a kill.
+    """
+    from hpsearch.models.predict import Done, Job, predict_file
+
+    source = _source(molecules)
+    job = Job(source, output, tuple(sorted(level / 100 for level in levels)), on_error)
+    assert job.format
+    if output.exists() and not overwrite:
+        raise InputError(
+            f"the output must be a new file, got {one_line(str(output))}, which exists; choose "
+            "another name, or add --overwrite"
+        )
+    require_writable(output.absolute().parent)
+    from hpsearch.models.folder import read_model
+    from hpsearch.system.hardware import cores
+    from hpsearch.system.process import prepare_worker
+
+    prepare_worker(cores())
+    loaded = read_model(folder)
+    if targets is not None:
+        loaded = loaded.select(targets.split(","))
+    out = Output()
+    done: Done = predict_file(loaded.to(device), job, out.say, _progress(out))
+    out.say(
+        f"written: {output}, {done.predicted:,} of {done.molecules:,} molecules predicted, "
+        f"{done.flagged:,} of them with flags, {done.seconds:.1f} s"
+    )
+
+
+def _progress(out: Output) -> Callable[[int], None]:
+    import time
+
+    said = time.monotonic()
+
+    def progress(total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            out.say(f"predicted {total:,} molecules")
+
+    return progress
+
+
+def _source(path: Path) -> MoleculeSource:
+    """Return the molecules that a file holds, or that a declaration names."""
+    from hpsearch.cli.inputs import read_data
+    from hpsearch.config.declaration import MoleculeSource
+
+    if path.suffix.casefold() in (".yaml", ".yml"):
+        source = read_data(path).molecules
+        if source is None:
+            raise InputError(
+                f"{path} must name a file of molecules under data: molecules:, got none"
+            )
+        return source
+    if not path.exists():
+        raise InputError(f"the molecules must be a file or a folder, got '{one_line(str(path))}'")
+    return MoleculeSource(path=str(path))

@@ -1,0 +1,307 @@
+"""A model in memory: its networks, and predictions with intervals and flags."""
+
+# n molecules, A atoms of all of them, T targets
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpsearch.config.targets import Target, Targets
+from hpsearch.data.molecule import Floats, Integers, Molecules
+from hpsearch.data.statistics import TargetStatistics
+from hpsearch.errors import InputError
+from hpsearch.models.description import Description
+from hpsearch.models.intervals import LEVELS, level_name
+from hpsearch.models.ranges import Geometries
+from hpsearch.nn import MultiTargetNetwork
+from hpsearch.runs.evaluation import EVALUATION_ATOMS, EVALUATION_BATCH
+
+if TYPE_CHECKING:
+    from hpsearch.models.calculator import ModelCalculator
+
+DEFAULT_LEVELS = (0.68, 0.95)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A network of a model, with what makes values of its outputs.
+
+    Attributes:
+        network: in evaluation mode.
+        statistics: of its training molecules.
+    """
+
+    network: MultiTargetNetwork
+    statistics: TargetStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The predictions for n molecules; NaN for a molecule with an unknown element.
+
+    Attributes:
+        targets: the T predicted targets.
+        values: [n, T] in the targets' reporting units.
+        spreads: [n, T] standard deviation over the networks; 0 with one network.
+        halves: half of the interval's width [n, T], by level.
+        flags: what of each molecule lies outside the ranges of the training molecules.
+        known: [n] whether the molecule was predicted.
+    """
+
+    targets: tuple[Target, ...]
+    values: Floats
+    spreads: Floats
+    halves: dict[float, Floats]
+    flags: list[list[str]]
+    known: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model.
+
+    Attributes:
+        description: everything but the weights.
+        members: its networks, in the order of the description.
+    """
+
+    description: Description
+    members: tuple[Member, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.description.name
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets that it predicts, in the order of the columns of predictions."""
+        return self.description.targets
+
+    def to(self, device: str) -> Model:
+        """Move the networks to a device, such as ``cpu`` or ``cuda``."""
+        for member in self.members:
+            member.network.to(device)
+        return self
+
+    def double(self) -> Model:
+        """Turn the weights into float64; then predictions have no rounding of float32."""
+        for member in self.members:
+            member.network.double()
+        return self
+
+    def calculator(self, energy: str | None = None) -> ModelCalculator:
+        """Return an ASE calculator; see :class:`hpsearch.models.calculator.ModelCalculator`.
+
+        Raises:
+            InputError: ASE is not installed, or the energy is not clear.
+        """
+        try:
+            from hpsearch.models.calculator import ModelCalculator
+        except ImportError:
+            raise InputError(
+                "a calculator needs ASE; install it with: pip install 'hpsearch[ase]'"
+            ) from None
+        return ModelCalculator(self, energy)
+
+    def select(self, names: Iterable[str]) -> Model:
+        """Return the model with the networks that some targets need.
+
+        Raises:
+            InputError: the model does not predict one of them.
+        """
+        wanted = Targets(self.targets).canonical(names)
+        chosen = [
+            place
+            for place, member in enumerate(self.members)
+            if set(member.statistics.targets) & set(wanted)
+        ]
+        networks = tuple(self.description.networks[place] for place in chosen)
+        description = self.description.model_copy(update={"networks": networks})
+        return Model(description, tuple(self.members[place] for place in chosen))
+
+    def predict(
+        self, geometries: Geometries, levels: Sequence[float] = DEFAULT_LEVELS
+    ) -> Predictions:
+        """Predict molecules, in batches of similar size.
+
+        Args:
+            geometries: the molecules.
+            levels: of the intervals, some of :data:`hpsearch.models.intervals.LEVELS`.
+
+        Raises:
+            InputError: the model has no intervals at a level.
+        """
+        quantiles = {level: self.quantiles(level) for level in levels}
+        known = self._known(geometries)
+        rows = np.flatnonzero(known)
+        flags = self.description.ranges.flags(geometries)
+        shape = (len(known), len(self.targets))
+        values, spreads = np.full(shape, np.nan), np.full(shape, np.nan)
+        halves = {level: np.full(shape, np.nan) for level in levels}
+        if len(rows):
+            chosen = geometries.select(rows) if len(rows) < len(known) else geometries
+            molecules = self._table(chosen)
+            values[rows], spreads[rows] = evaluate(
+                self.members, self.targets, molecules, chosen.positions
+            )
+            for level, factors in quantiles.items():
+                halves[level][rows] = factors * self.widths(spreads[rows], chosen.counts)
+            self._flag_values(molecules, rows, values, flags)
+        return Predictions(self.targets, values, spreads, halves, flags, known)
+
+    def quantiles(self, level: float) -> Floats:
+        """[T] factor of the interval at a level.
+
+        Raises:
+            InputError: the level is not offered, or too few molecules have calibrated it.
+        """
+        calibrated = self.description.calibration.targets
+        name = level_name(level)
+        if level not in LEVELS:
+            offered = ", ".join(map(level_name, LEVELS))
+            raise InputError(f"the level of an interval must be one of {offered} %, got {name}")
+        for target in self.targets:
+            if name not in calibrated[target.name].quantiles:
+                least = int(np.ceil(round(level / (1 - level), 9)))
+                raise InputError(
+                    f"intervals at {name} % need at least {least} calibration molecules, the model "
+                    f"{self.name} has {calibrated[target.name].molecules} for {target.name}; ask "
+                    "for a lower level"
+                )
+        return np.array([calibrated[target.name].quantiles[name] for target in self.targets])
+
+    def widths(self, spreads: Floats, atoms: Integers) -> Floats:
+        """[n, T] spread + floor in the reporting units."""
+        calibrated = self.description.calibration.targets
+        columns = [
+            calibrated[target.name].spread.of(spreads[:, place], atoms)
+            for place, target in enumerate(self.targets)
+        ]
+        return np.stack(columns, axis=1)
+
+    def _known(self, geometries: Geometries) -> NDArray[np.bool_]:
+        """[n] whether the model knows all elements of the molecule."""
+        owner = np.repeat(np.arange(len(geometries.counts)), geometries.counts)
+        unknown = ~np.isin(geometries.numbers, self.description.atomic_numbers)
+        strange = np.bincount(owner[unknown], minlength=len(geometries.counts))
+        return np.asarray(strange == 0)
+
+    def _table(self, geometries: Geometries) -> Molecules:
+        """The molecules without labels, as the networks take them."""
+        n = len(geometries.counts)
+        table = self.members[0].statistics.target_table
+        return Molecules.assemble(
+            identifiers=np.arange(n),
+            atom_counts=geometries.counts,
+            atomic_numbers=geometries.numbers,
+            positions=geometries.positions,
+            targets=np.full((n, len(table)), np.nan),
+            elements=self.description.atomic_numbers,
+            target_table=table,
+        )
+
+    def _flag_values(
+        self, molecules: Molecules, rows: Integers, values: Floats, flags: list[list[str]]
+    ) -> None:
+        for place, target in enumerate(self.targets):
+            statistics = next(
+                member.statistics
+                for member in self.members
+                if target.name in member.statistics.targets
+            )
+            column = statistics.targets.index(target.name)
+            counts = molecules.element_counts(np.arange(len(molecules)))
+            above = values[rows, place] / target.reporting_factor
+            above = above - counts @ statistics.references[column]
+            unit = target.native_unit
+            if target.extensive:
+                above, unit = above / molecules.atom_counts, f"{unit}/atom"
+            whole = np.full(len(values), np.nan)
+            whole[rows] = above
+            self.description.ranges.flag_values(target.name, whole, unit, flags)
+
+
+def batches_by_size(counts: Integers) -> Iterator[Integers]:
+    """Yield the rows of batches of molecules of similar size, the small ones first."""
+    order = np.argsort(counts, kind="stable")
+    ends = np.cumsum(counts[order])
+    start = 0
+    while start < len(order):
+        before = ends[start - 1] if start else 0
+        fitting = int(np.searchsorted(ends, before + EVALUATION_ATOMS, side="right"))
+        end = max(start + 1, min(start + EVALUATION_BATCH, fitting))
+        yield order[start:end]
+        start = end
+
+
+def evaluate(
+    members: Sequence[Member],
+    targets: Sequence[Target],
+    molecules: Molecules,
+    positions: NDArray[Any] | None = None,
+) -> tuple[Floats, Floats]:
+    """Mean and standard deviation [n, T] over the networks, in the targets' reporting units.
+
+    Args:
+        members: the networks; each target has at least one.
+        targets: the T targets.
+        molecules: the n molecules.
+        positions: [A, 3] their positions in Å; by default those of the table, which are float32.
+    """
+    positions = molecules.positions if positions is None else positions
+    outputs: dict[str, list[Floats]] = {target.name: [] for target in targets}
+    batches = list(batches_by_size(molecules.atom_counts))
+    for member in members:
+        normalised = forward(member.network, molecules, positions, batches)
+        native = member.statistics.restore(normalised, molecules, np.arange(len(molecules)))
+        for place, name in enumerate(member.statistics.targets):
+            if name in outputs:
+                factor = member.statistics.target_table[name].reporting_factor
+                outputs[name].append(native[:, place] * factor)
+    stacked = [np.stack(values, axis=1) for values in outputs.values()]
+    spreads = [
+        values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
+        for values in stacked
+    ]
+    means = [values.mean(axis=1) for values in stacked]
+    return np.stack(means, axis=1), np.stack(spreads, axis=1)
+
+
+@torch.no_grad()
+@torch.no_grad()
+def forward(
+    network: MultiTargetNetwork,
+    molecules: Molecules,
+    positions: NDArray[Any],
+    batches: Iterable[Integers],
+) -> Floats:
+    """[n, T] normalised outputs of a network, float64.
+
+    Args:
+        network: in evaluation mode.
+        molecules: the table.
+        positions: [A, 3] of its atoms in Å.
+        batches: rows, which together are all rows.
+    """
+    weight = next(network.parameters())
+    outputs: Floats | None = None
+    for rows in batches:
+        atoms, counts = molecules.atoms(rows)
+        elements = torch.from_numpy(molecules.element_indices[atoms].astype(np.int64))
+        found = network(
+            elements.to(weight.device),
+            torch.from_numpy(positions[atoms]).to(weight),
+            torch.from_numpy(counts).to(weight.device),
+        )
+        if outputs is None:
+            outputs = np.empty((len(molecules), found.shape[1]))
+        outputs[rows] = found.double().cpu().numpy()
+    assert outputs is not None
+    return outputs

@@ -1,0 +1,313 @@
+"""Predicts the molecules of a file, part by part, into a file.
+
+Each part of a few thousand molecules is written as soon as it is predicted, into a folder next to
+the output. So memory is bounded, and a command that was killed goes on after its last part. At the
+end the parts are joined. Beside the output lies a record that says from which molecules and which
+model it came, so that `hpsearch verify` can check it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hpsearch.config.declaration import MoleculeSource
+from hpsearch.config.targets import SYMBOLS
+from hpsearch.config.units import conversion
+from hpsearch.data.own import LEAST_DISTANCE_ANGSTROM, nearest_distances
+from hpsearch.errors import InputError, one_line
+from hpsearch.formats import Part, Wanted, read_parts, source_files
+from hpsearch.models.intervals import level_name
+from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
+from hpsearch.models.ranges import Geometries
+from hpsearch.models.rows import FORMATS, Columns, RowFormat
+from hpsearch.system import installation
+from hpsearch.system.files import Say, silent, write_atomically
+
+RECORD = ".hpsearch.json"
+"""What is added to the name of an output for the name of its record."""
+
+RECORD_FORMAT = "hpsearch-predictions/1"
+
+OnError = Literal["skip", "stop"]
+
+PREDICTED = "predicted"
+"""The status of a molecule that has values."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is predicted, and how.
+
+    Attributes:
+        source: the molecules.
+        output: the file to write; its ending is one of ``.csv``, ``.parquet`` and ``.extxyz``.
+        levels: of the intervals.
+        on_error: whether a molecule that cannot be predicted ends the job, or gets a status.
+    """
+
+    source: MoleculeSource
+    output: Path
+    levels: tuple[float, ...] = DEFAULT_LEVELS
+    on_error: OnError = "skip"
+
+    @property
+    def format(self) -> RowFormat:
+        """The format of the output.
+
+        Raises:
+            InputError: its name has another ending.
+        """
+        try:
+            return FORMATS[self.output.suffix.casefold()]
+        except KeyError:
+            raise InputError(
+                f"the output must end with {', '.join(FORMATS)}, got '{one_line(str(self.output))}'"
+            ) from None
+
+    @property
+    def parts(self) -> Path:
+        """The folder of the parts."""
+        return self.output.with_name(f"{self.output.name}.parts")
+
+    @property
+    def record(self) -> Path:
+        """The record beside the output."""
+        return self.output.with_name(self.output.name + RECORD)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job has done.
+
+    Attributes:
+        molecules: in the file.
+        predicted: number of them that have values.
+        flagged: number of predicted ones with at least one flag.
+        seconds: of this call.
+    """
+
+    molecules: int
+    predicted: int
+    flagged: int
+    seconds: float
+
+
+def predict_file(
+    model: Model, job: Job, say: Say = silent, progress: Callable[[int], None] | None = None
+) -> Done:
+    """Predict all molecules of a file, or go on where an earlier call was killed.
+
+    Args:
+        model: the model.
+        job: what is predicted.
+        say: function for lines about what is done.
+        progress: called with the number of molecules after every part.
+
+    Raises:
+        InputError: the molecules cannot be read, or one cannot be predicted and
+            ``on_error`` is ``stop``.
+        HpsearchError: the disk is full; the finished parts are kept.
+    """
+    started = time.monotonic()
+    for level in job.levels:
+        model.quantiles(level)
+    columns = Columns.of(model.targets, job.levels)
+    terms = _terms(model, job)
+    _open_parts(job, terms, say)
+    total = predicted = flagged = 0
+    number = -1
+    for number, part in enumerate(read_parts(job.source, _wanted(job.source))):
+        path = job.parts / f"{number:06d}{job.output.suffix}"
+        counted = _counts(path)
+        if counted is None:
+            rows = _rows(model, job, part, total)
+            write_atomically(path, job.format.part(columns, rows, first=number == 0))
+            counted = rows.counted
+            write_atomically(_counts_path(path), json.dumps(counted))
+        total += len(part.counts)
+        predicted += counted[0]
+        flagged += counted[1]
+        if progress is not None:
+            progress(total)
+    paths = [job.parts / f"{place:06d}{job.output.suffix}" for place in range(number + 1)]
+    job.format.join(paths, job.output)
+    done = Done(total, predicted, flagged, time.monotonic() - started)
+    _write_record(job, terms, done)
+    shutil.rmtree(job.parts, ignore_errors=True)
+    return done
+
+
+def _wanted(source: MoleculeSource) -> Wanted:
+    return Wanted((), source.identifier, None)
+
+
+def _terms(model: Model, job: Job) -> dict[str, Any]:
+    """What decides the content of the output."""
+    files = source_files(job.source)
+    return {
+        "format": RECORD_FORMAT,
+        "model": model.description.digest,
+        "model_name": model.name,
+        "targets": [target.name for target in model.targets],
+        "units": [target.unit for target in model.targets],
+        "levels": [level_name(level) for level in job.levels],
+        "on_error": job.on_error,
+        "source": job.source.model_dump(mode="json"),
+        "source_hashes": [_hash(path) for path in files],
+        "code": installation.code(),
+    }
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{one_line(str(path))} must be readable: {error.strerror}") from None
+
+
+# --- The parts on the disk -----------------------------------------------------------------------
+
+
+def _open_parts(job: Job, terms: dict[str, Any], say: Say) -> None:
+    """Make the folder of the parts, or keep that of the same job."""
+    path = job.parts / "job.json"
+    text = json.dumps(terms, sort_keys=True)
+    try:
+        if job.parts.is_dir() and path.is_file() and path.read_text("utf-8") == text:
+            say(f"continuing from the parts in {job.parts}")
+            return
+        shutil.rmtree(job.parts, ignore_errors=True)
+        job.parts.mkdir(parents=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise InputError(
+            f"the folder {job.parts} must be writable: {error.strerror}; choose another output"
+        ) from None
+
+
+def _counts_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _counts(path: Path) -> tuple[int, int] | None:
+    """The numbers of predicted and flagged molecules of a finished part."""
+    try:
+        # Written after the part, so the part is complete.
+        predicted, flagged = json.loads(_counts_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(predicted), int(flagged)
+
+
+def _write_record(job: Job, terms: dict[str, Any], done: Done) -> None:
+    record = {
+        **terms,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "molecules": done.molecules,
+        "predicted": done.predicted,
+        "flagged": done.flagged,
+        "output_hash": _hash(job.output),
+    }
+    write_atomically(job.record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+# --- The rows of a part --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a part.
+
+    Attributes:
+        names: of the molecules.
+        geometries: the molecules.
+        predictions: for all of them; NaN where ``statuses`` is not :data:`PREDICTED`.
+        statuses: of the molecules.
+    """
+
+    names: Sequence[str]
+    geometries: Geometries
+    predictions: Predictions
+    statuses: Sequence[str]
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The numbers of predicted molecules, and of flagged ones among them."""
+        predicted = [status == PREDICTED for status in self.statuses]
+        flagged = sum(
+            good and bool(flags)
+            for good, flags in zip(predicted, self.predictions.flags, strict=True)
+        )
+        return sum(predicted), flagged
+
+
+def _rows(model: Model, job: Job, part: Part, before: int) -> Rows:
+    factor = conversion(job.source.length_unit, "Å")
+    positions = (part.positions * factor).astype(np.float32)
+    geometries = Geometries(part.numbers, positions, part.counts)
+    names = part.identifiers or [str(before + place) for place in range(len(part.counts))]
+    statuses = list(_statuses(model, geometries))
+    bad = [place for place, status in enumerate(statuses) if status != PREDICTED]
+    if bad and job.on_error == "stop":
+        place = bad[0]
+        raise InputError(
+            f"{one_line(Path(job.source.path).name)}, {part.places[place]}: {statuses[place]}; "
+            "remove the molecule, or leave such molecules out with --on-error skip"
+        )
+    good = np.array([status == PREDICTED for status in statuses])
+    return Rows(names, geometries, _predictions(model, geometries, good, job.levels), statuses)
+
+
+def _statuses(model: Model, geometries: Geometries) -> Iterator[str]:
+    owner = np.repeat(np.arange(len(geometries.counts)), geometries.counts)
+    unknown = ~np.isin(geometries.numbers, model.description.atomic_numbers)
+    strange: dict[int, set[str]] = {}
+    for atom in np.flatnonzero(unknown):
+        strange.setdefault(int(owner[atom]), set()).add(SYMBOLS[int(geometries.numbers[atom])])
+    nearest = nearest_distances(geometries.positions, geometries.counts)
+    for row, distance in enumerate(nearest):
+        if row in strange:
+            yield f"the model does not know {', '.join(sorted(strange[row]))}"
+        elif distance < LEAST_DISTANCE_ANGSTROM:
+            yield f"two atoms are {distance:.3g} Å apart"
+        else:
+            yield PREDICTED
+
+
+def _predictions(
+    model: Model, geometries: Geometries, good: np.ndarray[Any, Any], levels: Sequence[float]
+) -> Predictions:
+    """Predict the good molecules; the others get NaN and no flags."""
+    found = model.predict(
+        geometries if good.all() else geometries.select(np.flatnonzero(good)), levels
+    )
+    if good.all():
+        return found
+
+    def spread_out(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        whole = np.full((len(good), values.shape[1]), np.nan)
+        whole[good] = values
+        return whole
+
+    flags: list[list[str]] = [[] for _ in good]
+    for row, texts in zip(np.flatnonzero(good), found.flags, strict=True):
+        flags[row] = texts
+    return Predictions(
+        found.targets,
+        spread_out(found.values),
+        spread_out(found.spreads),
+        {level: spread_out(half) for level, half in found.halves.items()},
+        flags,
+        good,
+    )

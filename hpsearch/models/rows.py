@@ -1,0 +1,203 @@
+"""The formats of predictions: CSV, Parquet and extxyz, written in parts that are joined."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import secrets
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpsearch.config.targets import SYMBOLS, Target
+from hpsearch.models.intervals import level_name
+from hpsearch.system.files import PARTIAL
+
+if TYPE_CHECKING:
+    from hpsearch.models.predict import Rows
+
+_SEPARATOR = "; "
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of values: of each target its value, then half of each interval's width.
+
+    Attributes:
+        targets: the targets.
+        levels: of the intervals.
+    """
+
+    targets: tuple[Target, ...]
+    levels: tuple[float, ...]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target], levels: Sequence[float]) -> Columns:
+        """Return the columns for targets and levels."""
+        return cls(tuple(targets), tuple(levels))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, with units: ``U0 [meV]``, ``U0 ±95% [meV]``."""
+        return [
+            f"{target.name}{part} [{target.unit}]"
+            for target in self.targets
+            for part in ("", *(f" ±{level_name(level)}%" for level in self.levels))
+        ]
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the columns as keys: ``predicted_U0``, ``predicted_U0_95``.
+
+        Without the prefix ASE would take ``energy`` for a calculator's result in eV.
+        """
+        return [
+            f"predicted_{re.sub(r'[^0-9A-Za-z_]', '_', target.name)}{part}"
+            for target in self.targets
+            for part in ("", *(f"_{level_name(level)}" for level in self.levels))
+        ]
+
+    def values(self, rows: Rows) -> np.ndarray[Any, Any]:
+        """[n, columns] the values."""
+        found = rows.predictions
+        stacked = [
+            column
+            for place in range(len(self.targets))
+            for column in (
+                found.values[:, place],
+                *(found.halves[level][:, place] for level in self.levels),
+            )
+        ]
+        return np.stack(stacked, axis=1)
+
+
+class RowFormat(ABC):
+    """A format of predictions."""
+
+    @abstractmethod
+    def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
+        """Return the bytes of a part; the first one has the header."""
+
+    def join(self, parts: Sequence[Path], output: Path) -> None:
+        """Write all parts into ``output``, in one step."""
+        with _Written(output) as partial, partial.open("xb") as file:
+            for path in parts:
+                with path.open("rb") as part:
+                    shutil.copyfileobj(part, file)
+
+
+class _Written:
+    """A temporary file that gets its name if nothing fails."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+    def __enter__(self) -> Path:
+        return self._partial
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._partial.replace(self._output)
+            return
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+
+
+class _Csv(RowFormat):
+    def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if first:
+            writer.writerow(["molecule", "atoms", *columns.names, "flags", "status"])
+        for name, atoms, values, flags, status in _each(columns, rows):
+            writer.writerow([name, atoms, *map(_number, values), _SEPARATOR.join(flags), status])
+        return text.getvalue().encode()
+
+
+class _Extxyz(RowFormat):
+    def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
+        text = io.StringIO()
+        units = " ".join(f"{target.name}:{target.unit}" for target in columns.targets)
+        ends = np.cumsum(rows.geometries.counts)
+        for place, (name, atoms, values, flags, status) in enumerate(_each(columns, rows)):
+            pairs = [f"molecule={_quoted(name)}"]
+            pairs += [
+                f"{key}={_number(value)}"
+                for key, value in zip(columns.keys, values, strict=True)
+                if np.isfinite(value)
+            ]
+            pairs.append(f"units={_quoted(units)}")
+            if flags:
+                pairs.append(f"flags={_quoted(_SEPARATOR.join(flags))}")
+            pairs.append(f"status={_quoted(status)}")
+            text.write(f"{atoms}\nProperties=species:S:1:pos:R:3 {' '.join(pairs)}\n")
+            where = slice(ends[place] - atoms, ends[place])
+            numbers, positions = rows.geometries.numbers[where], rows.geometries.positions[where]
+            for number, position in zip(numbers, positions.tolist(), strict=True):
+                text.write(f"{SYMBOLS[number]} {' '.join(f'{x:.8f}' for x in position)}\n")
+        return text.getvalue().encode()
+
+
+class _Parquet(RowFormat):
+    def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        values = columns.values(rows)
+        table = pa.table(
+            {
+                "molecule": pa.array(list(rows.names), pa.string()),
+                "atoms": pa.array(rows.geometries.counts, pa.int64()),
+                **{name: values[:, place] for place, name in enumerate(columns.names)},
+                "flags": pa.array(
+                    [_SEPARATOR.join(flags) for flags in rows.predictions.flags], pa.string()
+                ),
+                "status": pa.array(list(rows.statuses), pa.string()),
+            }
+        )
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        return buffer.getvalue()
+
+    def join(self, parts: Sequence[Path], output: Path) -> None:
+        """Write all parts into ``output``, a group of rows for each."""
+        import pyarrow.parquet as pq
+
+        schema = pq.read_schema(parts[0])
+        with _Written(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+            for path in parts:
+                writer.write_table(pq.read_table(path))
+
+
+FORMATS: dict[str, RowFormat] = {".csv": _Csv(), ".parquet": _Parquet(), ".extxyz": _Extxyz()}
+"""The offered formats by the ending of the name."""
+
+
+def _each(
+    columns: Columns, rows: Rows
+) -> Iterator[tuple[str, int, np.ndarray[Any, Any], list[str], str]]:
+    yield from zip(
+        rows.names,
+        rows.geometries.counts.tolist(),
+        columns.values(rows),
+        rows.predictions.flags,
+        rows.statuses,
+        strict=True,
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:.10g}" if np.isfinite(value) else ""
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

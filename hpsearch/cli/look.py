@@ -72,8 +72,12 @@ def verify(name: str | None, storage: str | None, as_json: bool) -> None:
     It checks that the right number of trials is finished, that none is lost or counted twice, that
     every trial has ended, and that all numbers agree with each other and with their digests. Each
     breach is printed on a line; the exit code is then 1. NAME is a study or an ablation; the
-    default is the one launched last.
+    default is the one launched last. NAME may also be the folder of a model or a file of
+    predictions. Then every link from the molecules to it is made again and compared.
     """
+    if name is not None and _is_model_or_predictions(Path(name)):
+        _verify_path(Path(name), storage, as_json)
+        return
     url = require_store(storage)
     from dataclasses import asdict
 
@@ -99,6 +103,44 @@ def verify(name: str | None, storage: str | None, as_json: bool) -> None:
             raise HpsearchError(what)
         if not as_json:
             click.echo(what)
+
+
+def _is_model_or_predictions(path: Path) -> bool:
+    try:
+        known = path.is_dir() or path.is_file()
+    except OSError:  # a name too long for a path
+        return False
+    if not known:
+        return False
+    from hpsearch.models.audit import is_checked_here
+
+    return is_checked_here(path)
+
+
+def _verify_path(path: Path, storage: str | None, as_json: bool) -> None:
+    """Check a model or predictions, and print its links."""
+    from dataclasses import asdict
+
+    from hpsearch.models.audit import check_path
+    from hpsearch.store import StoreReader
+
+    out = Output.beside_json(as_json)
+    store: StoreReader | None = None
+    with suppress(InputError):
+        store = StoreReader.open(require_store(storage), say=say_on_stderr)
+    try:
+        links = check_path(path, store, say_on_stderr)
+    finally:
+        if store is not None:
+            store.close()
+    broken = [link for link in links if link.state == "broken"]
+    if as_json:
+        print_json({"path": str(path), "links": [asdict(link) for link in links]})
+    else:
+        for link in links:
+            out.say(f"{link.state}: {link.name} {link.value}: {link.detail}".replace(" :", ":"))
+    if broken:
+        raise HpsearchError(f"{path}: the first broken link is {broken[0].name}")
 
 
 @click.command(epilog=example("hpsearch replay quick --plan 2,4/2"))

@@ -55,9 +55,9 @@ def export(
         runs = runs_of(store, name, keys)
     from hpsearch.models.build import build_model
     from hpsearch.models.folder import write_model
-    from hpsearch.terminal.models import model_lines
     from hpsearch.system.hardware import cores
     from hpsearch.system.process import prepare_worker
+    from hpsearch.terminal.models import model_lines
 
     prepare_worker(cores())
     made = build_model(output.resolve().name, runs, click.echo)
@@ -147,7 +147,7 @@ def predict(
     from hpsearch.models.predict import Done, Job, predict_file
 
     source = _source(molecules)
-    job = Job(source, output, tuple(sorted(level / 100 for level in levels)), on_error)
+    job = Job(source, output, folder, tuple(sorted(level / 100 for level in levels)), on_error)
     assert job.format
     if output.exists() and not overwrite:
         raise InputError(

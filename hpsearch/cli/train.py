@@ -72,8 +72,8 @@ def train(
 
     FILE comes from export-best, or is the shipped paper_l1net. Its targets, epochs and sizes are
     used unless an option replaces them. An export has the number of epochs of its search. The
-    training runs in this process, on all CPU cores. The same command again resumes it. The weights
-    of the best epoch are in the folder, as safetensors.
+    training runs in this process, on all CPU cores. The same command again resumes it. At the end
+    the folder is a model: see hpsearch predict.
     """
     from hpsearch.config.export import find_configuration
     from hpsearch.config.run import Overrides
@@ -117,6 +117,33 @@ def train(
         progress.finished(output.name, training.complete(evaluate_test=True))
     [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
     out.say(f"weights: {weights}")
+    _leave_model(output, training.best_epoch, config.fingerprint, out)
+
+
+def _leave_model(output: Path, epoch: int, fingerprint: str, out: Output) -> None:
+    """Make a model of the trained weights in the same folder, unless it is there already."""
+    from hpsearch.models.build import KeptRun, build_model
+    from hpsearch.models.description import FILE_NAME, Origin
+    from hpsearch.models.folder import read_description, write_model
+    from hpsearch.terminal.models import model_lines
+
+    name = output.resolve().name
+    origin = Origin(kind="train", experiment=name, key=name, fingerprint=fingerprint, epoch=epoch)
+    description = read_description(output) if (output / FILE_NAME).exists() else None
+    known = None if description is None else description.networks[0].origin
+    if (
+        description is None
+        or known is None
+        or (known.fingerprint, known.epoch)
+        != (
+            fingerprint,
+            epoch,
+        )
+    ):
+        description = write_model(build_model(name, [KeptRun(origin, output)], out.say), output)
+    for line in model_lines(description, terminal_columns()):
+        out.say(line)
+    out.say(f"next: hpsearch predict {shlex.quote(str(output))} FILE -o predictions.csv")
 
 
 @click.command(epilog=example("hpsearch dipoles -o dipoles/"))

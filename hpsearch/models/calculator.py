@@ -48,7 +48,7 @@ class ModelCalculator(Calculator):  # type: ignore[misc]
         names = [target.name for target in model.targets]
         energies = [] if self._energy is None else ["energy", "forces"]
         # Of this instance: another model has other targets.
-        vars(self)["implemented_properties"] = [*energies, *names]
+        setattr(self, "implemented_properties", [*energies, *names])  # noqa: B010
 
     def calculate(
         self,

@@ -18,7 +18,7 @@ from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.models.intervals import Calibration
 from hpsearch.models.ranges import TrainingRanges
 
-FORMAT = "hpsearch-model/1"
+FORMAT: Literal["hpsearch-model/1"] = "hpsearch-model/1"
 
 FILE_NAME = "model.json"
 """The file of the description in the folder of a model."""

@@ -68,7 +68,7 @@ def read_model(folder: Path) -> Model:
         _member(folder, description, network, tensors, f"{place}.")
         for place, network in enumerate(description.networks)
     )
-    return Model(description, members)
+    return Model(description, members, description.digest)
 
 
 def read_description(folder: Path) -> Description:

@@ -71,7 +71,7 @@ class Spread(Strict):
         """
         if self.kind == "ensemble":
             return deviations + self.floor
-        return np.maximum(self.start + self.slope * atoms, 0.0) + self.floor
+        return np.asarray(np.maximum(self.start + self.slope * atoms, 0.0) + self.floor)
 
 
 class TargetIntervals(Strict):

@@ -69,10 +69,14 @@ class Model:
     Attributes:
         description: everything but the weights.
         members: its networks, in the order of the description.
+        digest: of the whole model's description, also after :meth:`select`.
+        chosen: names of the predicted targets; ``None`` for all.
     """
 
     description: Description
     members: tuple[Member, ...]
+    digest: str = ""
+    chosen: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -82,7 +86,11 @@ class Model:
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets that it predicts, in the order of the columns of predictions."""
-        return self.description.targets
+        return tuple(
+            target
+            for target in self.description.targets
+            if self.chosen is None or target.name in self.chosen
+        )
 
     def to(self, device: str) -> Model:
         """Move the networks to a device, such as ``cpu`` or ``cuda``."""
@@ -111,7 +119,7 @@ class Model:
         return ModelCalculator(self, energy)
 
     def select(self, names: Iterable[str]) -> Model:
-        """Return the model with the networks that some targets need.
+        """Return the model for some of its targets, with the networks that they need.
 
         Raises:
             InputError: the model does not predict one of them.
@@ -124,7 +132,9 @@ class Model:
         ]
         networks = tuple(self.description.networks[place] for place in chosen)
         description = self.description.model_copy(update={"networks": networks})
-        return Model(description, tuple(self.members[place] for place in chosen))
+        return Model(
+            description, tuple(self.members[place] for place in chosen), self.digest, wanted
+        )
 
     def predict(
         self, geometries: Geometries, levels: Sequence[float] = DEFAULT_LEVELS

@@ -51,12 +51,14 @@ class Job:
     Attributes:
         source: the molecules.
         output: the file to write; its ending is one of ``.csv``, ``.parquet`` and ``.extxyz``.
+        model_folder: where the model is, for the record.
         levels: of the intervals.
         on_error: whether a molecule that cannot be predicted ends the job, or gets a status.
     """
 
     source: MoleculeSource
     output: Path
+    model_folder: Path
     levels: tuple[float, ...] = DEFAULT_LEVELS
     on_error: OnError = "skip"
 
@@ -126,11 +128,11 @@ def predict_file(
     _open_parts(job, terms, say)
     total = predicted = flagged = 0
     number = -1
-    for number, part in enumerate(read_parts(job.source, _wanted(job.source))):
+    for number, part in enumerate(read_parts(job.source, wanted_of(job.source))):
         path = job.parts / f"{number:06d}{job.output.suffix}"
         counted = _counts(path)
         if counted is None:
-            rows = _rows(model, job, part, total)
+            rows = part_rows(model, job, part, total)
             write_atomically(path, job.format.part(columns, rows, first=number == 0))
             counted = rows.counted
             write_atomically(_counts_path(path), json.dumps(counted))
@@ -147,7 +149,8 @@ def predict_file(
     return done
 
 
-def _wanted(source: MoleculeSource) -> Wanted:
+def wanted_of(source: MoleculeSource) -> Wanted:
+    """Return what is read of each molecule beside its atoms: its name."""
     return Wanted((), source.identifier, None)
 
 
@@ -156,19 +159,25 @@ def _terms(model: Model, job: Job) -> dict[str, Any]:
     files = source_files(job.source)
     return {
         "format": RECORD_FORMAT,
-        "model": model.description.digest,
+        "model": model.digest,
+        "model_folder": str(job.model_folder.resolve()),
         "model_name": model.name,
         "targets": [target.name for target in model.targets],
         "units": [target.unit for target in model.targets],
         "levels": [level_name(level) for level in job.levels],
         "on_error": job.on_error,
         "source": job.source.model_dump(mode="json"),
-        "source_hashes": [_hash(path) for path in files],
+        "source_hashes": [file_hash(path) for path in files],
         "code": installation.code(),
     }
 
 
-def _hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -217,7 +226,7 @@ def _write_record(job: Job, terms: dict[str, Any], done: Done) -> None:
         "molecules": done.molecules,
         "predicted": done.predicted,
         "flagged": done.flagged,
-        "output_hash": _hash(job.output),
+        "output_hash": file_hash(job.output),
     }
     write_atomically(job.record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
@@ -252,7 +261,18 @@ class Rows:
         return sum(predicted), flagged
 
 
-def _rows(model: Model, job: Job, part: Part, before: int) -> Rows:
+def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
+    """Predict the molecules of a part.
+
+    Args:
+        model: the model.
+        job: what is predicted.
+        part: some molecules.
+        before: number of molecules before them.
+
+    Raises:
+        InputError: a molecule cannot be predicted and ``on_error`` is ``stop``.
+    """
     factor = conversion(job.source.length_unit, "Å")
     positions = (part.positions * factor).astype(np.float32)
     geometries = Geometries(part.numbers, positions, part.counts)

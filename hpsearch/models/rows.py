@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,10 @@ class RowFormat(ABC):
     def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
         """Return the bytes of a part; the first one has the header."""
 
+    @abstractmethod
+    def read(self, path: Path, columns: Columns, count: int) -> np.ndarray[Any, Any]:
+        """Return the values [count, columns] of the first molecules; NaN where there is none."""
+
     def join(self, parts: Sequence[Path], output: Path) -> None:
         """Write all parts into ``output``, in one step."""
         with _Written(output) as partial, partial.open("xb") as file:
@@ -121,6 +126,11 @@ class _Csv(RowFormat):
             writer.writerow([name, atoms, *map(_number, values), _SEPARATOR.join(flags), status])
         return text.getvalue().encode()
 
+    def read(self, path: Path, columns: Columns, count: int) -> np.ndarray[Any, Any]:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(islice(csv.DictReader(file), count))
+        return _table([[row.get(name) for name in columns.names] for row in rows], columns)
+
 
 class _Extxyz(RowFormat):
     def part(self, columns: Columns, rows: Rows, *, first: bool) -> bytes:
@@ -144,6 +154,12 @@ class _Extxyz(RowFormat):
             for number, position in zip(numbers, positions.tolist(), strict=True):
                 text.write(f"{SYMBOLS[number]} {' '.join(f'{x:.8f}' for x in position)}\n")
         return text.getvalue().encode()
+
+    def read(self, path: Path, columns: Columns, count: int) -> np.ndarray[Any, Any]:
+        from hpsearch.formats.extxyz import records
+
+        rows = [record.values for record in islice(records(path, columns.keys), count)]
+        return _table([[row.get(key) for key in columns.keys] for row in rows], columns)
 
 
 class _Parquet(RowFormat):
@@ -175,6 +191,20 @@ class _Parquet(RowFormat):
         with _Written(output) as partial, pq.ParquetWriter(partial, schema) as writer:
             for path in parts:
                 writer.write_table(pq.read_table(path))
+
+    def read(self, path: Path, columns: Columns, count: int) -> np.ndarray[Any, Any]:
+        import pyarrow.parquet as pq
+
+        batches = pq.ParquetFile(path).iter_batches(batch_size=max(count, 1), columns=columns.names)
+        rows = next(batches).to_pylist()
+        return _table([[row[name] for name in columns.names] for row in rows], columns)
+
+
+def _table(rows: list[list[Any]], columns: Columns) -> np.ndarray[Any, Any]:
+    numbers = [
+        [float(value) if value not in (None, "") else np.nan for value in row] for row in rows
+    ]
+    return np.array(numbers, dtype=np.float64).reshape(len(rows), len(columns.names))
 
 
 FORMATS: dict[str, RowFormat] = {".csv": _Csv(), ".parquet": _Parquet(), ".extxyz": _Extxyz()}

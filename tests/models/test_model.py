@@ -1,0 +1,240 @@
+"""A model's folder, its predictions, and its ASE calculator."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.small_models import DATA, TARGETS
+
+from hpsearch.data.molecule import Molecules
+from hpsearch.data.split import make_split, unused_rows
+from hpsearch.errors import HpsearchError, InputError
+from hpsearch.models.build import KeptRun, build_model
+from hpsearch.models.folder import CARD, WEIGHTS, read_description, read_model, write_model
+from hpsearch.models.model import Model
+from hpsearch.models.ranges import Geometries
+from hpsearch.runs.messages import Completion
+
+Trained = dict[int, tuple[KeptRun, Completion]]
+
+
+def geometries(molecules: Molecules, rows: Any) -> Geometries:
+    chosen = molecules.select(rows)
+    numbers = np.array(chosen.elements)[chosen.element_indices]
+    return Geometries(numbers, chosen.positions, chosen.atom_counts)
+
+
+def test_the_test_errors_of_the_training_come_out_of_predict(
+    single: Model, trained: Trained, molecules: Molecules
+) -> None:
+    split = make_split(molecules, DATA)
+    found = single.predict(geometries(molecules, split.test)).values
+    names = molecules.target_table.names
+    for place, name in enumerate(TARGETS):
+        target = molecules.target_table[name]
+        known = molecules.targets[split.test, names.index(name)] * target.reporting_factor
+        mae = np.abs(found[:, place] - known).mean()
+        assert mae == pytest.approx(trained[0][1].test_maes[name], rel=1e-5)
+        assert single.description.tested[name].mae == pytest.approx(mae, rel=1e-5)
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(
+    ensemble: Model, trained: Trained, molecules: Molecules
+) -> None:
+    some = geometries(molecules, np.arange(50))
+    alone = [build_model("x", [trained[seed][0]]).predict(some).values for seed in (0, 1)]
+    together = ensemble.predict(some)
+    np.testing.assert_allclose(together.values, (alone[0] + alone[1]) / 2, rtol=1e-12)
+    by_hand = np.abs(alone[0] - alone[1]) / np.sqrt(2)
+    np.testing.assert_allclose(together.spreads, by_hand, rtol=1e-7, atol=1e-9)
+    calibrated = ensemble.description.calibration.targets["mu"]
+    assert calibrated.spread.kind == "ensemble"
+    half = calibrated.quantiles["95"] * (together.spreads[:, 0] + calibrated.spread.floor)
+    np.testing.assert_allclose(together.halves[0.95][:, 0], half)
+
+
+def test_the_order_of_the_molecules_does_not_matter(single: Model, molecules: Molecules) -> None:
+    rows = np.random.default_rng(0).permutation(150)
+    straight = single.predict(geometries(molecules, np.arange(150)))
+    mixed = single.predict(geometries(molecules, rows))
+    # Other batches round otherwise.
+    np.testing.assert_allclose(mixed.values, straight.values[rows], rtol=1e-6)
+    assert mixed.flags == [straight.flags[row] for row in rows]
+
+
+def test_intervals_cover_what_they_say(single: Model) -> None:
+    """Of 2,000 calibration molecules and 120 test molecules: within four standard errors."""
+    assert single.description.calibration.molecules == "unused"
+    for name in TARGETS:
+        coverage = single.description.tested[name].coverage
+        for level in (0.68, 0.95):
+            error = 4 * np.sqrt(level * (1 - level) / DATA.test_size)
+            assert coverage[f"{100 * level:g}"] == pytest.approx(level, abs=error)
+
+
+def test_calibration_molecules_are_used_for_nothing_else(molecules: Molecules) -> None:
+    split = make_split(molecules, DATA)
+    unused = unused_rows(molecules, split, DATA)
+    used = np.concatenate([split.train, split.validation, split.test])
+    assert not np.intersect1d(unused, used).size
+    assert len(unused) + len(used) == len(molecules)
+    larger = make_split(molecules, DATA.model_copy(update={"train_size": 50_000}))
+    # The last ones are the last to become training molecules of a larger split.
+    assert not np.intersect1d(unused[-2_000:], larger.train).size
+
+
+def test_a_level_without_enough_molecules_is_refused(single: Model, molecules: Molecules) -> None:
+    with pytest.raises(InputError, match="must be one of 50, 68, 80, 90, 95, 99 %, got 93"):
+        single.predict(geometries(molecules, [0]), (0.93,))
+    calibration = single.description.calibration
+    few = calibration.targets["mu"].model_copy(update={"quantiles": {"50": 1.0}, "molecules": 10})
+    targets = {**calibration.targets, "mu": few}
+    changed = calibration.model_copy(update={"targets": targets})
+    description = single.description.model_copy(update={"calibration": changed})
+    with pytest.raises(InputError, match=r"at least 19 calibration molecules, .*10 for mu"):
+        Model(description, single.members).predict(geometries(molecules, [0]), (0.95,))
+
+
+def test_an_unknown_element_has_no_value(single: Model) -> None:
+    numbers, positions = np.array([8, 1, 1, 17, 1]), np.zeros((5, 3))
+    positions[:, 0] = [0, 0.96, -0.96, 0, 1.3]
+    found = single.predict(Geometries(numbers, positions, np.array([3, 2])))
+    assert found.known.tolist() == [True, False]
+    assert np.isfinite(found.values[0]).all()
+    assert np.isnan(found.values[1]).all()
+    assert "unknown element Cl" in found.flags[1]
+
+
+def test_some_targets_only(single: Model, molecules: Molecules) -> None:
+    some = geometries(molecules, np.arange(5))
+    chosen = single.select(["U0"])
+    assert [target.name for target in chosen.targets] == ["U0"]
+    np.testing.assert_array_equal(
+        chosen.predict(some).values[:, 0], single.predict(some).values[:, 1]
+    )
+    with pytest.raises(InputError, match="a target must be one of mu, U0; got 'gap'"):
+        single.select(["gap"])
+
+
+# --- The folder ----------------------------------------------------------------------------------
+
+
+def test_a_folder_is_read_as_it_was_written(
+    single: Model, single_folder: Path, molecules: Molecules, tmp_path: Path
+) -> None:
+    description = write_model(single, tmp_path / "moved")
+    again = read_model(tmp_path / "moved")
+    assert again.description == description
+    some = geometries(molecules, np.arange(20))
+    np.testing.assert_array_equal(again.predict(some).values, single.predict(some).values)
+    text = (single_folder / CARD).read_text()
+    assert "| mu | D | 120 |" in text
+    assert "300" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("model.json", lambda b: b.replace(b'"name": "single"', b'"name": "better"'), "digest"),
+        ("model.json", lambda b: b.replace(b"hpsearch-model/1", b"hpsearch-model/9"), "version"),
+        ("model.json", lambda b: b[:-30], "must be the description of a model"),
+        ("model.json", lambda b: b"\xff\xfe", "must be readable"),
+        (WEIGHTS, lambda b: b[:-1] + bytes([b[-1] ^ 1]), "another hash"),
+        (WEIGHTS, None, "No such file"),
+        ("model.json", None, "must be a folder with model.json"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    single_folder: Path, tmp_path: Path, file: str, change: Any, message: str
+) -> None:
+    for path in single_folder.iterdir():
+        data = path.read_bytes()
+        if path.name == file:
+            if change is None:
+                continue
+            assert change(data) != data
+            data = change(data)
+        (tmp_path / path.name).write_bytes(data)
+    with pytest.raises(InputError, match=message) as error:
+        read_model(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_was_written_names_the_run(single_folder: Path, trained: Trained) -> None:
+    network = read_description(single_folder).networks[0]
+    assert network.origin.key == "0"
+    assert network.origin.epoch == trained[0][1].best_epoch
+    assert len(network.origin.epoch_digest or "") == 64
+    content = json.loads((single_folder / "model.json").read_text())
+    assert content["networks"][0]["statistics"]["targets"] == list(TARGETS)
+
+
+def test_lost_weights_are_said(trained: Trained, tmp_path: Path) -> None:
+    origin = trained[0][0].origin
+    with pytest.raises(HpsearchError, match="the weights of tests, 0 must be in"):
+        build_model("lost", [KeptRun(origin, tmp_path)])
+
+
+# --- The calculator ------------------------------------------------------------------------------
+
+
+def atoms() -> Any:
+    from ase import Atoms
+
+    return Atoms("OCH2", [[0, 0, 1.2], [0.03, 0, 0], [0, 0.94, -0.59], [0, -0.94, -0.62]])
+
+
+def test_forces_are_the_derivative_of_the_energy(ensemble: Model) -> None:
+    molecule, step = atoms(), 1e-5
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        molecule.calc = ensemble.double().calculator()
+        forces = molecule.get_forces()
+        energies = []
+        for sign in (1, -1):
+            moved = molecule.copy()
+            moved.positions[1, 2] += sign * step
+            moved.calc = molecule.calc
+            energies.append(moved.get_potential_energy())
+    assert forces[1, 2] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=1e-6)
+    np.testing.assert_allclose(forces.sum(axis=0), 0, atol=1e-9)
+    assert energies[0] < -3000  # eV
+
+
+def test_the_calculator_warns_once_and_has_every_target(single: Model) -> None:
+    molecule = atoms()
+    molecule.calc = single.calculator()
+    with pytest.warns(UserWarning, match="no potential for dynamics"):
+        molecule.get_potential_energy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        molecule.positions[0, 2] += 0.01
+        energy = molecule.get_potential_energy()
+    results = molecule.calc.results
+    assert results["U0"] == pytest.approx(energy * 1000)  # meV
+    assert results["mu_95"] > 0
+    assert "flags" in results
+
+
+def test_a_cell_is_refused(single: Model) -> None:
+    molecule = atoms()
+    molecule.pbc = True
+    molecule.calc = single.calculator()
+    with pytest.raises(InputError, match="no periodic cell"):
+        molecule.get_potential_energy()
+
+
+def test_the_energy_must_be_an_energy(single: Model) -> None:
+    with pytest.raises(InputError, match=r"extensive energy of the model \(U0\), got 'mu'"):
+        single.calculator("mu")
+
+
+def test_the_networks_are_in_evaluation_mode(single: Model) -> None:
+    assert not any(member.network.training for member in single.members)
+    assert isinstance(single.members[0].network, torch.nn.Module)

@@ -1,0 +1,272 @@
+"""Predictions into files: formats, interruptions, molecules that cannot be predicted, the audit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from support.small_models import write_extxyz
+
+from hpsearch.cli.program import cli
+from hpsearch.config.declaration import MoleculeSource
+from hpsearch.data.molecule import Molecules
+from hpsearch.errors import InputError
+from hpsearch.formats import part
+from hpsearch.models import predict
+from hpsearch.models.audit import check_path
+from hpsearch.models.model import Model
+from hpsearch.models.predict import PREDICTED, Job, predict_file
+from hpsearch.models.ranges import Geometries
+from hpsearch.system.files import PARTIAL
+
+ROWS = np.arange(0, 50_000, 1_000)
+HYDROGEN_CHLORIDE = "2\nProperties=species:S:1:pos:R:3\nH 0 0 0\nCl 0 0 1.27\n"
+
+
+@pytest.fixture
+def file(molecules: Molecules, tmp_path: Path) -> Path:
+    """Fifty molecules of QM9, read in parts of twenty."""
+    return write_extxyz(molecules, ROWS, tmp_path / "some.extxyz")
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part, "MOLECULES_PER_PART", 20)
+
+
+def job(file: Path, folder: Path, name: str = "out.csv", **options: Any) -> Job:
+    return Job(MoleculeSource(path=str(file)), file.parent / name, folder, **options)
+
+
+def expected(model: Model, molecules: Molecules) -> np.ndarray:
+    chosen = molecules.select(ROWS)
+    numbers = np.array(chosen.elements)[chosen.element_indices]
+    return model.predict(Geometries(numbers, chosen.positions, chosen.atom_counts)).values
+
+
+def test_every_format_has_the_same_values(
+    single: Model, single_folder: Path, molecules: Molecules, file: Path
+) -> None:
+    values = expected(single, molecules)
+    for name in ("out.csv", "out.parquet", "out.extxyz"):
+        done = predict_file(single, job(file, single_folder, name))
+        assert (done.molecules, done.predicted) == (50, 50)
+    table = pd.read_csv(file.parent / "out.csv")
+    columns = ["mu [D]", "mu ±68% [D]", "mu ±95% [D]", "U0 [meV]", "U0 ±68% [meV]", "U0 ±95% [meV]"]
+    assert list(table) == ["molecule", "atoms", *columns, "flags", "status"]
+    np.testing.assert_allclose(table[["mu [D]", "U0 [meV]"]], values, rtol=1e-6)
+    assert (table["status"] == PREDICTED).all()
+    stored = pd.read_parquet(file.parent / "out.parquet")
+    np.testing.assert_allclose(stored[columns], table[columns], rtol=1e-9)
+    from ase.io import read
+
+    frames = read(file.parent / "out.extxyz", ":")
+    np.testing.assert_allclose([a.info["predicted_mu"] for a in frames], values[:, 0], rtol=1e-6)
+    positions = molecules.select([ROWS[7]]).positions
+    np.testing.assert_allclose(frames[7].positions, positions, atol=1e-7)
+    assert frames[7].info["status"] == PREDICTED
+    assert not list(file.parent.glob(f"*{PARTIAL}")) + list(file.parent.glob("*.parts"))
+
+
+def test_a_killed_command_goes_on_after_its_last_part(
+    single: Model, single_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_file(single, job(file, single_folder, "whole.csv"))
+
+    def kill(total: int) -> None:
+        if total == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(single, job(file, single_folder), progress=kill)
+    assert not (file.parent / "out.csv").exists()
+    (file.parent / "out.csv.parts" / "000001.csv.json").unlink()  # killed between the two writes
+    predicted, real = [], predict.part_rows
+
+    def counted(*arguments: Any) -> Any:
+        predicted.append(arguments[3])
+        return real(*arguments)
+
+    monkeypatch.setattr(predict, "part_rows", counted)
+    said: list[str] = []
+    predict_file(single, job(file, single_folder), said.append)
+    assert predicted == [20, 40], "the first part was kept"
+    assert "continuing" in said[0]
+    whole, again = (file.parent / name for name in ("whole.csv", "out.csv"))
+    assert whole.read_bytes() == again.read_bytes()
+
+
+def test_parts_of_another_job_are_not_used(
+    single: Model, single_folder: Path, file: Path, molecules: Molecules
+) -> None:
+    def kill(total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(single, job(file, single_folder), progress=kill)
+    write_extxyz(molecules, ROWS[::-1], file)
+    done = predict_file(single, job(file, single_folder))
+    table = pd.read_csv(file.parent / "out.csv")
+    assert done.predicted == len(table) == 50
+    assert table["atoms"].tolist() == molecules.atom_counts[ROWS[::-1]].tolist()
+
+
+def test_a_molecule_that_cannot_be_predicted(
+    single: Model, single_folder: Path, file: Path
+) -> None:
+    with file.open("a") as more:
+        more.write(HYDROGEN_CHLORIDE)
+        more.write(HYDROGEN_CHLORIDE.replace("Cl", "H").replace("1.27", "0.01"))
+    done = predict_file(single, job(file, single_folder))
+    table = pd.read_csv(file.parent / "out.csv")
+    assert (done.molecules, done.predicted) == (52, 50)
+    assert table["status"].tolist()[-2:] == [
+        "the model does not know Cl",
+        "two atoms are 0.01 Å apart",
+    ]
+    assert table["mu [D]"].isna().tolist() == [False] * 50 + [True, True]
+    with pytest.raises(InputError, match=r"some.extxyz, line \d+: the model does not know Cl"):
+        predict_file(single, job(file, single_folder, "stop.csv", on_error="stop"))
+    assert not (file.parent / "stop.csv").exists()
+
+
+def test_another_unit_of_length(single: Model, single_folder: Path, file: Path) -> None:
+    predict_file(single, job(file, single_folder, "first.csv"))
+    lines = file.read_text().splitlines()
+    scaled = [
+        " ".join([words[0], *(f"{float(x) / 0.529177210903:.9f}" for x in words[1:])])
+        if len(words := line.split()) == 4 and "=" not in line
+        else line
+        for line in lines
+    ]
+    file.write_text("\n".join(scaled) + "\n")
+    source = MoleculeSource(path=str(file), length_unit="a0")
+    predict_file(single, Job(source, file.parent / "out.csv", single_folder))
+    first, second = (pd.read_csv(file.parent / name) for name in ("first.csv", "out.csv"))
+    np.testing.assert_allclose(first["mu [D]"], second["mu [D]"], atol=1e-4)
+
+
+# --- The audit -----------------------------------------------------------------------------------
+
+
+def states(links: Any) -> dict[str, str]:
+    return {link.name: link.state for link in links}
+
+
+def test_a_sound_model_and_its_predictions(single: Model, single_folder: Path, file: Path) -> None:
+    links = states(check_path(single_folder))
+    assert links.pop("run 0") == "unknown"
+    assert set(links.values()) == {"unbroken"}
+    assert list(links) == ["description", "weights", "data", "split", "statistics", "test errors"]
+    for name in ("out.csv", "out.parquet", "out.extxyz"):
+        predict_file(single, job(file, single_folder, name))
+        found = states(check_path(file.parent / name))
+        assert list(found) == ["predictions", "model", "molecules", "values"]
+        assert set(found.values()) == {"unbroken"}, name
+
+
+def test_the_first_broken_link_is_named(
+    single: Model, single_folder: Path, ensemble: Model, ensemble_folder: Path, file: Path
+) -> None:
+    out = file.parent / "out.csv"
+    predict_file(single, job(file, single_folder))
+    sound = out.read_text()
+    record = json.loads((file.parent / "out.csv.hpsearch.json").read_text())
+
+    rows = sound.splitlines()
+    words = rows[3].split(",")
+    words[2] = str(float(words[2]) + 0.5)
+    out.write_text("\n".join([*rows[:3], ",".join(words), *rows[4:]]) + "\n")
+    links = check_path(out)
+    assert [link.name for link in links if link.state == "broken"] == ["predictions", "values"]
+    assert "molecule 2" in links[-1].detail
+
+    # With a record that was edited to match, the values still do not.
+    record["output_hash"] = predict.file_hash(out)
+    (file.parent / "out.csv.hpsearch.json").write_text(json.dumps(record))
+    assert states(check_path(out)) == {
+        "predictions": "unbroken",
+        "model": "unbroken",
+        "molecules": "unbroken",
+        "values": "broken",
+    }
+    out.write_text(sound)
+    with file.open("a") as more:
+        more.write(HYDROGEN_CHLORIDE)
+    assert states(check_path(out))["molecules"] == "broken"
+
+
+def test_a_model_of_other_molecules_is_found(single_folder: Path, tmp_path: Path) -> None:
+    """Statistics and errors that were written by hand, with a digest that fits them."""
+    from hpsearch.models.folder import read_model, write_model
+
+    model = read_model(single_folder)
+    said = model.description
+    network = said.networks[0]
+    statistics = {**network.statistics, "mean": [0.0, 0.0]}
+    tested = {**said.tested, "mu": said.tested["mu"].model_copy(update={"mae": 1e-3})}
+    update = {"networks": (network.model_copy(update={"statistics": statistics}),)}
+    for name, change in (("statistics", update), ("test errors", {"tested": tested})):
+        shutil.rmtree(tmp_path / "m", ignore_errors=True)
+        edited = Model(said.model_copy(update=change), model.members)
+        write_model(edited, tmp_path / "m")
+        broken = [link.name for link in check_path(tmp_path / "m") if link.state == "broken"]
+        assert broken[0] == name
+
+
+# --- The commands --------------------------------------------------------------------------------
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(cli, list(words))
+
+
+def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> None:
+    model, out = str(single_folder), str(file.parent / "out.csv")
+    for words, message in (
+        ((model, str(file), "-o", str(file.parent / "out.txt")), "must end with .csv, .parquet"),
+        ((str(file.parent), str(file), "-o", out), "a model must be a folder with model.json"),
+        ((model, str(file.parent / "none.xyz"), "-o", out), "must be a file or a folder"),
+        ((model, str(file), "-o", out, "--level", "93"), "must be one of 50, 68"),
+        ((model, str(file), "-o", out, "--targets", "gap"), "must be one of mu, U0"),
+    ):
+        found = run("predict", *words)
+        assert isinstance(found.exception, InputError), found
+        assert message in str(found.exception)
+        assert "\n" not in str(found.exception)
+    assert not Path(out).exists()
+
+
+def test_an_output_that_exists_is_kept(single_folder: Path, file: Path) -> None:
+    out = file.parent / "out.csv"
+    out.write_text("mine")
+    words = ("predict", str(single_folder), str(file), "-o", str(out))
+    found = run(*words)
+    assert "add --overwrite" in str(found.exception)
+    assert out.read_text() == "mine"
+    assert run(*words, "--overwrite").exit_code == 0
+    assert out.read_text().startswith("molecule,")
+    assert run("verify", str(out)).output.splitlines()[0].startswith("unbroken: predictions")
+
+
+def test_show_and_verify_of_a_model(single_folder: Path) -> None:
+    found = run("model", "show", str(single_folder))
+    assert found.exit_code == 0
+    assert "300 molecules of" in found.output
+    content = json.loads(run("model", "show", str(single_folder), "--json").output)
+    assert content["ranges"]["molecules"] == 300
+    found = run("verify", str(single_folder), "--json")
+    assert found.exit_code == 0
+    links = json.loads(found.stdout)["links"]
+    assert links[0] == {
+        "name": "description",
+        "value": content["digest"][:12],
+        "state": "unbroken",
+        "detail": "it is as it was written",
+    }

@@ -352,6 +352,18 @@ BAD_XYZ: dict[str, tuple[list[str], str]] = {
         ["3", "", "O 0 0 a", *WATER[1:]],
         "line 3: a position must be a finite number, got 'a'",
     ),
+    "Fortran's exponent": (
+        ["3", "", "O 0 0 1.5D-01", *WATER[1:]],
+        "line 3: a position must be a finite number, got '1.5D-01'; write 1.5e-01",
+    ),
+    "Mathematica's exponent": (
+        ["3", "", "O 0 0 1.5*^-1", *WATER[1:]],
+        "got '1.5*^-1'; write 1.5e-1",
+    ),
+    "Fortran's exponent in a label": (
+        ["3", "energy=-7.6D+01", *WATER],
+        "got the text '-7.6D+01'; write -7.6e+01; ",
+    ),
     "underscore": (["3", "", "O 0 0 1_0", *WATER[1:]], "line 3: a position must be a finite"),
     "digits": (["3", "", "O 0 0 ٣", *WATER[1:]], "line 3: a position must be a finite number"),
     "element": (["3", "", "Xx 0 0 0", *WATER[1:]], "line 3: an element must be a symbol"),
@@ -850,7 +862,7 @@ def test_a_missing_csv_and_labels_of_other_formats_are_refused(
 ) -> None:
     source = spoil.write_sdf_and_csv(tmp_path, rows)
     (tmp_path / "mine.csv").unlink()
-    assert "mine.csv' must exist" in refusal(source)
+    assert "mine.csv' must exist, got no such file; check labels:" in refusal(source)
     with pytest.raises(InputError, match=r"mine.csv' must exist"):
         source_files(source)
     text = refusal(source.model_copy(update={"path": str(water(tmp_path / "a.xyz"))}))
@@ -872,6 +884,11 @@ def test_labels_of_a_folder_are_joined_by_file_name(rows: spoil.Rows, tmp_path: 
     assert whole(source, ENERGY).labels.tolist() == read.labels[:, :1].tolist()
     text = refusal(source.model_copy(update={"identifier": None}), ENERGY)
     assert "must be joined to the files of" in text
+    change_csv(
+        tmp_path / "mine.csv",
+        lambda lines: [lines[0], *(x.replace(",", ".xyz,", 1) for x in lines[1:])],
+    )
+    assert "got none with name 'm0'; write the names without .xyz" in refusal(source, ENERGY)
 
 
 def test_file_names_are_identifiers(rows: spoil.Rows, tmp_path: Path) -> None:
@@ -883,7 +900,7 @@ def test_a_bad_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     text_file(folder / "notes.txt", "nothing")
-    assert "mine' must be a folder with .xyz files, got none" in refusal(folder)
+    assert "mine' must be a folder with .xyz or .parquet files, got none" in refusal(folder)
     text_file(folder / "0007.xyz", "1", "", "H 0 0 0", "1", "", "H 0 0 0")
     assert "0007.xyz' must hold one molecule" in refusal(folder)
     text_file(folder / "0007.xyz", "1", "", "H 0 0 a")
@@ -1068,6 +1085,67 @@ def test_fixed_lists_and_single_precision_are_read(tmp_path: Path) -> None:
     )
     read = whole(source, NOTHING)
     assert read.positions.tolist() == np.array([*XYZ[0], *XYZ[1]], dtype=np.float32).tolist()
+
+
+def shards(folder: Path) -> MoleculeSource:
+    """Three files, written in another order than that of their names."""
+    for number in (2, 0, 1):
+        write_table(
+            folder / f"train-{number:05d}-of-00003.parquet",
+            positions=XYZ,
+            atomic_numbers=[[8, 1], [1]],
+            energy=[2.0 * number, 2.0 * number + 1],
+        )
+    (folder / "README.md").write_text("of the data set")
+    (folder / ".train-00000-of-00003.parquet").write_text("of the operating system")
+    return MoleculeSource(path=str(folder))
+
+
+def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
+    source = shards(tmp_path)
+    assert format_of(source) == "parquet"
+    assert [file.name[:11] for file in source_files(source)] == [f"train-0000{n}" for n in range(3)]
+    assert label_names(source) == ["energy"]
+    read = whole(source, ENERGY)
+    assert read.labels.ravel().tolist() == list(range(6))
+    assert read.places[-1] == "train-00002-of-00003.parquet, row 1"
+    table = {"positions": XYZ, "atomic_numbers": [[8, 1], [0]], "energy": [1.0, 2.0]}
+    write_table(tmp_path / "train-00001-of-00003.parquet", **table)
+    assert "train-00001-of-00003.parquet, row 1: an atomic number must" in refusal(source, ENERGY)
+    write_table(tmp_path / "train-00001-of-00003.parquet", **{**table, "energy": [1.0, np.inf]})
+    assert "train-00001-of-00003.parquet', row 1: energy must be" in refusal(source, ENERGY)
+    del table["energy"]
+    write_table(tmp_path / "train-00001-of-00003.parquet", **table)
+    assert "train-00001-of-00003.parquet' must have values of energy" in refusal(source, ENERGY)
+    (tmp_path / "train-00001-of-00003.parquet").write_text("damaged")
+    text = refusal(source, ENERGY)
+    assert "train-00001-of-00003.parquet' must hold a Parquet file" in text
+
+
+def test_a_column_inside_a_struct_is_read(tmp_path: Path) -> None:
+    atoms = [{"z": z, "xyz": xyz} for z, xyz in zip([[8, 1], [1]], XYZ, strict=True)]
+    source = write_table(tmp_path / "a.parquet", atoms=atoms, properties=[{"energy": 1.0}, None])
+    assert (
+        "must have a column for positions, got atoms.z, atoms.xyz, properties.energy; "
+        in refusal(source)
+    )
+    source = source.model_copy(update={"numbers": "atoms.z", "positions": "atoms.xyz"})
+    assert label_names(source) == ["properties.energy"]
+    read = whole(source, Wanted(("properties.energy",), None, None))
+    assert read.numbers.tolist() == [8, 1, 1]
+    assert np.array_equal(read.labels, [[1.0], [np.nan]], equal_nan=True)
+    text = refusal(source, Wanted(("energy",), None, None))
+    assert "must have values of energy, got none; the file has: properties.energy" in text
+
+
+@pytest.mark.parametrize("flags", [[False, False, True], True])
+def test_a_periodic_cell_in_a_table_is_refused(flags: Any, tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"pos": XYZ, "z": [[8, 1], [1]]}
+    free = [False] * 3 if isinstance(flags, list) else False
+    source = write_table(tmp_path / "a.parquet", **columns, pbc=[None, free])
+    assert len(whole(source, NOTHING).counts) == 2
+    source = write_table(tmp_path / "a.parquet", **columns, pbc=[free, flags])
+    assert "row 1: periodic cells are not offered, got one" in refusal(source)
 
 
 BAD_PARQUET: dict[str, tuple[dict[str, Any], str]] = {

@@ -696,6 +696,38 @@ def test_an_sdf_without_hydrogens_is_refused(tmp_path: Path) -> None:
     assert "a.sdf', molecule 1: the molecule must have its hydrogens, got none of 6" in text
 
 
+@pytest.mark.parametrize("smiles", ["CCO", "c1cc[nH]c1", "[NH3+]CC(=O)[O-]"])
+def test_an_sdf_without_one_hydrogen_is_refused(smiles: str, tmp_path: Path) -> None:
+    from rdkit import Chem
+
+    molecule = Chem.RWMol(Chem.MolFromMolBlock(sdf_of(smiles), sanitize=False, removeHs=False))
+    molecule.RemoveAtom(molecule.GetNumAtoms() - 1)
+    path = tmp_path / "a.sdf"
+    path.write_text(f"{sdf_of('C')}$$$$\n{Chem.MolToMolBlock(molecule, kekulize=False)}$$$$\n")
+    hydrogens = sum(atom.GetAtomicNum() == 1 for atom in molecule.GetAtoms())
+    expected = f"molecule 1: the molecule must have its hydrogens, got {hydrogens} of "
+    assert f"{expected}{hydrogens + 1}; write" in refusal(path)
+
+
+@pytest.mark.parametrize("smiles", ["[NH3+]CC(=O)[O-]", "C[N+](=O)[O-]", "[C-]#[O+]", "[CH3]"])
+@pytest.mark.parametrize("left_out", ["nothing", "M  CHG", "bonds"])
+def test_all_hydrogens_are_there_whatever_the_bonds_say(
+    smiles: str, left_out: str, tmp_path: Path
+) -> None:
+    from rdkit import Chem
+
+    block = sdf_of(smiles)
+    if left_out == "bonds" and smiles != "[C-]#[O+]":
+        molecule = Chem.RWMol(Chem.MolFromMolBlock(block, sanitize=False, removeHs=False))
+        for bond in list(molecule.GetBonds()):
+            molecule.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        block = Chem.MolToMolBlock(molecule, kekulize=False)
+    lines = block.splitlines(keepends=True)
+    path = tmp_path / "a.sdf"
+    path.write_text("".join(line for line in lines if not line.startswith(left_out)))
+    assert len(whole(MoleculeSource(path=str(path)), NOTHING).places) == 1
+
+
 @pytest.mark.parametrize("smiles", ["O=C=O", "N#N", "FC(F)(F)F", "[O-][N+](=O)F"])
 def test_molecules_that_have_no_hydrogens_are_read(smiles: str, tmp_path: Path) -> None:
     (tmp_path / "a.sdf").write_text(sdf_of(smiles))

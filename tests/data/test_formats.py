@@ -1075,6 +1075,27 @@ def test_layouts_of_npz(tmp_path: Path) -> None:
     assert "must have the column here that positions: names, got where, what" in refusal(source)
 
 
+def test_periodic_cells_in_npz_are_refused(tmp_path: Path) -> None:
+    arrays: Arrays = {"coords": np.arange(18.0).reshape(2, 3, 3), "z": [8, 1, 1]}
+    path = tmp_path / "a.npz"
+    for free in (False, [False] * 3, [[False] * 3] * 2):
+        np.savez(path, **arrays, pbc=free)
+        assert len(whole(MoleculeSource(path=str(path)), NOTHING).counts) == 2
+    for flags, molecule in ((True, 0), ([False, True, False], 0), ([[False] * 3, [True] * 3], 1)):
+        np.savez(path, **arrays, pbc=flags)
+        assert f"molecule {molecule}: periodic cells are not offered" in refusal(path)
+
+
+def test_offsets_are_no_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], offsets=[0, 3, 5])
+    expected = "of offsets make counts with numpy.diff"
+    assert f"name it with counts:; {expected}" in refusal(path)
+    assert expected in refusal(MoleculeSource(path=str(path), counts="offsets"))
+    np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], counts=[0, 5, 0])
+    assert refusal(path).endswith("the number of atoms 5, got 0")
+
+
 # --- Parquet --------------------------------------------------------------------------------------
 
 

@@ -150,6 +150,15 @@ def test_a_leak_is_said_and_mended(folder: Path, capsys: pytest.CaptureFixture[s
     assert "molecules: {group: NAME}" in text
 
 
+def test_sizes_are_those_of_the_launch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("data", "check", "mine.yaml", "--train-size", "9", "--test-size", "6")
+    text = capsys.readouterr().out
+    assert "9 training, 3 validation, 6 test molecules" in text
+    assert text.endswith("launch quick --data mine.yaml --train-size 9 --test-size 6\n")
+    with pytest.raises(InputError, match="the largest --train-size that fits is 24"):
+        typed("data", "check", "mine.yaml", "--train-size", "28")
+
+
 def own_space(folder: Path) -> str:
     section = DECLARATION.replace("data:\n", "")
     text = re.sub(r"^data:\n(  .*\n)+", f"data:\n{section}", QUICK, flags=re.M)

@@ -215,9 +215,11 @@ def absent(path: Path, column: str, offered: Iterable[str]) -> InputError:
     names = sorted(offered)
     shown = [one_line(name) for name in names[:_MOST_OFFERED]]
     if not names:
+        is_xyz = path.is_dir() or any("xyz" in ending for ending in path.suffixes)
+        hint = f"; write it in the comment line as {one_line(column)}=-1.5" if is_xyz else ""
         return InputError(
             f"{shown_path(path)} must have values of {one_line(column)}, got none, and no other "
-            "number of a molecule"
+            f"number of a molecule{hint}"
         )
     hint = nearest(column, names) if len(names) <= _MOST_OFFERED else "name another column"
     if not hint.startswith("did you"):

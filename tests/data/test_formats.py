@@ -217,6 +217,11 @@ def test_a_label_that_some_lack_is_not_a_number(tmp_path: Path) -> None:
     assert np.array_equal(labels, [[1.5], [np.nan], [np.nan]], equal_nan=True)
 
 
+def test_a_number_beside_a_colon_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    path = water(tmp_path / "a.xyz", " energy: -5.070 gnorm: 0.0003 xtb: 6.7.1")
+    assert refusal(path, ENERGY).endswith("; write it in the comment line as energy=-1.5")
+
+
 def test_a_target_without_any_number_is_refused(tmp_path: Path) -> None:
     text = refusal(water(tmp_path / "a.xyz", "energy=nan gap=1"), ENERGY)
     assert "must have values of energy, got none; the file has: gap" in text

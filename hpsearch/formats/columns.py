@@ -65,7 +65,7 @@ def needed(path: Path, option: str, column: str | None, names: Sequence[str]) ->
     """``column``, which must not be ``None``."""
     if column is None:
         shown = one_line(", ".join(names), _LONGEST_NAMES) or "no columns"
-        hint = f"; {OFFSETS}" if option == "counts" else ""
+        hint = f" ({OFFSETS})" if option == "counts" else ""
         raise InputError(
             f"{shown_path(path)} must have a column for {option}, got {shown}; name it with "
             f"{option}:{hint}"

@@ -1095,7 +1095,7 @@ def test_offsets_are_no_counts(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], offsets=[0, 3, 5])
     expected = "of offsets make counts with numpy.diff"
-    assert f"name it with counts:; {expected}" in refusal(path)
+    assert f"name it with counts: ({expected})" in refusal(path)
     assert expected in refusal(MoleculeSource(path=str(path), counts="offsets"))
     np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], counts=[0, 5, 0])
     assert refusal(path).endswith("the number of atoms 5, got 0")

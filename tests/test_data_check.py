@@ -150,6 +150,20 @@ def test_a_leak_is_said_and_mended(folder: Path, capsys: pytest.CaptureFixture[s
     assert "molecules: {group: NAME}" in text
 
 
+@pytest.mark.parametrize(("unit", "apart"), [("a0", "0.5"), ("nm", "10.")])
+def test_a_wrong_unit_of_length_is_said(
+    unit: str, apart: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed("data", "check", "mine.yaml")
+    assert "length_unit" not in capsys.readouterr().out
+    wrong = DECLARATION.replace("{path", f"{{length_unit: {unit}, path")
+    (folder / "mine.yaml").write_text(wrong)
+    typed("data", "check", "mine.yaml")
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"the nearest two atoms of a molecule are {apart}" in text
+    assert "is the length_unit of the positions right?" in text
+
+
 def test_sizes_are_those_of_the_launch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed("data", "check", "mine.yaml", "--train-size", "9", "--test-size", "6")
     text = capsys.readouterr().out

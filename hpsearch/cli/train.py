@@ -179,7 +179,7 @@ def data() -> None:
 )
 @size_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def check(file: str, output: Path | None, as_json: bool, **sizes: int | None) -> None:
+def check(file: str, output: Path | None, as_json: bool, **sizes: Any) -> None:
     """Check the molecules of FILE before anything is trained.
 
     FILE is a declaration of molecules, a search space or an exported configuration. The check says

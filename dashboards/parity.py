@@ -13,7 +13,7 @@ from hpsearch.config.targets import Target, Targets
 from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.data.statistics import atom_references, target_values
+from hpsearch.data.statistics import target_values, training_references
 from hpsearch.errors import InputError
 from hpsearch.pages import (
     NEUTRAL,
@@ -94,10 +94,11 @@ def of_run(
     run: pd.Series, target: Target, molecules: Molecules, splits: dict[str, Split]
 ) -> pd.DataFrame:
     """Return the rows of one run."""
-    test = test_rows(run, molecules, splits)
+    split = split_of(run, molecules, splits)
+    test = split.test
     known = np.flatnonzero(~np.isnan(run["residuals"]))
     chosen = known[evenly(len(known), MOST_MOLECULES)]
-    references = values(molecules, test[chosen], target)
+    references = values(molecules, test[chosen], split.train, target)
     return pd.DataFrame(
         {
             "key": run["key"],
@@ -167,14 +168,13 @@ def draw(predictions: pd.DataFrame, targets: Targets) -> go.Figure:
 
 
 def quantity(target: Target, symbol: str) -> str:
-    """Return the target's symbol, with a note if given atomic references are subtracted."""
-    return f"{symbol} minus atomic references" if any(target.references.values()) else symbol
+    """Return the target's symbol, with a note if atomic references are subtracted."""
+    subtracted = target.fitted or any(target.references.values())
+    return f"{symbol} minus atomic references" if subtracted else symbol
 
 
-def test_rows(
-    run: pd.Series, molecules: Molecules, splits: dict[str, Split]
-) -> np.ndarray[Any, Any]:
-    """Return the rows of a run's test molecules, in the order of its residuals.
+def split_of(run: pd.Series, molecules: Molecules, splits: dict[str, Split]) -> Split:
+    """Return the split of a run, whose test molecules are in the order of its residuals.
 
     Raises:
         InputError: the molecules, the split or their number are not the run's.
@@ -195,18 +195,24 @@ def test_rows(
             f"{str(run['split_hash'])[:12]}), but its configuration makes another one here (hash "
             f"{splits[made].hash[:12]}); restore the split file"
         )
-    test = splits[made].test
-    if len(test) != len(run["residuals"]):
+    split = splits[made]
+    if len(split.test) != len(run["residuals"]):
         raise InputError(
-            f"the run {run['key']} must have a residual for each of {len(test):,} test molecules, "
-            f"got {len(run['residuals']):,}"
+            f"the run {run['key']} must have a residual for each of {len(split.test):,} test "
+            f"molecules, got {len(run['residuals']):,}"
         )
-    return test
+    return split
 
 
-def values(molecules: Molecules, rows: np.ndarray[Any, Any], of: Target) -> np.ndarray[Any, Any]:
-    """Return [M] reference values minus atomic references (Eq. 14), in the reporting unit."""
-    native = target_values(molecules, rows, [of.name]) - atom_references(molecules, rows, [of.name])
+def values(
+    molecules: Molecules, rows: np.ndarray[Any, Any], train: np.ndarray[Any, Any], of: Target
+) -> np.ndarray[Any, Any]:
+    """Return [M] reference values minus atomic references (Eq. 14), in the reporting unit.
+
+    The atomic references are given, or fitted to the molecules ``train``, as in the training.
+    """
+    atomic = training_references(molecules, train, [of.name])
+    native = target_values(molecules, rows, [of.name]) - molecules.element_counts(rows) @ atomic.T
     return native[:, 0] * of.reporting_factor
 
 

@@ -150,6 +150,29 @@ def test_a_leak_is_said_and_mended(folder: Path, capsys: pytest.CaptureFixture[s
     assert "molecules: {group: NAME}" in text
 
 
+@pytest.mark.parametrize(("unit", "apart"), [("a0", "0.5"), ("nm", "10.")])
+def test_a_wrong_unit_of_length_is_said(
+    unit: str, apart: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed("data", "check", "mine.yaml")
+    assert "length_unit" not in capsys.readouterr().out
+    wrong = DECLARATION.replace("{path", f"{{length_unit: {unit}, path")
+    (folder / "mine.yaml").write_text(wrong)
+    typed("data", "check", "mine.yaml")
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"the nearest two atoms of a molecule are {apart}" in text
+    assert "is the length_unit of the positions right?" in text
+
+
+def test_sizes_are_those_of_the_launch(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("data", "check", "mine.yaml", "--train-size", "9", "--test-size", "6")
+    text = capsys.readouterr().out
+    assert "9 training, 3 validation, 6 test molecules" in text
+    assert text.endswith("launch quick --data mine.yaml --train-size 9 --test-size 6\n")
+    with pytest.raises(InputError, match="the largest --train-size that fits is 24"):
+        typed("data", "check", "mine.yaml", "--train-size", "28")
+
+
 def own_space(folder: Path) -> str:
     section = DECLARATION.replace("data:\n", "")
     text = re.sub(r"^data:\n(  .*\n)+", f"data:\n{section}", QUICK, flags=re.M)

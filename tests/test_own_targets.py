@@ -17,10 +17,12 @@ from support.made_up import the_winner as winner_of
 
 from hpsearch.ablation.plan import AblationPlan, CellKey
 from hpsearch.ablation.verify import verify_ablation
+from hpsearch.config.declaration import TargetDeclaration
 from hpsearch.config.run import rebuild
-from hpsearch.config.targets import QM9_TARGETS
+from hpsearch.config.targets import QM9_TARGETS, Targets
 from hpsearch.cost.estimate import TimeLeft
 from hpsearch.data import own, qm9
+from hpsearch.data.molecule import Molecules
 from hpsearch.errors import InputError, MachineError
 from hpsearch.executor import worker
 from hpsearch.pages import drawn_targets, panel_title, symbols_of, target_axis
@@ -402,11 +404,33 @@ def test_parity_leaves_out_molecules_without_the_target(fresh):
     residuals = run["residuals"].copy()
     residuals[[0, 7]] = np.nan
     run["residuals"] = residuals
-    test = module.test_rows(run, qm9.load(), {})
+    test = module.split_of(run, qm9.load(), {}).test
     rows = module.of_run(run, QM9_TARGETS["mu"], qm9.load(), {})
     assert rows["molecule"].tolist() == np.delete(qm9.load().identifiers[test], [0, 7]).tolist()
     assert set(rows["of_molecules"]) == {len(test) - 2}
     assert rows["prediction"].notna().all()
+
+
+def test_parity_subtracts_references_fitted_to_the_training_molecules():
+    module = load_page(folder() / "parity.py").module
+    declared = TargetDeclaration(unit="eV", report_in="meV", references="fit")
+    target = declared.target("energy")
+    counts = np.array([1, 2, 3, 1])
+    # -13 eV an atom in the training molecules 0 to 2; the test molecule has 0.5 eV more.
+    molecules = Molecules.assemble(
+        np.arange(4),
+        counts,
+        np.ones(7, np.uint8),
+        np.arange(21.0, dtype=np.float32).reshape(7, 3),
+        -13.0 * counts[:, None] + [[0], [0], [0], [0.5]],
+        elements=[1],
+        target_table=Targets([target]),
+    )
+    left = module.values(molecules, np.array([3]), np.array([0, 1, 2]), target)
+    assert left.tolist() == pytest.approx([500.0])
+    assert module.quantity(target, "E") == "E minus atomic references"
+    plain = TargetDeclaration(unit="eV").target("energy")
+    assert module.quantity(plain, "E") == "E"
 
 
 # --- Workers

@@ -204,26 +204,29 @@ def data() -> None:
     metavar="FOLDER",
     help="Also write a page with pictures, and the JSON object, into this folder.",
 )
+@size_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
-def check(file: str, output: Path | None, as_json: bool) -> None:
+def check(file: str, output: Path | None, as_json: bool, **sizes: Any) -> None:
     """Check the molecules of FILE before anything is trained.
 
     FILE is a declaration of molecules, a search space or an exported configuration. The check says
     what was found for each target, whether values and references are plausible for their units,
     which molecules occur twice or on both sides of the split, and which errors a network must beat.
-    Without own molecules it checks QM9.
+    Give the sizes that the launch will have. Without own molecules it checks QM9.
     """
+    from hpsearch.config.run import Overrides, option
     from hpsearch.data import own
 
     out = Output.beside_json(as_json)
     subject = _read_subject(file)
+    data = Overrides(**sizes).apply(subject.data)
     if output is not None:
         require_writable(output)
-    molecules = own.load(subject.data, out.say)
+    molecules = own.load(data, out.say)
     from hpsearch.data.check import DataCheck
     from hpsearch.terminal.molecules import check_lines
 
-    config = subject.data.resolved(len(molecules), molecules.elements)
+    config = data.resolved(len(molecules), molecules.elements)
     checked = DataCheck.of(molecules, config, subject.radii)
     if as_json:
         print_json(checked.to_dict())
@@ -236,7 +239,8 @@ def check(file: str, output: Path | None, as_json: bool) -> None:
 
         for path in write_files(output, documents(checked)):
             out.say(f"written: {path}")
-    out.say(f"next: hpsearch {subject.next}")
+    given = [f" {option(name)} {size}" for name, size in sizes.items() if size is not None]
+    out.say(f"next: hpsearch {subject.next}{''.join(given)}")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, Targets
 from hpsearch.data.molecule import Molecules, units_of
 from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
+from hpsearch.system.files import write_atomically
 
 FORMAT = 1
 
@@ -104,6 +105,15 @@ def read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError):
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replace what :func:`read_record` returns, if the folder can be written."""
+    path = folder / "meta.json"
+    with contextlib.suppress(OSError):
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        text = json.dumps({**meta, "record": record}, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text)
 
 
 def _text_or_none(source: object) -> str | None:

@@ -40,6 +40,12 @@ RADII_ANGSTROM = (3.0, 5.0, 8.0)
 FAR_ANGSTROM = 12.1
 """The radial functions are calibrated on distances up to this one (``hpsearch/nn/radial.py``)."""
 
+NEAREST_ANGSTROM = (0.65, 1.7)
+"""Between these lies the shortest distance of nearly every molecule; H2's bond has 0.74 Å.
+
+Positions in a0 that are read as Å are 1.9 times too long, the other way round too short.
+"""
+
 _BIN_ANGSTROM = 0.1
 _LAST_ANGSTROM = 30.0
 _MOST_PAIRS = 50_000_000
@@ -80,6 +86,7 @@ class Pairs:
         far: number of pairs beyond :data:`FAR_ANGSTROM`.
         shortest: the shortest distance; ``None`` if all molecules are single atoms.
         longest: the longest one.
+        median_nearest: the median of the molecules' shortest distances in Å.
         distances: histogram in Å; the last bin has all longer ones.
         neighbours: at each radius.
         sampled: number of molecules whose neighbours were counted; ``None`` for all.
@@ -89,6 +96,7 @@ class Pairs:
     far: int
     shortest: Distance | None
     longest: Distance | None
+    median_nearest: float | None
     distances: Histogram
     neighbours: tuple[Neighbours, ...]
     sampled: int | None
@@ -235,6 +243,7 @@ def _pairs(molecules: Molecules, radii: Sequence[float]) -> Pairs:
         far=far,
         shortest=_distance(molecules, least, int(np.argmin(least))) if number else None,
         longest=_distance(molecules, longest, int(np.argmax(longest))) if number else None,
+        median_nearest=float(np.median(least[np.isfinite(least)])) if number else None,
         distances=Histogram(
             0.0, _BIN_ANGSTROM, tuple(bins[: used[-1] + 1].tolist()) if number else ()
         ),
@@ -267,6 +276,13 @@ def _warnings(check: DataCheck) -> Iterator[str]:
         )
     if check.split.leak is not None:
         yield check.split.leak
+    least, most = NEAREST_ANGSTROM
+    nearest = check.pairs.median_nearest
+    if nearest is not None and not least <= nearest <= most:
+        yield (
+            f"the nearest two atoms of a molecule are {nearest:.2f} Å apart (median), but a bond "
+            "has about 1 Å: is the length_unit of the positions right?"
+        )
     if check.pairs.far:
         yield (
             f"{check.pairs.far:,} pairs of atoms are beyond {FAR_ANGSTROM} Å: the radial functions "

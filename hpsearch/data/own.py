@@ -80,7 +80,11 @@ def _converted(data: DataConfig, say: Say) -> Molecules:
     hashes = known.get("hashes") if known.get("stamps") == stamps else _hashes(files)
     if hashes and known.get("hashes") == hashes:
         try:
-            return cached.open_table(folder, targets)
+            table = cached.open_table(folder, targets)
+            if known.get("stamps") != stamps:
+                # The content is the same: the next load need not read it to know that.
+                cached.write_record(folder, {"stamps": stamps, "hashes": hashes})
+            return table
         except (FileNotFoundError, DamagedCacheError) as damage:
             say(f"the cache '{folder}' is made again ({damage})")
     record = {"stamps": stamps, "hashes": hashes}

@@ -61,7 +61,7 @@ _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".pkl.gz", ".npy")
 _TEXTS_OF_SMILES = (".smi", ".smiles", ".csv", ".tsv", ".csv.gz", ".smi.gz", ".tsv.gz")
 _OFFERED = (
     "extxyz (.extxyz, .xyz), ase-db (.db), traj (.traj), xyz (a folder of .xyz files), "
-    "sdf (.sdf), npz (.npz), parquet (.parquet), qm9 (.tar.bz2)"
+    "sdf (.sdf), npz (.npz), parquet (.parquet, or a folder of such files), qm9 (.tar.bz2)"
 )
 _NO_GEOMETRY = (
     "SMILES have no geometry: make one with RDKit's ETKDG or with xtb, and store the molecules as "
@@ -101,6 +101,11 @@ def format_of(source: MoleculeSource) -> FormatName:
 
 
 def _format_of_folder(path: Path) -> FormatName:
+    names = [file.name.casefold() for file in path.iterdir()]
+    if not any(name.endswith(folder.ENDINGS) for name in names) and any(
+        name.endswith(parquet.ENDINGS) for name in names
+    ):
+        return "parquet"
     first = folder.files(path)[0]
     with first.open("rb") as file:
         file.readline(1_000)
@@ -116,12 +121,16 @@ def source_files(source: MoleculeSource) -> list[Path]:
         InputError: a file is missing, or the format is not offered.
     """
     path = Path(source.path)
-    format_of(source)
+    format = format_of(source)
     with reading(path):
-        files = folder.files(path) if path.is_dir() else [path]
+        is_folder = path.is_dir()
+    if format == "parquet":
+        files = parquet.files(path)
+    else:
+        files = folder.files(path) if is_folder else [path]
     if source.labels is not None:
         labels = Path(source.labels)
-        with reading(labels):
+        with reading(labels, "labels"):
             labels.stat()
         files = [*files, labels]
     return sorted(files)
@@ -180,7 +189,10 @@ def _checked(source: MoleculeSource) -> FormatName:
             f"{shown_path(path)} must be an SDF or a folder of xyz files to have labels: in a CSV "
             f"file, got {format}; store the labels in the file itself"
         )
-    if not (is_folder and format in ("xyz", "qm9")):
+    if format == "parquet":
+        for file in parquet.files(path):
+            check_file(file, format)
+    elif not (is_folder and format in ("xyz", "qm9")):
         check_file(path, format)
     return format
 

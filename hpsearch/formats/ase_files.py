@@ -16,7 +16,7 @@ import numpy as np
 
 from hpsearch.errors import InputError, one_line
 from hpsearch.formats.files import library, missing_library, reading
-from hpsearch.formats.part import NotScalar, Record, check_count, no_molecules, wrong
+from hpsearch.formats.part import NotScalar, Record, check_count, no_molecules, periodic, wrong
 
 _DATABASE = "a database of ASE"
 _TRAJECTORY = "a trajectory of ASE"
@@ -132,9 +132,7 @@ def _record(
     path: Path, place: str, numbers: Any, positions: Any, pbc: Any, values: dict[str, object]
 ) -> Record:
     if np.any(pbc):
-        raise wrong(
-            path, place, "periodic cells are not offered, got one; set pbc to False for molecules"
-        )
+        raise periodic(path, place)
     check_count(path, place, len(numbers))
     shape = np.shape(positions)
     if shape != (len(numbers), 3):

@@ -22,11 +22,14 @@ from hpsearch.formats.part import (
     wrong,
 )
 
-POSITIONS = ("positions", "coordinates", "pos", "xyz", "R")
+POSITIONS = ("positions", "coordinates", "coords", "pos", "xyz", "R")
 NUMBERS = (
     *("numbers", "atomic_numbers", "nuclear_charges", "z", "Z", "elements", "symbols", "species"),
 )
 COUNTS = ("counts", "n_atoms", "natoms", "num_atoms", "N")
+
+OFFSETS = "of offsets make counts with numpy.diff"
+"""What to do with an array of offsets where counts are needed."""
 
 _LONGEST_LIST = 20_000
 _LONGEST_NAMES = 400
@@ -62,9 +65,10 @@ def needed(path: Path, option: str, column: str | None, names: Sequence[str]) ->
     """``column``, which must not be ``None``."""
     if column is None:
         shown = one_line(", ".join(names), _LONGEST_NAMES) or "no columns"
+        hint = f" ({OFFSETS})" if option == "counts" else ""
         raise InputError(
             f"{shown_path(path)} must have a column for {option}, got {shown}; name it with "
-            f"{option}:"
+            f"{option}:{hint}"
         )
     return column
 

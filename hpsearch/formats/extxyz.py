@@ -17,7 +17,15 @@ from typing import BinaryIO, NamedTuple
 from hpsearch.config.targets import SYMBOLS, atomic_number
 from hpsearch.errors import InputError, one_line
 from hpsearch.formats.files import decoded, opened, reading
-from hpsearch.formats.part import NUMBER, NotScalar, Record, check_count, no_molecules, wrong
+from hpsearch.formats.part import (
+    NUMBER,
+    NotScalar,
+    Record,
+    check_count,
+    exponent_hint,
+    no_molecules,
+    wrong,
+)
 
 _LONGEST_COUNT = 1_000
 _LONGEST_COMMENT = 10_000_000
@@ -308,5 +316,6 @@ def _check_positions(path: Path, first: int, rows: list[list[str]], start: int) 
                 raise wrong(
                     path,
                     f"line {number}",
-                    f"a position must be a finite number, got '{one_line(field)}'",
+                    f"a position must be a finite number, got '{one_line(field)}'"
+                    + exponent_hint(field),
                 )

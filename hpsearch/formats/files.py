@@ -49,14 +49,19 @@ PICKLE = (
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn errors of the system and of compressed or encoded text into an InputError."""
+def reading(path: Path, option: str = "path") -> Iterator[None]:
+    """Turn errors of the system and of compressed or encoded text into an InputError.
+
+    ``option`` is the key of the declaration that names the file.
+    """
     try:
         yield
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{shown_path(path)} must exist, got no such file; check path:") from None
+        raise InputError(
+            f"{shown_path(path)} must exist, got no such file; check {option}:"
+        ) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise damaged(path, "a whole compressed file", error) from None
     except OSError as error:
@@ -168,7 +173,7 @@ def check_file(path: Path, format: str) -> None:
         if path.is_dir():
             raise InputError(
                 f"{shown_path(path)} must be a file for the format {format}, got a folder; folders "
-                "are read with format: xyz or qm9"
+                "are read with format: xyz, parquet or qm9"
             )
         path.stat()
         if not path.is_file():

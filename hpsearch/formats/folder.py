@@ -30,8 +30,8 @@ def files(folder: Path) -> list[Path]:
         )
     if not found:
         raise InputError(
-            f"{shown_path(folder)} must be a folder with .xyz files, got none; name a file, or the "
-            "folder of the molecules"
+            f"{shown_path(folder)} must be a folder with .xyz or .parquet files, got none; name a "
+            "file, or the folder of the molecules"
         )
     return found
 

@@ -30,6 +30,7 @@ from hpsearch.formats.part import (
     check_found,
     no_molecules,
     not_a_label,
+    periodic,
     shown_path,
     wrong,
 )
@@ -146,6 +147,7 @@ def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
         for role, column in (("identifier", wanted.identifier), ("group", wanted.group))
     ]
     check_found(path, wanted, np.asarray(~np.isnan(labels).all(axis=0)), offered)
+    _check_periods(archive, total)
     counts, numbers, positions = _atoms(archive, names)
     ends = np.cumsum(counts)
     for start in range(0, total, MOLECULES_PER_PART):
@@ -168,6 +170,16 @@ class _Places(list[str]):
 
     def __init__(self, total: int) -> None:
         super().__init__(f"molecule {index}" for index in range(total))
+
+
+def _check_periods(archive: _Archive, total: int) -> None:
+    """Refuse an array ``pbc`` [3], [n] or [n, 3] with a true value."""
+    if "pbc" not in archive.names or archive.headers["pbc"][1].hasobject:
+        return
+    flags = archive.load("pbc")
+    if flags.dtype.kind in "biu" and flags.any():
+        first = int(np.argwhere(flags)[0, 0]) if flags.shape[:1] == (total,) else 0
+        raise periodic(archive.path, f"molecule {first}")
 
 
 def _labels(
@@ -227,11 +239,12 @@ def _atoms(
     # Compared as exact integers: a sum in 64 bits could overflow to the right number.
     large = np.flatnonzero((counts < 1) | (counts > len(numbers)))
     if len(large):
+        are_offsets = counts[0] == 0 and counts[-1] == len(numbers)
         raise wrong(
             path,
             f"molecule {large[0]}",
             f"its count must be between 1 and the number of atoms {len(numbers)}, got "
-            f"{counts[large[0]]}",
+            f"{counts[large[0]]}" + (f"; {columns.OFFSETS}" if are_offsets else ""),
         )
     if counts.sum(dtype=np.float64) != len(numbers):
         raise InputError(

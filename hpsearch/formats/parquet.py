@@ -1,8 +1,13 @@
-"""Reads Parquet with pyarrow: one row for every molecule, as data hubs publish them."""
+"""Reads Parquet with pyarrow: one row for every molecule, as data hubs publish them.
+
+A folder of Parquet files is one table: its files follow one another, sorted by name. A column
+inside a struct is called ``properties.energy``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ from numpy.typing import NDArray
 from hpsearch.config.declaration import MoleculeSource
 from hpsearch.errors import InputError, one_line
 from hpsearch.formats import columns
-from hpsearch.formats.files import library
+from hpsearch.formats.files import library, reading
 from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
@@ -21,21 +26,47 @@ from hpsearch.formats.part import (
     check_found,
     no_molecules,
     not_a_label,
+    periodic,
     shown_path,
     wrong,
 )
 from hpsearch.system.files import Say
 
+ENDINGS = (".parquet", ".pq")
+
 _FILE = "a Parquet file"
+_PERIODIC = "pbc"
 _PROGRESS = 20_000
 
 
 def label_names(source: MoleculeSource) -> list[str]:
-    """The columns of numbers."""
-    path = Path(source.path)
+    """The columns of numbers, in the first file of a folder."""
+    path = files(Path(source.path))[0]
     with library(path, _FILE), _opened(path) as file:
-        schema = file.schema_arrow
+        schema = _flat(file.schema_arrow)
     return _offered(schema, _atom_columns(path, source, schema.names))
+
+
+def files(path: Path) -> list[Path]:
+    """``path``, or the Parquet files of the folder ``path``, sorted by name.
+
+    Raises:
+        InputError: the folder has none, or cannot be read.
+    """
+    with reading(path):
+        if not path.is_dir():
+            return [path]
+        found = sorted(
+            file
+            for file in path.iterdir()
+            if file.name.casefold().endswith(ENDINGS) and not file.name.startswith(".")
+        )
+    if not found:
+        raise InputError(
+            f"{shown_path(path)} must be a folder with .parquet files, got none; name the folder "
+            "that holds them"
+        )
+    return found
 
 
 def _opened(path: Path) -> Any:
@@ -43,6 +74,13 @@ def _opened(path: Path) -> Any:
     import pyarrow.parquet
 
     return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+
+
+def _flat(schema: Any) -> Any:
+    """The schema with the fields of every struct in its place, as ``properties.energy``."""
+    import pyarrow
+
+    return pyarrow.schema([inner for field in schema for inner in field.flatten()])
 
 
 def _offered(schema: Any, used: tuple[str, str]) -> list[str]:
@@ -63,43 +101,62 @@ def _atom_columns(path: Path, source: MoleculeSource, names: list[str]) -> tuple
 
 
 def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
-    """The molecules of the file, counted from 0, as ``row 17``.
+    """The molecules of the file or the folder, as ``row 17``, counted from 0 in every file.
 
     Positions are lists [N, 3] or [3 N] of numbers; elements are lists of atomic numbers or of
     symbols, or the text of such a list.
 
     Raises:
-        InputError: the file is damaged, or a column or a value is not what it must be.
+        InputError: a file is damaged, or a column or a value is not what it must be.
     """
     path = Path(source.path)
     found = np.zeros(len(wanted.columns), dtype=bool)
     total = 0
+    for file in files(path):
+        for part in _parts_of_file(file, source, wanted):
+            found |= ~np.isnan(part.labels).all(axis=0)
+            before, total = total, total + len(part.counts)
+            if total // _PROGRESS > before // _PROGRESS:
+                say(f"read {total:,} molecules from {path.name}")
+            if file != path:
+                part = replace(part, places=[f"{file.name}, {place}" for place in part.places])
+            yield part
+    if total == 0:
+        raise no_molecules(path)
+    check_found(path, wanted, found, label_names(source))
+
+
+def _parts_of_file(path: Path, source: MoleculeSource, wanted: Wanted) -> Iterator[Part]:
     with library(path, _FILE):
         file = _opened(path)
     with file:
-        schema = file.schema_arrow
+        schema = _flat(file.schema_arrow)
         atoms = _atom_columns(path, source, schema.names)
-        offered = _offered(schema, atoms)
-        read = _checked_columns(path, wanted, schema, atoms, offered)
+        read = _checked_columns(path, wanted, schema, atoms, _offered(schema, atoms))
         with library(path, _FILE):
             batches = file.iter_batches(batch_size=MOLECULES_PER_PART, columns=read)
+        total = 0
         while True:
             with library(path, f"{_FILE} whose row {total} can be read"):
                 batch = next(batches, None)
                 if batch is None:
                     break
                 batch.validate(full=True)
-            if batch.num_rows == 0:
-                continue
-            part = _part(path, batch, total, atoms, wanted)
-            found |= ~np.isnan(part.labels).all(axis=0)
-            before, total = total, total + batch.num_rows
-            if total // _PROGRESS > before // _PROGRESS:
-                say(f"read {total:,} molecules from {path.name}")
-            yield part
-    if total == 0:
-        raise no_molecules(path)
-    check_found(path, wanted, found, offered)
+                batch = _flat_batch(batch)
+            if batch.num_rows:
+                yield _part(path, batch, total, atoms, wanted)
+            total += batch.num_rows
+
+
+def _flat_batch(batch: Any) -> Any:
+    """The batch with the columns of :func:`_flat`."""
+    import pyarrow
+
+    columns: list[Any] = []
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        # Flattening keeps what is missing: the fields of a missing struct are missing.
+        columns += column.flatten() if pyarrow.types.is_struct(field.type) else [column]
+    return pyarrow.RecordBatch.from_arrays(columns, schema=_flat(batch.schema))
 
 
 def _checked_columns(
@@ -120,6 +177,8 @@ def _checked_columns(
             raise columns.missing_text(path, role, name, schema.names)
     named = (*atoms, *wanted.columns, wanted.identifier, wanted.group)
     read = list(dict.fromkeys(name for name in named if name is not None))
+    if _PERIODIC in schema.names and _PERIODIC not in read:
+        read.append(_PERIODIC)
     for name in read:
         if schema.names.count(name) > 1:
             raise InputError(
@@ -131,6 +190,10 @@ def _checked_columns(
 
 def _part(path: Path, batch: Any, start: int, atoms: tuple[str, str], wanted: Wanted) -> Part:
     places = [f"row {row}" for row in range(start, start + batch.num_rows)]
+    if _PERIODIC in batch.schema.names:
+        for place, flags in zip(places, batch.column(_PERIODIC).to_pylist(), strict=True):
+            if True in (flags if isinstance(flags, list) else [flags]):
+                raise periodic(path, place)
     counts, positions = _positions(path, batch.column(atoms[0]), places, atoms[0])
     sizes, numbers = _numbers(path, batch.column(atoms[1]), places, atoms[1])
     differ = np.flatnonzero(counts != sizes)

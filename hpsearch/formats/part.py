@@ -34,6 +34,15 @@ NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 """A number as it stands in a file; Python's ``float`` reads more, such as ``1_0``."""
 
 
+_OTHER_EXPONENT = re.compile(r"([dD]|\*\^)(?=[+-]?\d+$)")
+
+
+def exponent_hint(text: str) -> str:
+    """What to write for a number with the exponent of Fortran or Mathematica; empty for others."""
+    plain = _OTHER_EXPONENT.sub("e", text)
+    return f"; write {plain}" if plain != text and NUMBER.fullmatch(plain) else ""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is read from every molecule beside its atoms.
@@ -154,7 +163,7 @@ def _number_in(text: str) -> float:
     fields = stripped.strip("[](){}").replace(",", " ").split()
     if len(fields) > 1 and all(map(NUMBER.fullmatch, fields)):
         raise ValueError(f"an array of {len(fields)} numbers")
-    raise ValueError(f"the text '{one_line(stripped)}'")
+    raise ValueError(f"the text '{one_line(stripped)}'{exponent_hint(stripped)}")
 
 
 def _finite(number: float) -> float:
@@ -206,9 +215,11 @@ def absent(path: Path, column: str, offered: Iterable[str]) -> InputError:
     names = sorted(offered)
     shown = [one_line(name) for name in names[:_MOST_OFFERED]]
     if not names:
+        is_xyz = path.is_dir() or any("xyz" in ending for ending in path.suffixes)
+        hint = f"; write it in the comment line as {one_line(column)}=-1.5" if is_xyz else ""
         return InputError(
             f"{shown_path(path)} must have values of {one_line(column)}, got none, and no other "
-            "number of a molecule"
+            f"number of a molecule{hint}"
         )
     hint = nearest(column, names) if len(names) <= _MOST_OFFERED else "name another column"
     if not hint.startswith("did you"):
@@ -353,6 +364,13 @@ def no_text(role: str, column: str, names: Iterable[str]) -> str:
     others = [name for name in names if name != column]
     hint = nearest(column, others[:_MOST_OFFERED]) if others else f"delete {role}:"
     return f"the {role} {one_line(column)} must be given, got none; {one_line(hint, 300)}"
+
+
+def periodic(path: Path, place: str) -> InputError:
+    """The error for a molecule in a periodic cell."""
+    return wrong(
+        path, place, "periodic cells are not offered, got one; set pbc to False for molecules"
+    )
 
 
 def check_count(path: Path, place: str, count: int) -> None:

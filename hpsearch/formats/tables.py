@@ -47,11 +47,13 @@ def read_table(path: Path) -> Table:
     Raises:
         InputError: it is missing or no text, or a row has more or fewer values than the header.
     """
-    with reading(path):
+    with reading(path, "labels"):
         if path.is_dir():
             raise InputError(f"{shown_path(path)} must be a CSV file, got a folder")
         if kind_of(path) not in ("text", "gzip"):
-            raise InputError(f"{shown_path(path)} must be a CSV file, got binary data")
+            raise InputError(
+                f"{shown_path(path)} must be a CSV file, got binary data; save it as UTF-8 text"
+            )
         with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             header = file.readline()
             delimiter = max(_DELIMITERS, key=header.count)
@@ -145,11 +147,17 @@ def with_labels_by_name(
     for name, record in records:
         found = row_of.get(name.strip())
         if found is None:
+            with_ending = f"{name.strip()}.xyz"
+            hint = (
+                "write the names without .xyz"
+                if with_ending in row_of
+                else "add the row, or remove the molecule"
+            )
             raise wrong(
                 path,
                 record.place,
                 f"the molecule must have a row in {shown_path(table.path)}, got none with "
-                f"{one_line(column)} '{one_line(name.strip())}'",
+                f"{one_line(column)} '{one_line(name.strip())}'; {hint}",
             )
         yield _joined(record, table, found)
 

@@ -217,6 +217,11 @@ def test_a_label_that_some_lack_is_not_a_number(tmp_path: Path) -> None:
     assert np.array_equal(labels, [[1.5], [np.nan], [np.nan]], equal_nan=True)
 
 
+def test_a_number_beside_a_colon_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    path = water(tmp_path / "a.xyz", " energy: -5.070 gnorm: 0.0003 xtb: 6.7.1")
+    assert refusal(path, ENERGY).endswith("; write it in the comment line as energy=-1.5")
+
+
 def test_a_target_without_any_number_is_refused(tmp_path: Path) -> None:
     text = refusal(water(tmp_path / "a.xyz", "energy=nan gap=1"), ENERGY)
     assert "must have values of energy, got none; the file has: gap" in text
@@ -351,6 +356,18 @@ BAD_XYZ: dict[str, tuple[list[str], str]] = {
     "text": (
         ["3", "", "O 0 0 a", *WATER[1:]],
         "line 3: a position must be a finite number, got 'a'",
+    ),
+    "Fortran's exponent": (
+        ["3", "", "O 0 0 1.5D-01", *WATER[1:]],
+        "line 3: a position must be a finite number, got '1.5D-01'; write 1.5e-01",
+    ),
+    "Mathematica's exponent": (
+        ["3", "", "O 0 0 1.5*^-1", *WATER[1:]],
+        "got '1.5*^-1'; write 1.5e-1",
+    ),
+    "Fortran's exponent in a label": (
+        ["3", "energy=-7.6D+01", *WATER],
+        "got the text '-7.6D+01'; write -7.6e+01; ",
     ),
     "underscore": (["3", "", "O 0 0 1_0", *WATER[1:]], "line 3: a position must be a finite"),
     "digits": (["3", "", "O 0 0 ٣", *WATER[1:]], "line 3: a position must be a finite number"),
@@ -684,6 +701,38 @@ def test_an_sdf_without_hydrogens_is_refused(tmp_path: Path) -> None:
     assert "a.sdf', molecule 1: the molecule must have its hydrogens, got none of 6" in text
 
 
+@pytest.mark.parametrize("smiles", ["CCO", "c1cc[nH]c1", "[NH3+]CC(=O)[O-]"])
+def test_an_sdf_without_one_hydrogen_is_refused(smiles: str, tmp_path: Path) -> None:
+    from rdkit import Chem
+
+    molecule = Chem.RWMol(Chem.MolFromMolBlock(sdf_of(smiles), sanitize=False, removeHs=False))
+    molecule.RemoveAtom(molecule.GetNumAtoms() - 1)
+    path = tmp_path / "a.sdf"
+    path.write_text(f"{sdf_of('C')}$$$$\n{Chem.MolToMolBlock(molecule, kekulize=False)}$$$$\n")
+    hydrogens = sum(atom.GetAtomicNum() == 1 for atom in molecule.GetAtoms())
+    expected = f"molecule 1: the molecule must have its hydrogens, got {hydrogens} of "
+    assert f"{expected}{hydrogens + 1}; write" in refusal(path)
+
+
+@pytest.mark.parametrize("smiles", ["[NH3+]CC(=O)[O-]", "C[N+](=O)[O-]", "[C-]#[O+]", "[CH3]"])
+@pytest.mark.parametrize("left_out", ["nothing", "M  CHG", "bonds"])
+def test_all_hydrogens_are_there_whatever_the_bonds_say(
+    smiles: str, left_out: str, tmp_path: Path
+) -> None:
+    from rdkit import Chem
+
+    block = sdf_of(smiles)
+    if left_out == "bonds" and smiles != "[C-]#[O+]":
+        molecule = Chem.RWMol(Chem.MolFromMolBlock(block, sanitize=False, removeHs=False))
+        for bond in list(molecule.GetBonds()):
+            molecule.RemoveBond(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        block = Chem.MolToMolBlock(molecule, kekulize=False)
+    lines = block.splitlines(keepends=True)
+    path = tmp_path / "a.sdf"
+    path.write_text("".join(line for line in lines if not line.startswith(left_out)))
+    assert len(whole(MoleculeSource(path=str(path)), NOTHING).places) == 1
+
+
 @pytest.mark.parametrize("smiles", ["O=C=O", "N#N", "FC(F)(F)F", "[O-][N+](=O)F"])
 def test_molecules_that_have_no_hydrogens_are_read(smiles: str, tmp_path: Path) -> None:
     (tmp_path / "a.sdf").write_text(sdf_of(smiles))
@@ -850,7 +899,7 @@ def test_a_missing_csv_and_labels_of_other_formats_are_refused(
 ) -> None:
     source = spoil.write_sdf_and_csv(tmp_path, rows)
     (tmp_path / "mine.csv").unlink()
-    assert "mine.csv' must exist" in refusal(source)
+    assert "mine.csv' must exist, got no such file; check labels:" in refusal(source)
     with pytest.raises(InputError, match=r"mine.csv' must exist"):
         source_files(source)
     text = refusal(source.model_copy(update={"path": str(water(tmp_path / "a.xyz"))}))
@@ -872,6 +921,11 @@ def test_labels_of_a_folder_are_joined_by_file_name(rows: spoil.Rows, tmp_path: 
     assert whole(source, ENERGY).labels.tolist() == read.labels[:, :1].tolist()
     text = refusal(source.model_copy(update={"identifier": None}), ENERGY)
     assert "must be joined to the files of" in text
+    change_csv(
+        tmp_path / "mine.csv",
+        lambda lines: [lines[0], *(x.replace(",", ".xyz,", 1) for x in lines[1:])],
+    )
+    assert "got none with name 'm0'; write the names without .xyz" in refusal(source, ENERGY)
 
 
 def test_file_names_are_identifiers(rows: spoil.Rows, tmp_path: Path) -> None:
@@ -883,7 +937,7 @@ def test_a_bad_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     text_file(folder / "notes.txt", "nothing")
-    assert "mine' must be a folder with .xyz files, got none" in refusal(folder)
+    assert "mine' must be a folder with .xyz or .parquet files, got none" in refusal(folder)
     text_file(folder / "0007.xyz", "1", "", "H 0 0 0", "1", "", "H 0 0 0")
     assert "0007.xyz' must hold one molecule" in refusal(folder)
     text_file(folder / "0007.xyz", "1", "", "H 0 0 a")
@@ -1026,6 +1080,27 @@ def test_layouts_of_npz(tmp_path: Path) -> None:
     assert "must have the column here that positions: names, got where, what" in refusal(source)
 
 
+def test_periodic_cells_in_npz_are_refused(tmp_path: Path) -> None:
+    arrays: Arrays = {"coords": np.arange(18.0).reshape(2, 3, 3), "z": [8, 1, 1]}
+    path = tmp_path / "a.npz"
+    for free in (False, [False] * 3, [[False] * 3] * 2):
+        np.savez(path, **arrays, pbc=free)
+        assert len(whole(MoleculeSource(path=str(path)), NOTHING).counts) == 2
+    for flags, molecule in ((True, 0), ([False, True, False], 0), ([[False] * 3, [True] * 3], 1)):
+        np.savez(path, **arrays, pbc=flags)
+        assert f"molecule {molecule}: periodic cells are not offered" in refusal(path)
+
+
+def test_offsets_are_no_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], offsets=[0, 3, 5])
+    expected = "of offsets make counts with numpy.diff"
+    assert f"name it with counts: ({expected})" in refusal(path)
+    assert expected in refusal(MoleculeSource(path=str(path), counts="offsets"))
+    np.savez(path, positions=np.arange(15.0).reshape(5, 3), z=[8, 1, 1, 1, 1], counts=[0, 5, 0])
+    assert refusal(path).endswith("the number of atoms 5, got 0")
+
+
 # --- Parquet --------------------------------------------------------------------------------------
 
 
@@ -1068,6 +1143,67 @@ def test_fixed_lists_and_single_precision_are_read(tmp_path: Path) -> None:
     )
     read = whole(source, NOTHING)
     assert read.positions.tolist() == np.array([*XYZ[0], *XYZ[1]], dtype=np.float32).tolist()
+
+
+def shards(folder: Path) -> MoleculeSource:
+    """Three files, written in another order than that of their names."""
+    for number in (2, 0, 1):
+        write_table(
+            folder / f"train-{number:05d}-of-00003.parquet",
+            positions=XYZ,
+            atomic_numbers=[[8, 1], [1]],
+            energy=[2.0 * number, 2.0 * number + 1],
+        )
+    (folder / "README.md").write_text("of the data set")
+    (folder / ".train-00000-of-00003.parquet").write_text("of the operating system")
+    return MoleculeSource(path=str(folder))
+
+
+def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
+    source = shards(tmp_path)
+    assert format_of(source) == "parquet"
+    assert [file.name[:11] for file in source_files(source)] == [f"train-0000{n}" for n in range(3)]
+    assert label_names(source) == ["energy"]
+    read = whole(source, ENERGY)
+    assert read.labels.ravel().tolist() == list(range(6))
+    assert read.places[-1] == "train-00002-of-00003.parquet, row 1"
+    table = {"positions": XYZ, "atomic_numbers": [[8, 1], [0]], "energy": [1.0, 2.0]}
+    write_table(tmp_path / "train-00001-of-00003.parquet", **table)
+    assert "train-00001-of-00003.parquet, row 1: an atomic number must" in refusal(source, ENERGY)
+    write_table(tmp_path / "train-00001-of-00003.parquet", **{**table, "energy": [1.0, np.inf]})
+    assert "train-00001-of-00003.parquet', row 1: energy must be" in refusal(source, ENERGY)
+    del table["energy"]
+    write_table(tmp_path / "train-00001-of-00003.parquet", **table)
+    assert "train-00001-of-00003.parquet' must have values of energy" in refusal(source, ENERGY)
+    (tmp_path / "train-00001-of-00003.parquet").write_text("damaged")
+    text = refusal(source, ENERGY)
+    assert "train-00001-of-00003.parquet' must hold a Parquet file" in text
+
+
+def test_a_column_inside_a_struct_is_read(tmp_path: Path) -> None:
+    atoms = [{"z": z, "xyz": xyz} for z, xyz in zip([[8, 1], [1]], XYZ, strict=True)]
+    source = write_table(tmp_path / "a.parquet", atoms=atoms, properties=[{"energy": 1.0}, None])
+    assert (
+        "must have a column for positions, got atoms.z, atoms.xyz, properties.energy; "
+        in refusal(source)
+    )
+    source = source.model_copy(update={"numbers": "atoms.z", "positions": "atoms.xyz"})
+    assert label_names(source) == ["properties.energy"]
+    read = whole(source, Wanted(("properties.energy",), None, None))
+    assert read.numbers.tolist() == [8, 1, 1]
+    assert np.array_equal(read.labels, [[1.0], [np.nan]], equal_nan=True)
+    text = refusal(source, Wanted(("energy",), None, None))
+    assert "must have values of energy, got none; the file has: properties.energy" in text
+
+
+@pytest.mark.parametrize("flags", [[False, False, True], True])
+def test_a_periodic_cell_in_a_table_is_refused(flags: Any, tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"pos": XYZ, "z": [[8, 1], [1]]}
+    free = [False] * 3 if isinstance(flags, list) else False
+    source = write_table(tmp_path / "a.parquet", **columns, pbc=[None, free])
+    assert len(whole(source, NOTHING).counts) == 2
+    source = write_table(tmp_path / "a.parquet", **columns, pbc=[free, flags])
+    assert "row 1: periodic cells are not offered, got one" in refusal(source)
 
 
 BAD_PARQUET: dict[str, tuple[dict[str, Any], str]] = {

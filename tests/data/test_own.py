@@ -368,8 +368,13 @@ def test_a_file_is_converted_once_and_again_when_it_changes(
     monkeypatch.setattr(own, "read_parts", lambda *given: read.append(path) or parts(*given))
     assert own.load(data).content_hash == first.content_hash
     path.touch()
-    assert own.load(data).content_hash == first.content_hash
+    hashed: list[list[Path]] = []
+    hashes = own._hashes
+    monkeypatch.setattr(own, "_hashes", lambda files: hashed.append(files) or hashes(files))
+    for _ in range(2):
+        assert own.load(data).content_hash == first.content_hash
     assert not read, "the content is the same"
+    assert len(hashed) == 1, "the new time is remembered"
     path.write_text(path.read_text().replace("energy=-", "energy=-1"))
     changed = own.load(data)
     assert read

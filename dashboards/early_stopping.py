@@ -6,7 +6,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from hpsearch.config.rungs import Rungs
-from hpsearch.errors import InputError
 from hpsearch.pages import NEUTRAL, PALETTE, log_axis, study_of, thinned, thinned_note
 from hpsearch.pages.replay import plan_section, plans_figure
 from hpsearch.report.render import Section
@@ -15,6 +14,7 @@ from hpsearch.results.replay import Summary, summarise, usual_plans
 from hpsearch.search.rungs import Ladder
 from hpsearch.search.study import Study
 from hpsearch.store import Decision, StoreReader
+from hpsearch.system.errors import InputError
 
 TITLE = "Early stopping"
 KIND = "study"

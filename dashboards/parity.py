@@ -14,7 +14,6 @@ from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import target_values, training_references
-from hpsearch.errors import InputError
 from hpsearch.pages import (
     NEUTRAL,
     below,
@@ -29,6 +28,7 @@ from hpsearch.pages import (
 from hpsearch.report.text import unit_symbol
 from hpsearch.results.tables import arms_of
 from hpsearch.store import StoreReader
+from hpsearch.system.errors import InputError
 
 TITLE = "Parity"
 KIND = "ablation"

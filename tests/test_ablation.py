@@ -25,7 +25,6 @@ from hpsearch.config.run import DataConfig, NetworkConfig, Overrides, TrainingCo
 from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import (
     Assignment,
@@ -35,6 +34,7 @@ from hpsearch.runs.messages import (
     RunFacts,
 )
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError, InputError
 
 PAPER = NetworkConfig(
     embedding_size=128,

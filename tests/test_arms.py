@@ -18,7 +18,7 @@ from hpsearch.config.space import SearchSpace
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, save_split
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 from hpsearch.system.installation import find_space
 
 WINNER = Winner.read(find_space("paper_l1net"))

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from hpsearch.config.export import Winner
-from hpsearch.errors import HpsearchError
 from hpsearch.report.write import write_files
 from hpsearch.runs import checkpoint
 from hpsearch.runs.checkpoint import DiskFull
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError
 
 
 class Payload:

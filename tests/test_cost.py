@@ -18,8 +18,8 @@ from hpsearch.cost import measure, timings
 from hpsearch.cost.model import CostModel, refusal
 from hpsearch.cost.timings import TimedConfig, Timing, TimingConditions
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError
 from hpsearch.search.quote import draw_configs
+from hpsearch.system.errors import HpsearchError
 from hpsearch.system.installation import find_space
 
 SPACE = SearchSpace.load(find_space("table3")).with_overrides(train_size=1_000, test_size=2_000)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from hpsearch.errors import InputError
 from hpsearch.store.address import Address
 from hpsearch.system import credentials
+from hpsearch.system.errors import InputError
 
 SECRET = "s3{cr%/e:t"
 

@@ -22,8 +22,8 @@ from support.sites import QUOTED, TOKEN, Site, served, up
 from hpsearch.dashboard.access import Guard, check_host, is_loopback
 from hpsearch.dashboard.application import application
 from hpsearch.dashboard.server import Limits, serve
-from hpsearch.errors import InputError
 from hpsearch.store import Store, StoreReader
+from hpsearch.system.errors import InputError
 
 
 @pytest.fixture

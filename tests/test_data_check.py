@@ -15,8 +15,8 @@ from support.exports import make_winner
 
 from hpsearch.cli import program
 from hpsearch.data import qm9
-from hpsearch.errors import InputError
 from hpsearch.report.molecules import number
+from hpsearch.system.errors import InputError
 
 NAMES = ["CH4", "H2O", "NH3", "C2H6", "CH3OH", "C2H4", "C2H2", "HCN", "CH3CH2OH", "CH3OCH3"]
 ATOM_EV = {1: -13.6, 6: -1030.0, 7: -1486.0, 8: -2040.0}

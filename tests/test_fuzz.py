@@ -26,9 +26,9 @@ from hpsearch.cli import program
 from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import SearchSpace
-from hpsearch.errors import InputError
 from hpsearch.search.launch import launch_study
 from hpsearch.store import Store
+from hpsearch.system.errors import InputError
 
 FOLDER = Path(__file__).resolve().parents[1] / "search_spaces"
 README = (FOLDER / "README.md").read_text("utf-8")

@@ -11,8 +11,8 @@ import pytest
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost import measure
 from hpsearch.cost.timings import TimingConditions
-from hpsearch.errors import HpsearchError
 from hpsearch.search.quote import draw_configs
+from hpsearch.system.errors import HpsearchError
 from hpsearch.system.gpus import VISIBLE, Gpu, gpus, models, parse
 from hpsearch.system.installation import find_space
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.system import installation
+from hpsearch.system.errors import HpsearchError, InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

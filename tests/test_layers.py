@@ -17,7 +17,7 @@ PACKAGE = ROOT / "hpsearch"
 FOLDERS = ("search_spaces", "storage", "dashboards")
 
 AT_THE_TOP = {
-    "torch": {"kernels", "nn", "runs", "dipoles"},
+    "torch": {"kernels", "nn", "runs", "models", "dipoles"},
     "ray": {"executor"},
     "sqlalchemy": {"store"},
     "alembic": {"store"},
@@ -32,7 +32,7 @@ AT_THE_TOP = {
 
 INSIDE = {
     "torch": {"cli", "data", "executor", "system"},
-    "safetensors": {"runs"},
+    "safetensors": {"runs", "models"},
     "optuna": {"config"},
 }
 """Who else may inside a function, or for its types."""

@@ -23,7 +23,6 @@ from hpsearch.config.targets import QM9_TARGETS, Targets
 from hpsearch.cost.estimate import TimeLeft
 from hpsearch.data import own, qm9
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import InputError, MachineError
 from hpsearch.executor import worker
 from hpsearch.pages import drawn_targets, panel_title, symbols_of, target_axis
 from hpsearch.pages.figures import draw_pages
@@ -39,6 +38,7 @@ from hpsearch.runs.messages import Completion
 from hpsearch.search.study import Study
 from hpsearch.search.terms import changes
 from hpsearch.store import Store
+from hpsearch.system.errors import InputError, MachineError
 from hpsearch.system.files import file_part
 from hpsearch.terminal.lines import plan_lines
 from hpsearch.terminal.progress import Progress, error_text

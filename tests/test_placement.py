@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.errors import InputError
 from hpsearch.executor import Placement
+from hpsearch.system.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,6 @@ from hpsearch.config.export import Winner
 from hpsearch.config.run import DataConfig
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, make_split, save_split
-from hpsearch.errors import InputError
 from hpsearch.report.checks import provenance_section, verdict
 from hpsearch.report.document import Document
 from hpsearch.report.render import markdown
@@ -26,6 +25,7 @@ from hpsearch.results.findings import Findings
 from hpsearch.results.provenance import chain, molecules_at_hand
 from hpsearch.search.study import Study
 from hpsearch.store import Store
+from hpsearch.system.errors import InputError
 
 NAMES = ("data", "split", "space", "study", "export", "runs", "code", "environment")
 

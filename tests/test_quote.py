@@ -19,7 +19,6 @@ from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
 from hpsearch.cost.model import CostModel
 from hpsearch.cost.timings import TimedConfig, Timing
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report.search_sections import search_sections
 from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Completion
@@ -37,6 +36,7 @@ from hpsearch.search.study import Study
 from hpsearch.search.terms import first_terms, require_same_space
 from hpsearch.search.work import Search
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.quotes import accuracy_lines, search_quote_lines, short_quote_line
 from hpsearch.terminal.status import status_lines

@@ -11,7 +11,6 @@ import pytest
 from support.made_up import run_search
 
 from hpsearch.config.rungs import Rungs
-from hpsearch.errors import InputError
 from hpsearch.pages.files import folder, load_page
 from hpsearch.pages.replay import documents
 from hpsearch.results.curves import (
@@ -33,6 +32,7 @@ from hpsearch.results.replay import (
     usual_plans,
 )
 from hpsearch.store import Store
+from hpsearch.system.errors import InputError
 from hpsearch.terminal.replay import replay_lines
 
 RUNGS = Rungs(epochs=(1, 2), reduction=2, tolerance=0.0)

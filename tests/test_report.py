@@ -20,7 +20,6 @@ from hpsearch.config.run import DataConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.report import search_table, table1, table1_sections
 from hpsearch.report.document import Document
 from hpsearch.report.render import (
@@ -42,6 +41,7 @@ from hpsearch.results.subject import subject
 from hpsearch.results.tables import averages
 from hpsearch.search.study import Study
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.lines import (
     WIDEST_MOLECULE_ANGSTROM,

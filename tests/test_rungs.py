@@ -15,9 +15,9 @@ from support.commands import PLAIN_QUICK
 from hpsearch.config.run import ScheduleName
 from hpsearch.config.rungs import LEAST_EPOCHS_OF_DEFAULT, Rungs, default_rungs
 from hpsearch.config.space import SearchSpace
-from hpsearch.errors import InputError
 from hpsearch.search.rungs import Ladder, expected_epochs, expected_parts, most_paused
 from hpsearch.store import Decision, DecisionKind
+from hpsearch.system.errors import InputError
 from hpsearch.system.installation import find_space
 from hpsearch.terminal.lines import no_rungs_line
 

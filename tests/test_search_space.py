@@ -24,7 +24,7 @@ from hpsearch.config.parameters import (
 from hpsearch.config.run import DataConfig, TrialConfig
 from hpsearch.config.space import SearchSpace
 from hpsearch.config.targets import TARGET_NAMES
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
 TABLE3 = (SPACES / "table3.yaml").read_text("utf-8")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hpsearch.errors import InputError
 from hpsearch.results.significance import (
     Difference,
     Interval,
@@ -21,6 +20,7 @@ from hpsearch.results.significance import (
     paired_difference,
     signed_rank_test,
 )
+from hpsearch.system.errors import InputError
 
 # t of 0.975 and two degrees of freedom, from printed tables.
 T_2 = 4.302653

@@ -13,10 +13,10 @@ import torch
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.data import qm9
 from hpsearch.data.baselines import baselines
-from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.runs import checkpoint, resume
 from hpsearch.runs.optimizer import Adam
 from hpsearch.runs.training import NonFiniteLoss, Training
+from hpsearch.system.errors import HpsearchError, InputError, MachineError
 
 NETWORK = {
     "embedding_size": 8,

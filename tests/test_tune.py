@@ -26,7 +26,6 @@ from support.mounts import mounted
 
 from hpsearch import executor
 from hpsearch.config.run import DataConfig
-from hpsearch.errors import HpsearchError, InputError, MachineError
 from hpsearch.executor.attempts import LOST_WORKERS, Event, Retried
 from hpsearch.executor.cluster import _check_shared_memory, cluster, scratch_folder
 from hpsearch.executor.driver import Driver, Stop
@@ -45,6 +44,7 @@ from hpsearch.runs.messages import (
     Finished,
     Started,
 )
+from hpsearch.system.errors import HpsearchError, InputError, MachineError
 from hpsearch.system.process import worker_environment
 
 

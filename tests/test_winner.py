@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.exports import make_winner
 
 from hpsearch.config.export import Winner
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system.errors import HpsearchError, InputError
 
 SPACES = Path(__file__).resolve().parents[1] / "search_spaces"
 

@@ -22,7 +22,7 @@ from hpsearch.config.yaml_file import (
     read_yaml,
     yaml_number,
 )
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 REFUSED = [
     ("a: 1\nb: 1e-6", 2, "b must be a number, got the text '1e-6'; write 1.0e-6"),

@@ -27,7 +27,7 @@ from hpsearch.config.declaration import Strict
 from hpsearch.config.export import Winner
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml
-from hpsearch.errors import InputError, nearest, one_line
+from hpsearch.system.errors import InputError, nearest, one_line
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}", re.ASCII)
 _COLUMN = re.compile(

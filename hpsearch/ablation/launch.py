@@ -11,9 +11,9 @@ from hpsearch.ablation.molecules import DataSummary
 from hpsearch.ablation.plan import AblationPlan
 from hpsearch.ablation.work import Ablation
 from hpsearch.config.export import Winner
-from hpsearch.errors import InputError
 from hpsearch.store import Experiment, Store
 from hpsearch.system import installation
+from hpsearch.system.errors import InputError
 
 
 def launch_ablation(

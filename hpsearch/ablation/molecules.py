@@ -14,7 +14,7 @@ from hpsearch.data.baselines import baselines
 from hpsearch.data.check import require_sound_references
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from hpsearch.config.run import (
     fingerprint,
     rebuild,
 )
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 from hpsearch.system.files import file_part
 
 _OF_THE_SEARCH = (

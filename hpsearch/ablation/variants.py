@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.run import NetworkConfig, TrainingConfig, rebuild
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 VECTOR_DIMENSION = 3
 """Components of a vector, and the scalars that replace it: 29 vectors, 87 scalars (section 2.1)."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from hpsearch.ablation.cells import STATES, CellState
 from hpsearch.ablation.plan import AblationPlan, Cell, CellKey, split_name
 from hpsearch.config.architecture import relative_work
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import (
     NO_VERDICTS,
@@ -19,6 +18,7 @@ from hpsearch.runs.messages import (
     RunFacts,
 )
 from hpsearch.store import Experiment, Store
+from hpsearch.system.errors import HpsearchError, InputError
 
 
 class Ablation:

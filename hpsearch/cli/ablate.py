@@ -27,7 +27,7 @@ from hpsearch.cli.options import (
     targets_option,
 )
 from hpsearch.cli.output import Output, again_command, print_json
-from hpsearch.errors import HpsearchError
+from hpsearch.system.errors import HpsearchError
 
 if TYPE_CHECKING:
     from hpsearch.ablation.molecules import DataSummary

@@ -9,7 +9,7 @@ import click
 from hpsearch.cli.inputs import runs_folder, url_of
 from hpsearch.cli.options import example, storage_option
 from hpsearch.cli.output import print_json, terminal_columns
-from hpsearch.errors import HpsearchError
+from hpsearch.system.errors import HpsearchError
 
 
 @click.command(epilog=example("hpsearch doctor"))

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpsearch.data import qm9
-from hpsearch.errors import HpsearchError, TablesNotReady
 from hpsearch.store import StoreReader
 from hpsearch.store.address import Address
 from hpsearch.system import credentials, gpus, hardware
+from hpsearch.system.errors import HpsearchError, TablesNotReady
 from hpsearch.system.file_system import network_type
 from hpsearch.system.process import prepare_worker, worker_environment
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import InputError, unwritable
+from hpsearch.system.errors import InputError, unwritable
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig

@@ -35,7 +35,7 @@ from hpsearch.cli.options import (
     targets_option,
 )
 from hpsearch.cli.output import Output, again_command, print_json
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig

@@ -21,7 +21,7 @@ from hpsearch.cli.options import (
     storage_option,
 )
 from hpsearch.cli.output import Output, again_command, print_json, say_on_stderr, terminal_columns
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system.errors import HpsearchError, InputError
 
 
 @click.command(epilog=example("hpsearch status --json"))

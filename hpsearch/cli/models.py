@@ -12,7 +12,7 @@ import click
 from hpsearch.cli.inputs import require_store, require_writable
 from hpsearch.cli.options import complete_experiment, example, output_folder_option, storage_option
 from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.declaration import MoleculeSource

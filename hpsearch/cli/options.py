@@ -11,7 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

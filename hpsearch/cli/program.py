@@ -27,9 +27,9 @@ from hpsearch.cli.launch import launch
 from hpsearch.cli.look import dashboard, export_best, replay, report, status, verify
 from hpsearch.cli.models import model, predict
 from hpsearch.cli.train import data, dipoles, train
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.system import credentials
 from hpsearch.system.collector import collect_seldom
+from hpsearch.system.errors import HpsearchError, InputError
 
 _TRAINING = {"launch", "ablate", "train"}
 

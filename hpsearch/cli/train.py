@@ -25,7 +25,7 @@ from hpsearch.cli.options import (
     targets_option,
 )
 from hpsearch.cli.output import Output, print_json, terminal_columns
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig

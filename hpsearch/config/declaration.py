@@ -32,7 +32,7 @@ from hpsearch.config.targets import (
     atomic_number,
 )
 from hpsearch.config.units import conversion, parse_unit
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 
 class Strict(BaseModel):

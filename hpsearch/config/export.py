@@ -14,7 +14,7 @@ from hpsearch.config.declaration import Declaration, Strict
 from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, read_yaml, yaml_number
-from hpsearch.errors import InputError, nearest, one_line, unwritable
+from hpsearch.system.errors import InputError, nearest, one_line, unwritable
 from hpsearch.system.files import write_atomically
 from hpsearch.system.installation import find_space
 

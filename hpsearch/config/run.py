@@ -25,7 +25,7 @@ from pydantic import (
 
 from hpsearch.config.declaration import Declaration, Strict
 from hpsearch.config.targets import QM9_TARGETS, SYMBOLS, Targets
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -49,7 +49,7 @@ from hpsearch.config.space_check import check, check_rungs, schedules
 from hpsearch.config.start import Start, find_starts
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, parse_yaml, read_yaml
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
     import optuna

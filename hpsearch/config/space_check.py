@@ -23,7 +23,7 @@ from hpsearch.config.run import ScheduleName
 from hpsearch.config.rungs import Rungs, least_epoch
 from hpsearch.config.yaml_errors import validate
 from hpsearch.config.yaml_file import Document, Position
-from hpsearch.errors import nearest, one_line
+from hpsearch.system.errors import nearest, one_line
 
 _ALLOWED = {
     "network": (*NETWORK_FIELDS, *COMPOSITE_FIELDS),

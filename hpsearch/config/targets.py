@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hpsearch.config.units import conversion
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 ELEMENTS = (1, 6, 7, 8, 9)
 """Atomic numbers of QM9's elements, in the order of the one-hot input: H, C, N, O, F."""

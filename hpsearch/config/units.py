@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 _JOULE_PER_EV = 1.602176634e-19
 _JOULE_PER_HARTREE = 4.3597447222060e-18

@@ -18,7 +18,7 @@ from hpsearch.config.yaml_file import (
     is_short_integer,
     respelled,
 )
-from hpsearch.errors import InputError, close_to, nearest, one_line
+from hpsearch.system.errors import InputError, close_to, nearest, one_line
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 
 Position = tuple[str | int, ...]
 """The place of a value: keys and list indices from the top of the file."""

@@ -22,8 +22,8 @@ from typing import Any
 
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.timings import TimedConfig, Timing
-from hpsearch.errors import HpsearchError
 from hpsearch.system import credentials
+from hpsearch.system.errors import HpsearchError
 from hpsearch.system.gpus import VISIBLE
 from hpsearch.system.process import peak_memory, prepare_worker, worker_environment
 

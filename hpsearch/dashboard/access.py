@@ -20,8 +20,8 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, final
 from urllib.parse import parse_qs, urlsplit
 
-from hpsearch.errors import InputError
 from hpsearch.system.credentials import TOKEN_VARIABLE
+from hpsearch.system.errors import InputError
 
 Environment = dict[str, Any]
 Respond = Callable[..., Any]

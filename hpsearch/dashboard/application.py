@@ -20,13 +20,13 @@ from hpsearch.dashboard.documents import (
     page_document,
 )
 from hpsearch.dashboard.optuna_requests import OptunaRequests, changed_answer
-from hpsearch.errors import HpsearchError
 from hpsearch.pages.figures import plotly_script
 from hpsearch.pages.files import load_page, page_files
 from hpsearch.pages.page import Page
 from hpsearch.report.render import html_sections
 from hpsearch.results.csv_text import csv_text
 from hpsearch.store import Store, StoreReader
+from hpsearch.system.errors import HpsearchError
 
 
 def application(store: StoreReader, own_pages: Path | None = None) -> Application:

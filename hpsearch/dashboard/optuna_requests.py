@@ -12,8 +12,8 @@ from typing import Any, Protocol, final
 from urllib.parse import parse_qs
 
 from hpsearch.dashboard.access import READING, Application, Environment, Respond, refuse
-from hpsearch.errors import InputError
 from hpsearch.results.csv_text import inert
+from hpsearch.system.errors import InputError
 
 Rename = Callable[[int, str], None]
 

@@ -18,9 +18,9 @@ from hpsearch.dashboard.access import MAY_CHANGE, Application, Guard, check_host
 from hpsearch.dashboard.application import application
 from hpsearch.dashboard.connections import BoundedServer, bounded_server
 from hpsearch.dashboard.documents import PREFIX
-from hpsearch.errors import InputError
 from hpsearch.store import StoreReader
 from hpsearch.system.credentials import TOKEN_VARIABLE
+from hpsearch.system.errors import InputError
 
 
 @final

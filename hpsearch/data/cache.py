@@ -16,7 +16,7 @@ import numpy as np
 
 from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, Targets
 from hpsearch.data.molecule import Molecules, units_of
-from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
+from hpsearch.system.errors import HpsearchError, InputError, disk_full, or_inodes
 from hpsearch.system.files import write_atomically
 
 FORMAT = 1

@@ -30,7 +30,7 @@ from hpsearch.data.target_check import (
     fit_compositions,
     require_sound_references,
 )
-from hpsearch.errors import one_line
+from hpsearch.system.errors import one_line
 
 __all__ = ["DataCheck", "leak_line", "require_sound_references"]
 

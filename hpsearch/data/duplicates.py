@@ -19,7 +19,7 @@ from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.own import pair_distances
 from hpsearch.data.split import Split
-from hpsearch.errors import one_line
+from hpsearch.system.errors import one_line
 
 Keys = NDArray[np.uint64]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, SYMBOLS, Targets
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
     import torch

@@ -22,8 +22,8 @@ from hpsearch.data import cache as cached
 from hpsearch.data import qm9
 from hpsearch.data.cache import DamagedCacheError
 from hpsearch.data.molecule import Floats, Integers, Molecules
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats import Part, Wanted, read_parts, source_files
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say, cache_directory, silent
 
 LEAST_DISTANCE_ANGSTROM = 0.3

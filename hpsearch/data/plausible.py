@@ -12,7 +12,7 @@ from hpsearch.config.targets import Target
 from hpsearch.config.units import Dimension, conversion, parse_unit
 from hpsearch.data.molecule import Floats, Molecules
 from hpsearch.data.statistics import composition_fit
-from hpsearch.errors import one_line
+from hpsearch.system.errors import one_line
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache as cached
 from hpsearch.data.cache import DamagedCacheError
 from hpsearch.data.molecule import Floats, Integers, Molecules
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.formats.archive import read_columns
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.files import Say, cache_directory, silent
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Integers, Molecules
-from hpsearch.errors import InputError, one_line
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import write_atomically
 
 QM9_MOLECULES = 130_831

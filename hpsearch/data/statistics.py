@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpsearch.config.targets import ELEMENTS, QM9_TARGETS, SYMBOLS, Targets
 from hpsearch.data.molecule import Floats, Molecules
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 # Rounding alone gives a relative deviation of about 1e-13.
 _LEAST_RELATIVE_DEVIATION = 1e-10

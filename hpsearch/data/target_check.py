@@ -15,7 +15,7 @@ from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.plausible import implausible, other_kind
 from hpsearch.data.split import Split
 from hpsearch.data.statistics import composition_fit, fixed_references
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 _BINS = 60
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import ray
 
-from hpsearch.errors import HpsearchError, InputError, disk_full, or_inodes
 from hpsearch.executor.failures import one_line
 from hpsearch.executor.leftovers import kill_all, kill_remaining, remove, watched
 from hpsearch.executor.placement import Placement
@@ -39,6 +38,7 @@ from hpsearch.executor.signals import (
     signals_delayed,
 )
 from hpsearch.system import credentials
+from hpsearch.system.errors import HpsearchError, InputError, disk_full, or_inodes
 from hpsearch.system.process import worker_environment
 
 

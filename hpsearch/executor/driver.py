@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Attempt, Event, Retried, final_failure, next_attempt
 from hpsearch.executor.cluster import free_resources, machines_up, unusable_for_temporary_files
 from hpsearch.executor.failures import failure_from_tune, tune_error
@@ -28,6 +27,7 @@ from hpsearch.runs.messages import (
     Started,
     Work,
 )
+from hpsearch.system.errors import HpsearchError
 
 
 class Stop(BaseException):

@@ -13,7 +13,6 @@ from typing import Any
 from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.search import Searcher
 
-from hpsearch.errors import HpsearchError
 from hpsearch.executor.attempts import Event
 from hpsearch.executor.cluster import (
     cluster,
@@ -29,6 +28,7 @@ from hpsearch.executor.ray_private import memory_kills_as_lost_workers
 from hpsearch.executor.signals import ended_by_signals, restored_handlers
 from hpsearch.executor.worker import Worker
 from hpsearch.runs.messages import Work, from_json
+from hpsearch.system.errors import HpsearchError
 
 
 def train(

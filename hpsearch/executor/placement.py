@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 NO_LIMIT = 100_000
 """Number of runs at a time if the user sets no limit."""

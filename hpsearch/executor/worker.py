@@ -14,13 +14,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.tune import PlacementGroupFactory, Trainable
 
-from hpsearch.errors import (
-    HpsearchError,
-    InputError,
-    MachineError,
-    disk_full,
-    machine_at_fault,
-)
 from hpsearch.executor.failures import FIX_AND_RELAUNCH, one_line
 from hpsearch.runs.messages import (
     Assignment,
@@ -32,6 +25,13 @@ from hpsearch.runs.messages import (
     Report,
     Started,
     to_json,
+)
+from hpsearch.system.errors import (
+    HpsearchError,
+    InputError,
+    MachineError,
+    disk_full,
+    machine_at_fault,
 )
 from hpsearch.system.process import peak_memory, prepare_worker, reset_peak_memory
 

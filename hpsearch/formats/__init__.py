@@ -2,7 +2,7 @@
 
 The formats are extxyz and xyz, databases and trajectories of ASE, folders of xyz files, SDF, npz,
 Parquet and the raw archive of QM9. Every mistake in a file is an
-:class:`~hpsearch.errors.InputError` of one line that names the file and the place in it.
+:class:`~hpsearch.system.errors.InputError` of one line that names the file and the place in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hpsearch.config.declaration import FormatName, MoleculeSource
 from hpsearch.config.targets import QM9_TARGETS
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats import (
     ase_files,
     extxyz,
@@ -33,6 +32,7 @@ from hpsearch.formats.part import (
     parts_of,
     shown_path,
 )
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say, silent
 
 __all__ = ["Part", "Wanted", "format_of", "label_names", "read_parts", "source_files"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.config.targets import TARGETS
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 from hpsearch.system.files import Say, silent
 
 LARGEST_INDEX = 133_885

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats.files import library, missing_library, reading
 from hpsearch.formats.part import NotScalar, Record, check_count, no_molecules, periodic, wrong
+from hpsearch.system.errors import InputError, one_line
 
 _DATABASE = "a database of ASE"
 _TRAJECTORY = "a trajectory of ASE"

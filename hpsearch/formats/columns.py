@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.errors import InputError, nearest, one_line
 from hpsearch.formats.part import (
     NotScalar,
     no_text,
@@ -21,6 +20,7 @@ from hpsearch.formats.part import (
     text_of,
     wrong,
 )
+from hpsearch.system.errors import InputError, nearest, one_line
 
 POSITIONS = ("positions", "coordinates", "coords", "pos", "xyz", "R")
 NUMBERS = (

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats.files import decoded, opened, reading
 from hpsearch.formats.part import (
     NUMBER,
@@ -26,6 +25,7 @@ from hpsearch.formats.part import (
     no_molecules,
     wrong,
 )
+from hpsearch.system.errors import InputError, one_line
 
 _LONGEST_COUNT = 1_000
 _LONGEST_COMMENT = 10_000_000

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats.part import shown_path, wrong
+from hpsearch.system.errors import InputError, one_line
 
 _MAGIC = {
     b"PK\x03\x04": "zip",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from hpsearch.errors import InputError
 from hpsearch.formats import extxyz
 from hpsearch.formats.files import check_file, reading
 from hpsearch.formats.part import Record, shown_path
+from hpsearch.system.errors import InputError
 
 STEM_NAMES = ("file", "name", "stem")
 """Names by which the name of a file without its ending can be chosen as identifier or group."""

@@ -19,7 +19,6 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MoleculeSource
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats import columns
 from hpsearch.formats.files import PICKLE, library
 from hpsearch.formats.part import (
@@ -34,6 +33,7 @@ from hpsearch.formats.part import (
     shown_path,
     wrong,
 )
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say
 
 _ARCHIVE = "an npz archive of NumPy"

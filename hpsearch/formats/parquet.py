@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MoleculeSource
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats import columns
 from hpsearch.formats.files import library, reading
 from hpsearch.formats.part import (
@@ -30,6 +29,7 @@ from hpsearch.formats.part import (
     shown_path,
     wrong,
 )
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say
 
 ENDINGS = (".parquet", ".pq")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MOST_ATOMS
 from hpsearch.config.targets import SYMBOLS
-from hpsearch.errors import InputError, nearest, one_line
+from hpsearch.system.errors import InputError, nearest, one_line
 from hpsearch.system.files import Say
 
 MOLECULES_PER_PART = 4_000

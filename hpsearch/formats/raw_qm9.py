@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from hpsearch.config.targets import QM9_TARGETS
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats.archive import read_columns
 from hpsearch.formats.columns import finite_labels
 from hpsearch.formats.files import library
 from hpsearch.formats.part import MOLECULES_PER_PART, Part, Wanted, absent, shown_path
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say
 
 IDENTIFIER = "index"

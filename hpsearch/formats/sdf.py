@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hpsearch.errors import one_line
 from hpsearch.formats.files import decoded, library, missing_library, opened, reading
 from hpsearch.formats.part import NUMBER, Record, check_count, no_molecules, wrong
+from hpsearch.system.errors import one_line
 
 _HEADER = re.compile(r">.*?<(.+)>")
 _END = "$$$$"

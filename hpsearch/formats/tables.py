@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpsearch.errors import InputError, nearest, one_line
 from hpsearch.formats.files import kind_of, opened, reading
 from hpsearch.formats.part import Record, shown_path, wrong
+from hpsearch.system.errors import InputError, nearest, one_line
 
 _DELIMITERS = ",;\t"
 _LONGEST_SHOWN = 300

@@ -18,7 +18,6 @@ from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import TargetStatistics, target_values
-from hpsearch.errors import HpsearchError, InputError, one_line
 from hpsearch.formats import read_parts, source_files
 from hpsearch.models.description import Description
 from hpsearch.models.folder import is_model, read_model
@@ -27,6 +26,7 @@ from hpsearch.models.predict import RECORD, RECORD_FORMAT, Job, file_hash, part_
 from hpsearch.models.rows import FORMATS, Columns
 from hpsearch.results.evidence import Link, short
 from hpsearch.store import StoreReader
+from hpsearch.system.errors import HpsearchError, InputError, one_line
 from hpsearch.system.files import Say, silent
 
 SAME = 1e-5

@@ -23,7 +23,6 @@ from hpsearch.data import own
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.split import Split, make_split, unused_rows
 from hpsearch.data.statistics import TargetStatistics, divisors, target_values
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.models.description import Description, Network, Origin, Tested
 from hpsearch.models.intervals import Calibration, Spread, TargetIntervals
 from hpsearch.models.model import Member, Model, evaluate
@@ -31,6 +30,7 @@ from hpsearch.models.ranges import TrainingRanges
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.runs import checkpoint
 from hpsearch.system import installation
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.files import Say, silent
 
 CALIBRATION_MOLECULES = 2_000

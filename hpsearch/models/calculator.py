@@ -12,9 +12,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from hpsearch.config.targets import Target
 from hpsearch.config.units import conversion
 from hpsearch.data.molecule import Floats
-from hpsearch.errors import InputError
 from hpsearch.models.model import Member, Model
 from hpsearch.models.ranges import Geometries
+from hpsearch.system.errors import InputError
 
 WARNING = (
     "this model was trained on the geometries of its data, without forces, and its cut at the "

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import InputError, one_line, unwritable
 from hpsearch.models.card import card
 from hpsearch.models.description import FILE_NAME, FORMAT, Description, Network
 from hpsearch.models.model import Member, Model
 from hpsearch.nn import MultiTargetNetwork
+from hpsearch.system.errors import InputError, one_line, unwritable
 from hpsearch.system.files import write_together
 
 DESCRIPTION, WEIGHTS, CARD = FILE_NAME, "weights.safetensors", "README.md"

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from hpsearch.config.targets import Target, Targets
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import InputError
 from hpsearch.models.description import Description
 from hpsearch.models.intervals import LEVELS, level_name
 from hpsearch.models.ranges import Geometries
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.runs.evaluation import EVALUATION_ATOMS, EVALUATION_BATCH
+from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
     from hpsearch.models.calculator import ModelCalculator

@@ -24,13 +24,13 @@ from hpsearch.config.declaration import MoleculeSource
 from hpsearch.config.targets import SYMBOLS
 from hpsearch.config.units import conversion
 from hpsearch.data.own import LEAST_DISTANCE_ANGSTROM, nearest_distances
-from hpsearch.errors import InputError, one_line
 from hpsearch.formats import Part, Wanted, read_parts, source_files
 from hpsearch.models.intervals import level_name
 from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
 from hpsearch.models.ranges import Geometries
 from hpsearch.models.rows import FORMATS, Columns, RowFormat
 from hpsearch.system import installation
+from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say, silent, write_atomically
 
 RECORD = ".hpsearch.json"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hpsearch.errors import InputError, nearest, one_line
 from hpsearch.models.build import KeptRun
 from hpsearch.models.description import Origin
 from hpsearch.search.study import Study
 from hpsearch.store import Experiment, StoreReader
+from hpsearch.system.errors import InputError, nearest, one_line
 
 
 def runs_of(store: StoreReader, name: str | None, keys: Sequence[str]) -> list[KeptRun]:

@@ -30,8 +30,10 @@ def _keep(old: str, module: ModuleType) -> None:
 def _moved_modules() -> dict[str, ModuleType]:
     from hpsearch.config import targets, units
     from hpsearch.results import published, significance
+    from hpsearch.system import errors
 
     return {
+        "hpsearch.errors": errors,
         "hpsearch.published": published,
         "hpsearch.significance": significance,
         "hpsearch.targets": targets,

@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from hpsearch.errors import HpsearchError
 from hpsearch.pages.plots import styled
 from hpsearch.report.render import Section
 from hpsearch.store import StoreReader
+from hpsearch.system.errors import HpsearchError
 
 KINDS = ("study", "ablation")
 

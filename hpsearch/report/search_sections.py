@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from hpsearch.config.run import DataConfig
-from hpsearch.errors import HpsearchError
 from hpsearch.report.render import Section
 from hpsearch.report.text import compared_loss, number, settings, value
 from hpsearch.results.tables import TRIAL_COLUMNS, search_table
 from hpsearch.search.study import Study
+from hpsearch.system.errors import HpsearchError
 
 
 def search_sections(study: Study) -> list[Section]:

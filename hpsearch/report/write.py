@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpsearch.errors import InputError, unwritable
 from hpsearch.report.csv_files import csv_files
 from hpsearch.report.document import Document
 from hpsearch.report.model_card import model_cards
@@ -22,6 +21,7 @@ from hpsearch.report.render import (
 from hpsearch.results.findings import Findings
 from hpsearch.results.subject import Subject
 from hpsearch.store import StoreReader
+from hpsearch.system.errors import InputError, unwritable
 from hpsearch.system.files import write_together
 
 FORMATS = ("html", "csv", "md", "latex")

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpsearch.errors import InputError
 from hpsearch.results.findings import AblationFindings
 from hpsearch.results.significance import (
     Difference,
@@ -24,6 +23,7 @@ from hpsearch.results.significance import (
     signed_rank_test,
 )
 from hpsearch.results.tables import arms_of
+from hpsearch.system.errors import InputError
 
 LEVEL = 0.05
 """Significance level: a difference is significant if its p after Holm's correction is below it."""

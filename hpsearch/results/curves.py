@@ -19,9 +19,9 @@ from hpsearch.config.parameters import Scalar
 from hpsearch.config.run import Count, PositiveCount, ScheduleName, fingerprint
 from hpsearch.config.space import SearchSpace
 from hpsearch.config.space_check import schedules
-from hpsearch.errors import InputError, one_line
 from hpsearch.search.study import Study
 from hpsearch.store import StoreReader, TrialRecord
+from hpsearch.system.errors import InputError, one_line
 
 LEAST_TRIALS = 5
 """The least number of complete configurations for a replay."""

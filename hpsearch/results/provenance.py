@@ -18,11 +18,11 @@ from hpsearch.config.run import DataConfig, NetworkConfig, fingerprint
 from hpsearch.config.space import content_hash
 from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import HpsearchError
 from hpsearch.results.evidence import BY_HAND, Evidence, Link, disagreements, known, link, short
 from hpsearch.results.findings import AblationFindings, SearchFindings
 from hpsearch.results.split_link import split_link
 from hpsearch.search.terms import most_wanted
+from hpsearch.system.errors import HpsearchError
 
 
 def molecules_at_hand(data: DataConfig) -> Molecules | None:

@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from hpsearch.config.run import ScheduleName
 from hpsearch.config.rungs import Rungs, default_rungs, least_epoch
-from hpsearch.errors import InputError
 from hpsearch.results.curves import Curves, Noise, RecordedCurve
 from hpsearch.search.rungs import Ladder
+from hpsearch.system.errors import InputError
 
 Rule = Literal["promotion", "stopping"]
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 SAME_TARGET = ("U0", "U", "H", "G")
 """Energies whose correlation is above 0.9997: nearly one target, counted four times."""

@@ -12,8 +12,8 @@ from hpsearch.ablation.plan import CellKey, split_name
 from hpsearch.config.run import DataConfig, fingerprint
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import InputError
 from hpsearch.results.evidence import Evidence, Link, disagreements, known, link, short
+from hpsearch.system.errors import InputError
 
 
 def split_link(seen: Evidence) -> Link:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import HpsearchError, disk_full, or_inodes
 from hpsearch.system import failpoint
+from hpsearch.system.errors import HpsearchError, disk_full, or_inodes
 from hpsearch.system.files import PARTIAL, write_atomically
 
 if TYPE_CHECKING:

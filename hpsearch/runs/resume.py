@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpsearch.errors import InputError, MachineError
 from hpsearch.runs import checkpoint
 from hpsearch.runs.messages import EpochMetrics
 from hpsearch.runs.schedule import Schedule
+from hpsearch.system.errors import InputError, MachineError
 
 Identity = Mapping[str, Any]
 """A run's ``config``, ``fingerprint``, ``data_hash``, ``split_hash`` and ``statistics``."""

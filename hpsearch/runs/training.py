@@ -22,7 +22,6 @@ from hpsearch.config.run import TrialConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.loss import multi_target_loss
 from hpsearch.runs import record, resume
@@ -31,6 +30,7 @@ from hpsearch.runs.messages import Completion, EpochMetrics, RunFacts
 from hpsearch.runs.optimizer import Adam
 from hpsearch.runs.schedule import Schedule
 from hpsearch.system import failpoint
+from hpsearch.system.errors import HpsearchError, InputError
 
 CALIBRATION_MOLECULES = 64
 """Number of training molecules on which a new network is normalised."""

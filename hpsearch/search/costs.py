@@ -12,7 +12,6 @@ from hpsearch.cost import measure
 from hpsearch.cost.model import LEAST, CostModel, refusal
 from hpsearch.cost.timings import TimedConfig, TimingConditions, cache_timings
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.executor import Placement
 from hpsearch.search.quote import (
     DRAWS,
@@ -25,6 +24,7 @@ from hpsearch.search.quote import (
 from hpsearch.search.terms import finished_trials
 from hpsearch.store import StoreReader, check_name
 from hpsearch.store.address import Address
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.gpus import Gpu, gpus
 from hpsearch.system.hardware import available_memory, cores
 

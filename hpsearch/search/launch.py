@@ -18,7 +18,6 @@ from hpsearch.config.run import DataConfig
 from hpsearch.config.rungs import Rungs
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.model import CostModel, refusal
-from hpsearch.errors import InputError
 from hpsearch.search.failures import drop_attributes
 from hpsearch.search.quote import random_configs
 from hpsearch.search.samplers import SeededPerTrial
@@ -43,6 +42,7 @@ from hpsearch.search.trials import TrialFiles, TrialRows
 from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Experiment, Store, StoreReader, normal_form
 from hpsearch.system import failpoint
+from hpsearch.system.errors import InputError
 
 DRAWS_TRIED = 1000
 """Random draws, of which one must be within the budget; trying them takes some seconds."""

@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpsearch.config.space import SearchSpace
-from hpsearch.errors import InputError
 from hpsearch.store import PAUSED
+from hpsearch.system.errors import InputError
 
 TPE_LATEST = 250
 """Number of the latest finished trials that TPE sees, besides the best ones."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpsearch.config.export import find_configuration
 from hpsearch.config.run import TrialConfig, fingerprint
 from hpsearch.config.start import Start, other_terms, parameters_of
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace

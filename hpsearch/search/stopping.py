@@ -8,9 +8,9 @@ from typing import final
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.rungs import Rungs
 from hpsearch.cost.model import CostModel
-from hpsearch.errors import HpsearchError
 from hpsearch.search.rungs import Ladder, Place
 from hpsearch.store import Decision, DecisionKind, Store
+from hpsearch.system.errors import HpsearchError
 
 
 @final

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 from hpsearch.cost.accuracy import MeasuredTrial, QuoteAccuracy
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.search.failures import shape
 from hpsearch.search.terms import last_wanted
 from hpsearch.store import ORIGIN, Curve, Experiment, StoredRun, StoreReader, TrialRecord
 from hpsearch.store.lease import Holder
+from hpsearch.system.errors import HpsearchError, InputError
 
 if TYPE_CHECKING:  # `hpsearch status` needs none of these, and they take long to load
     import optuna

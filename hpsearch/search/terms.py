@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hpsearch.errors import InputError
 from hpsearch.system import installation
+from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
     from hpsearch.config.space import SearchSpace

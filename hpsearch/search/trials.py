@@ -12,10 +12,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpsearch import store
-from hpsearch.errors import HpsearchError
 from hpsearch.runs import checkpoint
 from hpsearch.search.start import ORIGIN_KEY, KnownTrial, not_enqueued
 from hpsearch.store import PAUSED, STAGE
+from hpsearch.system.errors import HpsearchError
 
 Result = TypeVar("Result")
 

@@ -41,13 +41,13 @@ from optuna.trial import FixedTrial
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.rungs import Rungs
 from hpsearch.config.space import SearchSpace, content_hash
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs import record
 from hpsearch.runs.record import Breach, RunRecord, listed, same
 from hpsearch.search.rungs import TRAINED_AGAIN, Ladder
 from hpsearch.search.terms import last_wanted, most_wanted
 from hpsearch.search.trials import RUNGS
 from hpsearch.store import Decision, Ledger, LedgerTrial, StoreReader
+from hpsearch.system.errors import HpsearchError, InputError
 
 RULES = (
     *("study", "provenance", "count", "terminal", "numbers", "twice", "run", "readable"),

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import REFUSALS, SearchSpace
 from hpsearch.cost.model import CostModel, refusal
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import (
     NO_VERDICTS,
     Assignment,
@@ -44,6 +43,7 @@ from hpsearch.store import (
     TrialState,
 )
 from hpsearch.system import failpoint
+from hpsearch.system.errors import HpsearchError, InputError
 
 _USED = "its number was used before, by a trial that was deleted"
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from hpsearch.errors import InputError, disk_full, or_inodes
 from hpsearch.system import credentials
+from hpsearch.system.errors import InputError, disk_full, or_inodes
 from hpsearch.system.file_system import network_type
 
 if TYPE_CHECKING:

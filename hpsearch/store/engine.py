@@ -13,9 +13,9 @@ from typing import TypeVar, final
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.store.address import Address, obstacle
 from hpsearch.system import failpoint
+from hpsearch.system.errors import HpsearchError, InputError
 
 Result = TypeVar("Result")
 

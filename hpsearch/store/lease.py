@@ -36,10 +36,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.store.rows import upsert
 from hpsearch.store.tables import leases
 from hpsearch.system import incarnation
+from hpsearch.system.errors import HpsearchError, InputError
 
 Result = TypeVar("Result")
 

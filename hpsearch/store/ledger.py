@@ -18,7 +18,6 @@ from sqlalchemy import (
     table,
 )
 
-from hpsearch.errors import one_line
 from hpsearch.runs.record import EpochRecord, RunRecord
 from hpsearch.store.optuna_rows import (
     fetched,
@@ -31,6 +30,7 @@ from hpsearch.store.optuna_rows import (
 from hpsearch.store.records import Experiment, Ledger, LedgerVerdict
 from hpsearch.store.rows import read_decisions
 from hpsearch.store.tables import epochs, experiments, results, runs, target_errors, test_errors
+from hpsearch.system.errors import one_line
 
 _Errors = tuple[dict[str, float | None], dict[str, float | None]]
 """The losses and the mean absolute errors of an epoch, by target."""

@@ -12,7 +12,6 @@ from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from hpsearch.errors import InputError
 from hpsearch.store.address import Address
 from hpsearch.store.engine import (
     Database,
@@ -23,6 +22,7 @@ from hpsearch.store.engine import (
     set_beginning,
 )
 from hpsearch.store.optuna_rows import frozen_trials
+from hpsearch.system.errors import InputError
 
 _TRIES = 10
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, final
 from sqlalchemy import Connection, Select, func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpsearch.errors import HpsearchError
 from hpsearch.store import frames
 from hpsearch.store.address import Address, require_file
 from hpsearch.store.engine import PATIENCE_SECONDS, Database
@@ -55,6 +54,7 @@ from hpsearch.store.rows import (
 )
 from hpsearch.store.schema import check_tables
 from hpsearch.store.tables import epochs, results, runs, target_errors
+from hpsearch.system.errors import HpsearchError
 
 if TYPE_CHECKING:  # `hpsearch status` uses no frames, and pandas takes half a second to load
     import pandas as pd

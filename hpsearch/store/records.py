@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpsearch.errors import HpsearchError, InputError, close_to, one_line
+from hpsearch.system.errors import HpsearchError, InputError, close_to, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig, TrialConfig

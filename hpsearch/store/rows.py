@@ -22,7 +22,6 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from hpsearch.errors import HpsearchError, one_line
 from hpsearch.runs.messages import Completion, Outcome
 from hpsearch.store.records import (
     FORMER_NAMES,
@@ -34,6 +33,7 @@ from hpsearch.store.records import (
     normal_form,
 )
 from hpsearch.store.tables import decisions, epochs, experiments, runs
+from hpsearch.system.errors import HpsearchError, one_line
 
 if TYPE_CHECKING:
     import numpy as np

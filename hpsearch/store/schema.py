@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, String, column, inspect, select, table, text
 
-from hpsearch.errors import InputError, TablesNotReady
 from hpsearch.store.address import Address
 from hpsearch.store.tables import VERSION_TABLE
+from hpsearch.system.errors import InputError, TablesNotReady
 from hpsearch.system.installation import folder
 
 if TYPE_CHECKING:  # only a launch migrates tables, and Alembic takes long to load

@@ -13,7 +13,6 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from hpsearch.config.run import TrialConfig
-from hpsearch.errors import InputError
 from hpsearch.runs.messages import Completion, EpochMetrics, Outcome, RunFacts
 from hpsearch.runs.record import result_digest, text_digest
 from hpsearch.store.address import Address, make_folder
@@ -52,6 +51,7 @@ from hpsearch.store.tables import (
     target_errors,
     test_errors,
 )
+from hpsearch.system.errors import InputError
 
 Result = TypeVar("Result")
 

@@ -1,1 +1,1 @@
-"""This machine and this installation: hardware, processes, files, passwords and versions."""
+"""This machine and this installation: hardware, processes, files, versions, and errors for users."""

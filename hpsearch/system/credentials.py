@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote, quote_plus
 
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 STORAGE_VARIABLE = "HPSEARCH_STORAGE"
 """Environment variable that names the store; its URL may hold a password."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import hpsearch
-from hpsearch.errors import HpsearchError, InputError, nearest, one_line
+from hpsearch.system.errors import HpsearchError, InputError, nearest, one_line
 
 FolderName = Literal["search_spaces", "storage", "dashboards"]
 

@@ -9,9 +9,9 @@ from hpsearch.config.architecture import weights_of
 from hpsearch.config.run import TrialConfig
 from hpsearch.cost.accuracy import QuoteAccuracy
 from hpsearch.cost.timings import TimedConfig
-from hpsearch.errors import HpsearchError
 from hpsearch.report.text import duration
 from hpsearch.search.quote import Quote
+from hpsearch.system.errors import HpsearchError
 
 
 def timed_line(timed: TimedConfig) -> str:

@@ -30,8 +30,8 @@ from hpsearch.config.declaration import MoleculeSource
 from hpsearch.config.targets import ELEMENTS, SYMBOLS
 from hpsearch.data import qm9
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import InputError
 from hpsearch.formats import Wanted, label_names, read_parts
+from hpsearch.system.errors import InputError
 
 WANTED = Wanted(("energy", "gap"), "name", "family")
 OF_QM9 = Wanted(("U0", "gap"), "index", None)

@@ -17,7 +17,7 @@ from hpsearch.data.check import DataCheck, leak_line, require_sound_references
 from hpsearch.data.duplicates import equal_geometries, graph_keys
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 UNKNOWN = float("nan")
 

@@ -18,7 +18,6 @@ from hpsearch import formats
 from hpsearch.config.declaration import MOST_ATOMS, MoleculeSource
 from hpsearch.config.targets import QM9_TARGETS
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import InputError
 from hpsearch.formats import (
     Part,
     Wanted,
@@ -29,6 +28,7 @@ from hpsearch.formats import (
     read_parts,
     source_files,
 )
+from hpsearch.system.errors import InputError
 
 NOTHING = Wanted((), None, None)
 ENERGY = Wanted(("energy",), None, None)

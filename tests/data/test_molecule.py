@@ -6,7 +6,7 @@ import torch
 
 from hpsearch.config.targets import ELEMENTS, TARGETS
 from hpsearch.data.molecule import Molecule, Molecules
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 WATER = Molecule(
     np.array([8, 1, 1]),

@@ -23,8 +23,8 @@ from hpsearch.data.baselines import baselines
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, save_split
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import InputError
 from hpsearch.runs.training import Training
+from hpsearch.system.errors import InputError
 
 COUNT = 1_000
 ELEMENTS = ["H", "C", "N", "O", "F"]

@@ -17,7 +17,7 @@ from hpsearch.cli import examination as doctor
 from hpsearch.config.targets import TARGETS
 from hpsearch.data import cache, qm9
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import HpsearchError, InputError
+from hpsearch.system.errors import HpsearchError, InputError
 
 COLUMNS = ("element_indices", "positions", "offsets", "targets", "identifiers")
 

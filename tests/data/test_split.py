@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpsearch.config.run import DataConfig
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split, read_split, save_split, validation_anchor
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 
 def made(molecules: Molecules, **values: object) -> Split:

@@ -9,7 +9,7 @@ from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data.molecule import Molecule, Molecules
 from hpsearch.data.split import Split
 from hpsearch.data.statistics import TargetStatistics, atom_references
-from hpsearch.errors import InputError
+from hpsearch.system.errors import InputError
 
 # Mean and standard deviation of t̃ in reporting units an atom, over a random split of 109,000.
 PER_ATOM = {

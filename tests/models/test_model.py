@@ -14,12 +14,12 @@ from support.small_models import DATA, TARGETS
 
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, unused_rows
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.models.build import KeptRun, build_model
 from hpsearch.models.folder import CARD, WEIGHTS, read_description, read_model, write_model
 from hpsearch.models.model import Model
 from hpsearch.models.ranges import Geometries
 from hpsearch.runs.messages import Completion
+from hpsearch.system.errors import HpsearchError, InputError
 
 Trained = dict[int, tuple[KeptRun, Completion]]
 

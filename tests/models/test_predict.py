@@ -16,13 +16,13 @@ from support.small_models import write_extxyz
 from hpsearch.cli.program import cli
 from hpsearch.config.declaration import MoleculeSource
 from hpsearch.data.molecule import Molecules
-from hpsearch.errors import InputError
 from hpsearch.formats import part
 from hpsearch.models import predict
 from hpsearch.models.audit import check_path
 from hpsearch.models.model import Model
 from hpsearch.models.predict import PREDICTED, Job, predict_file
 from hpsearch.models.ranges import Geometries
+from hpsearch.system.errors import InputError
 from hpsearch.system.files import PARTIAL
 
 ROWS = np.arange(0, 50_000, 1_000)

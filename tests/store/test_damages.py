@@ -11,10 +11,10 @@ import pytest
 import torch
 from support.damaged import Rows, fill
 
-from hpsearch.errors import HpsearchError
 from hpsearch.runs import checkpoint
 from hpsearch.search.verify import require_sound
 from hpsearch.store import Store, StoreReader
+from hpsearch.system.errors import HpsearchError
 
 
 def of_epoch(change: str, trial: int, epoch: int | None = None) -> str:

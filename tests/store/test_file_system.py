@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpsearch.errors import InputError
 from hpsearch.store import Store
 from hpsearch.system import file_system
+from hpsearch.system.errors import InputError
 from hpsearch.system.file_system import network_type
 
 

@@ -19,7 +19,6 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from support.store_examples import CONFIG, metrics
 
-from hpsearch.errors import InputError
 from hpsearch.store import Store, lease
 from hpsearch.store.lease import (
     Holder,
@@ -30,6 +29,7 @@ from hpsearch.store.lease import (
     _Watch,
     lease_seconds,
 )
+from hpsearch.system.errors import InputError
 
 DRIVER = """
 import sys, time

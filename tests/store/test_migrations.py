@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from alembic import command
 from support.store_examples import CONFIG, metrics
 
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Completion
 from hpsearch.store import Store, StoreReader, schema
 from hpsearch.store.tables import PREFIX, VERSION_TABLE, metadata
+from hpsearch.system.errors import HpsearchError, InputError
 
 
 def _tables(store: Store) -> set[str]:

@@ -7,12 +7,12 @@ from support.commands import PLAIN_QUICK
 from support.made_up import run_ablation, run_search, the_winner
 
 from hpsearch.config.space import SearchSpace
-from hpsearch.errors import InputError
 from hpsearch.results.subject import Subject, subject
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.store import Store
+from hpsearch.system.errors import InputError
 
 
 def key(store: Store, name: str) -> int:

@@ -15,7 +15,6 @@ from hpsearch.config.export import Winner, find_configuration
 from hpsearch.config.parameters import split_components
 from hpsearch.config.space import SearchSpace
 from hpsearch.config.start import Start, other_terms, parameters_of, read_starts
-from hpsearch.errors import InputError
 from hpsearch.results.status import read_status
 from hpsearch.results.tables import search_table
 from hpsearch.runs.messages import Failure
@@ -24,6 +23,7 @@ from hpsearch.search.quote import draw_configs
 from hpsearch.search.start import KnownTrial, known_trials, start_lines
 from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
+from hpsearch.system.errors import InputError
 from hpsearch.system.installation import find_space
 
 SHIPPED = ("quick", "table3", "table3_log")

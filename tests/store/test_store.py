@@ -21,7 +21,6 @@ import sqlalchemy as sa
 from alembic import command
 from support.store_examples import CONFIG, FACTS, metrics, new_database
 
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.runs.messages import Completion, Failure
 from hpsearch.store import (
     DEFAULT_URL,
@@ -33,6 +32,7 @@ from hpsearch.store import (
     schema,
 )
 from hpsearch.store.address import Address
+from hpsearch.system.errors import HpsearchError, InputError
 
 SECRET = "s3{cr}et"
 DONE = Completion(2, 1, 3.0, test_loss=4.0, test_maes={"mu": 0.1, "U0": 20.0})

@@ -20,7 +20,6 @@ from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig
 from hpsearch.config.space import Budget, SearchSpace
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Assignment, Completion, Failure, FailureKind, Work
 from hpsearch.search.failures import LEAST_TOTAL_LIMIT, SAME_FAILURES, Failures
@@ -31,6 +30,7 @@ from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.search.work import Search, StartCounts
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError, InputError
 
 DIVERGED = Failure("diverged", "the loss of step 7 is not finite", epoch=1, step=7)
 BROKEN = Failure("exception", "ValueError: bad shape 3", "Traceback: the first one")

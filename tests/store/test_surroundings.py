@@ -15,8 +15,8 @@ from support.commands import HPSEARCH, run
 from support.mounts import bound_by_modes, mounted
 from support.store_examples import new_database
 
-from hpsearch.errors import InputError
 from hpsearch.store import Store, StoreReader
+from hpsearch.system.errors import InputError
 
 
 def test_a_read_only_file_system_is_named_with_the_way_out(tmp_path: Path, created: Any) -> None:

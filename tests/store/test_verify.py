@@ -18,12 +18,12 @@ from sqlalchemy import make_url
 from support.damaged import SPACE, Rows, fill
 from support.store_examples import FACTS, drop_database, new_database
 
-from hpsearch.errors import InputError
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study
 from hpsearch.search.verify import RULES, verify
 from hpsearch.store import Store, schema
 from hpsearch.system import installation
+from hpsearch.system.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from support.store_examples import FACTS
 
 from hpsearch.config.space import SearchSpace
 from hpsearch.cost.estimate import FIRST_RUN_SECONDS
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.pages.files import folder, load_page
 from hpsearch.results.status import read_status
 from hpsearch.runs.messages import Assignment, Completion, Failure
@@ -27,6 +26,7 @@ from hpsearch.search.study import Study
 from hpsearch.search.verify import verify
 from hpsearch.search.work import Search
 from hpsearch.store import Store
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.terminal.status import status_lines
 
 LOSSES = (5.0, 3.0, 8.0, 1.0, 6.0, 2.0)

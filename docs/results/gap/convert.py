@@ -1,6 +1,7 @@
 """Writes QM9's gap twice: once to be summed, once to be averaged."""
 
 import numpy as np
+
 from hpsearch.config.run import DataConfig
 from hpsearch.data import own
 

@@ -30,6 +30,7 @@ CONTENTS = """
 
 docs/tutorial
 docs/own_molecules
+docs/models
 docs/search
 docs/questions
 docs/glossary

@@ -41,6 +41,7 @@ pytestmark = pytest.mark.slow
 
 THROUGH_PYTHON = """
 import sys
+from hpsearch.models.folder import read_description
 from hpsearch.cli.program import main
 try:
     main()
@@ -269,10 +270,22 @@ def test_train_goes_on_and_leaves_safetensors(session: Session) -> None:
     assert "run u0: epoch 2" in session.said["train"]
     assert re.search(r"test MAE U0 [\d.e+]+ meV", session.said["train"])
     assert "run u0: epoch" not in session.said["train again"]
-    last = session.said["train"].splitlines()[-1]
-    assert session.said["train again"].splitlines()[-1] == last
-    with safe_open(session.folder / last.removeprefix("weights: "), "pt") as weights:
+    said, again = (session.said[name].splitlines() for name in ("train", "train again"))
+    assert again[-1] == said[-1] == "next: hpsearch predict u0 FILE -o predictions.csv"
+    [line] = [line for line in said if line.startswith("weights: ")]
+    assert line in again
+    with safe_open(session.folder / line.removeprefix("weights: "), "pt") as weights:
         assert len(list(weights.keys())) > 5
+
+
+def test_train_leaves_a_model(session: Session) -> None:
+    assert "calibration molecules" in session.said["train"]
+    assert "calibration molecules" not in session.said["train again"], "the model was kept"
+    from hpsearch.models.folder import read_description
+
+    description = read_description(session.folder / "u0")
+    assert [target.name for target in description.targets] == ["U0"]
+    assert f"{description.tested['U0'].mae:.3g}"[:2] in session.said["train"]
 
 
 def test_nothing_lies_beside_what_was_asked_for(session: Session) -> None:

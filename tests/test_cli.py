@@ -37,11 +37,12 @@ from support.commands import (
     run,
 )
 
+from hpsearch.models.folder import read_description
+
 pytestmark = pytest.mark.slow
 
 THROUGH_PYTHON = """
 import sys
-from hpsearch.models.folder import read_description
 from hpsearch.cli.program import main
 try:
     main()
@@ -281,8 +282,6 @@ def test_train_goes_on_and_leaves_safetensors(session: Session) -> None:
 def test_train_leaves_a_model(session: Session) -> None:
     assert "calibration molecules" in session.said["train"]
     assert "calibration molecules" not in session.said["train again"], "the model was kept"
-    from hpsearch.models.folder import read_description
-
     description = read_description(session.folder / "u0")
     assert [target.name for target in description.targets] == ["U0"]
     assert f"{description.tested['U0'].mae:.3g}"[:2] in session.said["train"]

@@ -83,7 +83,7 @@ def _require_free(output: Path, overwrite: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for scripts.")
 def show(folder: Path, as_json: bool) -> None:
-    """Say what a model predicts, how well, and what it was trained on."""
+    """Print what a model predicts, how well, and its data."""
     from hpsearch.models.folder import read_description
     from hpsearch.terminal.models import model_lines
 

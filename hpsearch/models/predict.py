@@ -30,7 +30,7 @@ from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
 from hpsearch.models.ranges import Geometries
 from hpsearch.models.rows import FORMATS, Columns, RowFormat
 from hpsearch.system import installation
-from hpsearch.system.errors import InputError, one_line
+from hpsearch.system.errors import HpsearchError, InputError, one_line, or_inodes
 from hpsearch.system.files import Say, silent, write_atomically
 
 RECORD = ".hpsearch.json"
@@ -126,6 +126,25 @@ def predict_file(
     columns = Columns.of(model.targets, job.levels)
     terms = _terms(model, job)
     _open_parts(job, terms, say)
+    try:
+        return _predict_parts(model, job, columns, terms, progress, started)
+    except OSError as error:
+        raise HpsearchError(
+            f"'{job.output}' must be writable, got: {error.strerror or error}; free space"
+            f"{or_inodes(job.output.parent)} and run the same command again: it goes on after its "
+            "last part"
+        ) from None
+
+
+def _predict_parts(
+    model: Model,
+    job: Job,
+    columns: Columns,
+    terms: dict[str, Any],
+    progress: Callable[[int], None] | None,
+    started: float,
+) -> Done:
+    """Predict the parts that are missing, and join all."""
     total = predicted = flagged = 0
     number = -1
     for number, part in enumerate(read_parts(job.source, wanted_of(job.source))):

@@ -1,1 +1,1 @@
-"""This machine and this installation: hardware, processes, files, versions, and errors for users."""
+"""This machine and this installation: hardware, processes, files, versions; errors for users."""

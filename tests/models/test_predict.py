@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from support.mounts import mounted
 from support.small_models import write_extxyz
 
 from hpsearch.cli.program import cli
@@ -22,7 +23,7 @@ from hpsearch.models.audit import check_path
 from hpsearch.models.model import Model
 from hpsearch.models.predict import PREDICTED, Job, predict_file
 from hpsearch.models.ranges import Geometries
-from hpsearch.system.errors import InputError
+from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.files import PARTIAL
 
 ROWS = np.arange(0, 50_000, 1_000)
@@ -115,6 +116,25 @@ def test_parts_of_another_job_are_not_used(
     table = pd.read_csv(file.parent / "out.csv")
     assert done.predicted == len(table) == 50
     assert table["atoms"].tolist() == molecules.atom_counts[ROWS[::-1]].tolist()
+
+
+def test_a_full_disk_keeps_the_finished_parts(
+    single: Model, single_folder: Path, file: Path, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "small", "size=100k,mode=0777") as small:
+        # A page and the record of the job fit beside it, and one part.
+        (small.folder / "fill-0").write_bytes(bytes(76_000))
+        where = Job(MoleculeSource(path=str(file)), small.folder / "out.csv", single_folder)
+        with pytest.raises(HpsearchError, match=r"No space left.*run the same command") as error:
+            predict_file(single, where)
+        assert "\n" not in str(error.value)
+        assert not where.output.exists()
+        finished = list(where.parts.glob("*.csv"))
+        assert finished
+        small.free()
+        said: list[str] = []
+        assert predict_file(single, where, said.append).predicted == 50
+        assert "continuing" in said[0]
 
 
 def test_a_molecule_that_cannot_be_predicted(

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
@@ -98,19 +99,8 @@ def experiment(amons: Path, epochs: int, folder: Path) -> list[dict[str, Any]]:
     """The errors for each change, of flagged and of unflagged molecules."""
     molecules = list(read_amons(amons))
     write(folder / "train.extxyz", [labelled(*one) for one in molecules], format="extxyz")
-    (folder / "data.yaml").write_text(DECLARATION)
-    (folder / "winner.yaml").write_text(WINNER)
-    run(
-        folder,
-        "train",
-        "winner.yaml",
-        "--data",
-        "data.yaml",
-        "--epochs",
-        str(epochs),
-        "-o",
-        "model",
-    )
+    (folder / "winner.yaml").write_text(WINNER + indent(DECLARATION, "  "))
+    run(folder, "train", "winner.yaml", "--epochs", str(epochs), "-o", "model")
     tested = test_molecules(folder, molecules)
     random = np.random.default_rng(0)
     rows = []

@@ -48,7 +48,7 @@ class Predictions:
     Attributes:
         targets: the T predicted targets.
         values: [n, T] in the targets' reporting units.
-        spreads: [n, T] standard deviation over the networks; 0 with one network.
+        spreads: [n, T] population's standard deviation over the networks; 0 with one.
         halves: half of the interval's width [n, T], by level.
         flags: what of each molecule lies outside the ranges of the training molecules.
         known: [n] whether the molecule was predicted.
@@ -276,10 +276,7 @@ def evaluate(
                 factor = member.statistics.target_table[name].reporting_factor
                 outputs[name].append(native[:, place] * factor)
     stacked = [np.stack(values, axis=1) for values in outputs.values()]
-    spreads = [
-        values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
-        for values in stacked
-    ]
+    spreads = [values.std(axis=1) for values in stacked]
     means = [values.mean(axis=1) for values in stacked]
     return np.stack(means, axis=1), np.stack(spreads, axis=1)
 

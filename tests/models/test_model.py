@@ -51,7 +51,7 @@ def test_an_ensemble_is_the_mean_of_its_networks(
     alone = [build_model("x", [trained[seed][0]]).predict(some).values for seed in (0, 1)]
     together = ensemble.predict(some)
     np.testing.assert_allclose(together.values, (alone[0] + alone[1]) / 2, rtol=1e-12)
-    by_hand = np.abs(alone[0] - alone[1]) / np.sqrt(2)
+    by_hand = np.abs(alone[0] - alone[1]) / 2
     np.testing.assert_allclose(together.spreads, by_hand, rtol=1e-7, atol=1e-9)
     calibrated = ensemble.description.calibration.targets["mu"]
     assert calibrated.spread.kind == "ensemble"

@@ -1,0 +1,1 @@
+"""A trained model that leaves: its folder, predictions with intervals, and exports."""

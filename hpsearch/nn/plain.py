@@ -127,7 +127,10 @@ class PlainNetwork(nn.Module):
 def _block(
     block: nn.Module, scalars: Tensor, vectors: Tensor, pairs: Pairs
 ) -> tuple[Tensor, Tensor]:
-    """A convolution & gated block: ``[M, T or 1, N, S]`` and ``[M, T or 1, 3, N, V]`` to [M, T...]."""
+    """A convolution & gated block.
+
+    Scalars are ``[M, T or 1, N, S]`` and vectors ``[M, T or 1, 3, N, V]``; the results have T.
+    """
     assert isinstance(block, ConvolutionBlock)
     # Rounding leaves the radial MLP of a pair without basis functions near zero, not at zero.
     g = _radial(block.radial, pairs.phi) * pairs.near[:, None, :, :, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -109,8 +110,8 @@ def loaded(written):
 
 
 def inputs(molecules):
-    numbers, positions = exports._padded(molecules)
-    return numbers, positions
+    """Atomic numbers and positions, with one atom of padding."""
+    return exports._padded(molecules)
 
 
 def test_predictions_are_the_mean_of_the_networks_in_reporting_units(loaded, members, molecules):
@@ -177,7 +178,7 @@ def test_forces_through_the_loaded_program(loaded, members, molecules):
     def forces(program):
         return torch.autograd.grad(program(numbers, positions)[0].sum(), positions)[0]
 
-    precise = [(network.double(), statistics) for network, statistics in copies(members)]
+    precise = [(copy.deepcopy(network).double(), own) for network, own in members]
     expected = forces(Program(precise))
     assert (forces(loaded) - expected).abs().max() < 1e-5 * expected.abs().max()
     step = torch.zeros_like(positions)
@@ -186,12 +187,6 @@ def test_forces_through_the_loaded_program(loaded, members, molecules):
         above, below = (Program(precise)(numbers, positions + s)[0].sum() for s in (step, -step))
     # The sum has numbers of 1e8 meV, of which float64 resolves 1e-8.
     assert (above - below).item() / 2e-5 == pytest.approx(expected[2, 3, 1].item(), abs=2e-2)
-
-
-def copies(members):
-    import copy
-
-    return [(copy.deepcopy(network), statistics) for network, statistics in members]
 
 
 ALONE = """
@@ -268,24 +263,37 @@ def test_a_damaged_export_is_refused(members, molecules, exported, monkeypatch, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    ("change", "seen"),
-    [
-        (lambda z, x, out: out.where(z.shape[1] < 0, out * torch.nan), "values"),
-        (lambda z, x, out: out + x[:, 0, :1] * 1e-2, "translated"),
-        (lambda z, x, out: out + (x[:, 0, :1] - x[:, 1, :1]) * 1e-2 * (z[:, 1:2] > 0), "rotated"),
-        (lambda z, x, out: out + z[:, :1] * 1e-2, "permuted"),
-    ],
-)
-def test_each_deviation_is_seen(loaded, members, change, seen):
+DEFECTS = {
+    "translated": lambda numbers, positions: positions[:, 0],
+    "rotated": lambda numbers, positions: positions[:, 0] - positions[:, 1],
+    "permuted": lambda numbers, positions: numbers[:, :3],
+}
+
+
+@pytest.mark.parametrize("seen", DEFECTS)
+def test_a_program_without_a_symmetry_is_seen(loaded, members, seen):
     molecules = molecules_of([4, 6, 9])
+    before = DEFECTS[seen](*inputs(molecules))
 
     def wrong(numbers, positions):
-        out, spread = loaded(numbers, positions)
-        added = change(numbers, positions, out) - change(*inputs(molecules), out * 0)
-        return out + added if seen != "values" else change(numbers, positions, out), spread
+        predictions, spread = loaded(numbers, positions)
+        return predictions + DEFECTS[seen](numbers, positions) - before, spread
 
-    assert not getattr(compare(wrong, members, molecules), seen) <= exports.MOST_DEVIATION
+    deviation = compare(wrong, members, molecules)
+    assert deviation.values < exports.MOST_DEVIATION < getattr(deviation, seen)
+
+
+@pytest.mark.parametrize("defect", [1.0, torch.nan])
+@pytest.mark.parametrize("output", [0, 1])
+def test_wrong_predictions_and_spreads_are_seen(loaded, members, molecules, defect, output):
+    def wrong(numbers, positions):
+        outputs = list(loaded(numbers, positions))
+        outputs[output][-1, -1] += defect
+        return outputs
+
+    deviation = compare(wrong, members, molecules)
+    assert not deviation.values <= exports.MOST_DEVIATION
+    assert not deviation.largest <= exports.MOST_DEVIATION
 
 
 def test_a_file_that_cannot_be_written(members, molecules, once, tmp_path):
@@ -304,11 +312,9 @@ def test_networks_that_cannot_be_one_program(members):
     with pytest.raises(InputError, match="at least one network"):
         Program([])
     network, statistics = members[0]
-    other = replace(statistics, target_table=Targets([replace(TABLE["energy"], unit="eV"), *TABLE]))
-    other = replace(
-        other, target_table=Targets([replace(TABLE["energy"], unit="eV"), TABLE["gap"]])
-    )
-    with pytest.raises(InputError, match="energy must have one unit .* meV and eV"):
+    table = Targets([replace(TABLE["energy"], unit="eV"), TABLE["gap"]])
+    other = replace(statistics, target_table=table)
+    with pytest.raises(InputError, match=r"energy must have one unit .* meV and eV"):
         Program([members[0], (network, other)])
 
 

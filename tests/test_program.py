@@ -24,6 +24,8 @@ from hpsearch.models import program as exports
 from hpsearch.models.program import Program, compare, export_program, read_metadata
 from hpsearch.nn import MultiTargetNetwork
 
+pytestmark = pytest.mark.slow  # an export takes many seconds
+
 TINY = {
     "embedding_size": 3,
     "featurization_scalars": 3,
@@ -316,6 +318,11 @@ def test_networks_that_cannot_be_one_program(members):
     other = replace(statistics, target_table=table)
     with pytest.raises(InputError, match=r"energy must have one unit .* meV and eV"):
         Program([members[0], (network, other)])
+
+
+def test_no_molecules_to_compare(loaded, members, molecules):
+    with pytest.raises(InputError, match="at least one molecule"):
+        compare(loaded, members, molecules.select([]))
 
 
 def test_molecules_of_every_size_are_compared():

@@ -320,6 +320,11 @@ def test_networks_that_cannot_be_one_program(members):
         Program([members[0], (network, other)])
 
 
+@pytest.mark.parametrize("name", ["values", "rotated", "translated", "permuted"])
+def test_the_largest_deviation_is_nan_if_one_is(written, name):
+    assert np.isnan(replace(written[1], **{name: np.nan}).largest)
+
+
 def test_no_molecules_to_compare(loaded, members, molecules):
     with pytest.raises(InputError, match="at least one molecule"):
         compare(loaded, members, molecules.select([]))

@@ -139,6 +139,13 @@ def test_second_derivatives():
     positions.requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: plain(elements, x, real), (positions,))
 
+    # The compiled kernels are only for float32, and have no second derivatives.
+    positions = positions.detach().float().requires_grad_()
+    outputs = plain.float()(elements, positions, real)
+    (gradient,) = torch.autograd.grad(outputs.sum(), positions, create_graph=True)
+    gradient.square().sum().backward()
+    assert positions.grad.isfinite().all()
+
 
 def test_float32_of_atoms_far_from_the_origin():
     network, _ = networks()

@@ -39,7 +39,7 @@ TINY = {
 }
 TABLE = Targets(
     [
-        Target("energy", "E", "meV", "Hartree", "E", {1: -0.5, 6: -38.0, 8: -75.0},
+        Target("energy", "E", "meV", "Hartree", "E", {1: -0.51, 6: -38.1, 8: -75.1},
                reporting_factor=27211.4),
         Target("gap", "ε", "meV", "Hartree", "gap", extensive=False, reporting_factor=27211.4),
         Target("size", "⟨R²⟩", "a0^2", "a0^2", "size"),
@@ -55,7 +55,7 @@ def molecules_of(sizes, seed=0):
     atoms = sum(sizes)
     numbers = random.choice(ELEMENTS, atoms)
     positions = np.concatenate([lattice[:size] for size in sizes])
-    references = np.array([-0.5, -38.0, -75.0])[np.searchsorted(ELEMENTS, numbers)]
+    references = np.array([-0.51, -38.1, -75.1])[np.searchsorted(ELEMENTS, numbers)]
     energies = np.add.reduceat(references, np.cumsum([0, *sizes[:-1]]))
     noise = random.normal(0, 0.01, (len(sizes), 3))
     targets = noise + np.stack([energies - 0.1 * np.array(sizes), *np.zeros((2, len(sizes)))], 1)
@@ -130,7 +130,7 @@ def test_predictions_are_the_mean_of_the_networks_in_reporting_units(loaded, mem
         )
     both = np.stack([first[:, 0], second[:, 1]]) * 27211.4
     expected = np.stack([both.mean(0), first[:, 1] * 27211.4, second[:, 0]], 1)
-    assert predictions.numpy() == pytest.approx(expected, rel=1e-8, abs=1e-4)
+    assert predictions.numpy() == pytest.approx(expected, rel=1e-10, abs=1e-2)
     assert spread[:, 0].numpy() == pytest.approx(both.std(0), rel=1e-4, abs=1e-3)
     assert (spread[:, 0] > 0.1).all()
     assert (spread[:, 1:] == 0).all()

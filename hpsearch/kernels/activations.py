@@ -60,6 +60,10 @@ class Softplus:
         if library is not None:
             result: Tensor = _Compiled.apply(x, self, library)  # type: ignore[no-untyped-call]
             return result
+        return self.in_torch(x)
+
+    def in_torch(self, x: Tensor) -> Tensor:
+        """The same in torch operations, also for second derivatives and for export."""
         y = functional.softplus(x, beta=self.beta)
         return (y - math.log(2.0) / self.beta if self.shifted else y) * self.scale
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError, InputError, unwritable
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.plain import PlainNetwork
+from hpsearch.system.errors import HpsearchError, InputError, unwritable
 from hpsearch.system.files import write_atomically
 
 Member = tuple[MultiTargetNetwork, TargetStatistics]

@@ -21,8 +21,16 @@ from hpsearch.config.declaration import Strict
 from hpsearch.config.targets import SYMBOLS
 from hpsearch.data.molecule import Floats, Integers, Molecules
 
-BIN_ANGSTROM = 0.05
+BIN_ANGSTROM = 0.01
 """Width of the bins in which the distances of training molecules are counted."""
+
+LEAST_MARGIN_ANGSTROM = 0.02
+"""The occupied intervals are wider than the distances by this at each end."""
+
+RARE_MARGIN_ANGSTROM = 0.5
+"""The margin of a pair of elements with n distances is this over sqrt(n), if that is larger."""
+
+MOST_MARGIN_ANGSTROM = 0.1
 
 FARTHEST_ANGSTROM = 6.0
 """Distances above it are not flagged: the size of the molecule says the same."""
@@ -227,19 +235,22 @@ _BINS = round(FARTHEST_ANGSTROM / BIN_ANGSTROM)
 def _occupied(
     numbers: Integers, positions: NDArray[Any], counts: Integers
 ) -> dict[str, tuple[tuple[float, float], ...]]:
-    """Return the intervals of distances that occur, widened by a bin at each end."""
+    """Return the intervals of distances that occur, each with its margin."""
     kinds = _kinds(numbers)
-    seen = {kind: np.zeros(_BINS, dtype=bool) for kind in kinds}
+    seen = {kind: np.zeros(_BINS, dtype=np.int64) for kind in kinds}
     for _, pairs, distances in _pairs(Geometries(numbers, positions, counts)):
         near = distances < FARTHEST_ANGSTROM
         codes, bins = pairs[near], (distances[near] / BIN_ANGSTROM).astype(np.int64)
-        for code in np.unique(codes * _BINS + bins):
-            seen[int(code) // _BINS][int(code) % _BINS] = True
+        for code, count in zip(*np.unique(codes * _BINS + bins, return_counts=True), strict=True):
+            seen[int(code) // _BINS][int(code) % _BINS] += count
     return {name: tuple(_intervals(seen[kind])) for kind, name in kinds.items()}
 
 
-def _intervals(seen: NDArray[np.bool_]) -> Iterator[tuple[float, float]]:
-    wide = np.convolve(seen, np.ones(3), mode="same") > 0
+def _intervals(seen: Integers) -> Iterator[tuple[float, float]]:
+    # Few distances leave gaps between them that say nothing.
+    margin = max(LEAST_MARGIN_ANGSTROM, RARE_MARGIN_ANGSTROM / max(float(seen.sum()), 1.0) ** 0.5)
+    bins = round(min(margin, MOST_MARGIN_ANGSTROM) / BIN_ANGSTROM)
+    wide = np.convolve(seen, np.ones(2 * bins + 1), mode="same") > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wide, [False]]).astype(np.int8)))
     for low, high in zip(edges[::2], edges[1::2], strict=True):
         yield round(low * BIN_ANGSTROM, 2), round(high * BIN_ANGSTROM, 2)

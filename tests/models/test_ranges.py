@@ -35,8 +35,8 @@ def ranges() -> TrainingRanges:
 def test_what_is_stored(ranges: TrainingRanges) -> None:
     assert (ranges.atoms.least, ranges.atoms.most, ranges.molecules) == (3, 3, 2)
     assert ranges.elements["H"].most == 2
-    # 0.96 Å lies in the bin 0.95-1.00; one bin more on each side.
-    assert ranges.distances["H-O"] == ((0.9, 1.05),)
+    # 0.96 to 0.99 Å; with four distances the margin is the largest one.
+    assert ranges.distances["H-O"] == ((0.86, 1.1),)
     assert ranges.values["U0"].most == 2.0
 
 
@@ -47,8 +47,8 @@ def test_a_training_molecule_has_no_flag(ranges: TrainingRanges) -> None:
 @pytest.mark.parametrize(
     ("molecule", "flag"),
     [
-        (water(1.30), "distance H-O 1.300 Å (training none above 1.05)"),
-        (water(0.70), "distance H-O 0.700 Å (training none below 0.90)"),
+        (water(1.30), "distance H-O 1.300 Å (training none above 1.10)"),
+        (water(0.70), "distance H-O 0.700 Å (training none below 0.86)"),
         (([9, 1], [[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]), "2 atoms (training 3 to 3)"),
         (([9, 1], [[0.0, 0.0, 0.0], [0.9, 0.0, 0.0]]), "1 atoms of F (training 0 to 0)"),
         (([17, 1], [[0.0, 0.0, 0.0], [1.3, 0.0, 0.0]]), "unknown element Cl"),
@@ -75,3 +75,15 @@ def test_chosen_molecules_keep_their_atoms() -> None:
     assert chosen.numbers.tolist() == [8, 1, 1, 1, 1]
     assert chosen.positions[1].tolist() == [0.5, 0.0, 0.0]
     assert chosen.counts.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize(("count", "margin"), [(1, 0.1), (100, 0.05), (2_500, 0.02)])
+def test_many_distances_have_narrow_margins(count: int, margin: float) -> None:
+    table = Molecules.from_molecules(
+        [
+            Molecule(np.array([9, 1]), np.array([[0, 0, 0], [0.925, 0, 0]]), None, k)
+            for k in range(count)
+        ]
+    )
+    found = TrainingRanges.of(table, np.arange(count), {}).distances["F-H"]
+    assert found == ((pytest.approx(0.92 - margin), pytest.approx(0.93 + margin)),)

@@ -19,10 +19,10 @@ from hpsearch.config.run import NetworkConfig
 from hpsearch.config.targets import Target, Targets
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.statistics import TargetStatistics
-from hpsearch.errors import HpsearchError, InputError
 from hpsearch.models import program as exports
 from hpsearch.models.program import Program, compare, export_program, read_metadata
 from hpsearch.nn import MultiTargetNetwork
+from hpsearch.system.errors import HpsearchError, InputError
 
 pytestmark = pytest.mark.slow  # an export takes many seconds
 

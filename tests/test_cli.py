@@ -73,6 +73,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "verify --json": hpsearch(folder, "verify", "quick", "--json"),
         "study report": hpsearch(folder, "report", "-o", "study_report"),
         "export-best": hpsearch(folder, "export-best", "-o", "best.yaml"),
+        "model": hpsearch(folder, "model", "export", "-o", "winner"),
         "dry run": hpsearch(
             folder, *ABLATE, "--variants", "L1Net,L0Net", "--match", "params", "--dry-run"
         ),
@@ -81,6 +82,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "ablate again": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "report": hpsearch(folder, "report", "-o", "report"),
+        "ensemble": hpsearch(folder, "model", "export", "-o", "ensemble", "--run", "L1Net"),
+        "verify model": hpsearch(folder, "verify", "ensemble"),
         "train": hpsearch(folder, "train", "best.yaml", "--targets", "U0", "-o", "u0"),
         "train again": hpsearch(folder, "train", "best.yaml", "--targets", "U0", "-o", "u0"),
     }
@@ -287,9 +290,25 @@ def test_train_leaves_a_model(session: Session) -> None:
     assert f"{description.tested['U0'].mae:.3g}"[:2] in session.said["train"]
 
 
+def test_models_of_the_winner_and_of_an_arm(session: Session) -> None:
+    winner, ensemble = (read_description(session.folder / name) for name in ("winner", "ensemble"))
+    best = (session.folder / "best.yaml").read_text()
+    assert f"trial: {winner.networks[0].origin.key}\n" in best
+    assert [target.name for target in winner.targets] == ["mu", "U0"]
+    keys = [network.origin.key for network in ensemble.networks]
+    assert keys
+    assert all(key.startswith("L1Net/") for key in keys)
+    lines = session.said["verify model"].splitlines()
+    assert all(line.startswith("unbroken: ") for line in lines)
+    assert sum(": run L1Net/" in line for line in lines) == len(keys)
+
+
 def test_nothing_lies_beside_what_was_asked_for(session: Session) -> None:
     names = {path.name for path in session.folder.iterdir()}
-    assert names == {"best.yaml", "report", "storage", "study_report", "u0"}
+    assert names == {
+        *("best.yaml", "report", "storage", "study_report"),
+        *("winner", "ensemble", "u0"),
+    }
     assert {path.name for path in (session.folder / "storage").iterdir()} == {"hpsearch.db", "runs"}
 
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from hpsearch.cli.inputs import require_store, require_writable
-from hpsearch.cli.options import complete_experiment, example, output_folder_option, storage_option
+from hpsearch.cli.options import complete_experiment, example, storage_option
 from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
 from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.declaration import MoleculeSource
+    from hpsearch.models.model import Model
 
 
 @click.group()
@@ -34,37 +35,106 @@ def model() -> None:
     help="A trial's number, or a cell such as L1Net/U0/0. L1Net/U0 takes all repeats, an ensemble; "
     "L1Net takes all targets. Several are allowed. Default: the winner of a study.",
 )
-@output_folder_option
-@click.option("--overwrite", is_flag=True, help="Replace a model that is in the folder.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    required=True,
+    help="The folder of the model; with --format torch-export, a file that ends with .pt2.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["folder", "torch-export"]),
+    default="folder",
+    show_default=True,
+    help="torch-export writes a program that runs with torch alone.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there.")
 def export(
-    name: str | None, storage: str | None, keys: tuple[str, ...], output: Path, overwrite: bool
+    name: str | None,
+    storage: str | None,
+    keys: tuple[str, ...],
+    output: Path,
+    kind: Literal["folder", "torch-export"],
+    overwrite: bool,
 ) -> None:
     """Make a model of the kept weights of runs.
 
     A model is a folder with weights, units, intervals and ranges. It needs neither the store nor
     the molecules, and may be moved. NAME is a study or an ablation; the default is the one launched
-    last.
+    last. For --format torch-export it may also be the folder of a model.
     """
-    url = require_store(storage)
+    if kind == "torch-export":
+        _require_new_program(output, overwrite)
+        _export_program(_made(name, storage, keys, output.stem), output)
+        return
     _require_free(output, overwrite)
     require_writable(output)
+    from hpsearch.models.folder import write_model
+    from hpsearch.terminal.models import model_lines
+
+    description = write_model(_made(name, storage, keys, output.resolve().name), output)
+    for line in model_lines(description, terminal_columns()):
+        click.echo(line)
+    click.echo(f"next: hpsearch predict {shlex.quote(str(output))} FILE -o predictions.csv")
+
+
+def _made(name: str | None, storage: str | None, keys: tuple[str, ...], called: str) -> Model:
+    """Return the model in the folder ``name``, or make one of the runs of an experiment."""
+    from hpsearch.models.folder import is_model, read_model
+
+    if name is not None and not keys and is_model(Path(name)):
+        return read_model(Path(name))
+    url = require_store(storage)
     from hpsearch.models.source import runs_of
     from hpsearch.store import StoreReader
 
     with StoreReader.open(url, say=say_on_stderr) as store:
         runs = runs_of(store, name, keys)
     from hpsearch.models.build import build_model
-    from hpsearch.models.folder import write_model
     from hpsearch.system.hardware import cores
     from hpsearch.system.process import prepare_worker
-    from hpsearch.terminal.models import model_lines
 
     prepare_worker(cores())
-    made = build_model(output.resolve().name, runs, click.echo)
-    description = write_model(made, output)
-    for line in model_lines(description, terminal_columns()):
-        click.echo(line)
-    click.echo(f"next: hpsearch predict {shlex.quote(str(output))} FILE -o predictions.csv")
+    return build_model(called, runs, click.echo)
+
+
+def _require_new_program(output: Path, overwrite: bool) -> None:
+    if output.suffix != ".pt2" or output.is_dir():
+        raise InputError(
+            f"a program must be a file that ends with .pt2, got '{one_line(str(output))}'"
+        )
+    _require_new(output, overwrite)
+    require_writable(output.absolute().parent)
+
+
+def _require_new(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise InputError(
+            f"the output must be a new file, got {one_line(str(output))}, which exists; choose "
+            "another name, or add --overwrite"
+        )
+
+
+def _export_program(made: Model, output: Path) -> None:
+    """Write the program, and say how much it deviates from the networks."""
+    from hpsearch.data import own
+    from hpsearch.models.program import export_program
+
+    # They are needed to compare the program with the networks.
+    molecules = own.load(made.description.data, click.echo)
+    click.echo("exporting the networks, and comparing the program with them")
+    about = {"model": made.description.model_dump(mode="json")}
+    deviation = export_program(made.members, molecules, output, about)
+    click.echo(
+        f"compared on {deviation.molecules} molecules of {deviation.fewest_atoms} to "
+        f"{deviation.most_atoms} atoms: the largest deviation is {deviation.largest:.1e} of the "
+        "targets' standard deviation (values, rotations, translations, orders of atoms)"
+    )
+    targets = ", ".join(f"{target.name} [{target.unit}]" for target in made.targets)
+    click.echo(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB, predicts {targets}")
 
 
 def _require_free(output: Path, overwrite: bool) -> None:
@@ -149,11 +219,7 @@ def predict(
     source = _source(molecules)
     job = Job(source, output, folder, tuple(sorted(level / 100 for level in levels)), on_error)
     assert job.format
-    if output.exists() and not overwrite:
-        raise InputError(
-            f"the output must be a new file, got {one_line(str(output))}, which exists; choose "
-            "another name, or add --overwrite"
-        )
+    _require_new(output, overwrite)
     require_writable(output.absolute().parent)
     from hpsearch.models.folder import read_model
     from hpsearch.system.hardware import cores

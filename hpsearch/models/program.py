@@ -28,13 +28,11 @@ from torch import Tensor, nn
 from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.data.molecule import Integers, Molecules
 from hpsearch.data.statistics import TargetStatistics
+from hpsearch.models.model import Member
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.nn.plain import PlainNetwork
 from hpsearch.system.errors import HpsearchError, InputError, unwritable
 from hpsearch.system.files import write_atomically
-
-Member = tuple[MultiTargetNetwork, TargetStatistics]
-"""A trained network, with the statistics of its training molecules."""
 
 Predict = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """A program that was loaded; see :meth:`Program.forward`."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner
 from support.mounts import mounted
 from support.small_models import write_extxyz
@@ -22,6 +23,7 @@ from hpsearch.models import predict
 from hpsearch.models.audit import check_path
 from hpsearch.models.model import Model
 from hpsearch.models.predict import PREDICTED, Job, predict_file
+from hpsearch.models.program import read_metadata
 from hpsearch.models.ranges import Geometries
 from hpsearch.system.errors import HpsearchError, InputError
 from hpsearch.system.files import PARTIAL
@@ -290,3 +292,24 @@ def test_show_and_verify_of_a_model(single_folder: Path) -> None:
         "state": "unbroken",
         "detail": "it is as it was written",
     }
+
+
+@pytest.mark.slow
+def test_a_program_is_exported_from_a_model(
+    single: Model, single_folder: Path, molecules: Molecules, tmp_path: Path
+) -> None:
+    file = tmp_path / "u0.pt2"
+    words = ("model", "export", str(single_folder), "--format", "torch-export", "-o")
+    assert "must be a file that ends with .pt2" in str(run(*words, str(tmp_path / "u0")).exception)
+    found = run(*words, str(file))
+    assert found.exit_code == 0, found
+    assert "the largest deviation is" in found.output
+    assert read_metadata(file)["about"]["model"]["digest"] == single.digest
+    program = torch.export.load(str(file)).module()
+    methane = molecules.molecule(0)
+    numbers = torch.tensor(methane.atomic_numbers)[None]
+    values, _ = program(numbers, torch.tensor(methane.positions)[None])
+    geometry = Geometries(methane.atomic_numbers, methane.positions, np.array([5]))
+    np.testing.assert_allclose(values[0], single.predict(geometry).values[0], rtol=1e-5)
+    again = run(*words, str(file))
+    assert "add --overwrite" in str(again.exception)

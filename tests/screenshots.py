@@ -74,8 +74,10 @@ class Camera:
         """Of pages in ``browser``."""
         self._browser = browser
 
-    def shoot(self, address: str, name: str, ready: str, scheme: str = "light") -> None:
-        """A picture of the page at ``address`` once ``ready`` is in it."""
+    def shoot(
+        self, address: str, name: str, ready: str, scheme: str = "light", part: str | None = None
+    ) -> None:
+        """A picture of the page at ``address``, or of its ``part``, once ``ready`` is in it."""
         path = IMAGES / f"{name}.png"
         for scale in SCALES:
             page = self._browser.new_page(
@@ -84,7 +86,7 @@ class Camera:
             page.goto(address)
             page.wait_for_selector(ready)
             page.wait_for_timeout(3000)  # what fades in has done so
-            page.screenshot(path=path)
+            (page if part is None else page.locator(part)).screenshot(path=path)
             page.close()
             if path.stat().st_size <= LARGEST:
                 return
@@ -121,21 +123,36 @@ def watch(camera: Camera, folder: Path, port: int) -> None:
         terminal.close()
 
 
+def replay(camera: Camera, folder: Path) -> None:
+    """Pictures of the shipped curves, replayed, for docs/search.md."""
+    command = [HPSEARCH, "replay", "--curves", "table3_log", "-o", "replay"]
+    subprocess.run(command, cwd=folder, env=environment(), check=True)
+    address = (folder / "replay" / "replay.html").as_uri()
+    for name in ("plans", "curves"):
+        camera.shoot(address, f"replay_{name}", f"#{name} .main-svg", part=f"#{name}")
+
+
 def main() -> None:
     """Search, look, ablate, write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="of a search that has been made already")
+    parser.add_argument("--replay", action="store_true", help="only the pictures of the replay")
     given = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     folder = given.folder or Path(tempfile.mkdtemp(prefix="hs", dir="/tmp"))
     if given.folder is None:
         Store.create(f"sqlite:///{folder}/storage/hpsearch.db").close()
+    if given.replay:
+        with started_browser() as browser:
+            replay(Camera(browser), folder)
+        return
     port = free_port()
     dashboard = (HPSEARCH, "dashboard", "--port", str(port))
     try:
         with started_browser() as browser, Process(folder, *dashboard, temporary=folder):
             camera = Camera(browser)
             get(port, "/pages")
+            replay(camera, folder)
             if given.folder is None:
                 watch(camera, folder, port)
             pages = f"http://127.0.0.1:{port}/pages"

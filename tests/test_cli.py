@@ -298,7 +298,8 @@ def test_models_of_the_winner_and_of_an_arm(session: Session) -> None:
     keys = [network.origin.key for network in ensemble.networks]
     assert keys
     assert all(key.startswith("L1Net/") for key in keys)
-    lines = session.said["verify model"].splitlines()
+    first, *lines = session.said["verify model"].splitlines()
+    assert first.startswith("predicting ")
     assert all(line.startswith("unbroken: ") for line in lines)
     assert sum(": run L1Net/" in line for line in lines) == len(keys)
 

@@ -129,7 +129,7 @@ def _verify_path(path: Path, storage: str | None, as_json: bool) -> None:
     with suppress(InputError):
         store = StoreReader.open(require_store(storage), say=say_on_stderr)
     try:
-        links = check_path(path, store, say_on_stderr)
+        links = check_path(path, store, out.say)
     finally:
         if store is not None:
             store.close()

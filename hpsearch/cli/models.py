@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from hpsearch.cli.inputs import require_store, require_writable
-from hpsearch.cli.options import complete_experiment, example, storage_option
+from hpsearch.cli.options import complete_experiment, device_option, example, storage_option
 from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
 from hpsearch.system.errors import InputError, one_line
 
@@ -195,7 +195,7 @@ def show(folder: Path, as_json: bool) -> None:
     help="What to do with a molecule that cannot be predicted, such as one with an unknown "
     "element: skip gives it a status and no values.",
 )
-@click.option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
 def predict(
     folder: Path,

@@ -143,6 +143,23 @@ output_folder_option = click.option(
 )
 
 
+def _check_device(context: click.Context, option: click.Parameter, name: str) -> str:
+    """Callback that checks the device's name without torch, whose import takes seconds."""
+    if name.partition(":")[0] in ("cpu", "cuda"):
+        return name
+    raise InputError(f"the device must be cpu or cuda (cuda:1 for the second GPU), got '{name}'")
+
+
+device_option = click.option(
+    "--device",
+    callback=_check_device,
+    metavar="NAME",
+    default="cpu",
+    show_default=True,
+    help="cpu or cuda.",
+)
+
+
 pages_option = click.option(
     "--pages",
     "own_pages",

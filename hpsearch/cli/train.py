@@ -17,6 +17,7 @@ from hpsearch.cli.options import (
     complete_export,
     complete_space,
     data_option,
+    device_option,
     epochs_option,
     example,
     output_folder_option,
@@ -29,13 +30,6 @@ from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig
-
-
-def _check_device(context: click.Context, option: click.Parameter, name: str) -> str:
-    """Callback that checks the device's name without torch, whose import takes seconds."""
-    if name.partition(":")[0] in ("cpu", "cuda"):
-        return name
-    raise InputError(f"the device must be cpu or cuda (cuda:1 for the second GPU), got '{name}'")
 
 
 @click.command(epilog=example("hpsearch train best.yaml --targets U0 -o u0/"))
@@ -52,14 +46,7 @@ def _check_device(context: click.Context, option: click.Parameter, name: str) ->
 @schedule_option
 @data_option
 @size_options
-@click.option(
-    "--device",
-    callback=_check_device,
-    metavar="NAME",
-    default="cpu",
-    show_default=True,
-    help="cpu or cuda.",
-)
+@device_option
 def train(
     file: Path,
     targets: tuple[str, ...],

@@ -193,7 +193,7 @@ def _repeated(path: Path, said: dict[str, Any], model: Model, source: MoleculeSo
             f"{columns.names[column]}, {values[row, column]:.6g} is predicted now"
         )
         return Link("values", "", "broken", detail)
-    return Link("values", "", "unbroken", f"{len(values):,} molecules were predicted again")
+    return Link("values", "", "unbroken", f"{len(values):,} of them were predicted again")
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def read_description(folder: Path) -> Description:
         if path.stat().st_size > _LONGEST_DESCRIPTION:
             raise InputError(f"{path} must be the description of a model, got a larger file")
         text = path.read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"a model must be a folder with {DESCRIPTION}, got '{one_line(str(folder))}'; "
             "'hpsearch model export' makes one"

@@ -20,6 +20,7 @@ from hpsearch.models.intervals import LEVELS, level_name
 from hpsearch.models.ranges import Geometries
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.runs.evaluation import EVALUATION_ATOMS, EVALUATION_BATCH
+from hpsearch.runs.training import torch_device
 from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -92,9 +93,13 @@ class Model:
         )
 
     def to(self, device: str) -> Model:
-        """Move the networks to a device, such as ``cpu`` or ``cuda``."""
+        """Move the networks to a device, such as ``cpu`` or ``cuda``.
+
+        Raises:
+            InputError: this machine has no such device.
+        """
         for member in self.members:
-            member.network.to(device)
+            member.network.to(torch_device(device))
         return self
 
     def double(self) -> Model:

@@ -134,6 +134,11 @@ def predict_file(
             f"{or_inodes(job.output.parent)} and run the same command again: it goes on after its "
             "last part"
         ) from None
+    except InputError:
+        # Nothing half written stays; finished parts do.
+        if not list(job.parts.glob(f"*{job.output.suffix}")):
+            shutil.rmtree(job.parts, ignore_errors=True)
+        raise
 
 
 def _predict_parts(

@@ -93,7 +93,7 @@ class Training:
             raise InputError(f"a batch must be cut into at least 1 piece, got {pieces}")
         self.config = config
         self.directory = directory
-        self.device = _torch_device(device)
+        self.device = torch_device(device)
         self.history: list[EpochMetrics] = []
         self._pieces = pieces
         self.split: Split = make_split(molecules, config.data)
@@ -346,7 +346,12 @@ class Training:
         return torch.cuda.get_device_name(self.device)
 
 
-def _torch_device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device called ``name``, such as ``cpu``, ``cuda`` or ``cuda:1``.
+
+    Raises:
+        InputError: the name is wrong, or torch does not see the device.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -251,18 +251,24 @@ def run(*words: str) -> Any:
 
 def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> None:
     model, out = str(single_folder), str(file.parent / "out.csv")
+    broken = file.parent / "broken.xyz"
+    broken.write_text("1\n\nO 0 0 x\n")
     for words, message in (
         ((model, str(file), "-o", str(file.parent / "out.txt")), "must end with .csv, .parquet"),
         ((str(file.parent), str(file), "-o", out), "a model must be a folder with model.json"),
         ((model, str(file.parent / "none.xyz"), "-o", out), "must be a file or a folder"),
         ((model, str(file), "-o", out, "--level", "93"), "must be one of 50, 68"),
         ((model, str(file), "-o", out, "--targets", "gap"), "must be one of mu, U0"),
+        ((model, str(file), "-o", out, "--device", "tpu"), "must be cpu or cuda"),
+        ((model, str(file), "-o", out, "--device", "cuda:7"), "'cuda:7'"),
+        ((model + "/model.json", str(file), "-o", out), "a model must be a folder"),
+        ((model, str(broken), "-o", out), "line 3: a position must be a finite number"),
     ):
         found = run("predict", *words)
         assert isinstance(found.exception, InputError), found
         assert message in str(found.exception)
         assert "\n" not in str(found.exception)
-    assert not Path(out).exists()
+    assert sorted(file.parent.iterdir()) == [broken, file]
 
 
 def test_an_output_that_exists_is_kept(single_folder: Path, file: Path) -> None:

@@ -8,6 +8,9 @@ from hpsearch.models.description import Description
 from hpsearch.report.text import number
 from hpsearch.terminal.columns import columns, hanging
 
+MOST_BY_SIZE = 3
+"""Most targets whose errors by size are printed."""
+
 
 def model_lines(model: Description, width: int | None) -> Iterator[str]:
     """Yield what a model predicts, how well, and what it was trained on.
@@ -53,6 +56,24 @@ def model_lines(model: Description, width: int | None) -> Iterator[str]:
         )
     yield ""
     yield from columns(rows, width, left=(0, 1))
+    if len(model.targets) > MOST_BY_SIZE:
+        yield "errors by size of the molecule: see the model card"
+        return
+    by_size: list[tuple[str, ...]] = [("target", "atoms", "test molecules", "MAE", "inside 95 %")]
+    for target in model.targets:
+        for group in model.tested[target.name].by_size:
+            by_size.append(
+                (
+                    target.name,
+                    f"{group['least_atoms']:.0f}-{group['most_atoms']:.0f}",
+                    f"{group['molecules']:,.0f}",
+                    f"{number(group['mae'])} {target.unit}",
+                    _percent(group.get("coverage")),
+                )
+            )
+    if len(by_size) > 1:
+        yield ""
+        yield from columns(by_size, width, left=(0,))
 
 
 def _percent(part: float | None) -> str:

@@ -36,13 +36,16 @@ class RecordedCurve(Strict):
         number: of the trial.
         losses: validation loss after each epoch (Eq. 18).
         seconds: mean seconds of an epoch.
+        configuration: fingerprint of the configuration without its seed; trials with the same one
+            differ in the seed only.
         weights: number of weights; ``None`` if not recorded.
-        parameters: the searched hyperparameters. Trials with equal ones differ in the seed.
+        parameters: the searched hyperparameters.
     """
 
     number: Count
     losses: Annotated[tuple[_Finite, ...], Field(strict=False, min_length=1)]
     seconds: Annotated[_Finite, Field(ge=0)]
+    configuration: str = ""
     weights: PositiveCount | None = None
     parameters: dict[str, Scalar] = Field(default_factory=dict)
 
@@ -114,9 +117,8 @@ class Curves(Strict):
     def _by_configuration(self) -> list[list[RecordedCurve]]:
         found: dict[str, list[RecordedCurve]] = {}
         for curve in self.trials:
-            # Without parameters nothing says that two trials are the same.
-            same = fingerprint(curve.parameters) if curve.parameters else str(curve.number)
-            found.setdefault(same, []).append(curve)
+            # Without a configuration nothing says that two trials are the same.
+            found.setdefault(curve.configuration or str(curve.number), []).append(curve)
         return list(found.values())
 
 
@@ -179,6 +181,8 @@ def recorded_curves(store: StoreReader, name: str | None = None) -> Curves:
             "have reached; replay a study without rungs"
         )
     complete = {str(trial.number): trial for trial in trials if trial.state == "COMPLETE"}
+    runs = store.runs(study.experiment_id)
+    configurations = dict(zip(runs["key"], map(_without_seed, runs["configuration"]), strict=True))
     found = []
     epochs = store.epochs(study.experiment_id).sort_values(["key", "epoch"])
     for key, rows in epochs.groupby("key", sort=False):
@@ -188,6 +192,7 @@ def recorded_curves(store: StoreReader, name: str | None = None) -> Curves:
                 number=trial.number,
                 losses=losses,
                 seconds=float(rows["seconds"].mean()),
+                configuration=configurations.get(str(key), ""),
                 weights=trial.facts.get("weights"),
                 parameters=dict(trial.parameters),
             )
@@ -226,6 +231,12 @@ def _enough(curves: Curves, where: str) -> Curves:
             f"{count}; wait for more, or replay another study"
         )
     return curves
+
+
+def _without_seed(configuration: dict[str, Any]) -> str:
+    """Return the fingerprint of a configuration without the seed of its training."""
+    training = {k: v for k, v in configuration.get("training", {}).items() if k != "seed"}
+    return fingerprint({**configuration, "training": training})
 
 
 def _recorded(study: Study, trials: Iterable[TrialRecord]) -> Recorded:

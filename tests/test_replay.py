@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.made_up import run_search
 
+from hpsearch.cli.program import cli
 from hpsearch.config.rungs import Rungs
 from hpsearch.pages.files import folder, load_page
 from hpsearch.pages.replay import documents
@@ -33,6 +35,7 @@ from hpsearch.results.replay import (
 )
 from hpsearch.store import Store
 from hpsearch.system.errors import InputError
+from hpsearch.system.installation import find_curves
 from hpsearch.terminal.replay import replay_lines
 
 RUNGS = Rungs(epochs=(1, 2), reduction=2, tolerance=0.0)
@@ -241,3 +244,55 @@ def test_a_search_too_short_for_a_replay_has_no_page(tmp_path: Path) -> None:
         run_search(store, LEAST_TRIALS - 1)
         assert page.figure(store, "made-up") is None
         assert page.tables(store, "made-up") == []
+
+
+# --- The shipped curves --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Curves:
+    return read_curves(find_curves("table3_log"))
+
+
+def test_the_shipped_curves(shipped: Curves) -> None:
+    assert (len(shipped.draws), shipped.epochs) == (24, 12)
+    assert [len(trials) for trials in shipped.repeated] == [3] * 4
+    assert len(shipped.recorded.space["content"]["targets"]) == 12
+    assert shipped.schedules == ("plateau",)
+
+
+def test_the_default_plan_is_good_on_the_shipped_curves(shipped: Curves) -> None:
+    """Its median regret is at most half of the noise between seeds, for a third of the epochs."""
+    replay = Replay.of(shipped, workers=(1, 16, 64), replays=100)
+    assert replay.noise is not None
+    default = [found for found in replay.found if found.plan.name == "default"]
+    assert [found.workers for found in default] == [1, 16, 64]
+    assert all(found.regret <= 0.5 * replay.noise.relative for found in default)
+    assert default[0].share <= 1 / 3
+
+
+def test_replay_of_shipped_curves_through_the_command(tmp_path: Path) -> None:
+    words = ["replay", "--curves", "table3_log", "--replays", "5", "--workers", "2"]
+    found = CliRunner().invoke(cli, [*words, "-o", str(tmp_path / "page")])
+    assert found.exit_code == 0, found
+    assert found.output.startswith("5 replays of 24 trials of 12 epochs")
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {
+        *("replay.html", "replay.json", "curves.json")
+    }
+    as_json = CliRunner().invoke(cli, [*words, "--json"])
+    assert json.loads(as_json.stdout)["noise"]["trials"] == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--curves", "table4"], "--curves must be a file or one of table3_log, got 'table4'"),
+        (["quick", "--curves", "table3_log"], "must come without a study"),
+        (["--curves", "table3_log", "--plan", "12/3"], "must pause before the last epoch (12)"),
+        (["--curves", "table3_log", "--workers", "0"], "--workers must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], message: str) -> None:
+    found = CliRunner().invoke(cli, ["replay", *words])
+    assert isinstance(found.exception, InputError)
+    assert message in str(found.exception)

@@ -180,6 +180,19 @@ class TargetStatistics:
         scaled = np.asarray(normalised, dtype=np.float64) * self.deviation
         return self.offsets(molecules, rows) + scaled
 
+    def per_atom(self, name: str, values: Floats, molecules: Molecules, rows: ArrayLike) -> Floats:
+        """t̃_m = (t_m - p_m) / A_m [M] of one target (Eq. 14); t_m for an intensive one.
+
+        Args:
+            name: of the target.
+            values: [M] t_m in native units.
+            molecules: the table.
+            rows: [M] rows of the molecules.
+        """
+        references = self.references[self.targets.index(name)]
+        above = values - molecules.element_counts(rows) @ references
+        return np.asarray(above / divisors(molecules, rows, [name])[:, 0])
+
     @property
     def extensive(self) -> tuple[bool, ...]:
         """Whether each target is a sum over atoms."""

@@ -76,6 +76,20 @@ def reading(path: Path, option: str = "path") -> Iterator[None]:
         ) from None
 
 
+def files_in(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a folder with these endings, sorted; a name that begins with a dot is left out.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    with reading(folder):
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.name.casefold().endswith(endings) and not path.name.startswith(".")
+        )
+
+
 @contextmanager
 def library(path: Path, kind: str) -> Iterator[None]:
     """Turn every error of a library into an InputError that says what the file must be.

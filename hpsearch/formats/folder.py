@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hpsearch.formats import extxyz
-from hpsearch.formats.files import check_file, reading
+from hpsearch.formats.files import check_file, files_in
 from hpsearch.formats.part import Record, shown_path
 from hpsearch.system.errors import InputError
 
@@ -22,12 +22,7 @@ def files(folder: Path) -> list[Path]:
     Raises:
         InputError: it has none, or cannot be read.
     """
-    with reading(folder):
-        found = sorted(
-            path
-            for path in folder.iterdir()
-            if path.name.casefold().endswith(ENDINGS) and not path.name.startswith(".")
-        )
+    found = files_in(folder, ENDINGS)
     if not found:
         raise InputError(
             f"{shown_path(folder)} must be a folder with .xyz or .parquet files, got none; name a "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpsearch.config.declaration import MoleculeSource
 from hpsearch.formats import columns
-from hpsearch.formats.files import library, reading
+from hpsearch.formats.files import files_in, library, reading
 from hpsearch.formats.part import (
     MOLECULES_PER_PART,
     Part,
@@ -56,11 +56,7 @@ def files(path: Path) -> list[Path]:
     with reading(path):
         if not path.is_dir():
             return [path]
-        found = sorted(
-            file
-            for file in path.iterdir()
-            if file.name.casefold().endswith(ENDINGS) and not file.name.startswith(".")
-        )
+    found = files_in(path, ENDINGS)
     if not found:
         raise InputError(
             f"{shown_path(path)} must be a folder with .parquet files, got none; name the folder "

@@ -17,12 +17,12 @@ from hpsearch.config.declaration import MoleculeSource
 from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import Split, make_split
-from hpsearch.data.statistics import TargetStatistics, target_values
+from hpsearch.data.statistics import TargetStatistics
 from hpsearch.formats import read_parts, source_files
 from hpsearch.models.description import Description
 from hpsearch.models.folder import is_model, read_model
-from hpsearch.models.model import Model, evaluate
-from hpsearch.models.predict import RECORD, RECORD_FORMAT, Job, file_hash, part_rows, wanted_of
+from hpsearch.models.model import Model, residuals
+from hpsearch.models.predict import RECORD_FORMAT, Job, file_hash, part_rows, record_of, wanted_of
 from hpsearch.models.rows import FORMATS, Columns
 from hpsearch.results.evidence import Link, short
 from hpsearch.store import StoreReader
@@ -33,11 +33,6 @@ SAME = 1e-5
 """Relative difference of predictions that were computed twice, in other batches."""
 
 _REPEATED = 200
-
-
-def record_of(path: Path) -> Path:
-    """Return the record beside predictions."""
-    return path.with_name(path.name + RECORD)
 
 
 def is_checked_here(path: Path) -> bool:
@@ -134,12 +129,8 @@ def _statistics(model: Model, molecules: Molecules, split: Split) -> Link:
 
 def _test_errors(model: Model, molecules: Molecules, split: Split, say: Say) -> Link:
     say(f"predicting {len(split.test):,} test molecules")
-    chosen = molecules.select(split.test)
-    values, _ = evaluate(model.members, model.targets, chosen)
-    names = [target.name for target in model.targets]
-    factors = np.array([target.reporting_factor for target in model.targets])
-    known = target_values(chosen, np.arange(len(chosen)), names) * factors
-    found = np.nanmean(np.abs(values - known), axis=0)
+    errors, _ = residuals(model.members, model.targets, molecules.select(split.test))
+    found = np.nanmean(np.abs(errors), axis=0)
     for target, mae in zip(model.targets, found, strict=True):
         recorded = model.description.tested[target.name].mae
         if abs(mae - recorded) > SAME * abs(recorded):

@@ -22,10 +22,10 @@ from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.data import own
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.split import Split, make_split, unused_rows
-from hpsearch.data.statistics import TargetStatistics, divisors, target_values
+from hpsearch.data.statistics import TargetStatistics, target_values
 from hpsearch.models.description import Description, Network, Origin, Tested
 from hpsearch.models.intervals import Calibration, Spread, TargetIntervals
-from hpsearch.models.model import Member, Model, evaluate
+from hpsearch.models.model import Member, Model, residuals, statistics_of
 from hpsearch.models.ranges import TrainingRanges
 from hpsearch.nn import MultiTargetNetwork
 from hpsearch.runs import checkpoint
@@ -210,11 +210,7 @@ class _Judged:
         """Residuals and spreads [n, T] in reporting units, and numbers of atoms [n]."""
         self._say(f"predicting {len(rows):,} {what} molecules")
         chosen = self._molecules.select(rows)
-        values, spreads = evaluate(self._members, self.targets, chosen)
-        names = [target.name for target in self.targets]
-        factors = np.array([target.reporting_factor for target in self.targets])
-        known = target_values(chosen, np.arange(len(rows)), names) * factors
-        return values - known, spreads, chosen.atom_counts
+        return *residuals(self._members, self.targets, chosen), chosen.atom_counts
 
 
 def _calibration(judged: _Judged, validation: Integers, unused: Integers | None) -> Calibration:
@@ -282,10 +278,7 @@ def _ranges(
     members: Sequence[Member], targets: Sequence[Target], molecules: Molecules, rows: Integers
 ) -> TrainingRanges:
     normalised = {}
-    for target in targets:
-        statistics = next(m.statistics for m in members if target.name in m.statistics.targets)
-        column = statistics.targets.index(target.name)
-        values = target_values(molecules, rows, [target.name])[:, 0]
-        above = values - molecules.element_counts(rows) @ statistics.references[column]
-        normalised[target.name] = above / divisors(molecules, rows, [target.name])[:, 0]
+    for name in (target.name for target in targets):
+        values = target_values(molecules, rows, [name])[:, 0]
+        normalised[name] = statistics_of(members, name).per_atom(name, values, molecules, rows)
     return TrainingRanges.of(molecules, rows, normalised)

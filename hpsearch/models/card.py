@@ -45,6 +45,39 @@ def sections(model: Description) -> Iterator[Section]:
     yield _origin(model)
 
 
+def error_rows(model: Description, absent: str) -> Iterator[tuple[str, ...]]:
+    """Yield for each target its name, unit, test molecules, error, and coverage at 68 and 95 %.
+
+    Args:
+        model: the description.
+        absent: the text for a coverage that is not known.
+    """
+    for target in model.targets:
+        tested = model.tested[target.name]
+        coverage = (_percent(tested.coverage.get(level), absent) for level in ("68", "95"))
+        molecules = f"{tested.molecules:,}"
+        yield target.name, target.unit, molecules, number(tested.mae), *coverage
+
+
+def size_rows(model: Description, between: str, absent: str) -> Iterator[tuple[str, ...]]:
+    """Yield for each target and group of sizes: name, atoms, test molecules, error, coverage.
+
+    Args:
+        model: the description.
+        between: the text between the least and the most atoms.
+        absent: the text for a coverage that is not known.
+    """
+    for target in model.targets:
+        for group in model.tested[target.name].by_size:
+            yield (
+                target.name,
+                f"{group['least_atoms']:.0f}{between}{group['most_atoms']:.0f}",
+                f"{group['molecules']:,.0f}",
+                f"{number(group['mae'])} {target.unit}",
+                _percent(group.get("coverage"), absent),
+            )
+
+
 def _errors(model: Description) -> Section:
     calibration = model.calibration
     source = (
@@ -53,43 +86,20 @@ def _errors(model: Description) -> Section:
         else "The intervals are optimistic, that is too narrow: the split has no unused molecules, "
         "so they were calibrated on the validation molecules, which chose the epoch."
     )
-    rows = []
-    for target in model.targets:
-        tested = model.tested[target.name]
-        rows.append(
-            (
-                target.name,
-                target.unit,
-                f"{tested.molecules:,}",
-                number(tested.mae),
-                *(_percent(tested.coverage.get(level)) for level in ("68", "95")),
-            )
-        )
     return Section(
         "Errors on the test molecules",
         (source, "Coverage is the part of the test molecules inside the interval."),
         ("Target", "Unit", "Molecules", "Mean absolute error", "Inside 68 %", "Inside 95 %"),
-        tuple(rows),
+        tuple(error_rows(model, "–")),
     )
 
 
 def _sizes(model: Description) -> Section:
-    rows = [
-        (
-            target.name,
-            f"{group['least_atoms']:.0f} to {group['most_atoms']:.0f}",
-            f"{group['molecules']:,.0f}",
-            f"{number(group['mae'])} {target.unit}",
-            _percent(group.get("coverage")),
-        )
-        for target in model.targets
-        for group in model.tested[target.name].by_size
-    ]
     return Section(
         "The same by size",
         ("The coverage of a group of sizes is measured. It is not promised.",),
         ("Target", "Atoms", "Molecules", "Mean absolute error", "Inside 95 %"),
-        tuple(rows),
+        tuple(size_rows(model, " to ", "–")),
     )
 
 
@@ -154,8 +164,8 @@ def _origin(model: Description) -> Section:
     return Section("Origin", (), ("What", "Value"), rows)
 
 
-def _percent(part: float | None) -> str:
-    return "–" if part is None else f"{100 * part:.1f} %"
+def _percent(part: float | None, absent: str) -> str:
+    return absent if part is None else f"{100 * part:.1f} %"
 
 
 _USE = """\

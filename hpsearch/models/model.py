@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpsearch.config.targets import Target, Targets
 from hpsearch.data.molecule import Floats, Integers, Molecules
-from hpsearch.data.statistics import TargetStatistics
+from hpsearch.data.statistics import TargetStatistics, target_values
 from hpsearch.models.description import Description
 from hpsearch.models.intervals import LEVELS, level_name
 from hpsearch.models.ranges import Geometries
@@ -141,19 +141,25 @@ class Model:
         )
 
     def predict(
-        self, geometries: Geometries, levels: Sequence[float] = DEFAULT_LEVELS
+        self,
+        geometries: Geometries,
+        levels: Sequence[float] = DEFAULT_LEVELS,
+        among: NDArray[np.bool_] | None = None,
     ) -> Predictions:
         """Predict molecules, in batches of similar size.
 
         Args:
             geometries: the molecules.
             levels: of the intervals, some of :data:`hpsearch.models.intervals.LEVELS`.
+            among: [n] whether to predict the molecule; ``None`` predicts all.
 
         Raises:
             InputError: the model has no intervals at a level.
         """
         quantiles = {level: self.quantiles(level) for level in levels}
         known = self._known(geometries)
+        if among is not None:
+            known &= among
         rows = np.flatnonzero(known)
         flags = self.description.ranges.flags(geometries)
         shape = (len(known), len(self.targets))
@@ -225,21 +231,35 @@ class Model:
         self, molecules: Molecules, rows: Integers, values: Floats, flags: list[list[str]]
     ) -> None:
         for place, target in enumerate(self.targets):
-            statistics = next(
-                member.statistics
-                for member in self.members
-                if target.name in member.statistics.targets
-            )
-            column = statistics.targets.index(target.name)
-            counts = molecules.element_counts(np.arange(len(molecules)))
-            above = values[rows, place] / target.reporting_factor
-            above = above - counts @ statistics.references[column]
-            unit = target.native_unit
-            if target.extensive:
-                above, unit = above / molecules.atom_counts, f"{unit}/atom"
+            native = values[rows, place] / target.reporting_factor
+            statistics = statistics_of(self.members, target.name)
+            unit = f"{target.native_unit}/atom" if target.extensive else target.native_unit
             whole = np.full(len(values), np.nan)
-            whole[rows] = above
+            whole[rows] = statistics.per_atom(
+                target.name, native, molecules, np.arange(len(molecules))
+            )
             self.description.ranges.flag_values(target.name, whole, unit, flags)
+
+
+def statistics_of(members: Iterable[Member], name: str) -> TargetStatistics:
+    """Return the statistics of the first network that predicts a target."""
+    return next(m.statistics for m in members if name in m.statistics.targets)
+
+
+def residuals(
+    members: Sequence[Member], targets: Sequence[Target], molecules: Molecules
+) -> tuple[Floats, Floats]:
+    """Prediction minus known value, and the spread [n, T], in the targets' reporting units.
+
+    Args:
+        members: the networks; each target has at least one.
+        targets: the T targets.
+        molecules: the n molecules; an unknown value gives NaN.
+    """
+    values, spreads = evaluate(members, targets, molecules)
+    names = [target.name for target in targets]
+    factors = np.array([target.reporting_factor for target in targets])
+    return values - target_values(molecules, np.arange(len(molecules)), names) * factors, spreads
 
 
 def batches_by_size(counts: Integers) -> Iterator[Integers]:

@@ -84,7 +84,12 @@ class Job:
     @property
     def record(self) -> Path:
         """The record beside the output."""
-        return self.output.with_name(self.output.name + RECORD)
+        return record_of(self.output)
+
+
+def record_of(path: Path) -> Path:
+    """Return the record beside predictions."""
+    return path.with_name(path.name + RECORD)
 
 
 @dataclass(frozen=True)
@@ -310,7 +315,11 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
             "remove the molecule, or leave such molecules out with --on-error skip"
         )
     good = np.array([status == PREDICTED for status in statuses])
-    return Rows(names, geometries, _predictions(model, geometries, good, job.levels), statuses)
+    found = model.predict(geometries, job.levels, good)
+    for place in bad:
+        # Its status says what is wrong with it.
+        found.flags[place].clear()
+    return Rows(names, geometries, found, statuses)
 
 
 def _statuses(model: Model, geometries: Geometries) -> Iterator[str]:
@@ -327,31 +336,3 @@ def _statuses(model: Model, geometries: Geometries) -> Iterator[str]:
             yield f"two atoms are {distance:.3g} Å apart"
         else:
             yield PREDICTED
-
-
-def _predictions(
-    model: Model, geometries: Geometries, good: np.ndarray[Any, Any], levels: Sequence[float]
-) -> Predictions:
-    """Predict the good molecules; the others get NaN and no flags."""
-    found = model.predict(
-        geometries if good.all() else geometries.select(np.flatnonzero(good)), levels
-    )
-    if good.all():
-        return found
-
-    def spread_out(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        whole = np.full((len(good), values.shape[1]), np.nan)
-        whole[good] = values
-        return whole
-
-    flags: list[list[str]] = [[] for _ in good]
-    for row, texts in zip(np.flatnonzero(good), found.flags, strict=True):
-        flags[row] = texts
-    return Predictions(
-        found.targets,
-        spread_out(found.values),
-        spread_out(found.spreads),
-        {level: spread_out(half) for level, half in found.halves.items()},
-        flags,
-        good,
-    )

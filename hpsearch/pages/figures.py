@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -9,7 +10,8 @@ from plotly.offline import get_plotlyjs
 
 from hpsearch.pages.files import load_pages
 from hpsearch.pages.page import PageError
-from hpsearch.report.render import Figure, Figures
+from hpsearch.pages.plots import styled
+from hpsearch.report.render import Figure, Figures, Section, html_document
 from hpsearch.results.csv_text import csv_text
 from hpsearch.store import StoreReader
 
@@ -47,6 +49,23 @@ def draw_pages(
             )
     script = f"<script>{plotly_script()}</script>"
     return Figures(script, tuple(drawn), tuple(problems))
+
+
+def document(
+    title: str, sections: Iterable[Section], pictures: Iterable[tuple[str, str, go.Figure]]
+) -> str:
+    """Return an HTML document of sections and pictures.
+
+    Args:
+        title: of the document.
+        sections: the text and the tables.
+        pictures: name, title and figure of each picture.
+    """
+    drawn = tuple(
+        Figure(name, heading, figure_element(styled(figure), name))
+        for name, heading, figure in pictures
+    )
+    return html_document(title, sections, Figures(f"<script>{plotly_script()}</script>", drawn))
 
 
 def plotly_script() -> str:

@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from hpsearch.data.check import DataCheck
 from hpsearch.data.target_check import Histogram, TargetCheck
-from hpsearch.pages.figures import figure_element, plotly_script
+from hpsearch.pages.figures import document
 from hpsearch.pages.plots import (
     MOST_TARGETS,
     PALETTE,
@@ -18,10 +18,8 @@ from hpsearch.pages.plots import (
     panel_title,
     panels,
     plain_text,
-    styled,
 )
 from hpsearch.report.molecules import sections
-from hpsearch.report.render import Figure, Figures, html_document
 
 _COLUMNS = 3
 _PANEL = 220
@@ -29,14 +27,9 @@ _PANEL = 220
 
 def documents(check: DataCheck) -> dict[str, str]:
     """Return the content of all files that the command writes, by file name."""
-    script = f"<script>{plotly_script()}</script>"
-    drawn = tuple(
-        Figure(name, title, figure_element(styled(figure), name))
-        for name, title, figure in figures(check)
-    )
     title = f"The molecules of {check.source}"
     return {
-        "data.html": html_document(title, sections(check), Figures(script, drawn)),
+        "data.html": document(title, sections(check), figures(check)),
         "data.json": json.dumps(check.to_dict(), ensure_ascii=False, allow_nan=False) + "\n",
     }
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from hpsearch.pages.figures import figure_element, plotly_script
-from hpsearch.pages.plots import NEUTRAL, PALETTE, log_axis, styled
-from hpsearch.report.render import Figure, Figures, Section, html_document
+from hpsearch.pages.figures import document
+from hpsearch.pages.plots import NEUTRAL, PALETTE, log_axis
+from hpsearch.report.render import Section
 from hpsearch.results.curves import Noise
 from hpsearch.results.replay import Plan, Replay, Summary, play
 
@@ -21,14 +21,9 @@ LARGEST_TO_ZERO = 3.0
 
 def documents(replay: Replay) -> dict[str, str]:
     """Return the content of all files that the command writes, by file name."""
-    script = f"<script>{plotly_script()}</script>"
-    drawn = tuple(
-        Figure(name, title, figure_element(styled(figure), name))
-        for name, title, figure in figures(replay)
-    )
     title = f"Early stopping of {replay.curves.recorded.study}, replayed"
     return {
-        "replay.html": html_document(title, sections(replay), Figures(script, drawn)),
+        "replay.html": document(title, sections(replay), figures(replay)),
         "replay.json": json.dumps(replay.to_dict(), ensure_ascii=False, allow_nan=False) + "\n",
         "curves.json": replay.curves.to_json(),
     }

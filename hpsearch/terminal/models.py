@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hpsearch.models.card import error_rows, size_rows
 from hpsearch.models.description import Description
-from hpsearch.report.text import number
 from hpsearch.terminal.columns import columns, hanging
 
 MOST_BY_SIZE = 3
@@ -40,41 +40,14 @@ def model_lines(model: Description, width: int | None) -> Iterator[str]:
     )  # fmt: skip
     count = max(target.molecules for target in model.calibration.targets.values())
     yield from hanging("intervals   ", f"calibrated on {count:,} {used}", width)
-    rows: list[tuple[str, ...]] = [
-        ("target", "unit", "test molecules", "MAE", "inside 68 %", "inside 95 %")
-    ]
-    for target in model.targets:
-        tested = model.tested[target.name]
-        rows.append(
-            (
-                target.name,
-                target.unit,
-                f"{tested.molecules:,}",
-                number(tested.mae),
-                *(_percent(tested.coverage.get(level)) for level in ("68", "95")),
-            )
-        )
+    header = ("target", "unit", "test molecules", "MAE", "inside 68 %", "inside 95 %")
     yield ""
-    yield from columns(rows, width, left=(0, 1))
+    yield from columns([header, *error_rows(model, "-")], width, left=(0, 1))
     if len(model.targets) > MOST_BY_SIZE:
         yield "errors by size of the molecule: see the model card"
         return
-    by_size: list[tuple[str, ...]] = [("target", "atoms", "test molecules", "MAE", "inside 95 %")]
-    for target in model.targets:
-        for group in model.tested[target.name].by_size:
-            by_size.append(
-                (
-                    target.name,
-                    f"{group['least_atoms']:.0f}-{group['most_atoms']:.0f}",
-                    f"{group['molecules']:,.0f}",
-                    f"{number(group['mae'])} {target.unit}",
-                    _percent(group.get("coverage")),
-                )
-            )
-    if len(by_size) > 1:
+    by_size = list(size_rows(model, "-", "-"))
+    if by_size:
         yield ""
-        yield from columns(by_size, width, left=(0,))
-
-
-def _percent(part: float | None) -> str:
-    return "-" if part is None else f"{100 * part:.1f} %"
+        header_by_size = ("target", "atoms", "test molecules", "MAE", "inside 95 %")
+        yield from columns([header_by_size, *by_size], width, left=(0,))

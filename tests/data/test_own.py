@@ -13,10 +13,11 @@ import pytest
 from ase import Atoms
 from ase.db import connect
 from ase.io import write
+from support.small_models import NETWORK
 
 from hpsearch.ablation.molecules import checked_split
 from hpsearch.config.export import Winner
-from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig, TrialConfig
+from hpsearch.config.run import DataConfig, TrainingConfig, TrialConfig
 from hpsearch.config.targets import TARGET_NAMES, TARGETS
 from hpsearch.data import cache, own, qm9
 from hpsearch.data.baselines import baselines
@@ -143,19 +144,7 @@ def test_extxyz_keeps_eight_decimals_and_every_label(first: Molecules, tmp_path:
 def config(data: DataConfig, targets: tuple[str, ...] = ("mu", "U0")) -> TrialConfig:
     return TrialConfig(
         targets=targets,
-        network=NetworkConfig(
-            embedding_size=8,
-            featurization_scalars=6,
-            featurization_vectors=2,
-            featurization_blocks=1,
-            radial_basis="cosine",
-            radial_functions=12,
-            radial_maximum_angstrom=4.0,
-            radial_mlp_layers=1,
-            radial_mlp_neurons=8,
-            output_mlp_layers=1,
-            output_mlp_neurons=8,
-        ),
+        network=NETWORK,
         training=TrainingConfig(batch_size=16, learning_rate=1e-3, epochs=2),
         data=data,
     )

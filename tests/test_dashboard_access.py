@@ -19,9 +19,9 @@ import optuna
 import pytest
 from support.sites import QUOTED, TOKEN, Site, served, up
 
-from hpsearch.dashboard.access import Guard, check_host, is_loopback
-from hpsearch.dashboard.application import application
-from hpsearch.dashboard.server import Limits, serve
+from hpsearch.pages.access import Guard, check_host, is_loopback
+from hpsearch.pages.application import application
+from hpsearch.pages.server import Limits, serve
 from hpsearch.store import Store, StoreReader
 from hpsearch.system.errors import InputError
 
@@ -310,7 +310,7 @@ def test_a_program_sends_the_token_as_a_header(site: Any) -> None:
 def test_tokens_are_compared_in_constant_time(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[bytes] = []
     monkeypatch.setattr(
-        "hpsearch.dashboard.access.hmac.compare_digest", lambda a, b: compared.append(b) or a == b
+        "hpsearch.pages.access.hmac.compare_digest", lambda a, b: compared.append(b) or a == b
     )
     up = site(TOKEN)
     pair = up.log_in().split(";")[0]

@@ -16,10 +16,10 @@ from support.commands import HPSEARCH, ONE, PLAIN_QUICK, SIZES, Process, free_po
 from support.made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
 from support.sites import Answer, Site, served
 
-import hpsearch.dashboard.server
+import hpsearch.pages.server
 import hpsearch.pages.files
 from hpsearch.config.space import SearchSpace
-from hpsearch.dashboard.server import serve
+from hpsearch.pages.server import serve
 from hpsearch.pages.files import load_pages
 from hpsearch.runs.messages import Completion
 from hpsearch.search.launch import launch_study
@@ -268,9 +268,9 @@ def test_over_ssh_it_says_the_tunnel(
     command: str | None,
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", connection)
-    monkeypatch.setattr(hpsearch.dashboard.server, "_is_this_machine", lambda address: is_here)
-    monkeypatch.setattr(hpsearch.dashboard.server, "getuser", lambda: "me")
-    monkeypatch.setattr(hpsearch.dashboard.server.socket, "gethostname", lambda: "node7")
+    monkeypatch.setattr(hpsearch.pages.server, "_is_this_machine", lambda address: is_here)
+    monkeypatch.setattr(hpsearch.pages.server, "getuser", lambda: "me")
+    monkeypatch.setattr(hpsearch.pages.server.socket, "gethostname", lambda: "node7")
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -286,10 +286,10 @@ def test_over_ssh_it_says_the_tunnel(
 
 
 def test_an_address_of_this_machine_is_known_from_others() -> None:
-    assert hpsearch.dashboard.server._is_this_machine("127.0.0.1")
+    assert hpsearch.pages.server._is_this_machine("127.0.0.1")
     # Reserved for documentation: nobody's.
-    assert not hpsearch.dashboard.server._is_this_machine("192.0.2.10")
-    assert not hpsearch.dashboard.server._is_this_machine("2001:db8::5")
+    assert not hpsearch.pages.server._is_this_machine("192.0.2.10")
+    assert not hpsearch.pages.server._is_this_machine("2001:db8::5")
 
 
 TRIALS = 12

@@ -123,7 +123,7 @@ def test_the_page_has_the_tables_and_figures_with_data(
 
 
 def test_the_figures_draw_the_numbers_of_the_check(folder: Path) -> None:
-    from hpsearch.cli.inputs import read_data
+    from hpsearch.api.inputs import read_data
     from hpsearch.data import own
     from hpsearch.data.check import DataCheck
     from hpsearch.pages.molecules import figures
@@ -193,7 +193,7 @@ def test_a_space_gives_the_radii_and_the_next_command(
 def test_an_export_gives_its_radius_and_the_next_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpsearch.cli.inputs import read_data
+    from hpsearch.api.inputs import read_data
 
     winner = make_winner().with_data(read_data(folder / "mine.yaml"))
     winner.write(folder / "best.yaml")

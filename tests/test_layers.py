@@ -22,11 +22,11 @@ AT_THE_TOP = {
     "sqlalchemy": {"store"},
     "alembic": {"store"},
     "optuna": {"store", "search"},
-    "optuna_dashboard": {"dashboard"},
+    "optuna_dashboard": {"pages"},
     "plotly": {"pages", "dipoles"},
     "click": {"cli"},
     "rich": {"terminal"},
-    "waitress": {"dashboard"},
+    "waitress": {"pages"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""
 
@@ -236,7 +236,7 @@ except SystemExit:
         "ablation.launch",
         "ablation.molecules",
         "report",
-        "dashboard",
+        "pages.server",
     ],
 )
 def test_the_driver_s_modules_import_no_torch(module: str) -> None:

@@ -106,7 +106,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_declarations_of_the_page_are_valid(tmp_path: Path) -> None:
-    from hpsearch.cli.inputs import read_data
+    from hpsearch.api.inputs import read_data
 
     for text in blocks("yaml"):
         (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from hpsearch import executor
-from hpsearch.cli.drive import drive
+from hpsearch.api.drive import drive
 from hpsearch.cost.estimate import TimeLeft
 from hpsearch.runs.messages import Completion, EpochMetrics, Failure, Finished, RunFacts
 from hpsearch.terminal.progress import Progress

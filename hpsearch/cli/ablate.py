@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hpsearch.cli.drive import drive, make_progress
-from hpsearch.cli.inputs import check_before_writing, load_molecules, read_data, url_of
 from hpsearch.cli.options import (
     at_least,
     complete_choice,
@@ -18,6 +15,7 @@ from hpsearch.cli.options import (
     data_option,
     epochs_option,
     example,
+    log_option,
     parse_names,
     placement_options,
     require_dry_run,
@@ -26,16 +24,12 @@ from hpsearch.cli.options import (
     storage_option,
     targets_option,
 )
-from hpsearch.cli.output import Output, again_command, print_json
-from hpsearch.system.errors import HpsearchError
+from hpsearch.cli.output import Output, make_voice, print_json
 
 if TYPE_CHECKING:
-    from hpsearch.ablation.molecules import DataSummary
     from hpsearch.ablation.plan import AblationPlan
-    from hpsearch.ablation.work import Ablation
-    from hpsearch.config.export import Winner
+    from hpsearch.api.callbacks import Callback
     from hpsearch.executor import Placement
-    from hpsearch.store import Store
 
 
 @click.command(
@@ -119,6 +113,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=int, callback=at_least(0), metavar="N", help="Seed that the repeats derive from."
 )
+@log_option
 @placement_options("run")
 @click.option(
     "--dry-run",
@@ -141,6 +136,7 @@ def ablate(
     repeats: int,
     vary_split: bool,
     data: Path | None,
+    log_to: tuple[Callback, ...],
     dry_run: bool,
     as_json: bool,
     placement: Placement,
@@ -156,121 +152,34 @@ def ablate(
     An unchanged export is trained as in the paper, for at most 200 epochs. A file that was edited
     or written by hand keeps its own training settings.
     """
-    from hpsearch import executor
-    from hpsearch.ablation.declared import declared_variants
-    from hpsearch.ablation.plan import AblationPlan
+    from hpsearch.api.ablation import AblationRequest, train_ablation
     from hpsearch.config.export import find_configuration
-    from hpsearch.config.run import Overrides
 
     require_dry_run(dry_run, as_json)
-    winner = find_configuration(str(file))
     out = Output.beside_json(as_json)
-    if data is not None:
-        winner = winner.with_data(read_data(data))
-    molecules = None
-    if winner.config.data.is_own:
-        # The elements and sizes come from the molecules.
-        molecules = load_molecules(winner.config.data, out.say)
-        winner = winner.resolved(len(molecules), molecules.elements)
-    plan = AblationPlan.make(
-        winner,
-        targets=targets,
-        variants=variants,
-        declared=declared_variants(variants_file, winner) if variants_file else (),
-        repeats=repeats,
-        match=match,
-        vary_split=vary_split,
-        overrides=Overrides(**overrides),
+    request = AblationRequest.check(
+        find_configuration(str(file)),
         name=name,
         stem=file.stem,
+        storage=storage,
+        runs=runs,
+        targets=targets,
+        variants=variants,
+        variants_file=variants_file,
+        match=match,
+        repeats=repeats,
+        vary_split=vary_split,
+        data=data,
+        placement=placement,
+        overrides=overrides,
+        writes=not dry_run,
+        say=out.say,
     )
-    folder = None
-    if not dry_run:
-        named = plan.name if name is None else name
-        folder = check_before_writing(storage, runs, named, "ablation")
-    from hpsearch.ablation.molecules import DataSummary
-
-    if molecules is None:
-        molecules = load_molecules(plan.data, out.say)
-    # A dry run also needs it, because it refuses a split that leaks test molecules.
-    summary = DataSummary.of(molecules, winner, plan)
-    # The first heavy import: this needs only Ray, and refuses a placement that does not fit.
-    places = executor.count_places(placement)
-    if folder is None:
-        _quote(plan, placement, places, out, as_json)
+    if dry_run:
+        _quote(request.plan, placement, request.places, out, as_json)
     else:
-        _run(winner, plan, summary, storage, folder, placement, wait=if_held == "wait")
-
-
-def _run(
-    winner: Winner,
-    plan: AblationPlan,
-    data: DataSummary,
-    storage: str | None,
-    folder: Path,
-    placement: Placement,
-    *,
-    wait: bool,
-) -> None:
-    """Create or continue the ablation, and train its missing runs."""
-    from hpsearch.ablation.launch import launch_ablation
-    from hpsearch.store import Store
-
-    out = Output.with_table()
-    with Store.create(url_of(storage), say=out.say) as store:
-        ablation = launch_ablation(store, winner, plan, folder, data, wait=wait, say=out.say)
-        _say_beginning(ablation, store, data, out)
-        _drive(ablation, placement, out, storage)
-        counts = ablation.counts()
-        out.say(f"{counts['complete']} complete, {counts['failed']} failed")
-        out.say(f"next: {again_command('report', storage)} -o report/")
-        if counts["failed"]:
-            if ablation.first_failure is not None:
-                key, failure = ablation.first_failure
-                click.echo(f"run {key}: {failure.traceback.rstrip()}", err=True)
-            raise HpsearchError(
-                f"{counts['failed']} of {len(plan.cells)} runs failed, for the reasons above; to "
-                "try them again, type the same command"
-            )
-
-
-def _say_beginning(ablation: Ablation, store: Store, data: DataSummary, out: Output) -> None:
-    from hpsearch.report.text import ZERO_OUTPUT_LEGEND
-    from hpsearch.terminal.lines import plan_lines
-
-    plan, counts = ablation.plan, ablation.counts()
-    out.say(f"ablation {plan.name} in {store.label}")
-    for line in plan_lines(plan):
-        out.say(line)
-    out.say(f"so far: {counts['complete']} complete, {counts['waiting']} to run")
-    out.say(plan.training_note)
-    out.say(
-        f"{data.train:,} training, {data.validation:,} validation, {data.test:,} test molecules"
-    )
-    if counts["waiting"]:
-        out.say(ZERO_OUTPUT_LEGEND)
-
-
-def _drive(ablation: Ablation, placement: Placement, out: Output, storage: str | None) -> None:
-    from hpsearch.config.architecture import relative_work
-    from hpsearch.cost.estimate import TimeLeft
-
-    plan = ablation.plan
-    cells = [
-        (str(cell.key), cell.config.training.epochs, relative_work(cell.config))
-        for cell in ablation.waiting
-    ]
-    progress = make_progress(
-        out,
-        "run",
-        TimeLeft(cells),
-        total=len(plan.cells),
-        done=ablation.counts()["complete"],
-        compares=False,
-        targets=plan.data.all_targets,
-    )
-    status = again_command(f"status {shlex.quote(plan.name)}", storage)
-    drive(ablation, progress, placement, status)
+        voice = make_voice(Output.with_table())
+        train_ablation(request, voice, wait=if_held == "wait", callbacks=log_to)
 
 
 def _quote(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hpsearch.cli.inputs import runs_folder, url_of
+from hpsearch.api.inputs import runs_folder, url_of
 from hpsearch.cli.options import example, storage_option
 from hpsearch.cli.output import print_json, terminal_columns
 from hpsearch.system.errors import HpsearchError

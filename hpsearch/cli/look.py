@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from hpsearch.cli.inputs import require_store, require_writable
+from hpsearch.api.inputs import again_command, require_store, require_writable
 from hpsearch.cli.options import (
     complete_choice,
     complete_experiment,
@@ -20,7 +20,7 @@ from hpsearch.cli.options import (
     parse_formats,
     storage_option,
 )
-from hpsearch.cli.output import Output, again_command, print_json, say_on_stderr, terminal_columns
+from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
 from hpsearch.system.errors import HpsearchError, InputError
 
 
@@ -259,12 +259,12 @@ def dashboard(
     browser must open /?token=TOKEN once (or send the header Authorization: Bearer TOKEN). The
     connection is not encrypted: use a proxy with TLS, or ssh -L.
     """
-    from hpsearch.dashboard.access import check_host, token_from_environment
+    from hpsearch.pages.access import check_host, token_from_environment
 
     token = token_from_environment()
     check_host(host, port, token)
     url = require_store(storage)
-    from hpsearch.dashboard.server import serve
+    from hpsearch.pages.server import serve
     from hpsearch.store import Store, StoreReader
 
     opened = StoreReader.open if read_only else Store.open

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from hpsearch.cli.inputs import require_store, require_writable
+from hpsearch.api.inputs import require_store, require_writable
 from hpsearch.cli.options import complete_experiment, device_option, example, storage_option
 from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_columns
 from hpsearch.system.errors import InputError, one_line
@@ -70,7 +70,9 @@ def export(
         _require_new_program(output, overwrite)
         _export_program(_made(name, storage, keys, output.stem), output)
         return
-    _require_free(output, overwrite)
+    from hpsearch.models.description import require_free
+
+    require_free(output, overwrite)
     require_writable(output)
     from hpsearch.models.folder import write_model
     from hpsearch.terminal.models import model_lines
@@ -135,18 +137,6 @@ def _export_program(made: Model, output: Path) -> None:
     )
     targets = ", ".join(f"{target.name} [{target.unit}]" for target in made.targets)
     click.echo(f"written: {output}, {output.stat().st_size / 1e6:.1f} MB, predicts {targets}")
-
-
-def _require_free(output: Path, overwrite: bool) -> None:
-    from hpsearch.models.description import FILE_NAME
-
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        is_model = (output / FILE_NAME).exists()
-        raise InputError(
-            f"the folder of a new model must be empty, got {one_line(str(output))} with "
-            f"{'a model' if is_model else 'files'} in it; choose another folder"
-            + (", or add --overwrite" if is_model else "")
-        )
 
 
 @model.command(epilog=example("hpsearch model show u0/"))
@@ -253,7 +243,7 @@ def _progress(out: Output) -> Callable[[int], None]:
 
 def _source(path: Path) -> MoleculeSource:
     """Return the molecules that a file holds, or that a declaration names."""
-    from hpsearch.cli.inputs import read_data
+    from hpsearch.api.inputs import read_data
     from hpsearch.config.declaration import MoleculeSource
 
     if path.suffix.casefold() in (".yaml", ".yml"):

@@ -6,12 +6,15 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from hpsearch.system.errors import InputError
+from hpsearch.system.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    from hpsearch.api.callbacks import Callback
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -209,6 +212,37 @@ data_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Use the molecules and targets in the data section of this YAML file.",
+)
+
+
+def _read_trackers(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[Callback, ...]:
+    """Callback that makes the trackers; a folder that cannot be written is refused."""
+    return tuple(map(_read_tracker, texts))
+
+
+def _read_tracker(text: str) -> Callback:
+    from hpsearch.api.inputs import require_writable
+
+    kind, _, folder = text.partition(":")
+    if kind != "tensorboard" or not folder:
+        raise InputError(
+            f"--log-to must be tensorboard:FOLDER, got '{one_line(text)}'; other trackers can be "
+            "used from Python, see docs/python.md"
+        )
+    require_writable(Path(folder))
+    from hpsearch.api.tensorboard import TensorBoard
+
+    return TensorBoard(folder)
+
+
+log_option = click.option(
+    "--log-to",
+    multiple=True,
+    callback=_read_trackers,
+    metavar="TRACKER:FOLDER",
+    help="Also write epochs, parameters and verdicts for a tracker: tensorboard:FOLDER.",
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from hpsearch.api.drive import Voice
+    from hpsearch.cost.estimate import TimeLeft
     from hpsearch.terminal.board import Screen
+    from hpsearch.terminal.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,21 @@ def terminal_columns() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def again_command(command: str, storage: str | None) -> str:
-    """Return the command on the same store, for messages; a password in the URL is left out."""
-    if storage is None:
-        return f"hpsearch {command}"
-    from hpsearch.store.address import Address
+def make_voice(out: Output) -> Voice:
+    """Return the voice of a launch: with a live table on a terminal, lines elsewhere."""
+    from hpsearch.api.drive import Voice
 
-    address = Address(storage)
-    url = f"{'sqlite:///' if address.path else ''}{address.label}"
-    return f"hpsearch {command} --storage {shlex.quote(url)}"
+    screen = out.screen
+    if screen is None:
+        return Voice.of(out.say)
+
+    def make(noun: str, estimate: TimeLeft, **known: Any) -> Progress:
+        from hpsearch.terminal.board import Board
+
+        return Board(noun, estimate, say=out.say, follow=_nothing, console=screen.console, **known)
+
+    return Voice(out.say, make)
+
+
+def _nothing(line: str) -> None:
+    """Print nothing, because the live table shows it."""

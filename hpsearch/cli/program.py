@@ -101,6 +101,8 @@ def main() -> None:
             traceback.print_exc()
         # The terminal has printed ^C without a new line.
         start = "\n" if isinstance(error, Interrupted) and sys.stderr.isatty() else ""
+        for note in getattr(error, "__notes__", ()):
+            click.echo(note, err=True)
         click.echo(f"{start}hpsearch: {_printable(str(error))}", err=True)
         code = error.exit_code
         if isinstance(error, Interrupted):

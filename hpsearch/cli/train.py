@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpsearch.cli.drive import make_progress
-from hpsearch.cli.inputs import load_molecules, read_data, require_writable
+from hpsearch.api.inputs import load_molecules, read_data, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
@@ -25,7 +24,7 @@ from hpsearch.cli.options import (
     size_options,
     targets_option,
 )
-from hpsearch.cli.output import Output, print_json, terminal_columns
+from hpsearch.cli.output import Output, make_voice, print_json, terminal_columns
 from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def train(
     out.say(ZERO_OUTPUT_LEGEND)
     alone = TimeLeft([(output.name, config.training.epochs, 1.0)])
     known = config.data.all_targets
-    progress = make_progress(out, "run", alone, compares=False, targets=known)
+    progress = make_voice(out).make_progress("run", alone, compares=False, targets=known)
     with progress:
         progress.started(output.name, training.facts)
         while not training.finished:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,6 +18,7 @@ from hpsearch.config.run import DataConfig, NetworkConfig, TrainingConfig
 from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.models.intervals import Calibration
 from hpsearch.models.ranges import TrainingRanges
+from hpsearch.system.errors import InputError, one_line
 
 FORMAT: Literal["hpsearch-model/1"] = "hpsearch-model/1"
 
@@ -138,3 +140,23 @@ class Description(Strict):
     def to_json(self) -> str:
         """Return the text of the file."""
         return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def require_free(output: Path, overwrite: bool = False) -> None:
+    """Refuse a folder with files as that of a new model.
+
+    Args:
+        output: the folder.
+        overwrite: whether it may have a model.
+
+    Raises:
+        InputError: the folder has files.
+    """
+
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        is_model = (output / FILE_NAME).exists()
+        raise InputError(
+            f"the folder of a new model must be empty, got {one_line(str(output))} with "
+            f"{'a model' if is_model else 'files'} in it; choose another folder"
+            + (", or add --overwrite" if is_model else "")
+        )

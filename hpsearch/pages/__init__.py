@@ -1,4 +1,4 @@
-"""The pages in dashboards/: each file draws one Plotly figure.
+"""The pages in dashboards/, of one Plotly figure each, and the web server of the dashboard.
 
 A page is a Python file with ``TITLE`` and ``figure(store, name=None)``. Two functions are optional:
 ``frame(store, name=None)`` returns the rows that the figure draws, and ``tables(store, name=None)``

@@ -81,7 +81,7 @@ class Status:
     @property
     def is_driven(self) -> bool:
         """Whether a live driver owns the experiment."""
-        return _is_driven(self.holder)
+        return is_driven(self.holder)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the form for JSON."""
@@ -101,7 +101,8 @@ class Status:
         }
 
 
-def _is_driven(holder: Holder | None) -> bool:
+def is_driven(holder: Holder | None) -> bool:
+    """Return whether ``holder`` is a live driver."""
     return holder is not None and holder.drives
 
 
@@ -131,7 +132,7 @@ def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
     holder, best = study.holder(), study.best(trials)
     running = [str(trial.number) for trial in trials if trial.state == "RUNNING"]
     # The time left follows from the epochs of all runs.
-    needed = None if complete or _is_driven(holder) else running
+    needed = None if complete or is_driven(holder) else running
     runs = store.recorded_runs(study.experiment_id, needed)
     columns, shown = table_columns(trials), trials
     if not complete:
@@ -146,7 +147,7 @@ def _of_study(store: StoreReader, study: Study, *, complete: bool) -> Status:
         holder=holder,
         best=best,
         seconds_left=_study_seconds_left(study, counts, runs, running)
-        if _is_driven(holder)
+        if is_driven(holder)
         else None,
         live=tuple(runs[key] for key in running if key in runs),
         failures=tuple(
@@ -219,7 +220,7 @@ def _of_ablation(store: StoreReader, experiment: Experiment) -> Status:
         holder=holder,
         best=None,
         seconds_left=(
-            _ablation_seconds_left(store, experiment, states, runs) if _is_driven(holder) else None
+            _ablation_seconds_left(store, experiment, states, runs) if is_driven(holder) else None
         ),
         live=tuple(runs[key] for key, state in states.items() if state == "running"),
         failures=tuple(failures),

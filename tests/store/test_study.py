@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from support.launches import BOTH_DATABASES, QUICK, Launches, complete, loss_of, space, train
 from support.store_examples import FACTS, metrics, new_url
 
-from hpsearch.cli.inputs import check_before_writing
+from hpsearch.api.inputs import check_before_writing
 from hpsearch.config.architecture import count_weights
 from hpsearch.config.export import Winner
 from hpsearch.config.run import TrialConfig

@@ -12,9 +12,9 @@ from typing import Any
 
 from waitress import wasyncore
 
-from hpsearch.dashboard.access import Application, Guard
-from hpsearch.dashboard.application import application
-from hpsearch.dashboard.server import Limits, listening, made_server
+from hpsearch.pages.access import Application, Guard
+from hpsearch.pages.application import application
+from hpsearch.pages.server import Limits, listening, made_server
 from hpsearch.store import StoreReader
 
 TOKEN = "0123456789abcdef-+&"

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol, final
 from urllib.parse import parse_qs
 
-from hpsearch.dashboard.access import READING, Application, Environment, Respond, refuse
+from hpsearch.pages.access import READING, Application, Environment, Respond, refuse
 from hpsearch.results.csv_text import inert
 from hpsearch.system.errors import InputError
 

@@ -1,10 +1,11 @@
-"""The inputs that commands share: a store, a folder, a configuration, molecules.
+"""The inputs that commands and functions share: a store, a folder, a configuration, molecules.
 
 A mistake in them is reported before anything heavy is imported.
 """
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,17 @@ def url_of(given: str | None) -> str:
     from hpsearch.store.address import default_url
 
     return default_url() if given is None else given
+
+
+def again_command(command: str, storage: str | None) -> str:
+    """Return the command on the same store, for messages; a password in the URL is left out."""
+    if storage is None:
+        return f"hpsearch {command}"
+    from hpsearch.store.address import Address
+
+    address = Address(storage)
+    url = f"{'sqlite:///' if address.path else ''}{address.label}"
+    return f"hpsearch {command} --storage {shlex.quote(url)}"
 
 
 def require_store(url: str | None) -> str:

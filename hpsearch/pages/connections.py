@@ -14,7 +14,7 @@ from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from hpsearch.dashboard.access import Application
+from hpsearch.pages.access import Application
 
 
 @final

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import parse_qs, quote
 
-from hpsearch.dashboard.access import Environment
+from hpsearch.pages.access import Environment
 from hpsearch.pages.files import load_pages
 from hpsearch.pages.page import KINDS, Page
 from hpsearch.report.render import look

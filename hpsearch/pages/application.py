@@ -10,8 +10,8 @@ from pathlib import Path
 
 import optuna_dashboard
 
-from hpsearch.dashboard.access import Application, Environment, Respond
-from hpsearch.dashboard.documents import (
+from hpsearch.pages.access import Application, Environment, Respond
+from hpsearch.pages.documents import (
     PREFIX,
     RequestedExperiment,
     document,
@@ -19,9 +19,9 @@ from hpsearch.dashboard.documents import (
     list_document,
     page_document,
 )
-from hpsearch.dashboard.optuna_requests import OptunaRequests, changed_answer
 from hpsearch.pages.figures import plotly_script
 from hpsearch.pages.files import load_page, page_files
+from hpsearch.pages.optuna_requests import OptunaRequests, changed_answer
 from hpsearch.pages.page import Page
 from hpsearch.report.render import html_sections
 from hpsearch.results.csv_text import csv_text

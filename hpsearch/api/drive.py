@@ -1,12 +1,13 @@
-"""Training the missing runs of a study or an ablation, with progress on the terminal."""
+"""Training the missing runs of a study or an ablation, for people and for callbacks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from hpsearch.cli.output import Output
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from hpsearch.api.callbacks import Callbacks
     from hpsearch.cost.estimate import TimeLeft
     from hpsearch.executor import Placement
     from hpsearch.executor.attempts import Event
@@ -14,30 +15,50 @@ if TYPE_CHECKING:
     from hpsearch.terminal.progress import Progress
 
 
-def make_progress(out: Output, noun: str, estimate: TimeLeft, **known: Any) -> Progress:
-    """Return the progress of a launch: a live table on a terminal, lines elsewhere.
+class MakeProgress(Protocol):
+    """Makes the progress of a launch: lines, or a live table on a terminal."""
 
-    Args:
-        out: where lines are printed.
-        noun: the word for a run.
-        estimate: estimates the time left.
-        known: arguments of :class:`Progress` on the runs before this launch.
+    def __call__(self, noun: str, estimate: TimeLeft, **known: Any) -> Progress:
+        """Return the progress.
+
+        Args:
+            noun: the word for a run.
+            estimate: estimates the time left.
+            known: arguments of `Progress` on the runs before this launch.
+        """
+
+
+@dataclass(frozen=True)
+class Voice:
+    """How a launch tells its user what happens.
+
+    Attributes:
+        say: prints a line.
+        make_progress: makes the progress of the runs.
     """
-    if out.screen is not None:
-        from hpsearch.terminal.board import Board
 
-        console = out.screen.console
-        return Board(noun, estimate, say=out.say, follow=_nothing, console=console, **known)
-    from hpsearch.terminal.progress import Progress
+    say: Callable[[str], None]
+    make_progress: MakeProgress
 
-    return Progress(noun, estimate, say=out.say, **known)
+    @classmethod
+    def of(cls, say: Callable[[str], None]) -> Voice:
+        """Return a voice that says one line per event."""
+
+        def make(noun: str, estimate: TimeLeft, **known: Any) -> Progress:
+            from hpsearch.terminal.progress import Progress
+
+            return Progress(noun, estimate, say=say, **known)
+
+        return cls(say, make)
 
 
-def _nothing(line: str) -> None:
-    """Print nothing, because the live table shows it."""
-
-
-def drive(work: Work, progress: Progress, placement: Placement, status: str) -> None:
+def drive(
+    work: Work,
+    progress: Progress,
+    placement: Placement,
+    status: str,
+    callbacks: Callbacks | None = None,
+) -> None:
     """Train the missing runs and show the progress.
 
     Args:
@@ -45,6 +66,7 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
         progress: shows every event.
         placement: where runs are placed.
         status: the command that prints the status, for messages.
+        callbacks: told every event.
     """
     from hpsearch import executor
     from hpsearch.executor.attempts import Retried
@@ -76,6 +98,8 @@ def drive(work: Work, progress: Progress, placement: Placement, status: str) -> 
                         *outcome.traceback.rstrip().splitlines(),
                     ):
                         progress.print_line(line)
+        if callbacks is not None:
+            callbacks.event(event)
 
     with progress:
         executor.run(work, placement, on_event=show)

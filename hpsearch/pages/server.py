@@ -14,10 +14,10 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import final
 
-from hpsearch.dashboard.access import MAY_CHANGE, Application, Guard, check_host, is_loopback
-from hpsearch.dashboard.application import application
-from hpsearch.dashboard.connections import BoundedServer, bounded_server
-from hpsearch.dashboard.documents import PREFIX
+from hpsearch.pages.access import MAY_CHANGE, Application, Guard, check_host, is_loopback
+from hpsearch.pages.application import application
+from hpsearch.pages.connections import BoundedServer, bounded_server
+from hpsearch.pages.documents import PREFIX
 from hpsearch.store import StoreReader
 from hpsearch.system.credentials import TOKEN_VARIABLE
 from hpsearch.system.errors import InputError

@@ -1,1 +1,0 @@
-"""The web server for Optuna's dashboard and our pages."""

@@ -81,7 +81,7 @@ lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
-	.venv-lock/bin/python -m pip install --quiet '.[formats]' --group dev
+	.venv-lock/bin/python -m pip install --quiet '.[formats,tensorboard]' --group dev
 	.venv-lock/bin/python -m pip freeze --all --exclude hpsearch --exclude pip | sed 's/+cpu//' > requirements.lock
 	rm -rf .venv-lock
 

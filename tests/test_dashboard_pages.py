@@ -16,11 +16,11 @@ from support.commands import HPSEARCH, ONE, PLAIN_QUICK, SIZES, Process, free_po
 from support.made_up import ERRORS, FACTS, metrics, run_ablation, run_search, the_winner
 from support.sites import Answer, Site, served
 
-import hpsearch.pages.server
 import hpsearch.pages.files
+import hpsearch.pages.server
 from hpsearch.config.space import SearchSpace
-from hpsearch.pages.server import serve
 from hpsearch.pages.files import load_pages
+from hpsearch.pages.server import serve
 from hpsearch.runs.messages import Completion
 from hpsearch.search.launch import launch_study
 from hpsearch.search.study import Study

@@ -27,11 +27,13 @@ AT_THE_TOP = {
     "click": {"cli"},
     "rich": {"terminal"},
     "waitress": {"pages"},
+    "tensorboard": {"api"},
 }
 """Who may import a library when it is imported itself; what is not named here, all may."""
 
 INSIDE = {
-    "torch": {"cli", "data", "executor", "system"},
+    "torch": {"api", "cli", "data", "executor", "system"},
+    "plotly": {"api"},
     "safetensors": {"runs", "models"},
     "optuna": {"config"},
 }

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -86,8 +87,8 @@ class Run:
 class Callback:
     """Called at the events of a launch; override the methods that you need.
 
-    The methods are called in the order of the events, in one thread of this callback. After an
-    error, the callback is not called any more; the launch prints a line and goes on.
+    The methods are called in the order of the events, in one thread of this callback. After a
+    method has failed, only `on_end` is called; the launch prints a line and goes on.
     """
 
     def on_launch(self, launch: Launch) -> None:
@@ -115,7 +116,7 @@ class Callback:
         """Called when a run has ended, with a `Completion` or a `Failure`."""
 
     def on_end(self) -> None:
-        """Called once, when the launch has ended, also after an error or Ctrl-C."""
+        """Called once at the end of the launch, also after an error or Ctrl-C; close files here."""
 
 
 class Callbacks:
@@ -147,9 +148,11 @@ class Callbacks:
 
     def __exit__(self, *error: object) -> None:
         self._call("on_end")
+        for listener in self._listeners:
+            listener.call(_LAST, ())
         until = time.monotonic() + END_SECONDS
         for listener in self._listeners:
-            listener.close(until)
+            listener.wait(until)
         self._report()
 
     def event(self, event: Event) -> None:
@@ -230,10 +233,8 @@ class _Listener:
         except queue.Full:
             self._problem = f"it must keep up with the launch, but {MOST_WAITING:,} calls wait"
 
-    def close(self, until: float) -> None:
-        """Wait until the callback has had its last call, at most until a time (monotonic)."""
-        if self._problem is None:
-            self.call(_LAST, ())
+    def wait(self, until: float) -> None:
+        """Wait until the thread has ended, at most until a time (monotonic)."""
         self._thread.join(max(until - time.monotonic(), 0.0))
         if self._problem is None and self._thread.is_alive():
             self._problem = f"it must return at the end within {END_SECONDS:.0f} s, but did not"
@@ -254,6 +255,9 @@ class _Listener:
                 getattr(self._callback, method)(*arguments)
             except BaseException as error:
                 self._problem = f"{method} failed: {_in_one_line(error)}"
+                # It may hold files or connections. That it fails again says nothing new.
+                with suppress(BaseException):
+                    self._callback.on_end()
                 return
 
 

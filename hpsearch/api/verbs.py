@@ -98,6 +98,8 @@ def load_molecules(data: DataConfig | PathLike | None = None, say: Say | None = 
 def build_network(configuration: Winner | TrialConfig | PathLike) -> MultiTargetNetwork:
     """Build the untrained network of a configuration, with the initial weights of its seed.
 
+    A training also calibrates it on some molecules (`MultiTargetNetwork.calibrate`).
+
     Args:
         configuration: a configuration, an exported one, or its file; ``paper_l1net`` is shipped.
 
@@ -109,12 +111,24 @@ def build_network(configuration: Winner | TrialConfig | PathLike) -> MultiTarget
     Raises:
         InputError: there is no such file, or it is not valid.
     """
-    from hpsearch.api.network import build
+    import torch
+
     from hpsearch.config.run import TrialConfig
+    from hpsearch.nn import MultiTargetNetwork
 
     if isinstance(configuration, TrialConfig):
-        return build(configuration)
-    return build(_configuration(configuration).config)
+        config = configuration
+    else:
+        config = _configuration(configuration).config
+    targets = [config.target_table[name] for name in config.targets]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return MultiTargetNetwork(
+            config.network,
+            len(targets),
+            config.data.element_count,
+            [target.extensive for target in targets],
+        )
 
 
 def load_model(folder: PathLike) -> Model:

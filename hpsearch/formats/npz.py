@@ -179,8 +179,9 @@ def parts(
         labelled = [opened(column) for column in wanted.columns]
         roles = (("identifier", wanted.identifier), ("group", wanted.group))
         texts = [_Texts(archive, role, name, total, opened) for role, name in roles]
-        for rows in (*labelled, *texts, atoms):
-            rows.skip(start.molecules)
+        skipped: list[_Rows | _Texts | _Atoms] = [*labelled, *texts, atoms]
+        for reader in skipped:
+            reader.skip(start.molecules)
         done = start.molecules
         while done < total:
             counts, numbers, positions = atoms.take()

@@ -498,16 +498,19 @@ def check_atoms(path: Path, part: Part, *, skip: bool = False) -> Part:
 
 def _refused(path: Path, part: Part) -> Iterator[tuple[int, InputError]]:
     """The molecules that are no molecules, and why."""
-    for row in np.flatnonzero((part.counts < 1) | (part.counts > MOST_ATOMS)):
+    bad: NDArray[np.bool_] = (part.counts < 1) | (part.counts > MOST_ATOMS)
+    for row in np.flatnonzero(bad).tolist():
         if row not in part.problems:
-            yield int(row), _count_error(path, part.places[row], int(part.counts[row]))
-    for row, atom, index in _atoms(part, (part.numbers < 1) | (part.numbers >= len(SYMBOLS))):
+            yield row, _count_error(path, part.places[row], int(part.counts[row]))
+    unknown: NDArray[np.bool_] = (part.numbers < 1) | (part.numbers >= len(SYMBOLS))
+    for row, atom, index in _atoms(part, unknown):
         text = (
             f"an atomic number must be between 1 and {len(SYMBOLS) - 1}, "
             f"got {part.numbers[index]} for atom {atom}"
         )
         yield row, wrong(path, part.places[row], text)
-    for row, atom, index in _atoms(part, ~np.isfinite(part.positions).all(axis=1)):
+    infinite = np.asarray(~np.isfinite(part.positions).all(axis=1))
+    for row, atom, index in _atoms(part, infinite):
         got = " ".join(str(float(x)) for x in part.positions[index])
         text = f"positions must be finite, got {got} for atom {atom}; remove the molecule"
         yield row, wrong(path, part.places[row], text)

@@ -91,6 +91,9 @@ def main() -> int:
         for case in cases(Path(folder), model, given.inputs.split(","), given):
             print(text_of(case), flush=True)
             found.append(case)
+            if given.json:
+                # What is measured is kept if the rest takes too long.
+                given.json.write_text(json.dumps({"machine": about, "results": found}, indent=1))
     missed = [
         f"{case['what']} {case['input']}: {case['beyond_bytes'] / 1e9:.2f} GB"
         for case in found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +16,9 @@ from hpsearch.system.errors import InputError, one_line
 if TYPE_CHECKING:
     from hpsearch.config.declaration import MoleculeSource
     from hpsearch.models.model import Model
+    from hpsearch.models.predict import Advance, Progress
+
+_SILENT_SECONDS = 10.0
 
 
 @click.group()
@@ -227,18 +229,29 @@ def predict(
     )
 
 
-def _progress(out: Output) -> Callable[[int], None]:
+def _progress(out: Output) -> Progress:
+    """Return a function that prints a line every ten seconds."""
     import time
 
     said = time.monotonic()
 
-    def progress(total: int) -> None:
+    def progress(advance: Advance) -> None:
         nonlocal said
-        if time.monotonic() - said > 10:
+        if time.monotonic() - said > _SILENT_SECONDS:
             said = time.monotonic()
-            out.say(f"predicted {total:,} molecules")
+            out.say(advance_text(advance))
 
     return progress
+
+
+def advance_text(advance: Advance) -> str:
+    """Return how far a prediction is: ``predicted 24,000 of about 96,000 molecules, …``."""
+    from hpsearch.report.text import duration
+
+    of = "" if advance.total is None else f" of about {advance.total:,}"
+    text = f"predicted {advance.molecules:,}{of} molecules, {advance.speed:,.0f} per second"
+    seconds = advance.seconds_left
+    return f"{text}, about {duration(seconds)} left" if seconds else text
 
 
 def _source(path: Path) -> MoleculeSource:

@@ -24,18 +24,30 @@ from hpsearch.formats import (
 )
 from hpsearch.formats.files import PICKLE, check_file, quiet, reading
 from hpsearch.formats.part import (
+    START,
     Part,
+    Reached,
     Record,
     Wanted,
     check_atoms,
     names_in,
     parts_of,
+    readable,
     shown_path,
 )
 from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say, silent
 
-__all__ = ["Part", "Wanted", "format_of", "label_names", "read_parts", "source_files"]
+__all__ = [
+    "START",
+    "Part",
+    "Reached",
+    "Wanted",
+    "format_of",
+    "label_names",
+    "read_parts",
+    "source_files",
+]
 
 _ENDINGS: dict[str, FormatName] = {
     ".extxyz": "extxyz",
@@ -136,20 +148,26 @@ def source_files(source: MoleculeSource) -> list[Path]:
     return sorted(files)
 
 
-def read_parts(source: MoleculeSource, wanted: Wanted, say: Say = silent) -> Iterator[Part]:
+def read_parts(
+    source: MoleculeSource, wanted: Wanted, say: Say = silent, start: Reached = START
+) -> Iterator[Part]:
     """The molecules of the file, in its order, a few thousand at a time.
 
     A value that a molecule lacks is NaN. Positions and labels are as stored, in the file's units.
+    The memory is that of a part, whatever the size of the file. Three things are held as a whole:
+    QM9's raw archive, the labels' CSV file, and arrays of npz in Fortran's order.
 
     Args:
         source: the file and the names of its columns.
-        wanted: the columns of labels and names to read.
+        wanted: the columns of labels and names to read, and what to do with a molecule that cannot
+            be read.
         say: function for lines about the progress.
+        start: where an earlier part ended. The molecules before it are not read again.
 
     Raises:
         InputError: the file is missing, damaged or not as declared, or a library is missing.
     """
-    parts = _parts(source, wanted, say)
+    parts = _parts(source, wanted, say, start)
     while True:
         # Entered for every part: the filters of warnings belong to the whole process.
         with quiet():
@@ -173,7 +191,7 @@ def label_names(source: MoleculeSource) -> list[str]:
             return npz.label_names(source)
         if format == "parquet":
             return parquet.label_names(source)
-        return names_in(_records(source, format, source.identifier, ()))
+        return names_in(_records(source, format, Wanted((), source.identifier, None), START))
 
 
 def _checked(source: MoleculeSource) -> FormatName:
@@ -197,50 +215,70 @@ def _checked(source: MoleculeSource) -> FormatName:
     return format
 
 
-def _parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
+def _parts(source: MoleculeSource, wanted: Wanted, say: Say, start: Reached) -> Iterator[Part]:
     format = _checked(source)
     path = Path(source.path)
     if format == "qm9":
-        parts = raw_qm9.parts(path, wanted, say)
+        parts = raw_qm9.parts(path, wanted, say, start)
     elif format == "npz":
-        parts = npz.parts(source, wanted, say)
+        parts = npz.parts(source, wanted, say, start)
     elif format == "parquet":
-        parts = parquet.parts(source, wanted, say)
+        parts = parquet.parts(source, wanted, say, start)
     else:
-        identifier = wanted.identifier or source.identifier
-        records = _records(source, format, identifier, wanted.columns)
-        parts = parts_of(records, path, wanted, say)
+        records = _records(source, format, wanted, start)
+        parts = parts_of(records, path, wanted, say, start)
     for part in parts:
-        check_atoms(path, part)
-        yield part
+        yield check_atoms(path, part, skip=wanted.skip)
 
 
 def _records(
-    source: MoleculeSource, format: FormatName, identifier: str | None, columns: tuple[str, ...]
+    source: MoleculeSource, format: FormatName, wanted: Wanted, start: Reached
 ) -> Iterator[Record]:
     path = Path(source.path)
     if format == "extxyz":
-        return extxyz.records(path, columns)
-    if format == "ase-db":
-        return ase_files.database_records(path)
-    if format == "traj":
-        return ase_files.trajectory_records(path)
-    table = None if source.labels is None else tables.read_table(Path(source.labels))
-    if format == "xyz":
-        named = folder.records(path, columns)
-        if table is None:
-            return (record for _, record in named)
-        if identifier is None:
-            raise InputError(
-                f"{shown_path(table.path)} must be joined to the files of {shown_path(path)} by "
-                "their names, got no identifier; name the column of the names without .xyz with "
-                "identifier:"
-            )
-        return tables.with_labels_by_name(named, path, table, identifier)
-    records = sdf.records(path)
-    if table is None:
+        found = extxyz.records(path, wanted.columns, start)
+    elif format == "ase-db":
+        found = ase_files.database_records(path, start)
+    elif format == "traj":
+        found = ase_files.trajectory_records(path, start)
+    elif format == "xyz":
+        found = folder.records(path, wanted.columns, start)
+    else:
+        found = sdf.records(path, start)
+    records = readable(found, skip=wanted.skip)
+    if source.labels is None:
         return records
-    if identifier is None or identifier not in table.names:
+    identifier = wanted.identifier or source.identifier
+    if wanted.labels:
+        return _with_labels(records, path, format, Path(source.labels), identifier)
+    return records if identifier is None else _with_names(records, format, identifier)
+
+
+def _with_labels(
+    records: Iterator[Record], path: Path, format: FormatName, labels: Path, identifier: str | None
+) -> Iterator[Record]:
+    """The molecules with their rows in the CSV file of the labels."""
+    table = tables.read_table(labels)
+    if format == "xyz" and identifier is None:
+        raise InputError(
+            f"{shown_path(table.path)} must be joined to the files of {shown_path(path)} by "
+            "their names, got no identifier; name the column of the names without .xyz with "
+            "identifier:"
+        )
+    if identifier is None or (format == "sdf" and identifier not in table.names):
         return tables.with_labels_in_order(records, path, table)
-    pairs = ((sdf.name_of(record, identifier), record) for record in records)
+    pairs = ((_name(record, format, identifier), record) for record in records)
     return tables.with_labels_by_name(pairs, path, table, identifier)
+
+
+def _with_names(records: Iterator[Record], format: FormatName, identifier: str) -> Iterator[Record]:
+    """The molecules with the names that would join them to their rows."""
+    for record in records:
+        if record.error is None:
+            values = {**record.values, identifier: _name(record, format, identifier)}
+            record = record._replace(values=values)
+        yield record
+
+
+def _name(record: Record, format: FormatName, identifier: str) -> str:
+    return folder.name_of(record) if format == "xyz" else sdf.name_of(record, identifier)

@@ -44,6 +44,7 @@ def read_columns(
     archive: Path,
     uncharacterized: Path | None = None,
     say: Say = silent,
+    refused: dict[str, InputError] | None = None,
 ) -> Columns:
     """The molecules of the original files, in the order of the files.
 
@@ -51,6 +52,8 @@ def read_columns(
         archive: ``dsgdb9nsd.xyz.tar.bz2``, or a folder with its ``.xyz`` files.
         uncharacterized: ``uncharacterized.txt``, whose molecules are left out; ``None`` for all.
         say: function for lines about the progress.
+        refused: is given the name of each file that cannot be read, and why. Without it such a
+            file is an error.
 
     Raises:
         InputError: a file is missing or differs from the published form.
@@ -62,9 +65,11 @@ def read_columns(
         try:
             molecule = _parse(text)
         except (ValueError, IndexError) as error:
-            raise InputError(
-                f"{archive}: {name} must be a molecule as QM9 publishes it: {error}"
-            ) from error
+            text = f"{archive}: {name} must be a molecule as QM9 publishes it: {error}"
+            if refused is None:
+                raise InputError(text) from error
+            refused[name] = InputError(text)
+            continue
         if molecule.identifier in left_out:
             continue
         identifiers.append(molecule.identifier)
@@ -74,7 +79,7 @@ def read_columns(
         targets.extend(molecule.targets)
         if len(identifiers) % _PROGRESS == 0:
             say(f"read {len(identifiers):,} molecules from {archive.name}")
-    if not identifiers:
+    if not identifiers and not refused:
         raise InputError(f"{archive} must contain .xyz files of QM9, got none")
     return Columns(
         np.asarray(identifiers, dtype=np.int64),

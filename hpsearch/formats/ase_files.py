@@ -15,18 +15,29 @@ from typing import Any
 import numpy as np
 
 from hpsearch.formats.files import library, missing_library, reading
-from hpsearch.formats.part import NotScalar, Record, check_count, no_molecules, periodic, wrong
+from hpsearch.formats.part import (
+    START,
+    NotScalar,
+    Reached,
+    Record,
+    check_count,
+    no_molecules,
+    periodic,
+    unreadable,
+    wrong,
+)
 from hpsearch.system.errors import InputError, one_line
 
 _DATABASE = "a database of ASE"
 _TRAJECTORY = "a trajectory of ASE"
+_ROWS_AT_ONCE = 1_000
 
 
-def database_records(path: Path) -> Iterator[Record]:
+def database_records(path: Path, start: Reached = START) -> Iterator[Record]:
     """The rows of a database, in the order of their numbers, as ``row 17``.
 
     The values are those of ``key_value_pairs``, of ``data`` and of the calculator; the names are
-    ``id`` and ``unique_id``.
+    ``id`` and ``unique_id``. A row that is no molecule has an error.
 
     Raises:
         InputError: ASE is missing, or the file is no database of ASE.
@@ -45,18 +56,37 @@ def database_records(path: Path) -> Iterator[Record]:
             _check_tables(path, connection)
             database = SQLite3Database(str(path), create_indices=False, use_lock_file=False)
             database.connection, database.change_count = connection, 0
-            rows = database.select()
-        last = 0
+            [whole] = connection.execute("SELECT COUNT(*) FROM systems").fetchone()
+        total, last = start.molecules, start.at
+        rows = _rows_after(database, last)
         while True:
             with library(path, f"{_DATABASE} that can be read after row {last}"):
                 row = next(rows, None)
                 if row is None:
                     break
-                record = _database_record(path, row, all_properties)
                 last = row.id
-            yield record
-    if last == 0:
+                try:
+                    record = _database_record(path, row, all_properties)
+                except InputError as error:
+                    record = unreadable(f"row {last}", error)
+            total += 1
+            yield record._replace(reached=Reached(total, last, 0, total / max(whole, total)))
+    if total == 0:
         raise no_molecules(path)
+
+
+def _rows_after(database: Any, last: int) -> Iterator[Any]:
+    """The rows whose numbers are larger than ``last``.
+
+    ASE reads all selected rows into memory, so a few are selected at a time.
+    """
+    while True:
+        found = 0
+        for row in database.select([("id", ">", last)], limit=_ROWS_AT_ONCE, sort="id"):
+            found, last = found + 1, row.id
+            yield row
+        if found < _ROWS_AT_ONCE:
+            return
 
 
 def _check_tables(path: Path, connection: sqlite3.Connection) -> None:
@@ -79,10 +109,11 @@ def _database_record(path: Path, row: Any, properties: list[str]) -> Record:
     return record._replace(names={"id": str(row.id), "unique_id": str(row.unique_id)})
 
 
-def trajectory_records(path: Path) -> Iterator[Record]:
+def trajectory_records(path: Path, start: Reached = START) -> Iterator[Record]:
     """The images of a trajectory, counted from 0, as ``molecule 4``.
 
-    The values are those of ``info`` and of the calculator.
+    The values are those of ``info`` and of the calculator. An image that cannot be read has an
+    error.
 
     Raises:
         InputError: ASE is missing, or the file is no trajectory of ASE.
@@ -98,19 +129,18 @@ def trajectory_records(path: Path) -> Iterator[Record]:
             total = len(trajectory)
         if total == 0:
             raise no_molecules(path)
-        for index in range(total):
-            with library(path, f"{_TRAJECTORY} whose molecule {index} can be read"):
-                atoms = trajectory[index]
-                results = {} if atoms.calc is None else atoms.calc.results
-                record = _record(
-                    path,
-                    f"molecule {index}",
-                    atoms.numbers,
-                    atoms.positions,
-                    atoms.pbc,
-                    _merged(atoms.info, results),
-                )
-            yield record
+        for index in range(start.at, total):
+            place = f"molecule {index}"
+            try:
+                with library(path, f"{_TRAJECTORY} whose {place} can be read"):
+                    atoms = trajectory[index]
+                    results = {} if atoms.calc is None else atoms.calc.results
+                    values = _merged(atoms.info, results)
+                    record = _record(path, place, atoms.numbers, atoms.positions, atoms.pbc, values)
+            except InputError as error:
+                record = unreadable(place, error)
+            done = index + 1
+            yield record._replace(reached=Reached(done, done, 0, done / total))
 
 
 def _merged(*sources: Mapping[Any, object]) -> dict[str, object]:

@@ -14,15 +14,19 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from hpsearch.config.declaration import MOST_ATOMS
 from hpsearch.config.targets import SYMBOLS, atomic_number
-from hpsearch.formats.files import decoded, opened, reading
+from hpsearch.formats.files import decoded, opened, reading, share_read
 from hpsearch.formats.part import (
     NUMBER,
+    START,
     NotScalar,
+    Reached,
     Record,
     check_count,
     exponent_hint,
     no_molecules,
+    unreadable,
     wrong,
 )
 from hpsearch.system.errors import InputError, one_line
@@ -65,18 +69,46 @@ class _Layout(NamedTuple):
 _PLAIN = _Layout(0, 0, 1, ())
 
 
-def records(path: Path, wanted: Collection[str] = ()) -> Iterator[Record]:
-    """The molecules of the file.
+class _Frame(NamedTuple):
+    """The lines of a molecule after its number of atoms.
+
+    Attributes:
+        comment: its comment.
+        lines: the lines of its atoms; of too many atoms only the first ones.
+        rest: number of the lines of its other atoms.
+        strange: whether one of these lines is a number of atoms.
+    """
+
+    comment: bytes
+    lines: list[bytes]
+    rest: int
+    strange: bool
+
+    def is_separate(self, count: int) -> bool:
+        """Whether the next molecule begins behind the frame of ``count`` atoms.
+
+        A wrong number of atoms takes the next molecule's number for an atom, or it ends too early.
+        The reader sees that at the next line.
+        """
+        is_whole = bool(self.comment) and len(self.lines) + self.rest == count
+        return is_whole and not self.strange and not any(map(_COUNT.fullmatch, self.lines))
+
+
+def records(path: Path, wanted: Collection[str] = (), start: Reached = START) -> Iterator[Record]:
+    """The molecules of the file; one that cannot be read has an error.
 
     Args:
         path: the file, of text or of text compressed with gzip.
         wanted: names of values that a comment must not hide behind an unclosed quote.
+        start: the place from which it is read.
 
     Raises:
-        InputError: a line is not what it must be.
+        InputError: a line is not what it must be, and the next molecule cannot be found.
     """
     with reading(path), opened(path) as file:
-        number, total = 0, 0
+        size = path.stat().st_size
+        file.seek(start.at)
+        number, total = start.lines, start.molecules
         while line := file.readline(_LONGEST_COUNT):
             number += 1
             if number == 1:
@@ -84,10 +116,18 @@ def records(path: Path, wanted: Collection[str] = ()) -> Iterator[Record]:
             if not line.strip():
                 continue
             count = _count(path, number, line)
-            record = _molecule(path, file, number, count, wanted)
+            frame = _frame(file, count)
+            try:
+                check_count(path, f"line {number}", count)
+                record = _molecule(path, frame, number, count, wanted)
+            except InputError as error:
+                if not frame.is_separate(count):
+                    raise
+                record = unreadable(f"line {number}", error)
             number += 1 + count
             total += 1
-            yield record
+            reached = Reached(total, file.tell(), number, share_read(file, size))
+            yield record._replace(reached=reached)
         if total == 0:
             raise no_molecules(path)
 
@@ -102,18 +142,24 @@ def _count(path: Path, number: int, line: bytes) -> int:
             f"'{one_line(line.decode(errors='replace').strip())}'; check the number of atoms of "
             "the molecule before it",
         )
-    count = int(match[1])
-    check_count(path, f"line {number}", count)
-    return count
+    return int(match[1])
 
 
-def _molecule(
-    path: Path, file: BinaryIO, first: int, count: int, wanted: Collection[str]
-) -> Record:
+def _frame(file: BinaryIO, count: int) -> _Frame:
+    """The lines of the next molecule, of ``count`` atoms."""
+    comment = file.readline(_LONGEST_COMMENT)
+    lines = list(islice(file, min(count, MOST_ATOMS)))
+    rest, strange = 0, False
+    for line in islice(file, count - len(lines)):
+        rest += 1
+        strange |= _COUNT.fullmatch(line) is not None
+    return _Frame(comment, lines, rest, strange)
+
+
+def _molecule(path: Path, frame: _Frame, first: int, count: int, wanted: Collection[str]) -> Record:
     """The molecule whose number of atoms stands in line ``first``."""
     place = f"line {first + 1}"
-    comment = file.readline(_LONGEST_COMMENT)
-    lines = list(islice(file, count))
+    comment, lines = frame.comment, frame.lines
     if not comment or len(lines) < count:
         raise wrong(
             path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -141,6 +142,11 @@ def opened(path: Path) -> BinaryIO:
         return file
     file.close()
     return cast(BinaryIO, gzip.open(path, "rb"))
+
+
+def share_read(file: BinaryIO, size: int) -> float:
+    """The part of a file of ``size`` bytes that was read, packed bytes for packed text."""
+    return min(1.0, os.lseek(file.fileno(), 0, os.SEEK_CUR) / max(size, 1))
 
 
 def decoded(path: Path, number: int, line: bytes) -> str:

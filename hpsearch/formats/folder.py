@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpsearch.formats import extxyz
 from hpsearch.formats.files import check_file, files_in
-from hpsearch.formats.part import Record, shown_path
+from hpsearch.formats.part import START, Reached, Record, shown_path, unreadable
 from hpsearch.system.errors import InputError
 
 STEM_NAMES = ("file", "name", "stem")
@@ -40,31 +40,50 @@ def stem(path: Path) -> str:
     return name
 
 
-def records(folder: Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, Record]]:
-    """The stem of every file and its molecule; the place is the name of the file.
+def records(folder: Path, wanted: Collection[str] = (), start: Reached = START) -> Iterator[Record]:
+    """The molecule of every file; the place is the name of the file.
 
-    The values are those of the comment; the stem is the name ``file``, ``name`` or ``stem``.
+    The values are those of the comment; the stem is the name ``file``, ``name`` or ``stem``. A file
+    that does not hold exactly one molecule has an error.
 
     Raises:
-        InputError: a file does not hold exactly one molecule.
+        InputError: the folder cannot be read.
     """
-    for path in files(folder):
-        check_file(path, "xyz")
-        found = list(_at_most_two(path, wanted))
-        if len(found) != 1:
-            raise InputError(
-                f"{shown_path(path)} must hold one molecule, as every file of a folder must, got "
-                "more; name the file itself to read all of its molecules"
-            )
-        name = stem(path)
-        yield (
-            name,
-            found[0]._replace(
-                place=path.name,
-                label_place=path.name,
-                names=dict.fromkeys(STEM_NAMES, name),
-            ),
+    paths = files(folder)
+    for index, path in enumerate(paths[start.at :], start.at + 1):
+        try:
+            record = _only_record(path, wanted)
+        except InputError as error:
+            record = unreadable(path.name, error)
+        yield record._replace(
+            place=path.name,
+            label_place=path.name,
+            names=dict.fromkeys(STEM_NAMES, stem(path)),
+            reached=Reached(index, index, 0, index / len(paths)),
         )
+
+
+def name_of(record: Record) -> str:
+    """The name of the file of a record without its ending."""
+    return record.names[STEM_NAMES[0]]
+
+
+def _only_record(path: Path, wanted: Collection[str]) -> Record:
+    """The only molecule of a file.
+
+    Raises:
+        InputError: it cannot be read, or is not the only one.
+    """
+    check_file(path, "xyz")
+    found = list(_at_most_two(path, wanted))
+    if found[0].error is not None:
+        raise found[0].error
+    if len(found) != 1:
+        raise InputError(
+            f"{shown_path(path)} must hold one molecule, as every file of a folder must, got "
+            "more; name the file itself to read all of its molecules"
+        )
+    return found[0]
 
 
 def _at_most_two(path: Path, wanted: Collection[str]) -> Iterator[Record]:

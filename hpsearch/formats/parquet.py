@@ -19,7 +19,9 @@ from hpsearch.formats import columns
 from hpsearch.formats.files import files_in, library, reading
 from hpsearch.formats.part import (
     MOLECULES_PER_PART,
+    START,
     Part,
+    Reached,
     Wanted,
     absent,
     check_found,
@@ -37,6 +39,8 @@ ENDINGS = (".parquet", ".pq")
 _FILE = "a Parquet file"
 _PERIODIC = "pbc"
 _PROGRESS = 20_000
+_BUFFER = 1 << 20
+"""Bytes that are read at once of each column. Without it a whole group of rows is read."""
 
 
 def label_names(source: MoleculeSource) -> list[str]:
@@ -69,7 +73,9 @@ def _opened(path: Path) -> Any:
     # Pyarrow is imported here: it is large, and other formats do not need it.
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+    return pyarrow.parquet.ParquetFile(
+        path, page_checksum_verification=True, buffer_size=_BUFFER, pre_buffer=False
+    )
 
 
 def _flat(schema: Any) -> Any:
@@ -96,7 +102,9 @@ def _atom_columns(path: Path, source: MoleculeSource, names: list[str]) -> tuple
     return positions, columns.needed(path, "numbers", found, names)
 
 
-def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
+def parts(
+    source: MoleculeSource, wanted: Wanted, say: Say, start: Reached = START
+) -> Iterator[Part]:
     """The molecules of the file or the folder, as ``row 17``, counted from 0 in every file.
 
     Positions are lists [N, 3] or [3 N] of numbers; elements are lists of atomic numbers or of
@@ -107,28 +115,41 @@ def parts(source: MoleculeSource, wanted: Wanted, say: Say) -> Iterator[Part]:
     """
     path = Path(source.path)
     found = np.zeros(len(wanted.columns), dtype=bool)
-    total = 0
-    for file in files(path):
-        for part in _parts_of_file(file, source, wanted):
+    total = start.molecules
+    paths = files(path)
+    sizes = [_rows(file) for file in paths]
+    ends = np.cumsum(sizes)
+    for file, size, end in zip(paths, sizes, ends, strict=True):
+        for part in _parts_of_file(file, source, wanted, max(0, total - int(end - size))):
             found |= ~np.isnan(part.labels).all(axis=0)
             before, total = total, total + len(part.counts)
             if total // _PROGRESS > before // _PROGRESS:
                 say(f"read {total:,} molecules from {path.name}")
             if file != path:
                 part = replace(part, places=[f"{file.name}, {place}" for place in part.places])
-            yield part
+            yield replace(part, reached=Reached(total, total, 0, total / max(1, int(ends[-1]))))
     if total == 0:
         raise no_molecules(path)
     check_found(path, wanted, found, label_names(source))
 
 
-def _parts_of_file(path: Path, source: MoleculeSource, wanted: Wanted) -> Iterator[Part]:
+def _rows(path: Path) -> int:
+    with library(path, _FILE), _opened(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _parts_of_file(
+    path: Path, source: MoleculeSource, wanted: Wanted, first: int
+) -> Iterator[Part]:
+    """The molecules of a file from the row ``first`` on."""
     with library(path, _FILE):
         file = _opened(path)
     with file:
         schema = _flat(file.schema_arrow)
         atoms = _atom_columns(path, source, schema.names)
         read = _checked_columns(path, wanted, schema, atoms, _offered(schema, atoms))
+        if 0 < file.metadata.num_rows <= first:
+            return
         with library(path, _FILE):
             batches = file.iter_batches(batch_size=MOLECULES_PER_PART, columns=read)
         total = 0
@@ -137,6 +158,10 @@ def _parts_of_file(path: Path, source: MoleculeSource, wanted: Wanted) -> Iterat
                 batch = next(batches, None)
                 if batch is None:
                     break
+                if first > total:
+                    skipped = min(first - total, batch.num_rows)
+                    total += skipped
+                    batch = batch.slice(skipped)
                 batch.validate(full=True)
                 batch = _flat_batch(batch)
             if batch.num_rows:

@@ -6,11 +6,11 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from hpsearch.system.files import Say
 MOLECULES_PER_PART = 4_000
 """Number of molecules of a part; the last one of a file has fewer."""
 
-_ATOMS_PER_PART = 400_000
+ATOMS_PER_PART = 400_000
+"""Number of atoms of a part, with which it ends earlier."""
+
 _PROGRESS = 20_000
 _FIRST = 100
 _MOST_OFFERED = 30
@@ -51,11 +53,37 @@ class Wanted:
         columns: names of the columns of the targets in the file, in the order of the labels.
         identifier: name of the column with the molecule's name; ``None`` reads none.
         group: name of the column with the molecule's group; ``None`` reads none.
+        labels: whether the CSV file of the labels is read. Without it, the name that would join a
+            molecule to its row is the identifier.
+        skip: whether a molecule that cannot be read is kept, without atoms and with what is wrong
+            with it. Else it is an error.
     """
 
     columns: tuple[str, ...]
     identifier: str | None
     group: str | None
+    labels: bool = True
+    skip: bool = False
+
+
+class Reached(NamedTuple):
+    """How far a file was read; reading can go on from there.
+
+    Attributes:
+        molecules: number of molecules before this place.
+        at: what comes next: a byte of the unpacked text, or the number of a row or a file.
+        lines: number of lines before it; 0 where lines are not counted.
+        share: part of the file before it, from 0 to 1.
+    """
+
+    molecules: int = 0
+    at: int = 0
+    lines: int = 0
+    share: float = 0.0
+
+
+START = Reached()
+"""The beginning of a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +99,9 @@ class Part:
         groups: [n] groups of the molecules; ``None`` if none are wanted.
         places: [n] where the molecules are, for errors: ``line 14``, counted from 1, or
             ``molecule 4`` and ``row 17``, counted from 0.
+        reached: the place behind the last molecule.
+        problems: what is wrong with the molecules that cannot be read, by their place among the n.
+            Such a molecule has no atoms and no labels.
     """
 
     counts: NDArray[np.int64]
@@ -80,6 +111,8 @@ class Part:
     identifiers: list[str] | None
     groups: list[str] | None
     places: list[str]
+    reached: Reached = START
+    problems: Mapping[int, str] = field(default_factory=dict)
 
 
 class Record(NamedTuple):
@@ -92,6 +125,8 @@ class Record(NamedTuple):
         values: everything that the file says about the molecule, by name.
         label_place: where its values are.
         names: further names of the molecule, which are never labels, such as a file's name.
+        reached: the place behind it.
+        error: why it cannot be read. The reader knows where the next molecule begins.
     """
 
     place: str
@@ -100,6 +135,8 @@ class Record(NamedTuple):
     values: Mapping[str, object]
     label_place: str
     names: Mapping[str, str] = MappingProxyType({})
+    reached: Reached = START
+    error: InputError | None = None
 
 
 class NotScalar:
@@ -117,6 +154,32 @@ def shown_path(path: Path) -> str:
 def wrong(path: Path, place: str, text: str) -> InputError:
     """The error that names the file and the place in it; ``text`` says what must hold."""
     return InputError(f"{shown_path(path)}, {place}: {text}")
+
+
+def unreadable(place: str, error: InputError) -> Record:
+    """The record of a molecule that cannot be read, between others that can."""
+    return Record(place, (), (), {}, place, error=error)
+
+
+def readable(records: Iterable[Record], *, skip: bool) -> Iterator[Record]:
+    """The records; the first one that cannot be read is an error, unless ``skip`` keeps it.
+
+    Raises:
+        InputError: why the record cannot be read.
+    """
+    for record in records:
+        if record.error is not None and not skip:
+            raise record.error
+        yield record
+
+
+def problem(path: Path, place: str, error: InputError) -> str:
+    """What is wrong with a molecule, in one line without the path of the file ``path``.
+
+    If ``path`` is a folder, ``place`` is the name of a file in it.
+    """
+    text = str(error).replace(shown_path(path / place), one_line(place))
+    return text.removeprefix(shown_path(path)).lstrip(",: ")
 
 
 def is_number(value: object) -> bool:
@@ -231,8 +294,10 @@ def absent(path: Path, column: str, offered: Iterable[str]) -> InputError:
     )
 
 
-def parts_of(records: Iterator[Record], path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
-    """Parts of the molecules in ``records``, checked.
+def parts_of(
+    records: Iterator[Record], path: Path, wanted: Wanted, say: Say, start: Reached = START
+) -> Iterator[Part]:
+    """Parts of the molecules in ``records``, which begin at ``start``, checked.
 
     Raises:
         InputError: a molecule is not as :class:`Part` says, a label is no number, or a column has
@@ -241,7 +306,7 @@ def parts_of(records: Iterator[Record], path: Path, wanted: Wanted, say: Say) ->
     gathered = _Gathered(path, wanted)
     found = np.zeros(len(wanted.columns), dtype=bool)
     offered: set[str] = set()
-    total = 0
+    total = start.molecules
     for record in records:
         if total < _FIRST:
             offered.update(scalar_names(record.values))
@@ -292,9 +357,23 @@ class _Gathered:
         self._labels = array("d")
         self._identifiers: list[str] = []
         self._groups: list[str] = []
+        self._reached = START
+        self._problems: dict[int, str] = {}
 
     def add(self, record: Record) -> None:
         wanted = self._wanted
+        self._reached = record.reached
+        if record.error is not None:
+            text = problem(self._path, record.place, record.error)
+            self._problems[len(self.places)] = text
+            # Its own name cannot be read.
+            record = record._replace(
+                names={
+                    name: record.names.get(name, record.place)
+                    for name in (wanted.identifier, wanted.group)
+                    if name
+                }
+            )
         self.places.append(record.place)
         self._counts.append(len(record.numbers))
         self._numbers.extend(record.numbers)
@@ -326,7 +405,7 @@ class _Gathered:
         return text
 
     def is_full(self) -> bool:
-        return len(self.places) >= MOLECULES_PER_PART or len(self._numbers) >= _ATOMS_PER_PART
+        return len(self.places) >= MOLECULES_PER_PART or len(self._numbers) >= ATOMS_PER_PART
 
     def take(self) -> Part:
         wanted = self._wanted
@@ -340,6 +419,8 @@ class _Gathered:
             identifiers=self._identifiers if wanted.identifier is not None else None,
             groups=self._groups if wanted.group is not None else None,
             places=self.places,
+            reached=self._reached,
+            problems=self._problems,
         )
         self._clear()
         return part
@@ -376,39 +457,69 @@ def periodic(path: Path, place: str) -> InputError:
 def check_count(path: Path, place: str, count: int) -> None:
     """Refuse a molecule without atoms or with too many."""
     if not 1 <= count <= MOST_ATOMS:
-        raise wrong(
-            path, place, f"a molecule must have 1 to {MOST_ATOMS} atoms, got {count}; remove it"
-        )
+        raise _count_error(path, place, count)
 
 
-def check_atoms(path: Path, part: Part) -> None:
-    """Refuse numbers of atoms, atomic numbers and positions that no molecule has."""
-    bad = (part.counts < 1) | (part.counts > MOST_ATOMS)
-    if bad.any():
-        first = int(np.argmax(bad))
-        check_count(path, part.places[first], int(part.counts[first]))
-    unknown = (part.numbers < 1) | (part.numbers >= len(SYMBOLS))
-    if unknown.any():
-        place, atom, index = _atom(part, unknown)
-        raise wrong(
-            path,
-            place,
+def _count_error(path: Path, place: str, count: int) -> InputError:
+    return wrong(
+        path, place, f"a molecule must have 1 to {MOST_ATOMS} atoms, got {count}; remove it"
+    )
+
+
+def check_atoms(path: Path, part: Part, *, skip: bool = False) -> Part:
+    """Refuse numbers of atoms, atomic numbers and positions that no molecule has.
+
+    Args:
+        path: the file.
+        part: some of its molecules.
+        skip: whether such a molecule is kept without its atoms, with what is wrong with it.
+
+    Raises:
+        InputError: a molecule is refused.
+    """
+    problems = dict(part.problems)
+    for molecule, error in _refused(path, part):
+        if not skip:
+            raise error
+        problems.setdefault(molecule, problem(path, part.places[molecule], error))
+    if len(problems) == len(part.problems):
+        return part
+    is_kept = np.ones(len(part.counts), dtype=bool)
+    is_kept[list(problems)] = False
+    atoms = np.repeat(is_kept, part.counts)
+    return replace(
+        part,
+        counts=np.where(is_kept, part.counts, 0),
+        numbers=part.numbers[atoms],
+        positions=part.positions[atoms],
+        problems=problems,
+    )
+
+
+def _refused(path: Path, part: Part) -> Iterator[tuple[int, InputError]]:
+    """The molecules that are no molecules, and why."""
+    bad: NDArray[np.bool_] = (part.counts < 1) | (part.counts > MOST_ATOMS)
+    for row in np.flatnonzero(bad).tolist():
+        if row not in part.problems:
+            yield row, _count_error(path, part.places[row], int(part.counts[row]))
+    unknown: NDArray[np.bool_] = (part.numbers < 1) | (part.numbers >= len(SYMBOLS))
+    for row, atom, index in _atoms(part, unknown):
+        text = (
             f"an atomic number must be between 1 and {len(SYMBOLS) - 1}, "
-            f"got {part.numbers[index]} for atom {atom}",
+            f"got {part.numbers[index]} for atom {atom}"
         )
+        yield row, wrong(path, part.places[row], text)
     infinite = np.asarray(~np.isfinite(part.positions).all(axis=1))
-    if infinite.any():
-        place, atom, index = _atom(part, infinite)
+    for row, atom, index in _atoms(part, infinite):
         got = " ".join(str(float(x)) for x in part.positions[index])
-        raise wrong(
-            path, place, f"positions must be finite, got {got} for atom {atom}; remove the molecule"
-        )
+        text = f"positions must be finite, got {got} for atom {atom}; remove the molecule"
+        yield row, wrong(path, part.places[row], text)
 
 
-def _atom(part: Part, bad: NDArray[np.bool_]) -> tuple[str, int, int]:
-    """The first bad atom: place of its molecule, its index in the molecule, and in the part."""
-    index = int(np.argmax(bad))
+def _atoms(part: Part, bad: NDArray[Any]) -> Iterator[tuple[int, int, int]]:
+    """The first bad atom of each molecule: the molecule, the atom in it, and in the part."""
+    found = np.flatnonzero(bad)
     ends = np.cumsum(part.counts)
-    molecule = int(np.searchsorted(ends, index, side="right"))
-    start = int(ends[molecule] - part.counts[molecule])
-    return part.places[molecule], index - start, index
+    rows, first = np.unique(np.searchsorted(ends, found, side="right"), return_index=True)
+    for row, index in zip(rows.tolist(), found[first].tolist(), strict=True):
+        yield row, index - int(ends[row] - part.counts[row]), index

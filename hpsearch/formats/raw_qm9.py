@@ -11,7 +11,15 @@ from hpsearch.config.targets import QM9_TARGETS
 from hpsearch.formats.archive import read_columns
 from hpsearch.formats.columns import finite_labels
 from hpsearch.formats.files import library
-from hpsearch.formats.part import MOLECULES_PER_PART, Part, Wanted, absent, shown_path
+from hpsearch.formats.part import (
+    MOLECULES_PER_PART,
+    START,
+    Part,
+    Reached,
+    Wanted,
+    absent,
+    shown_path,
+)
 from hpsearch.system.errors import InputError, one_line
 from hpsearch.system.files import Say
 
@@ -21,8 +29,8 @@ IDENTIFIER = "index"
 _LONGEST = 500
 
 
-def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
-    """The molecules of the archive, sorted by QM9's index.
+def parts(path: Path, wanted: Wanted, say: Say, start: Reached = START) -> Iterator[Part]:
+    """The molecules of the archive, sorted by QM9's index; then those that cannot be read.
 
     Raises:
         InputError: the archive is damaged, a column is none of the twelve targets, or the
@@ -42,16 +50,19 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
             f"{shown_path(path)} must have the group {one_line(wanted.group)}, got QM9, which has "
             "none; delete group:"
         )
+    refused: dict[str, InputError] = {}
     try:
         with library(path, "QM9's raw archive or a folder of its .xyz files"):
-            table = read_columns(path, say=say)
+            table = read_columns(path, say=say, refused=refused if wanted.skip else None)
     except InputError as error:
         text = str(error) if str(path) in str(error) else f"{shown_path(path)}: {error}"
         raise InputError(one_line(text, _LONGEST)) from None
     order = np.argsort(table.identifiers, kind="stable")
     first = np.cumsum(table.counts) - table.counts
-    for start in range(0, len(order), MOLECULES_PER_PART):
-        rows = order[start : start + MOLECULES_PER_PART]
+    total = len(order) + len(refused)
+    for begin in range(start.molecules, len(order), MOLECULES_PER_PART):
+        rows = order[begin : begin + MOLECULES_PER_PART]
+        done = begin + len(rows)
         counts = table.counts[rows]
         ends = np.cumsum(counts)
         atoms = np.arange(ends[-1]) + np.repeat(first[rows] - ends + counts, counts)
@@ -69,4 +80,24 @@ def parts(path: Path, wanted: Wanted, say: Say) -> Iterator[Part]:
             identifiers=indices if wanted.identifier is not None else None,
             groups=None,
             places=places,
+            reached=Reached(done, done, 0, done / total),
         )
+    names_of_files = sorted(refused)
+    for begin in range(max(0, start.molecules - len(order)), len(refused), MOLECULES_PER_PART):
+        some = names_of_files[begin : begin + MOLECULES_PER_PART]
+        done = len(order) + begin + len(some)
+        yield Part(
+            counts=np.zeros(len(some), dtype=np.int64),
+            numbers=np.zeros(0, dtype=np.int64),
+            positions=np.zeros((0, 3)),
+            labels=np.full((len(some), len(wanted.columns)), np.nan),
+            identifiers=some if wanted.identifier is not None else None,
+            groups=None,
+            places=some,
+            reached=Reached(done, done, 0, done / total),
+            problems={place: _told(path, refused[name]) for place, name in enumerate(some)},
+        )
+
+
+def _told(path: Path, error: InputError) -> str:
+    return one_line(str(error).removeprefix(f"{path}: "), _LONGEST)

@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpsearch.formats.files import decoded, library, missing_library, opened, reading
-from hpsearch.formats.part import NUMBER, Record, check_count, no_molecules, wrong
-from hpsearch.system.errors import one_line
+from hpsearch.formats.files import decoded, library, missing_library, opened, reading, share_read
+from hpsearch.formats.part import (
+    NUMBER,
+    START,
+    Reached,
+    Record,
+    check_count,
+    no_molecules,
+    unreadable,
+    wrong,
+)
+from hpsearch.system.errors import InputError, one_line
 
 _HEADER = re.compile(r">.*?<(.+)>")
 _END = "$$$$"
+_BLOCK_END = "M  END"
 _LONGEST_LINE = 1_000_000
 _FLAT = (
     "set its positions from a geometry optimisation, for example RDKit's ETKDG and then xtb: a "
@@ -25,56 +35,102 @@ TITLE_NAMES = ("title", "name", "_Name")
 """Names by which the first line of a record can be chosen as identifier or group."""
 
 
-def records(path: Path) -> Iterator[Record]:
+class _Piece(NamedTuple):
+    """The text of a record.
+
+    Attributes:
+        first: number of its first line.
+        raw: its lines without the line ``$$$$``.
+        at: the byte behind it.
+        share: part of the file up to there.
+    """
+
+    first: int
+    raw: list[bytes]
+    at: int
+    share: float
+
+    def lines(self, path: Path) -> list[str]:
+        """Its lines as text.
+
+        Raises:
+            InputError: one is no text.
+        """
+        text = [decoded(path, number, raw) for number, raw in enumerate(self.raw, self.first)]
+        if self.first == 1 and text:
+            text[0] = text[0].removeprefix("\ufeff")
+        return [line.rstrip("\r\n") for line in text]
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether it surely is one molecule: without its ``$$$$`` it would be two."""
+        return sum(raw.startswith(_BLOCK_END.encode()) for raw in self.raw) < 2
+
+
+def records(path: Path, start: Reached = START) -> Iterator[Record]:
     """The molecules of the file, counted from 0, as ``molecule 4``.
 
-    The values are the properties; the first line is the name ``title``, ``name`` or ``_Name``.
+    The values are the properties; the first line is the name ``title``, ``name`` or ``_Name``. A
+    molecule that is malformed, has no hydrogens or no geometry has an error.
 
     Raises:
-        InputError: RDKit is missing, or a molecule is malformed, has no hydrogens or no geometry.
+        InputError: RDKit is missing, or the end of a molecule is.
     """
     try:
-        from rdkit import Chem, rdBase
+        import rdkit  # noqa: F401
     except ImportError:
         raise missing_library("SDF", "RDKit", "rdkit") from None
-    total = 0
-    for first, lines in _split(path):
+    total = start.molecules
+    for piece in _split(path, start):
         place = f"molecule {total}"
-        block, values = _parts(path, place, first, lines)
-        # Held only while RDKit works: it blocks the log lines of the whole process.
-        with library(path, f"an SDF whose {place} can be read"), rdBase.BlockLogs():
-            molecule = Chem.MolFromMolBlock(
-                block, sanitize=False, removeHs=False, strictParsing=True
-            )
-            if molecule is None:
-                raise wrong(
-                    path,
-                    f"{place} (line {first})",
-                    "the molecule must be a mol block that RDKit reads, got one with wrong counts "
-                    "or fields; write it again",
-                )
-            _check_columns(path, first, lines, molecule.GetNumAtoms())
-            record = _record(path, place, molecule, lines, values)
+        try:
+            record = _read(path, place, piece)
+        except InputError as error:
+            if not piece.is_separate:
+                raise
+            record = unreadable(place, error)
         total += 1
-        yield record
+        # The line $$$$ follows the lines of the record.
+        lines = piece.first + len(piece.raw)
+        yield record._replace(reached=Reached(total, piece.at, lines, piece.share))
     if total == 0:
         raise no_molecules(path)
 
 
-def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The first line's number and the lines of every record, without the line ``$$$$``."""
+def _read(path: Path, place: str, piece: _Piece) -> Record:
+    from rdkit import Chem, rdBase
+
+    first, lines = piece.first, piece.lines(path)
+    block, values = _parts(path, place, first, lines)
+    # Held only while RDKit works: it blocks the log lines of the whole process.
+    with library(path, f"an SDF whose {place} can be read"), rdBase.BlockLogs():
+        molecule = Chem.MolFromMolBlock(block, sanitize=False, removeHs=False, strictParsing=True)
+        if molecule is None:
+            raise wrong(
+                path,
+                f"{place} (line {first})",
+                "the molecule must be a mol block that RDKit reads, got one with wrong counts "
+                "or fields; write it again",
+            )
+        _check_columns(path, first, lines, molecule.GetNumAtoms())
+        return _record(path, place, molecule, lines, values)
+
+
+def _split(path: Path, start: Reached) -> Iterator[_Piece]:
+    """The records from the place ``start`` on."""
     with reading(path), opened(path) as file:
-        first = 1
-        lines: list[str] = []
-        for number, raw in enumerate(file, 1):
-            line = decoded(path, number, raw).rstrip("\r\n")
-            if number == 1:
-                line = line.removeprefix("\ufeff")
-            if line.startswith(_END):
-                yield first, lines
-                first, lines = number + 1, []
+        size = path.stat().st_size
+        file.seek(start.at)
+        first = start.lines + 1
+        raw: list[bytes] = []
+        for line in file:
+            if line.startswith(_END.encode()):
+                yield _Piece(first, raw, file.tell(), share_read(file, size))
+                first, raw = first + len(raw) + 1, []
             else:
-                lines.append(line)
+                raw.append(line)
+        last = _Piece(first, raw, file.tell(), 1.0)
+        lines = last.lines(path)
         if any(map(str.strip, lines)):
             # A single mol block is a whole file too.
             if not _block_end(lines) or any(map(str.strip, lines[_block_end(lines) :])):
@@ -83,13 +139,13 @@ def _split(path: Path) -> Iterator[tuple[int, list[str]]]:
                     f"line {first}",
                     f"a molecule must end with {_END}, got the end of the file; it may be cut off",
                 )
-            yield first, lines
+            yield last
 
 
 def _block_end(lines: list[str]) -> int:
     """Number of lines of the mol block; 0 if its end is missing."""
     for number, line in enumerate(lines, 1):
-        if line.startswith("M  END"):
+        if line.startswith(_BLOCK_END):
             return number
     return 0
 

@@ -170,7 +170,7 @@ def _repeated(path: Path, said: dict[str, Any], model: Model, source: MoleculeSo
     """Predict some molecules of the first part again."""
     levels = tuple(float(name) / 100 for name in said["levels"])
     job = Job(source, path, Path(said["model_folder"]), levels, said["on_error"])
-    part = next(read_parts(source, wanted_of(source)))
+    part = next(read_parts(source, wanted_of(job)))
     columns = Columns.of(model.targets, levels)
     values = columns.values(part_rows(model, job, part, 0))[:_REPEATED]
     written = FORMATS[path.suffix.casefold()].read(path, columns, len(values))

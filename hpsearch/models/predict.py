@@ -12,11 +12,11 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from hpsearch.config.declaration import MoleculeSource
 from hpsearch.config.targets import SYMBOLS
 from hpsearch.config.units import conversion
 from hpsearch.data.own import LEAST_DISTANCE_ANGSTROM, nearest_distances
-from hpsearch.formats import Part, Wanted, read_parts, source_files
+from hpsearch.formats import START, Part, Reached, Wanted, read_parts, source_files
 from hpsearch.models.intervals import level_name
 from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
 from hpsearch.models.ranges import Geometries
@@ -109,8 +109,45 @@ class Done:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Advance:
+    """How far a job is.
+
+    Attributes:
+        molecules: predicted so far, with those of earlier calls.
+        share: part of the file that was read, from 0 to 1.
+        before: number of them, and the share, that earlier calls had done.
+        seconds: since this call began to read.
+    """
+
+    molecules: int
+    share: float
+    before: tuple[int, float]
+    seconds: float
+
+    @property
+    def speed(self) -> float:
+        """Molecules per second of this call."""
+        return (self.molecules - self.before[0]) / max(self.seconds, 1e-9)
+
+    @property
+    def total(self) -> int | None:
+        """The number of molecules of the file, by the share that was read; ``None`` at its end."""
+        return None if self.share >= 1 else round(self.molecules / self.share)
+
+    @property
+    def seconds_left(self) -> float:
+        """The time that the rest takes at the speed so far."""
+        done = self.share - self.before[1]
+        return self.seconds * (1 - self.share) / done
+
+
+Progress = Callable[[Advance], None]
+"""Function that is called after every part."""
+
+
 def predict_file(
-    model: Model, job: Job, say: Say = silent, progress: Callable[[int], None] | None = None
+    model: Model, job: Job, say: Say = silent, progress: Progress | None = None
 ) -> Done:
     """Predict all molecules of a file, or go on where an earlier call was killed.
 
@@ -118,7 +155,7 @@ def predict_file(
         model: the model.
         job: what is predicted.
         say: function for lines about what is done.
-        progress: called with the number of molecules after every part.
+        progress: called after every part.
 
     Raises:
         InputError: the molecules cannot be read, or one cannot be predicted and
@@ -151,36 +188,39 @@ def _predict_parts(
     job: Job,
     columns: Columns,
     terms: dict[str, Any],
-    progress: Callable[[int], None] | None,
+    progress: Progress | None,
     started: float,
 ) -> Done:
     """Predict the parts that are missing, and join all."""
-    total = predicted = flagged = 0
-    number = -1
-    for number, part in enumerate(read_parts(job.source, wanted_of(job.source))):
-        path = job.parts / f"{number:06d}{job.output.suffix}"
-        counted = _counts(path)
-        if counted is None:
-            rows = part_rows(model, job, part, total)
-            write_atomically(path, job.format.part(columns, rows, first=number == 0))
-            counted = rows.counted
-            write_atomically(_counts_path(path), json.dumps(counted))
-        total += len(part.counts)
-        predicted += counted[0]
-        flagged += counted[1]
+    finished = _finished_parts(job)
+    start = finished[-1].reached if finished else START
+    reading = time.monotonic()
+    for part in read_parts(job.source, wanted_of(job), start=start):
+        path = _part_path(job, len(finished))
+        rows = part_rows(model, job, part, finished[-1].reached.molecules if finished else 0)
+        write_atomically(path, job.format.part(columns, rows, first=not finished))
+        finished.append(_Finished(*rows.counted, part.reached))
+        write_atomically(_finished_path(path), json.dumps(finished[-1]))
         if progress is not None:
-            progress(total)
-    paths = [job.parts / f"{place:06d}{job.output.suffix}" for place in range(number + 1)]
-    job.format.join(paths, job.output)
-    done = Done(total, predicted, flagged, time.monotonic() - started)
+            molecules, *_, share = part.reached
+            seconds = time.monotonic() - reading
+            progress(Advance(molecules, share, (start.molecules, start.share), seconds))
+    job.format.join([_part_path(job, number) for number in range(len(finished))], job.output)
+    done = Done(
+        molecules=finished[-1].reached.molecules,
+        predicted=sum(part.predicted for part in finished),
+        flagged=sum(part.flagged for part in finished),
+        seconds=time.monotonic() - started,
+    )
     _write_record(job, terms, done)
     shutil.rmtree(job.parts, ignore_errors=True)
     return done
 
 
-def wanted_of(source: MoleculeSource) -> Wanted:
+def wanted_of(job: Job) -> Wanted:
     """Return what is read of each molecule beside its atoms: its name."""
-    return Wanted((), source.identifier, None)
+    identifier = job.source.identifier
+    return Wanted((), identifier, None, labels=False, skip=job.on_error == "skip")
 
 
 def _terms(model: Model, job: Job) -> dict[str, Any]:
@@ -234,18 +274,33 @@ def _open_parts(job: Job, terms: dict[str, Any], say: Say) -> None:
         ) from None
 
 
-def _counts_path(path: Path) -> Path:
+class _Finished(NamedTuple):
+    """A finished part: its predicted and flagged molecules, and where the next one begins."""
+
+    predicted: int
+    flagged: int
+    reached: Reached
+
+
+def _part_path(job: Job, number: int) -> Path:
+    return job.parts / f"{number:06d}{job.output.suffix}"
+
+
+def _finished_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _counts(path: Path) -> tuple[int, int] | None:
-    """The numbers of predicted and flagged molecules of a finished part."""
-    try:
-        # Written after the part, so the part is complete.
-        predicted, flagged = json.loads(_counts_path(path).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return int(predicted), int(flagged)
+def _finished_parts(job: Job) -> list[_Finished]:
+    """The finished parts up to the first one that is missing."""
+    found: list[_Finished] = []
+    while True:
+        try:
+            # Written after the part, so the part is complete.
+            text = _finished_path(_part_path(job, len(found))).read_text("utf-8")
+            predicted, flagged, reached = json.loads(text)
+            found.append(_Finished(predicted, flagged, Reached(*reached)))
+        except (OSError, ValueError, TypeError):
+            return found
 
 
 def _write_record(job: Job, terms: dict[str, Any], done: Done) -> None:
@@ -306,7 +361,7 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
     positions = (part.positions * factor).astype(np.float32)
     geometries = Geometries(part.numbers, positions, part.counts)
     names = part.identifiers or [str(before + place) for place in range(len(part.counts))]
-    statuses = list(_statuses(model, geometries))
+    statuses = list(_statuses(model, geometries, part.problems))
     bad = [place for place, status in enumerate(statuses) if status != PREDICTED]
     if bad and job.on_error == "stop":
         place = bad[0]
@@ -322,7 +377,7 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
     return Rows(names, geometries, found, statuses)
 
 
-def _statuses(model: Model, geometries: Geometries) -> Iterator[str]:
+def _statuses(model: Model, geometries: Geometries, problems: Mapping[int, str]) -> Iterator[str]:
     owner = np.repeat(np.arange(len(geometries.counts)), geometries.counts)
     unknown = ~np.isin(geometries.numbers, model.description.atomic_numbers)
     strange: dict[int, set[str]] = {}
@@ -330,7 +385,9 @@ def _statuses(model: Model, geometries: Geometries) -> Iterator[str]:
         strange.setdefault(int(owner[atom]), set()).add(SYMBOLS[int(geometries.numbers[atom])])
     nearest = nearest_distances(geometries.positions, geometries.counts)
     for row, distance in enumerate(nearest):
-        if row in strange:
+        if row in problems:
+            yield problems[row]
+        elif row in strange:
             yield f"the model does not know {', '.join(sorted(strange[row]))}"
         elif distance < LEAST_DISTANCE_ANGSTROM:
             yield f"two atoms are {distance:.3g} Å apart"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 
 from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.models.intervals import level_name
-from hpsearch.system.files import PARTIAL
+from hpsearch.system.files import open_atomically
 
 if TYPE_CHECKING:
     from hpsearch.models.predict import Rows
@@ -92,28 +90,10 @@ class RowFormat(ABC):
 
     def join(self, parts: Sequence[Path], output: Path) -> None:
         """Write all parts into ``output``, in one step."""
-        with _Written(output) as partial, partial.open("xb") as file:
+        with open_atomically(output) as file:
             for path in parts:
                 with path.open("rb") as part:
                     shutil.copyfileobj(part, file)
-
-
-class _Written:
-    """A temporary file that gets its name if nothing fails."""
-
-    def __init__(self, output: Path) -> None:
-        self._output = output
-        self._partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}{PARTIAL}")
-
-    def __enter__(self) -> Path:
-        return self._partial
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            self._partial.replace(self._output)
-            return
-        with suppress(OSError):
-            self._partial.unlink(missing_ok=True)
 
 
 class _Csv(RowFormat):
@@ -188,7 +168,7 @@ class _Parquet(RowFormat):
         import pyarrow.parquet as pq
 
         schema = pq.read_schema(parts[0])
-        with _Written(output) as partial, pq.ParquetWriter(partial, schema) as writer:
+        with open_atomically(output) as file, pq.ParquetWriter(file, schema) as writer:
             for path in parts:
                 writer.write_table(pq.read_table(path))
 

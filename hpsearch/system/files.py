@@ -8,9 +8,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 PARTIAL = ".partial"
 """Ending of a file that is still being written; a killed process leaves such files."""
@@ -81,9 +82,28 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
     Raises:
         OSError: the file could not be written; the old file is unchanged.
     """
+    with open_atomically(path, mode) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a new file that replaces ``path`` in one step at the end of the block.
+
+    It makes the promises of :func:`write_atomically`, for content that does not fit into memory.
+    After an error in the block the old file is unchanged.
+
+    Args:
+        path: path of the file, in a folder that exists.
+        mode: permissions of the file before the umask.
+
+    Raises:
+        OSError: the file could not be written; the old file is unchanged.
+    """
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}{PARTIAL}"
     try:
-        _write_through(partial, content, mode)
+        with _written_through(partial, mode) as file:
+            yield file
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -109,7 +129,8 @@ def write_together(folder: Path, files: Mapping[str, str | bytes]) -> tuple[Path
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}-", dir=folder))
     try:
         for name, content in files.items():
-            _write_through(partial / name, content, 0o666)
+            with _written_through(partial / name, 0o666) as file:
+                file.write(content.encode() if isinstance(content, str) else content)
         written = tuple((partial / name).replace(folder / name) for name in files)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -117,12 +138,12 @@ def write_together(folder: Path, files: Mapping[str, str | bytes]) -> tuple[Path
     return written
 
 
-def _write_through(path: Path, content: str | bytes, mode: int) -> None:
-    """Write a new file and wait until it is on the disk."""
-    data = content.encode() if isinstance(content, str) else content
+@contextmanager
+def _written_through(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """Open a new file, and wait at the end of the block until it is on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

@@ -22,7 +22,7 @@ from hpsearch.formats import part
 from hpsearch.models import predict
 from hpsearch.models.audit import check_path
 from hpsearch.models.model import Model
-from hpsearch.models.predict import PREDICTED, Job, predict_file
+from hpsearch.models.predict import PREDICTED, Advance, Job, predict_file
 from hpsearch.models.program import read_metadata
 from hpsearch.models.ranges import Geometries
 from hpsearch.system.errors import HpsearchError, InputError
@@ -82,8 +82,8 @@ def test_a_killed_command_goes_on_after_its_last_part(
 ) -> None:
     predict_file(single, job(file, single_folder, "whole.csv"))
 
-    def kill(total: int) -> None:
-        if total == 40:
+    def kill(advance: Advance) -> None:
+        if advance.molecules == 40:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +108,7 @@ def test_a_killed_command_goes_on_after_its_last_part(
 def test_parts_of_another_job_are_not_used(
     single: Model, single_folder: Path, file: Path, molecules: Molecules
 ) -> None:
-    def kill(total: int) -> None:
+    def kill(advance: Advance) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -262,7 +262,7 @@ def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> No
         ((model, str(file), "-o", out, "--device", "tpu"), "must be cpu or cuda"),
         ((model, str(file), "-o", out, "--device", "cuda:7"), "'cuda:7'"),
         ((model + "/model.json", str(file), "-o", out), "a model must be a folder"),
-        ((model, str(broken), "-o", out), "line 3: a position must be a finite number"),
+        ((model, str(broken), "-o", out, "--on-error", "stop"), "line 3: a position must be a finite number"),
     ):
         found = run("predict", *words)
         assert isinstance(found.exception, InputError), found

@@ -123,12 +123,12 @@ def test_the_page_has_the_tables_and_figures_with_data(
 
 
 def test_the_figures_draw_the_numbers_of_the_check(folder: Path) -> None:
-    from hpsearch.api.inputs import read_data
+    from hpsearch.config.run import DataConfig
     from hpsearch.data import own
     from hpsearch.data.check import DataCheck
     from hpsearch.pages.molecules import figures
 
-    data = read_data(folder / "mine.yaml")
+    data = DataConfig.read(folder / "mine.yaml")
     molecules = own.load(data)
     check = DataCheck.of(molecules, data.resolved(len(molecules), molecules.elements))
     drawn = {name: figure for name, _, figure in figures(check)}
@@ -193,9 +193,9 @@ def test_a_space_gives_the_radii_and_the_next_command(
 def test_an_export_gives_its_radius_and_the_next_command(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpsearch.api.inputs import read_data
+    from hpsearch.config.run import DataConfig
 
-    winner = make_winner().with_data(read_data(folder / "mine.yaml"))
+    winner = make_winner().with_data(DataConfig.read(folder / "mine.yaml"))
     winner.write(folder / "best.yaml")
     typed("data", "check", "best.yaml", "--json")
     printed = capsys.readouterr()

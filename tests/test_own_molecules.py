@@ -106,11 +106,11 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_declarations_of_the_page_are_valid(tmp_path: Path) -> None:
-    from hpsearch.api.inputs import read_data
+    from hpsearch.config.run import DataConfig
 
     for text in blocks("yaml"):
         (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
-        assert read_data(tmp_path / "mine.yaml").is_own
+        assert DataConfig.read(tmp_path / "mine.yaml").is_own
 
 
 @pytest.mark.acceptance

@@ -13,7 +13,6 @@ from hpsearch.api.inputs import (
     again_command,
     check_before_writing,
     load_molecules,
-    read_data,
     url_of,
 )
 from hpsearch.system.errors import HpsearchError
@@ -100,10 +99,10 @@ class AblationRequest:
         from hpsearch import executor
         from hpsearch.ablation.declared import declared_variants
         from hpsearch.ablation.plan import AblationPlan
-        from hpsearch.config.run import Overrides
+        from hpsearch.config.run import DataConfig, Overrides
 
         if data is not None:
-            winner = winner.with_data(read_data(data) if isinstance(data, Path) else data)
+            winner = winner.with_data(DataConfig.read(data) if isinstance(data, Path) else data)
         molecules = None
         if winner.config.data.is_own:
             # The elements and sizes come from the molecules.

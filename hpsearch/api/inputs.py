@@ -135,27 +135,6 @@ def load_molecules(data: DataConfig, say: Callable[[str], None]) -> Molecules:
     return molecules
 
 
-def read_data(path: Path) -> DataConfig:
-    """Return the ``data`` section of the file at ``path``.
-
-    The file may be a declaration alone, a search space or an exported configuration.
-
-    Raises:
-        InputError: the file cannot be read, or its section is not valid.
-    """
-    from hpsearch.config.run import DataConfig
-    from hpsearch.config.yaml_errors import validate
-    from hpsearch.config.yaml_file import read_yaml
-
-    document = read_yaml(path)
-    place = ("config", "data") if isinstance(document.data.get("config"), dict) else ("data",)
-    if not isinstance(document.at(place[:-1]).get("data"), dict):
-        raise document.error(
-            (), "the file must have a data section, such as data: {molecules: mine.extxyz, ...}"
-        )
-    return validate(DataConfig, document, place).in_folder(path.parent)
-
-
 def check_molecules(molecules: Molecules, config: DataConfig, file: Path | None) -> dict[str, Any]:
     """Refuse sizes, split files and references that do not fit, before anything is started.
 

@@ -14,7 +14,6 @@ from hpsearch.api.inputs import (
     check_before_writing,
     check_molecules,
     load_molecules,
-    read_data,
     require_store,
     url_of,
 )
@@ -105,12 +104,13 @@ class SearchRequest:
             InputError: an argument is wrong.
         """
         from hpsearch import executor
+        from hpsearch.config.run import DataConfig
         from hpsearch.config.space import SearchSpace
         from hpsearch.system.installation import find_space
 
         file = None if isinstance(space, SearchSpace) else find_space(space)
         as_written = space if isinstance(space, SearchSpace) else SearchSpace.load(file or "")
-        declared = read_data(data) if isinstance(data, Path) else data
+        declared = DataConfig.read(data) if isinstance(data, Path) else data
         given = as_written if declared is None else as_written.with_data(declared)
         chosen = given.with_overrides(**overrides, targets=targets or None)
         known = _known_trials(chosen, enqueue, storage)

@@ -194,10 +194,9 @@ class Stored(ABC):
         Raises:
             InputError: there is no such run, or the folder is not empty.
         """
-        from hpsearch.models.build import build_model
+        from hpsearch.models.build import build_model, runs_of
         from hpsearch.models.description import require_free
         from hpsearch.models.folder import read_model, write_model
-        from hpsearch.models.source import runs_of
 
         output = Path(folder)
         require_free(output)

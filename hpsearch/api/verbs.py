@@ -72,9 +72,9 @@ def read_data(file: PathLike) -> DataConfig:
     Raises:
         InputError: the file cannot be read, or its section is not valid.
     """
-    from hpsearch.api import inputs
+    from hpsearch.config.run import DataConfig
 
-    return inputs.read_data(Path(file))
+    return DataConfig.read(Path(file))
 
 
 def load_molecules(data: DataConfig | PathLike | None = None, say: Say | None = print) -> Molecules:

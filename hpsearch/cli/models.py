@@ -14,7 +14,6 @@ from hpsearch.cli.output import Output, print_json, say_on_stderr, terminal_colu
 from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from hpsearch.config.declaration import MoleculeSource
     from hpsearch.models.model import Model
     from hpsearch.models.predict import Advance, Progress
 
@@ -92,12 +91,11 @@ def _made(name: str | None, storage: str | None, keys: tuple[str, ...], called: 
     if name is not None and not keys and is_model(Path(name)):
         return read_model(Path(name))
     url = require_store(storage)
-    from hpsearch.models.source import runs_of
+    from hpsearch.models.build import build_model, runs_of
     from hpsearch.store import StoreReader
 
     with StoreReader.open(url, say=say_on_stderr) as store:
         runs = runs_of(store, name, keys)
-    from hpsearch.models.build import build_model
     from hpsearch.system.hardware import cores
     from hpsearch.system.process import prepare_worker
 
@@ -206,9 +204,10 @@ def predict(
     and half of each interval's width, then the flags and a status. A flag says what of the
     molecule lies outside the training molecules. The same command goes on after a kill.
     """
+    from hpsearch.models.inputs import source_of
     from hpsearch.models.predict import Done, Job, predict_file
 
-    source = _source(molecules)
+    source = source_of(molecules)
     job = Job(source, output, folder, tuple(sorted(level / 100 for level in levels)), on_error)
     assert job.format
     _require_new(output, overwrite)
@@ -252,20 +251,3 @@ def advance_text(advance: Advance) -> str:
     text = f"predicted {advance.molecules:,}{of} molecules, {advance.speed:,.0f} per second"
     seconds = advance.seconds_left
     return f"{text}, about {duration(seconds)} left" if seconds else text
-
-
-def _source(path: Path) -> MoleculeSource:
-    """Return the molecules that a file holds, or that a declaration names."""
-    from hpsearch.api.inputs import read_data
-    from hpsearch.config.declaration import MoleculeSource
-
-    if path.suffix.casefold() in (".yaml", ".yml"):
-        source = read_data(path).molecules
-        if source is None:
-            raise InputError(
-                f"{path} must name a file of molecules under data: molecules:, got none"
-            )
-        return source
-    if not path.exists():
-        raise InputError(f"the molecules must be a file or a folder, got '{one_line(str(path))}'")
-    return MoleculeSource(path=str(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpsearch.api.inputs import load_molecules, read_data, require_writable
+from hpsearch.api.inputs import load_molecules, require_writable
 from hpsearch.cli.options import (
     at_least,
     complete_export,
@@ -62,11 +62,11 @@ def train(
     the folder is a model: see hpsearch predict.
     """
     from hpsearch.config.export import find_configuration
-    from hpsearch.config.run import Overrides
+    from hpsearch.config.run import DataConfig, Overrides
 
     winner = find_configuration(str(file))
     if data is not None:
-        winner = winner.with_data(read_data(data))
+        winner = winner.with_data(DataConfig.read(data))
     config = Overrides(**overrides).apply_to_run(winner.config, targets)
     output = output or Path(f"{file.stem}-train")
     require_writable(output)
@@ -267,7 +267,7 @@ def _read_subject(text: str) -> _Subject:
 
         config = Winner.read(path).config
         return _Subject(config.data, [config.network.radial_maximum_angstrom], f"train {name}")
-    return _Subject(read_data(path), RADII_ANGSTROM, f"launch quick --data {name}")
+    return _Subject(DataConfig.read(path), RADII_ANGSTROM, f"launch quick --data {name}")
 
 
 @data.command(epilog=example("hpsearch data prepare mine.yaml"))
@@ -301,7 +301,7 @@ def prepare(file: Path | None, archive: Path | None, uncharacterized: Path | Non
     from hpsearch.config.run import DataConfig
     from hpsearch.data import own, qm9
 
-    config = DataConfig() if file is None else read_data(file)
+    config = DataConfig() if file is None else DataConfig.read(file)
     if archive is None:
         molecules = load_molecules(config, click.echo)
     else:

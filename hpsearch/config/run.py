@@ -235,6 +235,26 @@ class DataConfig(Declaration):
             changes["fractions"] = None
         return rebuild(self, **changes) if changes else self
 
+    @classmethod
+    def read(cls, path: Path) -> DataConfig:
+        """The ``data`` section of the file at ``path``.
+
+        The file may be a declaration alone, a search space or an exported configuration.
+
+        Raises:
+            InputError: the file cannot be read, or its section is not valid.
+        """
+        from hpsearch.config.yaml_errors import validate
+        from hpsearch.config.yaml_file import read_yaml
+
+        document = read_yaml(path)
+        place = ("config", "data") if isinstance(document.data.get("config"), dict) else ("data",)
+        if not isinstance(document.at(place[:-1]).get("data"), dict):
+            raise document.error(
+                (), "the file must have a data section, such as data: {molecules: mine.extxyz, ...}"
+            )
+        return validate(cls, document, place).in_folder(path.parent)
+
     def in_folder(self, folder: Path) -> DataConfig:
         """The same with absolute paths; relative ones start at ``folder``.
 

@@ -70,7 +70,7 @@ class ModelCalculator(Calculator):  # type: ignore[misc]
             np.asarray(self.atoms.positions, np.float64),
             np.array([len(self.atoms)]),
         )
-        found = self.model.predict(geometries, (0.95,) if self._has_intervals else ())
+        found = self.model.predict_geometries(geometries, (0.95,) if self._has_intervals else ())
         if not found.known[0]:
             raise InputError(f"the model {self.model.name} cannot predict this molecule: "
                              f"{'; '.join(found.flags[0])}")  # fmt: skip

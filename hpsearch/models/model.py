@@ -24,6 +24,8 @@ from hpsearch.runs.training import torch_device
 from hpsearch.system.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hpsearch.models.calculator import ModelCalculator
 
 DEFAULT_LEVELS = (0.68, 0.95)
@@ -140,13 +142,35 @@ class Model:
             description, tuple(self.members[place] for place in chosen), self.digest, wanted
         )
 
-    def predict(
+    def predict(self, molecules: Any, *, levels: Sequence[float] = (68, 95)) -> pd.DataFrame:
+        """Predict molecules.
+
+        Args:
+            molecules: a file or a declaration (a path); an ``ase.Atoms``; a pair of atomic numbers
+                [N] and positions [N, 3] in Å; several Atoms or pairs; or a table of
+                `hpsearch.load_molecules`.
+            levels: of the intervals, in percent: 50, 68, 80, 90, 95 or 99.
+
+        Returns:
+            One row per molecule. Columns: ``molecule`` (its name or number), ``atoms``, for each
+            target ``NAME [UNIT]`` and for each level half of the interval's width
+            ``NAME ±95% [UNIT]``, ``flags`` (what lies outside the training molecules), ``status``
+            (``predicted``, or why there is no value).
+
+        Raises:
+            InputError: the molecules cannot be read, or the model has no intervals at a level.
+        """
+        from hpsearch.models.predict import predict_molecules
+
+        return predict_molecules(self, molecules, [level / 100 for level in levels])
+
+    def predict_geometries(
         self,
         geometries: Geometries,
         levels: Sequence[float] = DEFAULT_LEVELS,
         among: NDArray[np.bool_] | None = None,
     ) -> Predictions:
-        """Predict molecules, in batches of similar size.
+        """Predict molecules as arrays, in batches of similar size.
 
         Args:
             geometries: the molecules.
@@ -305,7 +329,6 @@ def evaluate(
     return np.stack(means, axis=1), np.stack(spreads, axis=1)
 
 
-@torch.no_grad()
 @torch.no_grad()
 def forward(
     network: MultiTargetNetwork,

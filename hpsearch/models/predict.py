@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,13 +26,17 @@ from hpsearch.config.targets import SYMBOLS
 from hpsearch.config.units import conversion
 from hpsearch.data.own import LEAST_DISTANCE_ANGSTROM, nearest_distances
 from hpsearch.formats import START, Part, Reached, Wanted, read_parts, source_files
+from hpsearch.models.inputs import parts_of, source_of
 from hpsearch.models.intervals import level_name
 from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
 from hpsearch.models.ranges import Geometries
-from hpsearch.models.rows import FORMATS, Columns, RowFormat
+from hpsearch.models.rows import FORMATS, Columns, RowFormat, table
 from hpsearch.system import installation
 from hpsearch.system.errors import HpsearchError, InputError, one_line, or_inodes
 from hpsearch.system.files import Say, silent, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORD = ".hpsearch.json"
 """What is added to the name of an output for the name of its record."""
@@ -346,7 +351,7 @@ class Rows:
 
 
 def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
-    """Predict the molecules of a part.
+    """Predict the molecules of a part of a file.
 
     Args:
         model: the model.
@@ -357,24 +362,59 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
     Raises:
         InputError: a molecule cannot be predicted and ``on_error`` is ``stop``.
     """
-    factor = conversion(job.source.length_unit, "Å")
-    positions = (part.positions * factor).astype(np.float32)
-    geometries = Geometries(part.numbers, positions, part.counts)
-    names = part.identifiers or [str(before + place) for place in range(len(part.counts))]
-    statuses = list(_statuses(model, geometries, part.problems))
-    bad = [place for place, status in enumerate(statuses) if status != PREDICTED]
+    rows = rows_of(model, part, before, job.levels, job.source.length_unit)
+    bad = [place for place, status in enumerate(rows.statuses) if status != PREDICTED]
     if bad and job.on_error == "stop":
         place = bad[0]
         raise InputError(
-            f"{one_line(Path(job.source.path).name)}, {part.places[place]}: {statuses[place]}; "
-            "remove the molecule, or leave such molecules out with --on-error skip"
+            f"{one_line(Path(job.source.path).name)}, {part.places[place]}: "
+            f"{rows.statuses[place]}; remove the molecule, or leave such molecules out with "
+            "--on-error skip"
         )
+    return rows
+
+
+def rows_of(
+    model: Model, part: Part, before: int, levels: Sequence[float], length_unit: str = "Å"
+) -> Rows:
+    """Predict the molecules of a part.
+
+    Args:
+        model: the model.
+        part: some molecules.
+        before: number of molecules before them.
+        levels: of the intervals.
+        length_unit: of the positions.
+    """
+    positions = (part.positions * conversion(length_unit, "Å")).astype(np.float32)
+    geometries = Geometries(part.numbers, positions, part.counts)
+    names = part.identifiers or [str(before + place) for place in range(len(part.counts))]
+    statuses = list(_statuses(model, geometries, part.problems))
     good = np.array([status == PREDICTED for status in statuses])
-    found = model.predict(geometries, job.levels, good)
-    for place in bad:
+    found = model.predict_geometries(geometries, levels, good)
+    for place in np.flatnonzero(~good):
         # Its status says what is wrong with it.
         found.flags[place].clear()
     return Rows(names, geometries, found, statuses)
+
+
+def predict_molecules(model: Model, molecules: Any, levels: Sequence[float]) -> pd.DataFrame:
+    """Predict molecules in memory or of a file; see `Model.predict`."""
+    import pandas as pd
+
+    parts, unit = parts_of(molecules), "Å"
+    if isinstance(molecules, (str, os.PathLike)):
+        source = source_of(Path(molecules))
+        unit = source.length_unit
+        parts = read_parts(source, Wanted((), source.identifier, None, labels=False, skip=True))
+    columns, frames, before = Columns.of(model.targets, tuple(levels)), [], 0
+    for part in parts:
+        rows = rows_of(model, part, before, levels, unit)
+        frames.append(pd.DataFrame(table(columns, rows)))
+        before += len(part.counts)
+    if not frames:
+        raise InputError("there must be at least one molecule to predict, got none")
+    return pd.concat(frames, ignore_index=True)
 
 
 def _statuses(model: Model, geometries: Geometries, problems: Mapping[int, str]) -> Iterator[str]:

@@ -147,20 +147,8 @@ class _Parquet(RowFormat):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        values = columns.values(rows)
-        table = pa.table(
-            {
-                "molecule": pa.array(list(rows.names), pa.string()),
-                "atoms": pa.array(rows.geometries.counts, pa.int64()),
-                **{name: values[:, place] for place, name in enumerate(columns.names)},
-                "flags": pa.array(
-                    [_SEPARATOR.join(flags) for flags in rows.predictions.flags], pa.string()
-                ),
-                "status": pa.array(list(rows.statuses), pa.string()),
-            }
-        )
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
+        pq.write_table(pa.table(table(columns, rows)), buffer)
         return buffer.getvalue()
 
     def join(self, parts: Sequence[Path], output: Path) -> None:
@@ -178,6 +166,18 @@ class _Parquet(RowFormat):
         batches = pq.ParquetFile(path).iter_batches(batch_size=max(count, 1), columns=columns.names)
         rows = next(batches).to_pylist()
         return _table([[row[name] for name in columns.names] for row in rows], columns)
+
+
+def table(columns: Columns, rows: Rows) -> dict[str, Any]:
+    """Return the columns of predictions by name, each with one entry per molecule."""
+    values = columns.values(rows)
+    return {
+        "molecule": list(rows.names),
+        "atoms": rows.geometries.counts,
+        **{name: values[:, place] for place, name in enumerate(columns.names)},
+        "flags": [_SEPARATOR.join(flags) for flags in rows.predictions.flags],
+        "status": list(rows.statuses),
+    }
 
 
 def _table(rows: list[list[Any]], columns: Columns) -> np.ndarray[Any, Any]:

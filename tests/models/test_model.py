@@ -34,7 +34,7 @@ def test_the_test_errors_of_the_training_come_out_of_predict(
     single: Model, trained: Trained, molecules: Molecules
 ) -> None:
     split = make_split(molecules, DATA)
-    found = single.predict(geometries(molecules, split.test)).values
+    found = single.predict_geometries(geometries(molecules, split.test)).values
     names = molecules.target_table.names
     for place, name in enumerate(TARGETS):
         target = molecules.target_table[name]
@@ -48,8 +48,10 @@ def test_an_ensemble_is_the_mean_of_its_networks(
     ensemble: Model, trained: Trained, molecules: Molecules
 ) -> None:
     some = geometries(molecules, np.arange(50))
-    alone = [build_model("x", [trained[seed][0]]).predict(some).values for seed in (0, 1)]
-    together = ensemble.predict(some)
+    alone = [
+        build_model("x", [trained[seed][0]]).predict_geometries(some).values for seed in (0, 1)
+    ]
+    together = ensemble.predict_geometries(some)
     np.testing.assert_allclose(together.values, (alone[0] + alone[1]) / 2, rtol=1e-12)
     by_hand = np.abs(alone[0] - alone[1]) / 2
     np.testing.assert_allclose(together.spreads, by_hand, rtol=1e-7, atol=1e-9)
@@ -61,8 +63,8 @@ def test_an_ensemble_is_the_mean_of_its_networks(
 
 def test_the_order_of_the_molecules_does_not_matter(single: Model, molecules: Molecules) -> None:
     rows = np.random.default_rng(0).permutation(150)
-    straight = single.predict(geometries(molecules, np.arange(150)))
-    mixed = single.predict(geometries(molecules, rows))
+    straight = single.predict_geometries(geometries(molecules, np.arange(150)))
+    mixed = single.predict_geometries(geometries(molecules, rows))
     # Other batches round otherwise.
     np.testing.assert_allclose(mixed.values, straight.values[rows], rtol=1e-6)
     assert mixed.flags == [straight.flags[row] for row in rows]
@@ -91,20 +93,20 @@ def test_calibration_molecules_are_used_for_nothing_else(molecules: Molecules) -
 
 def test_a_level_without_enough_molecules_is_refused(single: Model, molecules: Molecules) -> None:
     with pytest.raises(InputError, match="must be one of 50, 68, 80, 90, 95, 99 %, got 93"):
-        single.predict(geometries(molecules, [0]), (0.93,))
+        single.predict_geometries(geometries(molecules, [0]), (0.93,))
     calibration = single.description.calibration
     few = calibration.targets["mu"].model_copy(update={"quantiles": {"50": 1.0}, "molecules": 10})
     targets = {**calibration.targets, "mu": few}
     changed = calibration.model_copy(update={"targets": targets})
     description = single.description.model_copy(update={"calibration": changed})
     with pytest.raises(InputError, match=r"at least 19 calibration molecules, .*10 for mu"):
-        Model(description, single.members).predict(geometries(molecules, [0]), (0.95,))
+        Model(description, single.members).predict_geometries(geometries(molecules, [0]), (0.95,))
 
 
 def test_an_unknown_element_has_no_value(single: Model) -> None:
     numbers, positions = np.array([8, 1, 1, 17, 1]), np.zeros((5, 3))
     positions[:, 0] = [0, 0.96, -0.96, 0, 1.3]
-    found = single.predict(Geometries(numbers, positions, np.array([3, 2])))
+    found = single.predict_geometries(Geometries(numbers, positions, np.array([3, 2])))
     assert found.known.tolist() == [True, False]
     assert np.isfinite(found.values[0]).all()
     assert np.isnan(found.values[1]).all()
@@ -116,7 +118,7 @@ def test_some_targets_only(single: Model, molecules: Molecules) -> None:
     chosen = single.select(["U0"])
     assert [target.name for target in chosen.targets] == ["U0"]
     np.testing.assert_array_equal(
-        chosen.predict(some).values[:, 0], single.predict(some).values[:, 1]
+        chosen.predict_geometries(some).values[:, 0], single.predict_geometries(some).values[:, 1]
     )
     with pytest.raises(InputError, match="a target must be one of mu, U0; got 'gap'"):
         single.select(["gap"])
@@ -132,7 +134,9 @@ def test_a_folder_is_read_as_it_was_written(
     again = read_model(tmp_path / "moved")
     assert again.description == description
     some = geometries(molecules, np.arange(20))
-    np.testing.assert_array_equal(again.predict(some).values, single.predict(some).values)
+    np.testing.assert_array_equal(
+        again.predict_geometries(some).values, single.predict_geometries(some).values
+    )
     text = (single_folder / CARD).read_text()
     assert "| mu | D | 120 |" in text
     assert "300" in text

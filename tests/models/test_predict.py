@@ -50,7 +50,9 @@ def job(file: Path, folder: Path, name: str = "out.csv", **options: Any) -> Job:
 def expected(model: Model, molecules: Molecules) -> np.ndarray:
     chosen = molecules.select(ROWS)
     numbers = np.array(chosen.elements)[chosen.element_indices]
-    return model.predict(Geometries(numbers, chosen.positions, chosen.atom_counts)).values
+    return model.predict_geometries(
+        Geometries(numbers, chosen.positions, chosen.atom_counts)
+    ).values
 
 
 def test_every_format_has_the_same_values(
@@ -262,7 +264,10 @@ def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> No
         ((model, str(file), "-o", out, "--device", "tpu"), "must be cpu or cuda"),
         ((model, str(file), "-o", out, "--device", "cuda:7"), "'cuda:7'"),
         ((model + "/model.json", str(file), "-o", out), "a model must be a folder"),
-        ((model, str(broken), "-o", out, "--on-error", "stop"), "line 3: a position must be a finite number"),
+        (
+            (model, str(broken), "-o", out, "--on-error", "stop"),
+            "line 3: a position must be a finite number",
+        ),
     ):
         found = run("predict", *words)
         assert isinstance(found.exception, InputError), found
@@ -316,6 +321,6 @@ def test_a_program_is_exported_from_a_model(
     numbers = torch.tensor(methane.atomic_numbers)[None]
     values, _ = program(numbers, torch.tensor(methane.positions)[None])
     geometry = Geometries(methane.atomic_numbers, methane.positions, np.array([5]))
-    np.testing.assert_allclose(values[0], single.predict(geometry).values[0], rtol=1e-5)
+    np.testing.assert_allclose(values[0], single.predict_geometries(geometry).values[0], rtol=1e-5)
     again = run(*words, str(file))
     assert "add --overwrite" in str(again.exception)

@@ -13,7 +13,7 @@ import pytest
 from hpsearch.data import qm9
 from hpsearch.data.split import Split, save_split
 from hpsearch.system import files
-from hpsearch.system.files import write_atomically, write_together
+from hpsearch.system.files import open_atomically, write_atomically, write_together
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -52,6 +52,8 @@ def test_what_ends_it_half_way_leaves_the_old_content_alone(
         write_atomically(tmp_path / "a", "new")
     with pytest.raises(type(error)):
         write_together(tmp_path, {"a": "new", "b": "new"})
+    with pytest.raises(type(error)), open_atomically(tmp_path / "a") as file:
+        file.write(b"new")
     assert content(tmp_path) == {"a": "old"}
 
 
@@ -80,6 +82,10 @@ def test_the_disk_has_the_file_before_its_name_and_the_name_at_the_end(
     monkeypatch.setattr(os, "fsync", syncs)
     monkeypatch.setattr(Path, "replace", replaces)
     write_atomically(tmp_path / "a", "a")
+    assert done == ["file", "rename", "folder"]
+    done.clear()
+    with open_atomically(tmp_path / "c") as file:
+        file.write(b"c")
     assert done == ["file", "rename", "folder"]
     done.clear()
     assert write_together(tmp_path, {"a": "", "b": ""}) == (tmp_path / "a", tmp_path / "b")

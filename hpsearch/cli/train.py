@@ -29,6 +29,7 @@ from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.run import DataConfig
+    from hpsearch.runs.training import Training
 
 
 @click.command(epilog=example("hpsearch train best.yaml --targets U0 -o u0/"))
@@ -103,17 +104,18 @@ def train(
         progress.finished(output.name, training.complete(evaluate_test=True))
     [weights] = output.glob(f"{BEST}-{training.best_epoch:05d}-*")
     out.say(f"weights: {weights}")
-    _leave_model(output, training.best_epoch, config.fingerprint, out)
+    _leave_model(output, training, out)
 
 
-def _leave_model(output: Path, epoch: int, fingerprint: str, out: Output) -> None:
+def _leave_model(output: Path, training: Training, out: Output) -> None:
     """Make a model of the trained weights in the same folder, unless it is there already."""
     from hpsearch.models.build import KeptRun, build_model
     from hpsearch.models.description import FILE_NAME, Origin
     from hpsearch.models.folder import read_description, write_model
     from hpsearch.terminal.models import model_lines
 
-    name = output.resolve().name
+    name, epoch = output.resolve().name, training.best_epoch
+    fingerprint = training.config.fingerprint
     origin = Origin(kind="train", experiment=name, key=name, fingerprint=fingerprint, epoch=epoch)
     description = read_description(output) if (output / FILE_NAME).exists() else None
     known = None if description is None else description.networks[0].origin
@@ -126,7 +128,9 @@ def _leave_model(output: Path, epoch: int, fingerprint: str, out: Output) -> Non
             epoch,
         )
     ):
-        description = write_model(build_model(name, [KeptRun(origin, output)], out.say), output)
+        loaded = training.evaluator.molecules, training.split
+        model = build_model(name, [KeptRun(origin, output)], out.say, loaded)
+        description = write_model(model, output)
     for line in model_lines(description, terminal_columns()):
         out.say(line)
     out.say(f"next: hpsearch predict {shlex.quote(str(output))} FILE -o predictions.csv")

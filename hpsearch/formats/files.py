@@ -146,7 +146,9 @@ def opened(path: Path) -> BinaryIO:
 
 def share_read(file: BinaryIO, size: int) -> float:
     """The part of a file of ``size`` bytes that was read, packed bytes for packed text."""
-    return min(1.0, os.lseek(file.fileno(), 0, os.SEEK_CUR) / max(size, 1))
+    is_packed = isinstance(file, gzip.GzipFile)
+    done = os.lseek(file.fileno(), 0, os.SEEK_CUR) if is_packed else file.tell()
+    return min(1.0, done / max(size, 1))
 
 
 def decoded(path: Path, number: int, line: bytes) -> str:

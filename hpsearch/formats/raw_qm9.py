@@ -68,15 +68,15 @@ def parts(path: Path, wanted: Wanted, say: Say, start: Reached = START) -> Itera
         atoms = np.arange(ends[-1]) + np.repeat(first[rows] - ends + counts, counts)
         indices = [str(index) for index in table.identifiers[rows]]
         places = [f"molecule {index}" for index in indices]
-        labels = [
-            finite_labels(path, name, table.targets[rows, names.index(name)], places)
-            for name in wanted.columns
-        ]
+        labels = np.empty((len(rows), len(wanted.columns)))
+        for place, name in enumerate(wanted.columns):
+            values = table.targets[rows, names.index(name)]
+            labels[:, place] = finite_labels(path, name, values, places)
         yield Part(
             counts=counts,
             numbers=table.numbers[atoms],
             positions=table.positions[atoms],
-            labels=np.stack(labels, axis=1),
+            labels=labels,
             identifiers=indices if wanted.identifier is not None else None,
             groups=None,
             places=places,

@@ -70,7 +70,12 @@ class _Kept:
     tensors: dict[str, Tensor]
 
 
-def build_model(name: str, runs: Sequence[KeptRun], say: Say = silent) -> Model:
+def build_model(
+    name: str,
+    runs: Sequence[KeptRun],
+    say: Say = silent,
+    loaded: tuple[Molecules, Split] | None = None,
+) -> Model:
     """Make the model of one run, or of several runs on the same molecules.
 
     Several networks for one target are an ensemble.
@@ -79,6 +84,7 @@ def build_model(name: str, runs: Sequence[KeptRun], say: Say = silent) -> Model:
         name: of the model.
         runs: at least one.
         say: function for lines about the progress.
+        loaded: the molecules and the split of the runs; ``None`` loads and makes them.
 
     Raises:
         InputError: the runs have different molecules or splits, or the molecules of this machine
@@ -87,8 +93,10 @@ def build_model(name: str, runs: Sequence[KeptRun], say: Say = silent) -> Model:
     """
     kept = [_read(run) for run in runs]
     data = _common_data(kept)
-    molecules = own.load(data, say)
-    split = make_split(molecules, data)
+    if loaded is None:
+        molecules = own.load(data, say)
+        loaded = molecules, make_split(molecules, data)
+    molecules, split = loaded
     _require_same(kept[0], molecules, split)
     members = tuple(_member(one, molecules) for one in kept)
     predicted = {target for one in kept for target in one.config.targets}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from click.testing import CliRunner
 from support.mounts import mounted
 from support.small_models import write_extxyz
 
+from hpsearch.cli.models import advance_text
 from hpsearch.cli.program import cli
 from hpsearch.config.declaration import MoleculeSource
 from hpsearch.data.molecule import Molecules
-from hpsearch.formats import part
+from hpsearch.formats import extxyz, part
 from hpsearch.models import predict
 from hpsearch.models.audit import check_path
 from hpsearch.models.model import Model
@@ -158,6 +160,111 @@ def test_a_molecule_that_cannot_be_predicted(
     with pytest.raises(InputError, match=r"some.extxyz, line \d+: the model does not know Cl"):
         predict_file(single, job(file, single_folder, "stop.csv", on_error="stop"))
     assert not (file.parent / "stop.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.extxyz"])
+def test_a_molecule_that_cannot_be_read_has_a_status(
+    single: Model, single_folder: Path, molecules: Molecules, file: Path, name: str
+) -> None:
+    good = file.read_text()
+    bad = ["2\nname=x\nH 0 0 0\nH 0 0 1,0\n", *["1\n\nH 0 0\n"] * 20]
+    file.write_text("".join([good, *bad, good]))
+    done = predict_file(single, job(file, single_folder, name))
+    assert (done.molecules, done.predicted) == (121, 100)
+    out = file.parent / name
+    assert states(check_path(out)) == dict.fromkeys(
+        ("predictions", "model", "molecules", "values"), "unbroken"
+    )
+    if name == "out.extxyz":
+        from ase.io import read
+
+        frames = read(out, ":")
+        assert [len(atoms) for atoms in frames[50:71]] == [0] * 21
+        values = [atoms.info.get("predicted_mu", np.nan) for atoms in frames]
+        statuses = [atoms.info["status"] for atoms in frames]
+    else:
+        table = (pd.read_csv if name == "out.csv" else pd.read_parquet)(out)
+        assert table["molecule"].astype(int).tolist() == list(range(121))
+        values, statuses = table["mu [D]"].tolist(), table["status"].tolist()
+    line = good.count("\n") + 4
+    assert statuses[50] == f"line {line}: a position must be a finite number, got '1,0'"
+    assert statuses[60].endswith(
+        "an atom must have an element and three positions, got 3: 'H 0 0'; "
+        "check the number of atoms and the columns"
+    )
+    first = expected(single, molecules)[:, 0]
+    np.testing.assert_allclose(values, [*first, *[np.nan] * 21, *first], rtol=1e-6)
+    stopping = job(file, single_folder, f"stop-{name}", on_error="stop")
+    with pytest.raises(InputError, match=rf"some.extxyz', line {line}: a position must be"):
+        predict_file(single, stopping)
+    assert len(list(stopping.parts.glob("0*.json"))) == 2, "finished parts are kept"
+
+
+def test_a_file_whose_next_molecule_is_lost_ends_the_command(
+    single: Model, single_folder: Path, file: Path
+) -> None:
+    file.write_text(file.read_text() + "3\n\nH 0 0 0\nH 0 0 1\n" + HYDROGEN_CHLORIDE * 3)
+    with pytest.raises(InputError, match=r"some.extxyz', line \d+: an atom must have") as error:
+        predict_file(single, job(file, single_folder))
+    assert "\n" not in str(error.value)
+    assert len(list(job(file, single_folder).parts.glob("0*.json"))) == 2
+
+
+def test_the_finished_parts_are_not_read_again(
+    single: Model, single_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill(advance: Advance) -> None:
+        if advance.molecules == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(single, job(file, single_folder), progress=kill)
+    read, real = [], extxyz._molecule
+    monkeypatch.setattr(extxyz, "_molecule", lambda *given: read.append(1) or real(*given))
+    said: list[Advance] = []
+    done = predict_file(single, job(file, single_folder), progress=said.append)
+    assert len(read) == 10
+    assert (done.molecules, done.predicted) == (50, 50)
+    assert [(advance.molecules, advance.before[0]) for advance in said] == [(50, 40)]
+    # Killed after the last part, before they were joined.
+    monkeypatch.setattr(predict, "_write_record", stop)
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(single, job(file, single_folder, "again.csv"))
+    monkeypatch.undo()
+    done = predict_file(single, job(file, single_folder, "again.csv"))
+    assert (done.molecules, done.predicted) == (50, 50)
+    assert (file.parent / "again.csv").read_bytes() == (file.parent / "out.csv").read_bytes()
+
+
+def stop(*given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_progress_has_the_speed_and_the_time_left() -> None:
+    first = Advance(molecules=24_000, share=0.25, before=(0, 0.0), seconds=100.0)
+    assert advance_text(first) == (
+        "predicted 24,000 of about 96,000 molecules, 240 per second, about 5 min left"
+    )
+    # After a kill at a quarter, a half is done.
+    second = Advance(molecules=48_000, share=0.5, before=(24_000, 0.25), seconds=50.0)
+    assert advance_text(second) == (
+        "predicted 48,000 of about 96,000 molecules, 480 per second, about 2 min left"
+    )
+    last = Advance(molecules=96_000, share=1.0, before=(24_000, 0.25), seconds=150.0)
+    assert advance_text(last) == "predicted 96,000 molecules, 480 per second"
+
+
+def test_the_command_says_how_far_it_is(
+    single_folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpsearch.cli.models._SILENT_SECONDS", -1.0)
+    found = run("predict", str(single_folder), str(file), "-o", str(file.parent / "out.csv"))
+    lines = found.output.splitlines()
+    assert re.fullmatch(
+        r"predicted 20 of about 5\d molecules, [\d,]+ per second, about \d+ \S+ left", lines[0]
+    )
+    assert lines[2].startswith("predicted 50 molecules, ")
+    assert "50 of 50 molecules predicted" in lines[3]
 
 
 def test_another_unit_of_length(single: Model, single_folder: Path, file: Path) -> None:

@@ -242,3 +242,73 @@ def test_the_energy_must_be_an_energy(single: Model) -> None:
 def test_the_networks_are_in_evaluation_mode(single: Model) -> None:
     assert not any(member.network.training for member in single.members)
     assert isinstance(single.members[0].network, torch.nn.Module)
+
+
+WATER = ([8, 1, 1], [[0.0, 0.0, 0.12], [0.0, 0.76, -0.47], [0.0, -0.76, -0.47]])
+
+
+def test_molecules_in_memory_are_predicted_as_those_of_a_file(
+    single: Model, molecules: Molecules, tmp_path: Path
+) -> None:
+    import ase
+    import ase.io
+
+    some = molecules.select(np.arange(20, 26))
+    atoms = [
+        ase.Atoms(some.molecule(row).atomic_numbers, some.molecule(row).positions)
+        for row in range(6)
+    ]
+    ase.io.write(tmp_path / "some.xyz", atoms, format="extxyz")
+    of_file = single.predict(tmp_path / "some.xyz", levels=[95])
+    assert list(of_file) == [
+        *("molecule", "atoms", "mu [D]", "mu ±95% [D]", "U0 [meV]", "U0 ±95% [meV]"),
+        *("flags", "status"),
+    ]
+    of_atoms = single.predict(atoms, levels=[95])
+    of_pairs = single.predict([(each.numbers, each.positions) for each in atoms], levels=[95])
+    of_table = single.predict(some, levels=[95])
+    for name in of_file.select_dtypes("number"):
+        np.testing.assert_allclose(of_atoms[name], of_pairs[name], rtol=0)
+        np.testing.assert_allclose(of_atoms[name], of_table[name], rtol=1e-6)
+        np.testing.assert_allclose(of_atoms[name], of_file[name], rtol=1e-5)
+    assert of_table["molecule"].tolist() == [some.name_of(row) for row in range(6)]
+    assert of_atoms["molecule"].tolist() == ["0", "1", "2", "3", "4", "5"]
+    [alone] = single.predict(atoms[3], levels=[95])["U0 [meV]"]
+    assert alone == pytest.approx(of_atoms["U0 [meV]"][3], rel=1e-6)
+    in_half = single.select(["mu"]).predict(WATER, levels=[68])
+    assert list(in_half) == ["molecule", "atoms", "mu [D]", "mu ±68% [D]", "flags", "status"]
+
+
+def test_a_molecule_that_cannot_be_predicted_has_a_status(single: Model) -> None:
+    found = single.predict([WATER, ([26], [[0.0, 0.0, 0.0]])])
+    assert found["status"].tolist() == ["predicted", "the model does not know Fe"]
+    assert found["mu [D]"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("missing.xyz", "the molecules must be a file or a folder, got 'missing.xyz'"),
+        (5, "molecules must be a file, or each an ase.Atoms, or a pair of atomic numbers [N]"),
+        ([[8, 1, 1]], "molecule 0 must be an ase.Atoms, or a pair"),
+        ([WATER, "H2O"], "molecule 1 must be an ase.Atoms, or a pair"),
+        (([8, 1], WATER[1]), "got shapes [2] and [3, 3]"),
+        (([8.5, 1, 1], WATER[1]), "must be whole numbers from 1 to 118, got [8.5, 1.0, 1.0]"),
+        (([8, 1, 0], WATER[1]), "must be whole numbers from 1 to 118, got [8, 1, 0]"),
+        (([8], [[0.0, np.nan, 0.0]]), "the positions of molecule 0 must be finite numbers"),
+        ([], "there must be at least one molecule to predict, got none"),
+    ],
+)
+def test_bad_molecules_are_refused_in_one_line(single: Model, given: Any, words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        single.predict(given)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_periodic_molecule_is_refused(single: Model) -> None:
+    import ase
+
+    atoms = ase.Atoms("O", [[0, 0, 0]], cell=[5, 5, 5], pbc=True)
+    with pytest.raises(InputError, match="molecule 0 must have no periodic cell"):
+        single.predict(atoms)

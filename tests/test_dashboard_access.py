@@ -18,6 +18,7 @@ from typing import Any
 import optuna
 import pytest
 from support.sites import QUOTED, TOKEN, Site, served, up
+from support.store_examples import store_file
 
 from hpsearch.pages.access import Guard, check_host, is_loopback
 from hpsearch.pages.application import application
@@ -26,11 +27,20 @@ from hpsearch.store import Store, StoreReader
 from hpsearch.system.errors import InputError
 
 
+@pytest.fixture(scope="module")
+def kept() -> bytes:
+    """The file of a store with one study."""
+
+    def fill(store: Store) -> None:
+        optuna.create_study(storage=store.optuna_storage, study_name="kept").ask()
+
+    return store_file(fill)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+def store(kept: bytes, tmp_path: Path) -> Iterator[Store]:
+    (tmp_path / "s.db").write_bytes(kept)
     with Store.create(f"sqlite:///{tmp_path}/s.db") as store:
-        study = optuna.create_study(storage=store.optuna_storage, study_name="kept")
-        study.ask()
         yield store
 
 

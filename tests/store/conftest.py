@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.launches import Launches
-from support.store_examples import new_url
+from support.store_examples import empty_store_file, new_url
 
 from hpsearch.store import Store
 
@@ -55,6 +55,14 @@ def created() -> Iterator[Callable[..., Store]]:
 
 @pytest.fixture
 def store(url: str, created: Callable[..., Store]) -> Store:
+    """A store with its tables; on SQLite they are copied, which saves most tests half their time.
+
+    A test of how they are made takes `created` and `url`.
+    """
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(empty_store_file())
     return created(url)
 
 

@@ -1,8 +1,11 @@
-"""A run's configuration, facts and epochs, and an empty PostgreSQL database."""
+"""A run's configuration, facts and epochs, an empty PostgreSQL database, and copies of stores."""
 
 from __future__ import annotations
 
+import functools
+import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 
 from hpsearch.config.run import DataConfig, TrainingConfig, TrialConfig
 from hpsearch.runs.messages import EpochMetrics, RunFacts
+from hpsearch.store import Store
 from support.networks import tiny_network
 
 CONFIG = TrialConfig(
@@ -33,6 +37,20 @@ def metrics(epoch: int, loss: float, **changes: Any) -> EpochMetrics:
         "target_maes": {"mu": 0.5 * loss, "U0": 100.0 * loss},
     }
     return EpochMetrics(**{**values, **changes})
+
+
+def store_file(fill: Callable[[Store], Any] = lambda store: None) -> bytes:
+    """The file of a new SQLite store that ``fill`` has written into, to be copied by tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.db"
+        with Store.create(f"sqlite:///{path}") as store:
+            fill(store)
+        assert list(Path(folder).iterdir()) == [path], "a part of the store is in another file"
+        return path.read_bytes()
+
+
+empty_store_file = functools.cache(store_file)
+"""The same of an empty store. To make its tables takes longer than most tests."""
 
 
 def new_database(server: Any, template: str = "template1") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.small_models import DATA, TARGETS
+from support.small_models import DATA, TARGETS, config
 
+from hpsearch.cli.output import Output
+from hpsearch.cli.train import _leave_model
+from hpsearch.data import own
 from hpsearch.data.molecule import Molecules
 from hpsearch.data.split import make_split, unused_rows
 from hpsearch.models.build import KeptRun, build_model
@@ -19,6 +23,7 @@ from hpsearch.models.folder import CARD, WEIGHTS, read_description, read_model, 
 from hpsearch.models.model import Model
 from hpsearch.models.ranges import Geometries
 from hpsearch.runs.messages import Completion
+from hpsearch.runs.training import Training
 from hpsearch.system.errors import HpsearchError, InputError
 
 Trained = dict[int, tuple[KeptRun, Completion]]
@@ -312,3 +317,20 @@ def test_a_periodic_molecule_is_refused(single: Model) -> None:
     atoms = ase.Atoms("O", [[0, 0, 0]], cell=[5, 5, 5], pbc=True)
     with pytest.raises(InputError, match="molecule 0 must have no periodic cell"):
         single.predict(atoms)
+
+
+def test_train_loads_no_molecules_for_its_model(
+    trained: Trained,
+    single: Model,
+    molecules: Molecules,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "u0"
+    shutil.copytree(trained[0][0].directory, folder)
+    training = Training.begin(config(0), molecules, folder)
+    monkeypatch.setattr(own, "load", lambda *given: pytest.fail("loaded again"))
+    _leave_model(folder, training, Output(lambda line: None))
+    made = read_model(folder).description
+    for name in ("data", "data_hash", "split_hash", "ranges", "calibration", "tested"):
+        assert getattr(made, name) == getattr(single.description, name), name

@@ -5,7 +5,7 @@ BIN := .venv/bin
 SPACE ?= search_spaces/quick.yaml
 
 .PHONY: help quickstart install test test-rest check format acceptance faults bench bench-service \
-	bench-quote docs screenshots lock clean
+	bench-quote docs notebook screenshots lock clean
 
 help:
 	@echo "make quickstart  install into .venv, then a small search on real molecules (5 to 10 minutes on two AMD EPYC cores)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-service  milliseconds of each database call of a trial"
 	@echo "make bench-quote  how accurate the estimated seconds of an epoch are"
 	@echo "make docs        the documentation as a site, in site/"
+	@echo "make notebook    the notebook in docs/, run again"
 	@echo "make screenshots the pictures in docs/images, from a real search (about ten minutes)"
 	@echo "make lock        update requirements.lock to the newest allowed versions"
 
@@ -73,6 +74,9 @@ bench-quote: install
 docs: install
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c docs . site
 	cp site/README.html site/index.html
+
+notebook: install
+	PYTHONPATH=tests $(BIN)/python tests/notebook.py
 
 screenshots: install
 	PYTHONPATH=tests $(BIN)/python tests/screenshots.py

@@ -31,6 +31,7 @@ CONTENTS = """
 docs/tutorial
 docs/own_molecules
 docs/models
+docs/python
 docs/search
 docs/questions
 docs/glossary

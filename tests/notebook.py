@@ -15,18 +15,17 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).resolve().parents[1] / "docs" / "from_search_to_prediction.ipynb"
 
 
-def executed(folder: Path) -> nbformat.NotebookNode:
-    """The notebook after it was run in ``folder``."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Run all cells in ``folder``; an error of a cell is raised."""
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=280, resources=resources, kernel_name="python3").execute()
-    return notebook
 
 
 def main() -> None:
     os.environ["PLOTLY_RENDERER"] = "png"
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as folder:
-        notebook = executed(Path(folder))
+        execute(notebook, Path(folder))
     for cell in notebook.cells:
         # The times of its execution are nobody's concern.
         cell.metadata.pop("execution", None)

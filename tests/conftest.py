@@ -41,9 +41,10 @@ NEED_MORE = {"browser", "postgresql", "older_processor"}
 """Fixtures that start a browser or PostgreSQL, or compile the kernels once more."""
 
 LONGEST = (
-    *("test_cli", "test_tune", "test_quote", "test_wheel", "test_gpu_cluster"),
+    *("test_tune", "test_cli", "test_quote", "test_wheel", "test_gpu_cluster", "test_python"),
     *("test_dashboard_pages", "test_faults", "test_board", "test_status", "test_kernels"),
-    *("test_browser", "test_contract", "test_before", "test_secrets", "test_slurm"),
+    *("test_program", "test_browser", "test_contract", "test_before", "test_secrets"),
+    *("test_slurm", "test_network", "test_table3"),
 )
 """Modules of the second tier that take longest. They start first, so that no process ends alone."""
 

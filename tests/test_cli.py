@@ -66,7 +66,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("session")
     (folder / "quick.yaml").write_text(SMALL_QUICK)
     said = {
-        "launch": hpsearch(folder, *LAUNCH, "--trials", "2"),
+        "launch": hpsearch(folder, *LAUNCH, "--trials", "2", "--log-to", "tensorboard:logs"),
         "again": hpsearch(folder, *LAUNCH, "--trials", "2"),
         "status": hpsearch(folder, "status"),
         "status --json": hpsearch(folder, "status", "--json"),
@@ -80,7 +80,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         ),
         "dry run --json": hpsearch(folder, *ABLATE, "--variants", "L0Net", "--dry-run", "--json"),
         "status after the dry run": hpsearch(folder, "status"),
-        "ablate": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
+        "ablate": hpsearch(
+            folder, *ABLATE, "--variants", "L1Net,L0Net", "--log-to", "tensorboard:logs"
+        ),
         "ablate again": hpsearch(folder, *ABLATE, "--variants", "L1Net,L0Net"),
         "report": hpsearch(folder, "report", "-o", "report"),
         "ensemble": hpsearch(folder, "model", "export", "-o", "ensemble", "--run", "L1Net"),
@@ -613,3 +615,26 @@ def test_a_folder_of_another_run_is_not_trained_in(session: Session) -> None:
     assert done.returncode == 2
     assert "holds a run with other settings (targets " in done.stderr
     assert listing(session.folder) == before
+
+
+def test_tensorboard_has_every_epoch_of_a_launch(session: Session) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = session.folder / "logs"
+    folders = sorted({path.parent for path in logs.rglob("events.out.tfevents.*")})
+    assert [path.relative_to(logs).parts[1:] for path in folders] == [
+        *(("L0Net", "mu", "0"), ("L1Net", "mu", "0")),
+        *(("0",), ("1",)),
+    ]
+    for folder in folders:
+        name, *key = folder.relative_to(logs).parts
+        known = rows(
+            session.folder,
+            "SELECT p.epoch, p.validation_loss FROM hpsearch_epochs p "
+            "JOIN hpsearch_runs r ON r.id = p.run_id JOIN hpsearch_experiments e "
+            f"ON e.id = r.experiment_id WHERE e.name = '{name}' AND r.key = '{'/'.join(key)}' "
+            "ORDER BY p.epoch",
+        )
+        written = EventAccumulator(str(folder)).Reload()
+        found = [(each.step, each.value) for each in written.Scalars("loss/validation")]
+        assert found == [(epoch, pytest.approx(loss, rel=1e-6)) for epoch, loss in known]

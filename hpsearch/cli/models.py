@@ -168,6 +168,13 @@ def show(folder: Path, as_json: bool) -> None:
 )
 @click.option("--targets", metavar="NAMES", help="Predict only these, separated by commas.")
 @click.option(
+    "--unit",
+    "units",
+    multiple=True,
+    metavar="TARGET=UNIT",
+    help="Another unit of a target, such as U0=kcal/mol. Several are allowed.",
+)
+@click.option(
     "--level",
     "levels",
     multiple=True,
@@ -192,6 +199,7 @@ def predict(
     molecules: Path,
     output: Path,
     targets: str | None,
+    units: tuple[str, ...],
     levels: tuple[float, ...],
     on_error: Literal["skip", "stop"],
     device: str,
@@ -208,7 +216,8 @@ def predict(
     from hpsearch.models.predict import Done, Job, predict_file
 
     source = source_of(molecules)
-    job = Job(source, output, folder, tuple(sorted(level / 100 for level in levels)), on_error)
+    chosen = tuple(sorted(level / 100 for level in levels))
+    job = Job(source, output, folder, chosen, on_error, dict(map(_unit, units)))
     assert job.format
     _require_new(output, overwrite)
     require_writable(output.absolute().parent)
@@ -251,3 +260,11 @@ def advance_text(advance: Advance) -> str:
     text = f"predicted {advance.molecules:,}{of} molecules, {advance.speed:,.0f} per second"
     seconds = advance.seconds_left
     return f"{text}, about {duration(seconds)} left" if seconds else text
+
+
+def _unit(text: str) -> tuple[str, str]:
+    """Return the target and the unit of ``--unit``."""
+    name, _, unit = text.partition("=")
+    if not name or not unit:
+        raise InputError(f"--unit must be TARGET=UNIT, such as U0=kcal/mol, got '{one_line(text)}'")
+    return name, unit

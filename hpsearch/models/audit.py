@@ -21,7 +21,7 @@ from hpsearch.data.statistics import TargetStatistics
 from hpsearch.formats import read_parts, source_files
 from hpsearch.models.description import Description
 from hpsearch.models.folder import is_model, read_model
-from hpsearch.models.model import Model, residuals
+from hpsearch.models.model import Model, in_units, residuals
 from hpsearch.models.predict import RECORD_FORMAT, Job, file_hash, part_rows, record_of, wanted_of
 from hpsearch.models.rows import FORMATS, Columns
 from hpsearch.results.evidence import Link, short
@@ -169,9 +169,10 @@ def _prediction_links(path: Path) -> Iterator[Link]:
 def _repeated(path: Path, said: dict[str, Any], model: Model, source: MoleculeSource) -> Link:
     """Predict some molecules of the first part again."""
     levels = tuple(float(name) / 100 for name in said["levels"])
-    job = Job(source, path, Path(said["model_folder"]), levels, said["on_error"])
+    units = dict(zip(said["targets"], said["units"], strict=True))
+    job = Job(source, path, Path(said["model_folder"]), levels, said["on_error"], units)
     part = next(read_parts(source, wanted_of(job)))
-    columns = Columns.of(model.targets, levels)
+    columns = Columns.of(in_units(model.targets, units), levels)
     values = columns.values(part_rows(model, job, part, 0))[:_REPEATED]
     written = FORMATS[path.suffix.casefold()].read(path, columns, len(values))
     scale = np.nanmax(np.abs(values), axis=0, initial=1e-300)
@@ -196,7 +197,7 @@ def _read_record(path: Path) -> dict[str, Any]:
                 f"{record}: format must be {RECORD_FORMAT}, got {one_line(str(said['format']))}"
             )
         needed = ("output_hash", "model", "model_folder", "source", "source_hashes", "levels")
-        for key in (*needed, "targets", "on_error"):
+        for key in (*needed, "targets", "units", "on_error"):
             said[key]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

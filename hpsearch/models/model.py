@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpsearch.config.targets import Target, Targets
+from hpsearch.config.units import conversion
 from hpsearch.data.molecule import Floats, Integers, Molecules
 from hpsearch.data.statistics import TargetStatistics, target_values
 from hpsearch.models.description import Description
@@ -62,6 +64,22 @@ class Predictions:
     halves: dict[float, Floats]
     flags: list[list[str]]
     known: NDArray[np.bool_]
+
+    def reported_as(self, targets: Sequence[Target]) -> Predictions:
+        """Return the same with the same targets in other units; see `in_units`."""
+        factors = np.array(
+            [
+                new.reporting_factor / old.reporting_factor
+                for new, old in zip(targets, self.targets, strict=True)
+            ]
+        )
+        return replace(
+            self,
+            targets=tuple(targets),
+            values=self.values * factors,
+            spreads=self.spreads * factors,
+            halves={level: half * factors for level, half in self.halves.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +160,13 @@ class Model:
             description, tuple(self.members[place] for place in chosen), self.digest, wanted
         )
 
-    def predict(self, molecules: Any, *, levels: Sequence[float] = (68, 95)) -> pd.DataFrame:
+    def predict(
+        self,
+        molecules: Any,
+        *,
+        levels: Sequence[float] = (68, 95),
+        units: Mapping[str, str] = MappingProxyType({}),
+    ) -> pd.DataFrame:
         """Predict molecules.
 
         Args:
@@ -150,6 +174,7 @@ class Model:
                 [N] and positions [N, 3] in Å; several Atoms or pairs; or a table of
                 `hpsearch.load_molecules`.
             levels: of the intervals, in percent: 50, 68, 80, 90, 95 or 99.
+            units: other units of targets, such as ``{"U0": "kcal/mol"}``.
 
         Returns:
             One row per molecule. Columns: ``molecule`` (its name or number), ``atoms``, for each
@@ -158,11 +183,12 @@ class Model:
             (``predicted``, or why there is no value).
 
         Raises:
-            InputError: the molecules cannot be read, or the model has no intervals at a level.
+            InputError: the molecules cannot be read, a unit does not fit, or the model has no
+                intervals at a level.
         """
         from hpsearch.models.predict import predict_molecules
 
-        return predict_molecules(self, molecules, [level / 100 for level in levels])
+        return predict_molecules(self, molecules, [level / 100 for level in levels], units)
 
     def predict_geometries(
         self,
@@ -263,6 +289,21 @@ class Model:
                 target.name, native, molecules, np.arange(len(molecules))
             )
             self.description.ranges.flag_values(target.name, whole, unit, flags)
+
+
+def in_units(targets: Sequence[Target], units: Mapping[str, str]) -> tuple[Target, ...]:
+    """Return the targets, some of them in other units.
+
+    Raises:
+        InputError: there is no such target, or the unit measures something else.
+    """
+    known = Targets(targets)
+    changed = {}
+    for name, unit in units.items():
+        target = known[name]
+        factor = target.reporting_factor * conversion(target.unit, unit)
+        changed[name] = replace(target, unit=unit, reporting_factor=factor)
+    return tuple(changed.get(target.name, target) for target in targets)
 
 
 def statistics_of(members: Iterable[Member], name: str) -> TargetStatistics:

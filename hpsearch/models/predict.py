@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from hpsearch.config.declaration import MoleculeSource
-from hpsearch.config.targets import SYMBOLS
+from hpsearch.config.targets import SYMBOLS, Target
 from hpsearch.config.units import conversion
 from hpsearch.data.own import LEAST_DISTANCE_ANGSTROM, nearest_distances
 from hpsearch.formats import START, Part, Reached, Wanted, read_parts, source_files
 from hpsearch.models.inputs import parts_of, source_of
 from hpsearch.models.intervals import level_name
-from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions
+from hpsearch.models.model import DEFAULT_LEVELS, Model, Predictions, in_units
 from hpsearch.models.ranges import Geometries
 from hpsearch.models.rows import FORMATS, Columns, RowFormat, table
 from hpsearch.system import installation
@@ -59,6 +59,7 @@ class Job:
         model_folder: where the model is, for the record.
         levels: of the intervals.
         on_error: whether a molecule that cannot be predicted ends the job, or gets a status.
+        units: other units of targets, by name.
     """
 
     source: MoleculeSource
@@ -66,6 +67,7 @@ class Job:
     model_folder: Path
     levels: tuple[float, ...] = DEFAULT_LEVELS
     on_error: OnError = "skip"
+    units: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def format(self) -> RowFormat:
@@ -170,7 +172,7 @@ def predict_file(
     started = time.monotonic()
     for level in job.levels:
         model.quantiles(level)
-    columns = Columns.of(model.targets, job.levels)
+    columns = Columns.of(in_units(model.targets, job.units), job.levels)
     terms = _terms(model, job)
     _open_parts(job, terms, say)
     try:
@@ -237,7 +239,7 @@ def _terms(model: Model, job: Job) -> dict[str, Any]:
         "model_folder": str(job.model_folder.resolve()),
         "model_name": model.name,
         "targets": [target.name for target in model.targets],
-        "units": [target.unit for target in model.targets],
+        "units": [target.unit for target in in_units(model.targets, job.units)],
         "levels": [level_name(level) for level in job.levels],
         "on_error": job.on_error,
         "source": job.source.model_dump(mode="json"),
@@ -362,7 +364,8 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
     Raises:
         InputError: a molecule cannot be predicted and ``on_error`` is ``stop``.
     """
-    rows = rows_of(model, part, before, job.levels, job.source.length_unit)
+    targets = in_units(model.targets, job.units)
+    rows = rows_of(model, part, before, job.levels, targets, job.source.length_unit)
     bad = [place for place, status in enumerate(rows.statuses) if status != PREDICTED]
     if bad and job.on_error == "stop":
         place = bad[0]
@@ -375,7 +378,12 @@ def part_rows(model: Model, job: Job, part: Part, before: int) -> Rows:
 
 
 def rows_of(
-    model: Model, part: Part, before: int, levels: Sequence[float], length_unit: str = "Å"
+    model: Model,
+    part: Part,
+    before: int,
+    levels: Sequence[float],
+    targets: Sequence[Target],
+    length_unit: str = "Å",
 ) -> Rows:
     """Predict the molecules of a part.
 
@@ -384,6 +392,7 @@ def rows_of(
         part: some molecules.
         before: number of molecules before them.
         levels: of the intervals.
+        targets: those of the model, with the wanted units.
         length_unit: of the positions.
     """
     positions = (part.positions * conversion(length_unit, "Å")).astype(np.float32)
@@ -395,10 +404,12 @@ def rows_of(
     for place in np.flatnonzero(~good):
         # Its status says what is wrong with it.
         found.flags[place].clear()
-    return Rows(names, geometries, found, statuses)
+    return Rows(names, geometries, found.reported_as(targets), statuses)
 
 
-def predict_molecules(model: Model, molecules: Any, levels: Sequence[float]) -> pd.DataFrame:
+def predict_molecules(
+    model: Model, molecules: Any, levels: Sequence[float], units: Mapping[str, str]
+) -> pd.DataFrame:
     """Predict molecules in memory or of a file; see `Model.predict`."""
     import pandas as pd
 
@@ -407,9 +418,10 @@ def predict_molecules(model: Model, molecules: Any, levels: Sequence[float]) -> 
         source = source_of(Path(molecules))
         unit = source.length_unit
         parts = read_parts(source, Wanted((), source.identifier, None, labels=False, skip=True))
-    columns, frames, before = Columns.of(model.targets, tuple(levels)), [], 0
+    targets = in_units(model.targets, units)
+    columns, frames, before = Columns.of(targets, tuple(levels)), [], 0
     for part in parts:
-        rows = rows_of(model, part, before, levels, unit)
+        rows = rows_of(model, part, before, levels, targets, unit)
         frames.append(pd.DataFrame(table(columns, rows)))
         before += len(part.counts)
     if not frames:

@@ -284,6 +284,19 @@ def test_molecules_in_memory_are_predicted_as_those_of_a_file(
     assert list(in_half) == ["molecule", "atoms", "mu [D]", "mu ±68% [D]", "flags", "status"]
 
 
+def test_values_and_intervals_are_reported_in_other_units(single: Model) -> None:
+    as_trained = single.predict(WATER, levels=[95]).iloc[0]
+    other = single.predict(WATER, levels=[95], units={"U0": "Hartree"}).iloc[0]
+    for part in ("", " ±95%"):
+        in_hartree = other[f"U0{part} [Hartree]"] * 27_211.386
+        assert in_hartree == pytest.approx(as_trained[f"U0{part} [meV]"], rel=1e-6)
+    assert other["mu [D]"] == as_trained["mu [D]"]
+    with pytest.raises(InputError, match="the unit meV cannot be converted into D; it can be"):
+        single.predict(WATER, units={"U0": "D"})
+    with pytest.raises(InputError, match="a target must be one of mu, U0; got 'gap'"):
+        single.predict(WATER, units={"gap": "eV"})
+
+
 def test_a_molecule_that_cannot_be_predicted_has_a_status(single: Model) -> None:
     found = single.predict([WATER, ([26], [[0.0, 0.0, 0.0]])])
     assert found["status"].tolist() == ["predicted", "the model does not know Fe"]

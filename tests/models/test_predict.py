@@ -368,6 +368,9 @@ def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> No
         ((model, str(file.parent / "none.xyz"), "-o", out), "must be a file or a folder"),
         ((model, str(file), "-o", out, "--level", "93"), "must be one of 50, 68"),
         ((model, str(file), "-o", out, "--targets", "gap"), "must be one of mu, U0"),
+        ((model, str(file), "-o", out, "--unit", "U0"), "--unit must be TARGET=UNIT, such as"),
+        ((model, str(file), "-o", out, "--unit", "U0=D"), "meV cannot be converted into D"),
+        ((model, str(file), "-o", out, "--unit", "gap=eV"), "must be one of mu, U0; got 'gap'"),
         ((model, str(file), "-o", out, "--device", "tpu"), "must be cpu or cuda"),
         ((model, str(file), "-o", out, "--device", "cuda:7"), "'cuda:7'"),
         ((model + "/model.json", str(file), "-o", out), "a model must be a folder"),
@@ -381,6 +384,18 @@ def test_mistakes_of_predict_are_one_line(single_folder: Path, file: Path) -> No
         assert message in str(found.exception)
         assert "\n" not in str(found.exception)
     assert sorted(file.parent.iterdir()) == [broken, file]
+
+
+def test_another_unit_of_a_target(single: Model, single_folder: Path, file: Path) -> None:
+    for name, units in (("meV.csv", {}), ("eV.csv", {"U0": "eV"})):
+        predict_file(single, job(file, single_folder, name, units=units))
+    old, new = (pd.read_csv(file.parent / f"{unit}.csv") for unit in ("meV", "eV"))
+    for part in ("", " ±95%"):
+        np.testing.assert_allclose(new[f"U0{part} [eV]"] * 1000, old[f"U0{part} [meV]"], rtol=1e-8)
+    np.testing.assert_array_equal(new["mu [D]"], old["mu [D]"])
+    assert set(states(check_path(file.parent / "eV.csv")).values()) == {"unbroken"}
+    shown = run("verify", str(file.parent / "eV.csv"))
+    assert "unbroken: values" in shown.output
 
 
 def test_an_output_that_exists_is_kept(single_folder: Path, file: Path) -> None:

@@ -57,6 +57,11 @@ def test_every_name_is_documented(name: str) -> None:
         assert inspect.getdoc(member), f"{name}.{member.__name__}"
 
 
+def test_its_types_are_for_users_too() -> None:
+    # Without this file mypy ignores the annotations of an installed package.
+    assert (ROOT / "hpsearch" / "py.typed").is_file()
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="module 'hpsearch' has no attribute 'lunch'"):
         hpsearch.lunch  # noqa: B018

@@ -390,8 +390,10 @@ def test_another_unit_of_a_target(single: Model, single_folder: Path, file: Path
     for name, units in (("meV.csv", {}), ("eV.csv", {"U0": "eV"})):
         predict_file(single, job(file, single_folder, name, units=units))
     old, new = (pd.read_csv(file.parent / f"{unit}.csv") for unit in ("meV", "eV"))
-    for part in ("", " ±95%"):
-        np.testing.assert_allclose(new[f"U0{part} [eV]"] * 1000, old[f"U0{part} [meV]"], rtol=1e-8)
+    for ending in ("", " ±95%"):
+        np.testing.assert_allclose(
+            new[f"U0{ending} [eV]"] * 1000, old[f"U0{ending} [meV]"], rtol=1e-8
+        )
     np.testing.assert_array_equal(new["mu [D]"], old["mu [D]"])
     assert set(states(check_path(file.parent / "eV.csv")).values()) == {"unbroken"}
     shown = run("verify", str(file.parent / "eV.csv"))

@@ -172,6 +172,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "sizes": ({"train_size": 10**9}, "train"),
     "cpus": ({"cpus_per_trial": 0}, "CPUs of a run must be above 0"),
     "device": ({"device": "cuda"}, "must be given a GPU"),
+    "held": ({"if_held": "never"}, "if_held must be 'give-up' or 'wait', got 'never'"),
+    "store": ({"store": Path("x.db")}, "store must be a text, got PosixPath('x.db')"),
+    "names": ({"targets": 5}, "targets must be a list of texts, got 5"),
+    "number": ({"cpus_per_trial": "two"}, "the CPUs of a run must be a number, got 'two'"),
+    "study": ({"study": 5}, "study must be a text, got 5"),
+    "mapping": ({"data": {"molecules": "x"}}, "data must be a declaration of molecules or its"),
+    "space": ({"space": None}, "space must be a search space or its file, got None"),
+    "callbacks": ({"callbacks": 5}, "callbacks must be a list of hpsearch.Callback objects, got 5"),
+    "say": ({"say": 5}, "say must be a function or None, got 5"),
     "callback": ({"callbacks": [print]}, "inherits hpsearch.Callback, got <built-in"),
     "enqueue": ({"enqueue": "missing.yaml"}, "missing.yaml"),
     "data": ({"data": "missing.yaml"}, "missing.yaml"),
@@ -185,7 +194,7 @@ def test_a_wrong_argument_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     arguments, words = WRONG[case]
     with pytest.raises(hpsearch.InputError) as refused:
-        hpsearch.launch("quick", say=None, **arguments)
+        hpsearch.launch(**{"space": "quick", "say": None, **arguments})
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hpsearch.api import arguments
+from hpsearch.api.arguments import PathLike
 from hpsearch.api.callbacks import Callback
 from hpsearch.api.stored import Ablation, Store, Study
-from hpsearch.system.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from hpsearch.config.export import Winner
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hpsearch.models.model import Model
     from hpsearch.nn import MultiTargetNetwork
 
-PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
 
 
@@ -34,7 +34,7 @@ def open_store(url: str | None = None) -> Store:
     Raises:
         InputError: there is no store at ``url``, or it cannot be reached.
     """
-    return Store.open(url)
+    return Store.open(arguments.text("url", url))
 
 
 def read_space(file: PathLike) -> SearchSpace:
@@ -49,7 +49,7 @@ def read_space(file: PathLike) -> SearchSpace:
     from hpsearch.config.space import SearchSpace
     from hpsearch.system.installation import find_space
 
-    return SearchSpace.load(find_space(os.fspath(file)))
+    return SearchSpace.load(find_space(str(arguments.path("file", file))))
 
 
 def read_configuration(file: PathLike) -> Winner:
@@ -63,7 +63,7 @@ def read_configuration(file: PathLike) -> Winner:
     """
     from hpsearch.config.export import find_configuration
 
-    return find_configuration(os.fspath(file))
+    return find_configuration(str(arguments.path("file", file)))
 
 
 def read_data(file: PathLike) -> DataConfig:
@@ -74,7 +74,7 @@ def read_data(file: PathLike) -> DataConfig:
     """
     from hpsearch.config.run import DataConfig
 
-    return DataConfig.read(Path(file))
+    return DataConfig.read(arguments.path("file", file))
 
 
 def load_molecules(data: DataConfig | PathLike | None = None, say: Say | None = print) -> Molecules:
@@ -140,7 +140,7 @@ def load_model(folder: PathLike) -> Model:
     """
     from hpsearch.models.folder import read_model
 
-    return read_model(Path(folder))
+    return read_model(arguments.path("folder", folder))
 
 
 def launch(
@@ -214,17 +214,21 @@ def launch(
     """
     from hpsearch.api.drive import Voice
     from hpsearch.api.search import SearchRequest, train_search
+    from hpsearch.config.space import SearchSpace
 
-    voice = Voice.of(say or _silent)
-    given = _texts(enqueue=enqueue, targets=targets)
+    voice = Voice.of(_voice(say))
+    given = arguments.path_or("space", space, SearchSpace, "a search space")
+    told = arguments.callbacks(callbacks)
+    wait = arguments.choice("if_held", if_held, ("give-up", "wait")) == "wait"
+    store = arguments.text("store", store)
     request = SearchRequest.check(
-        os.fspath(space) if isinstance(space, (str, os.PathLike)) else space,
-        study=study,
+        str(given) if isinstance(given, Path) else given,
+        study=arguments.text("study", study),
         storage=store,
-        runs=None if runs is None else Path(runs),
-        enqueue=given["enqueue"],
+        runs=None if runs is None else arguments.path("runs", runs),
+        enqueue=arguments.names("enqueue", enqueue),
         data=_declared(data),
-        targets=given["targets"],
+        targets=arguments.names("targets", targets),
         force=force,
         placement=_placement(
             cpus_per_trial, gpus_per_trial, max_concurrent, device, address, deadline_seconds
@@ -245,10 +249,10 @@ def launch(
         request,
         voice,
         evaluate_test=open_test_set,
-        wait=if_held == "wait",
-        callbacks=_checked(callbacks),
+        wait=wait,
+        callbacks=told,
     )
-    return _opened(store).study(name)
+    return Store.open(store).study(name)
 
 
 def ablate(
@@ -334,21 +338,25 @@ def ablate(
     from hpsearch.api.ablation import AblationRequest, train_ablation
     from hpsearch.api.drive import Voice
 
-    voice = Voice.of(say or _silent)
-    given = _texts(targets=targets, variants=variants)
+    voice = Voice.of(_voice(say))
+    told = arguments.callbacks(callbacks)
+    wait = arguments.choice("if_held", if_held, ("give-up", "wait")) == "wait"
+    store = arguments.text("store", store)
     winner = _configuration(configuration)
     is_file = isinstance(configuration, (str, os.PathLike))
     request = AblationRequest.check(
         winner,
-        name=name,
-        stem=Path(configuration).stem if is_file else None,  # type: ignore[arg-type]
+        name=arguments.text("name", name),
+        stem=arguments.path("configuration", configuration).stem if is_file else None,
         storage=store,
-        runs=None if runs is None else Path(runs),
-        targets=given["targets"],
-        variants=given["variants"],
-        variants_file=None if variants_file is None else Path(variants_file),
-        match=match,
-        repeats=repeats,
+        runs=None if runs is None else arguments.path("runs", runs),
+        targets=arguments.names("targets", targets),
+        variants=arguments.names("variants", variants),
+        variants_file=(
+            None if variants_file is None else arguments.path("variants_file", variants_file)
+        ),
+        match=arguments.choice("match", match, ("dims", "params")),
+        repeats=int(arguments.number("repeats", repeats)),
         vary_split=vary_split,
         data=_declared(data),
         placement=_placement(
@@ -370,48 +378,34 @@ def ablate(
         writes=True,
         say=voice.say,
     )
-    done = train_ablation(request, voice, wait=if_held == "wait", callbacks=_checked(callbacks))
-    return _opened(store).ablation(done)
+    done = train_ablation(request, voice, wait=wait, callbacks=told)
+    return Store.open(store).ablation(done)
 
 
 def _silent(line: str) -> None:
     """Say nothing."""
 
 
-def _opened(url: str | None) -> Store:
-    return Store.open(url)
+def _voice(say: Say | None) -> Say:
+    if say is not None and not callable(say):
+        raise arguments.wrong("say", "a function or None", say)
+    return say or _silent
 
 
 def _declared(data: DataConfig | PathLike | None) -> DataConfig | None:
-    return read_data(data) if isinstance(data, (str, os.PathLike)) else data
+    from hpsearch.config.run import DataConfig
+
+    if data is None:
+        return None
+    given = arguments.path_or("data", data, DataConfig, "a declaration of molecules")
+    return DataConfig.read(given) if isinstance(given, Path) else given
 
 
 def _configuration(given: Winner | PathLike) -> Winner:
-    return read_configuration(given) if isinstance(given, (str, os.PathLike)) else given
+    from hpsearch.config.export import Winner, find_configuration
 
-
-def _texts(**given: Sequence[PathLike]) -> dict[str, tuple[str, ...]]:
-    """Return lists of names as tuples; one name alone is a list of one.
-
-    ``targets="mu"`` would otherwise mean the targets ``m`` and ``u``.
-    """
-    return {
-        name: (os.fspath(values),)
-        if isinstance(values, (str, os.PathLike))
-        else tuple(os.fspath(value) for value in values)
-        for name, values in given.items()
-    }
-
-
-def _checked(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
-    given = (callbacks,) if isinstance(callbacks, Callback) else tuple(callbacks)
-    for callback in given:
-        if not isinstance(callback, Callback):
-            raise InputError(
-                "a callback must be an object of a class that inherits hpsearch.Callback, got "
-                f"{one_line(repr(callback))}"
-            )
-    return given
+    found = arguments.path_or("configuration", given, Winner, "a configuration of Study.best()")
+    return find_configuration(str(found)) if isinstance(found, Path) else found
 
 
 def _placement(
@@ -424,4 +418,11 @@ def _placement(
 ) -> Placement:
     from hpsearch.executor import Placement
 
-    return Placement(max_concurrent, cpus, gpus, device, address, deadline_seconds)
+    return Placement(
+        None if max_concurrent is None else int(arguments.number("max_concurrent", max_concurrent)),
+        arguments.number("the CPUs of a run", cpus),
+        arguments.number("the GPUs of a run", gpus),
+        arguments.text("device", device),
+        arguments.text("address", address),
+        arguments.number("deadline_seconds", deadline_seconds),
+    )

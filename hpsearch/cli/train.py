@@ -248,6 +248,7 @@ def _read_subject(text: str) -> _Subject:
     Raises:
         InputError: the file is none of the three kinds, or is not valid.
     """
+    from hpsearch.config.run import DataConfig
     from hpsearch.config.space import SearchSpace
     from hpsearch.config.yaml_file import read_yaml
     from hpsearch.data.check import RADII_ANGSTROM

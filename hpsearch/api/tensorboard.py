@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+from hpsearch.api.arguments import path
 from hpsearch.api.callbacks import Callback, Launch, Run
 from hpsearch.runs.messages import EpochMetrics, Failure, Outcome
 from hpsearch.system.errors import InputError
@@ -46,7 +47,7 @@ class TensorBoard(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self.folder = path("folder", folder)
         self._of_launch = self.folder
         self._launch: Launch | None = None
         self._files: dict[str, _EventFile] = {}

@@ -311,7 +311,7 @@ def test_nothing_lies_beside_what_was_asked_for(session: Session) -> None:
     names = {path.name for path in session.folder.iterdir()}
     assert names == {
         *("quick.yaml", "best.yaml", "report", "storage", "study_report"),
-        *("winner", "ensemble", "u0"),
+        *("winner", "ensemble", "u0", "logs"),
     }
     assert {path.name for path in (session.folder / "storage").iterdir()} == {"hpsearch.db", "runs"}
 
